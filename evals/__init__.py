@@ -1,0 +1,1 @@
+"""A checkpoint in, scores and judgments out."""

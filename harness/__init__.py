@@ -1,0 +1,1 @@
+"""The language and the conductor: records, recipes, run store, plan, executors, command line."""

@@ -1,0 +1,91 @@
+"""The ``moemix`` command. Sub-commands are loaded by name when they are called, so ``--help`` stays quick."""
+
+from __future__ import annotations
+
+import errno
+import importlib
+import sys
+from typing import Any
+
+import click
+
+from harness.errors import MoemixError, nearest
+
+# name → (module:attribute, what it does)
+COMMANDS: dict[str, tuple[str, str]] = {
+    "bench": ("harness.commands:bench", "Run a recipe to its comparison table; resumes where it stopped."),
+    "plan": ("harness.commands:plan", "Show what a recipe would run, and what is already done."),
+    "train": ("trainers.cli:train", "Train one model under one mixing strategy."),
+    "eval": ("evals.cli:eval_command", "Score a checkpoint on a suite of lm-eval tasks."),
+    "table": ("leaderboards.cli:table", "Compare runs in a table."),
+    "model": ("trainers.models.cli:model", "Make MoE checkpoints."),
+    "data": ("trainers.data_cli:data", "Make and inspect training data."),
+    "strategies": ("trainers.strategies_cli:strategies", "List the mixing strategies."),
+    "recipes": ("harness.commands:recipes", "List the built-in recipes."),
+    "suites": ("evals.cli:suites", "List the evaluation suites."),
+    "doctor": ("harness.doctor:doctor", "Tell what this machine can do."),
+}
+
+
+class LazyGroup(click.Group):
+    """A group that knows its sub-commands by name and imports only the one that is called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module, _, attribute = COMMANDS[cmd_name][0].partition(":")
+        command: click.Command = getattr(importlib.import_module(module), attribute)
+        return command
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[Any, Any, list[str]]:
+        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
+            raise click.UsageError(f"no command {args[0]!r}; {nearest(args[0], COMMANDS)}", ctx)
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, summary) for name, (_, summary) in COMMANDS.items()])
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="moemix")
+def cli() -> None:
+    """Benchmark data-mixing strategies for Mixture-of-Experts instruction tuning.
+
+    Start with `moemix bench quickstart`.
+    """
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line: what a user can mend is told in words, everything else keeps its traceback."""
+    try:
+        code = cli.main(args=arguments, prog_name="moemix", standalone_mode=False)
+    except MoemixError as error:
+        _fail(str(error), error.exit_code)
+    except click.Abort:
+        _fail("interrupted", 130)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        _fail("interrupted; run the same command to go on", 130)
+    except BrokenPipeError:
+        sys.stderr.close()  # the reader of our output went away (`| head`): nothing to say, nobody to say it to
+        sys.exit(141)
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        _fail(f"the disk is full ({error.filename or 'while writing'}); free space and run the same command", 1)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _fail(message: str, code: int) -> None:
+    print(f"moemix: {message}", file=sys.stderr, flush=True)
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,99 @@
+"""Commands of the conductor: bench, plan, recipes."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from harness.store import DEFAULT_STORE, Store, data_root, store_root
+
+
+def recipe_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options of every command that takes a recipe."""
+    for option in (
+        click.option("--data-root", metavar="DIR", help="Folder of local data files. [env: MOEMIX_DATA_ROOT]"),
+        click.option("--store", metavar="DIR", help=f"Run store. [env: MOEMIX_STORE; default: {DEFAULT_STORE}/]"),
+        click.option("--set", "overrides", metavar="A.B=C", multiple=True, help="Change a key of the recipe."),
+    ):
+        command = option(command)
+    return command
+
+
+def build_plan(recipe: str, overrides: tuple[str, ...], store: str | None, root: str | None) -> Any:
+    """The plan behind a command's arguments."""
+    from harness.plan import build
+    from harness.recipe import load_recipe
+
+    return build(load_recipe(recipe, overrides), Store(store_root(store)), data_root(root))
+
+
+@click.command()
+@click.argument("recipe")
+@recipe_options
+def bench(recipe: str, overrides: tuple[str, ...], store: str | None, data_root: str | None) -> int:
+    """Run RECIPE to its comparison table: make models, train, evaluate, compare.
+
+    Whatever is already done is kept; after an interruption the same command goes on. A run that fails is reported
+    and does not stop the others; the exit status is then 1.
+    """
+    from harness.conductor import conduct
+
+    plan = build_plan(recipe, overrides, store, data_root)
+    outcome = conduct(plan)
+    table = ["table", recipe, "--store", str(plan.store.root)]
+    for override in overrides:
+        table += ["--set", override]
+    if data_root:
+        table += ["--data-root", data_root]
+    folder = plan.store.root / plan.recipe.name
+    process = subprocess.run((sys.executable, "-m", "harness.cli", *table, "--report", str(folder)), check=False)
+    return 1 if outcome.failed or process.returncode else 0
+
+
+@click.command()
+@click.argument("recipe")
+@recipe_options
+@click.option("--format", "style", type=click.Choice(["text", "json"]), default="text", show_default=True)
+def plan(recipe: str, overrides: tuple[str, ...], store: str | None, data_root: str | None, style: str) -> None:
+    """Show the jobs of RECIPE, what each waits for, and what is already done. Starts nothing."""
+    built = build_plan(recipe, overrides, store, data_root)
+    if style == "json":
+        rows = [
+            {"id": j.id, "kind": j.kind, "title": j.title, "done": j.done, "after": j.after, "folder": str(j.folder)}
+            for j in built.jobs
+        ]
+        click.echo(json.dumps({"recipe": built.recipe.model_dump(mode="json"), "jobs": rows}, indent=1))
+        return
+    from tabulate import tabulate
+
+    numbers = {job.id: number for number, job in enumerate(built.jobs, 1)}
+    lines = [
+        (numbers[job.id], "done" if job.done else "to do", job.title, ", ".join(str(numbers[a]) for a in job.after))
+        for job in built.jobs
+    ]
+    click.echo(tabulate(lines, headers=("#", "state", "job", "after"), tablefmt="simple"))
+    training = built.recipe.training
+    click.echo(
+        f"\nEach run: {training.steps} steps × {training.batch_examples} examples of at most"
+        f" {training.max_length} tokens ({training.dtype}); engine {built.recipe.engine}; store {built.store.root}"
+    )
+
+
+@click.command()
+@click.option("--format", "style", type=click.Choice(["text", "json"]), default="text", show_default=True)
+def recipes(style: str) -> None:
+    """List the built-in recipes."""
+    from harness.recipe import load_recipe, recipe_names
+
+    found = {name: load_recipe(name).description for name in recipe_names()}
+    if style == "json":
+        click.echo(json.dumps(found, indent=1))
+        return
+    from tabulate import tabulate
+
+    click.echo(tabulate(sorted(found.items()), headers=("recipe", "for"), tablefmt="simple"))

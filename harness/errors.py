@@ -1,0 +1,47 @@
+"""What a user is told when something is wrong: what, where, what was expected, the nearest valid choice."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class MoemixError(Exception):
+    """A mistake in the input or the surroundings, worded for the person who can mend it.
+
+    The command line prints it without a traceback and exits with ``exit_code``.
+
+    Args:
+        message: what is wrong, in one sentence.
+        where: the file, line or key it concerns (``data/chat.jsonl:17``, ``training.steps``).
+        hint: what was expected, or what to do next.
+    """
+
+    exit_code = 2
+
+    def __init__(self, message: str, *, where: str | None = None, hint: str | None = None) -> None:
+        self.message, self.where, self.hint = message, where, hint
+        super().__init__(str(self))
+
+    def __str__(self) -> str:
+        text = f"{self.where}: {self.message}" if self.where else self.message
+        return f"{text}\n  {self.hint}" if self.hint else text
+
+
+class StageFailed(MoemixError):
+    """The input was fine and the work still failed (a server died, a loss became NaN, a disk filled)."""
+
+    exit_code = 1
+
+
+def nearest(name: str, choices: Iterable[str]) -> str:
+    """A sentence that names the closest valid choice, then all of them: for ``hint=``."""
+    ordered = sorted(choices)
+    close = difflib.get_close_matches(name, ordered, n=1, cutoff=0.5)
+    listing = f"valid: {', '.join(ordered)}" if ordered else "there are none"
+    return f"did you mean {close[0]!r}? {listing}" if close else listing
+
+
+def unknown(kind: str, name: str, choices: Iterable[str], *, where: str | None = None) -> MoemixError:
+    """The error for a name that does not exist, with its neighbour."""
+    return MoemixError(f"unknown {kind} {name!r}", where=where, hint=nearest(name, choices))

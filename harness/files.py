@@ -1,0 +1,144 @@
+"""Files that are whole or absent: temporary, fsync, rename; and hashes that say what a file or a value is."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from harness.errors import MoemixError
+
+_CHUNK = 1 << 20
+
+
+def _fsync_dir(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _temporary(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Replace ``path`` by ``data`` as a whole: a reader sees the old file or the new one, never a part."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = _temporary(path)
+    try:
+        with open(temporary, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    _fsync_dir(path.parent)
+
+
+def write_text(path: Path, text: str) -> None:
+    write_bytes(path, text.encode("utf-8"))
+
+
+def write_json(path: Path, value: Any) -> None:
+    write_text(path, json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Parse a JSON file; a missing or damaged one is named, with the line."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise MoemixError("the file does not exist", where=str(path)) from None
+    except json.JSONDecodeError as error:
+        raise MoemixError(f"not valid JSON: {error.msg}", where=f"{path}:{error.lineno}") from None
+    except UnicodeDecodeError as error:
+        raise MoemixError(f"not UTF-8 text (byte {error.start})", where=str(path)) from None
+
+
+def append_jsonl(path: Path, record: dict[str, Any]) -> None:
+    """Add one line and make it durable before returning."""
+    line = json.dumps(record, ensure_ascii=False) + "\n"
+    with open(path, "ab") as file:
+        file.write(line.encode("utf-8"))
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
+    """The records of a JSONL file; a torn last line (a writer was killed) is left out, any other bad line an error."""
+    with open(path, "rb") as file:
+        for number, line in enumerate(file, 1):
+            if not line.strip():
+                continue
+            try:
+                yield json.loads(line)
+            except ValueError:
+                if not line.endswith(b"\n"):
+                    return
+                raise MoemixError("not valid JSON", where=f"{path}:{number}") from None
+
+
+@contextmanager
+def whole_directory(path: Path) -> Iterator[Path]:
+    """A temporary sibling to fill; it becomes ``path``, by fsync and rename, only if the block ends well.
+
+    An existing ``path`` is replaced. Leftovers of killed writers are removed first.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for leftover in path.parent.glob(f".{path.name}.*.tmp"):
+        shutil.rmtree(leftover, ignore_errors=True)
+    temporary = _temporary(path)
+    temporary.mkdir()
+    try:
+        yield temporary
+        for file in temporary.rglob("*"):
+            if file.is_file():
+                with open(file, "rb") as handle:
+                    os.fsync(handle.fileno())
+            elif file.is_dir():
+                _fsync_dir(file)
+        _fsync_dir(temporary)
+        if path.exists():
+            old = _temporary(path)
+            os.replace(path, old)
+            os.replace(temporary, path)
+            shutil.rmtree(old, ignore_errors=True)
+        else:
+            os.replace(temporary, path)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    _fsync_dir(path.parent)
+
+
+def hash_file(path: Path) -> str:
+    """SHA-256 of a file's bytes, in hexadecimal."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def hash_tree(path: Path, pattern: str = "*") -> str:
+    """SHA-256 over the names and bytes of the files below ``path``, in the order of their names."""
+    digest = hashlib.sha256()
+    for file in sorted(p for p in path.rglob(pattern) if p.is_file()):
+        digest.update(f"{file.relative_to(path).as_posix()}\0{hash_file(file)}\n".encode())
+    return digest.hexdigest()
+
+
+def hash_value(value: Any) -> str:
+    """SHA-256 of a JSON-able value in canonical form (sorted keys, no spaces)."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -1,0 +1,243 @@
+"""The plan: every job that a recipe needs, in an order in which each finds what it depends on.
+
+strategies × models × seeds → make models → train runs → evaluate checkpoints. Planning is pure but for one thing:
+a generated data root (``data.world``) is made first, because runs are identified by what is in it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from harness.errors import MoemixError, StageFailed, nearest
+from harness.recipe import (
+    Mixing,
+    Model,
+    Recipe,
+    Source,
+    Strategy,
+    TinyModel,
+    Training,
+    UpcycledModel,
+    override,
+)
+from harness.records import EvalRequest, ModelConfig, ModelManifest, RunConfig
+from harness.sources import fingerprint
+from harness.store import Run, Store, checkpoint_hash
+
+Kind = Literal["model", "train", "eval"]
+
+
+@dataclass(frozen=True)
+class Job:
+    """One process to start.
+
+    Attributes:
+        id: unique in the plan.
+        title: what a person reads while it runs.
+        command: arguments of ``moemix``.
+        after: jobs that must have succeeded first.
+        folder: where it works and leaves its log.
+        run: the run whose manifest tells how it ended, where the job does not write that itself.
+    """
+
+    id: str
+    kind: Kind
+    title: str
+    command: tuple[str, ...]
+    after: tuple[str, ...]
+    folder: Path
+    run: Path | None = None
+
+    @property
+    def done(self) -> bool:
+        """Whether its completion marker is there."""
+        if self.kind == "model":
+            manifest = self.folder / "model.json"
+            return manifest.is_file() and ModelManifest.read(manifest).stage.status == "done"
+        if self.kind == "train":
+            return Run(self.folder).trained
+        return (self.folder / "summary.json").is_file()
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """A run of the plan, with where its evaluations go."""
+
+    run: Run
+    config: RunConfig
+    model: str
+    evaluations: dict[str, Path]
+
+
+@dataclass(frozen=True)
+class Plan:
+    recipe: Recipe
+    store: Store
+    data_root: Path | None
+    jobs: tuple[Job, ...]
+    runs: tuple[PlannedRun, ...]
+
+    def select(self, strategy: str, model: str | None, seed: int | None) -> PlannedRun:
+        """The one run of a strategy; model and seed may be left out where the recipe has only one."""
+        labels = sorted({planned.config.strategy.label for planned in self.runs})
+        found = [planned for planned in self.runs if planned.config.strategy.label == strategy]
+        if not found:
+            raise MoemixError(f"the recipe has no strategy {strategy!r}", hint=nearest(strategy, labels))
+        models, seeds = sorted({p.model for p in found}), sorted({p.config.seed for p in found})
+        if model is not None and model not in models:
+            raise MoemixError(f"the recipe has no model {model!r}", hint=nearest(model, models))
+        if seed is not None and seed not in seeds:
+            raise MoemixError(f"the recipe has no seed {seed}", hint=f"its seeds: {', '.join(map(str, seeds))}")
+        wanted = (model or models[0], seeds[0] if seed is None else seed)
+        return next(p for p in found if (p.model, p.config.seed) == wanted)
+
+    def with_dependencies(self, job_id: str) -> tuple[Job, ...]:
+        """A job and all it depends on, in order."""
+        needed, waiting = set(), [job_id]
+        by_id = {job.id: job for job in self.jobs}
+        while waiting:
+            current = waiting.pop()
+            if current not in needed:
+                needed.add(current)
+                waiting.extend(by_id[current].after)
+        return tuple(job for job in self.jobs if job.id in needed)
+
+
+def stage_function(module: str, name: str) -> Any:
+    """A function of a stage, by name: the conductor imports no stage."""
+    return getattr(importlib.import_module(module), name)
+
+
+def make_world(recipe: Recipe, store: Store) -> Path:
+    """The generated data root that a recipe names; made by its own process, once, whole."""
+    identity = stage_function("trainers.data.world", "world_id")(recipe.data.world, recipe.data.seed)
+    folder = store.cache / "worlds" / str(identity)
+    if not (folder / "world.json").is_file():
+        command = ("data", "make", str(recipe.data.world), "--out", str(folder), "--seed", str(recipe.data.seed))
+        process = subprocess.run((sys.executable, "-m", "harness.cli", *command), check=False)
+        if process.returncode:
+            raise StageFailed(f"making the data of world {recipe.data.world!r} failed", where=str(folder))
+    return folder
+
+
+def build(recipe: Recipe, store: Store, data_root: Path | None) -> Plan:
+    """Every job of a recipe. Creates the folders and manifests of its models and runs; starts nothing."""
+    root = make_world(recipe, store) if recipe.data.world else data_root
+    return _Builder(recipe, store, root).plan()
+
+
+class _Builder:
+    """Collects jobs in insertion order: a job is added after everything it depends on."""
+
+    def __init__(self, recipe: Recipe, store: Store, root: Path | None) -> None:
+        self.recipe, self.store, self.root = recipe, store, root
+        self.root_text = str(root) if root else None
+        self.jobs: dict[str, Job] = {}
+        self.planned: dict[str, PlannedRun] = {}
+        self.known: dict[str, str] = {}
+
+    def plan(self) -> Plan:
+        if not self.recipe.data.sources:
+            raise MoemixError("`data.sources` is empty: a mixture needs sources", where=f"recipe {self.recipe.name}")
+        for model in self.recipe.models:
+            for strategy in self.recipe.strategies:
+                for seed in self.recipe.seeds:
+                    self._run(model, strategy, seed)
+        return Plan(self.recipe, self.store, self.root, tuple(self.jobs.values()), tuple(self.planned.values()))
+
+    def _fingerprints(self, sources: tuple[Source, ...]) -> dict[str, str]:
+        for source in sources:
+            key = source.model_dump_json()
+            if key not in self.known:
+                self.known[key] = fingerprint(source, self.root)
+        return {source.name: self.known[source.model_dump_json()] for source in sources}
+
+    def _model(self, model: Model) -> tuple[str, Path]:
+        """Adds the job that makes a model; its job id and checkpoint folder."""
+        sources: tuple[Source, ...] = ()
+        fingerprints: dict[str, str] = {}
+        if isinstance(model, TinyModel):
+            sources = model.pretrain.sources if model.pretrain else self.recipe.data.sources
+        elif isinstance(model, UpcycledModel) and model.router_init == "data":
+            sources = self.recipe.data.sources
+        if not isinstance(model, TinyModel) and Path(model.source).is_dir():
+            fingerprints["checkpoint"] = checkpoint_hash(Path(model.source))
+        fingerprints |= self._fingerprints(sources)
+        config = ModelConfig(model=model, sources=sources, fingerprints=fingerprints)
+        folder = self.store.create_model(config, self.root_text)
+        job_id = f"model:{config.id}"
+        title = f"make model {model.name}"
+        self.jobs.setdefault(job_id, Job(job_id, "model", title, ("model", "make", str(folder)), (), folder))
+        return job_id, folder / "checkpoint"
+
+    def _run(self, model: Model, strategy: Strategy, seed: int) -> tuple[str, Run]:
+        """Adds a run's jobs, and before them the run that its strategy needs; its training job's id and folder."""
+        recipe = override(self.recipe, strategy.overrides)
+        rule = stage_function("trainers.mixing", "load_strategy")(strategy.name, **strategy.options)
+        after, reference = [], None
+        if rule.needs:
+            job_id, reference = self._run(model, self._strategy(rule.needs, wanted_by=strategy.label), seed)
+            after.append(job_id)
+        model_job, checkpoint = self._model(model)
+        config = RunConfig(
+            model_id=model_job.removeprefix("model:"),
+            strategy=strategy.model_copy(update={"options": dataclasses.asdict(rule), "overrides": {}}),
+            seed=seed if rule.trains else self.recipe.seeds[0],
+            sources=recipe.data.sources,
+            data_seed=recipe.data.seed,
+            fingerprints=self._fingerprints(recipe.data.sources),
+            training=recipe.training if rule.trains else Training(),
+            mixing=recipe.mixing if rule.updates else Mixing(),
+            reference=reference.manifest.run_id if reference else None,
+        )
+        run = self.store.create_run(recipe.name, config, checkpoint, reference, self.root_text)
+        train_job = f"train:{config.id}"
+        if train_job not in self.jobs:
+            title = f"train {strategy.label} on {model.name}, seed {config.seed}"
+            command = ("train", "--run", str(run.folder))
+            self.jobs[train_job] = Job(train_job, "train", title, command, (model_job, *after), run.folder)
+            evaluations = {
+                suite: self._evaluation(run, train_job, suite, strategy) for suite in recipe.evaluation.suites
+            }
+            self.planned[config.id] = PlannedRun(run, config, model.name, evaluations)
+        return train_job, run
+
+    def _strategy(self, name: str, *, wanted_by: str) -> Strategy:
+        """The recipe's row for a strategy that another one needs, or a plain one where the recipe has none."""
+        rows = [row for row in self.recipe.strategies if row.name == name]
+        if len(rows) > 1:
+            raise MoemixError(
+                f"strategy {wanted_by!r} needs a finished {name!r} run, and the recipe has several",
+                where=f"recipe {self.recipe.name}",
+                hint=f"labels: {', '.join(row.label for row in rows)}",
+            )
+        return rows[0] if rows else Strategy(name=name)
+
+    def _evaluation(self, run: Run, train_job: str, suite: str, strategy: Strategy) -> Path:
+        """Adds the job that scores a run's checkpoint on a suite; the folder of its results."""
+        evaluation, engine = self.recipe.evaluation, self.recipe.engine
+        request = EvalRequest(
+            suite=suite,
+            suite_hash=stage_function("evals.suites", "suite_hash")(suite),
+            limit=evaluation.limit,
+            engine=engine,
+            dtype=evaluation.dtype,
+            seed=evaluation.seed,
+        )
+        folder = run.eval_folder(request)
+        command = ["eval", str(run.checkpoint), "--suite", suite, "--engine", engine, "--dtype", evaluation.dtype]
+        command += ["--seed", str(evaluation.seed), "--out", str(folder)]
+        if evaluation.limit is not None:
+            command += ["--limit", str(evaluation.limit)]
+        if self.root_text:
+            command += ["--data-root", self.root_text]
+        job_id = f"eval:{run.folder.name}:{suite}"
+        title = f"evaluate {strategy.label} on {suite}"
+        self.jobs[job_id] = Job(job_id, "eval", title, tuple(command), (train_job,), folder, run.folder)
+        return folder

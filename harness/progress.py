@@ -1,0 +1,69 @@
+"""Progress a person can read: a bar on a terminal, a plain line now and then in a log."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+LOG_EVERY_SECONDS = 15.0
+
+
+def duration(seconds: float) -> str:
+    """``75`` → ``1m15s``."""
+    seconds = round(seconds)
+    hours, rest = divmod(seconds, 3600)
+    minutes, seconds = divmod(rest, 60)
+    if hours:
+        return f"{hours}h{minutes:02d}m"
+    return f"{minutes}m{seconds:02d}s" if minutes else f"{seconds}s"
+
+
+class Progress:
+    """Counts towards a total and says how long is left. Use :func:`progress`."""
+
+    def __init__(self, title: str, total: int, done: int = 0) -> None:
+        self.title, self.total, self.done, self.first = title, total, done, done
+        self.note = ""
+        self.started = self.logged = time.monotonic()
+        self._bar = None
+        if sys.stderr.isatty() or os.environ.get("MOEMIX_PROGRESS") == "bar":
+            from tqdm import tqdm
+
+            self._bar = tqdm(total=total, initial=done, desc=title, file=sys.stderr, dynamic_ncols=True, smoothing=0.1)
+
+    def advance(self, count: int = 1, note: str = "") -> None:
+        """Count ``count`` more as done; ``note`` (a loss, a rate) is shown beside the count."""
+        self.done += count
+        self.note = note or self.note
+        if self._bar is not None:
+            self._bar.set_postfix_str(self.note, refresh=False)
+            self._bar.update(count)
+        elif time.monotonic() - self.logged >= LOG_EVERY_SECONDS:
+            self.log()
+
+    def log(self) -> None:
+        """One plain line: what, how far, how long still."""
+        self.logged = time.monotonic()
+        elapsed, fresh = self.logged - self.started, self.done - self.first
+        left = f", {duration(elapsed / fresh * (self.total - self.done))} left" if fresh else ""
+        note = f" · {self.note}" if self.note else ""
+        print(f"{self.title}: {self.done}/{self.total} in {duration(elapsed)}{left}{note}", file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+        elif self.logged != self.started:
+            self.log()
+
+
+@contextmanager
+def progress(title: str, total: int, done: int = 0) -> Iterator[Progress]:
+    """Progress over ``total`` units, ``done`` of which an earlier attempt already finished."""
+    bar = Progress(title, total, done)
+    try:
+        yield bar
+    finally:
+        bar.close()

@@ -1,0 +1,379 @@
+"""The recipe: one typed tree that names models, data, strategies, training and evaluation.
+
+Everything a run depends on is in here, strict (an unknown key names its nearest neighbour) and frozen.
+One override language: ``a.b=c`` (``--set`` on the command line, ``overrides:`` on a strategy).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from harness.errors import MoemixError, nearest, unknown
+
+T = TypeVar("T", bound=BaseModel)
+
+
+class Strict(BaseModel):
+    """Frozen, and unknown keys are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+# --- data -----------------------------------------------------------------------------------------
+
+
+class Part(Strict):
+    """Files or a hub dataset in one format. A source may join several (chat logs in three schemas, say)."""
+
+    adapter: str = Field(description="the format: sharegpt, messages, alpaca, prompt_completion, gsm8k, text, …")
+    files: tuple[str, ...] = Field((), description="local files or globs, relative to the data root")
+    hub: str | None = Field(None, description="a hub dataset id, read through `datasets`")
+    revision: str | None = Field(None, description="commit or tag of the hub dataset; required to be reproducible")
+    subset: str | None = None
+    split: str = "train"
+    options: dict[str, Any] = Field(default_factory=dict, description="the adapter's own options (column names, …)")
+
+    @model_validator(mode="after")
+    def _one_location(self) -> Part:
+        if bool(self.files) == bool(self.hub):
+            raise ValueError("give either `files` or `hub`")
+        return self
+
+
+class Source(Strict):
+    """One dataset of the mixture."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
+    parts: tuple[Part, ...] = Field(min_length=1)
+    train_examples: int | None = Field(None, ge=1, description="examples to train on; default: all but the probe set")
+    probe_examples: int = Field(0, ge=0, description="examples held out of training for probe signals")
+    size: int | None = Field(None, ge=1, description="original size, where the files are a sample of it (`datasize`)")
+
+
+class Data(Strict):
+    """The sources of a mixture and where they lie."""
+
+    sources: tuple[Source, ...] = ()
+    world: str | None = Field(None, description="a generated data root (`quickstart`), made on the spot")
+    seed: int = Field(0, description="splits and orders")
+
+    @model_validator(mode="after")
+    def _distinct(self) -> Data:
+        names = [source.name for source in self.sources]
+        if repeated := {name for name in names if names.count(name) > 1}:
+            raise ValueError(f"source names must differ; repeated: {', '.join(sorted(repeated))}")
+        return self
+
+
+# --- training -------------------------------------------------------------------------------------
+
+
+class Training(Strict):
+    """How a model is trained. Defaults are the paper's (section 4.1)."""
+
+    steps: int = Field(2000, ge=1)
+    batch_examples: int = Field(128, ge=1, description="examples in a global batch, over all ranks")
+    max_length: int = Field(2048, ge=8, description="tokens in a row, and the most of an example that is kept")
+    pack: bool = Field(True, description="pack examples into rows with block-diagonal attention")
+    rows_per_forward: int = Field(1, ge=1, description="rows in one forward pass (gradients accumulate over the rest)")
+    exhausted: Literal["repeat", "stop"] = Field("repeat", description="what happens when a source runs out")
+    learning_rate: float = Field(2e-5, gt=0)
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    warmup: float = Field(0.03, ge=0, lt=1, description="fraction of the steps")
+    weight_decay: float = Field(0.0, ge=0)
+    betas: tuple[float, float] = (0.9, 0.999)
+    max_grad_norm: float | None = Field(1.0, description="clip to this norm; null for none")
+    dtype: Literal["float32", "bfloat16"] = Field("float32", description="bfloat16: autocast over float32 weights")
+    gradient_checkpointing: bool = False
+    freeze: Literal["none", "router", "paper"] = Field(
+        "none", description="router: the routers; paper: every parameter with `gate` in its name"
+    )
+    balance_loss: Literal["none", "model"] = Field("none", description="model: the architecture's own auxiliary loss")
+    log_every: int = Field(10, ge=1)
+    save_every: int = Field(200, ge=1, description="steps between resumable states")
+    keep_states: int = Field(2, ge=2)
+
+
+class Mixing(Strict):
+    """When and from what the weights are updated; the strategy says how."""
+
+    interval: int = Field(100, ge=1, description="optimizer steps between updates (the paper's m)")
+    gate_load: Literal["online", "probe"] = Field("online", description="online: counted from the training batches")
+    probe_batches: int = Field(5, ge=1, description="probe batches per source before each update")
+    probe_batch_size: int = Field(4, ge=1, description="examples in a probe batch")
+    min_tokens: int = Field(
+        256, ge=1, description="a source with fewer tokens since the last update keeps its last known load"
+    )
+
+
+def _by_name(value: Any) -> Any:
+    return {"name": value} if isinstance(value, str) else value
+
+
+class Strategy(Strict):
+    """A mixing strategy by name (built in, entry point, or ``path/to/file.py:Class``) with its options."""
+
+    name: str
+    label: str = Field("", description="the row in tables; default: the name")
+    options: dict[str, Any] = Field(default_factory=dict)
+    overrides: dict[str, Any] = Field(default_factory=dict, description="`a.b: c` changes to the recipe for this row")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _label_defaults_to_name(cls, value: Any) -> Any:
+        if isinstance(value, dict) and not value.get("label") and isinstance(value.get("name"), str):
+            name: str = value["name"]
+            value = {**value, "label": name.rsplit(":", 1)[-1]}
+        return value
+
+
+# --- models ---------------------------------------------------------------------------------------
+
+
+class Tokenizer(Strict):
+    """A byte-level BPE tokenizer trained on the pretraining sources."""
+
+    vocab_size: int = Field(1024, ge=260)
+
+
+class Pretrain(Strict):
+    """Language modelling on raw text before any instruction tuning."""
+
+    sources: tuple[Source, ...] = Field(min_length=1)
+    training: Training
+
+
+class TinyModel(Strict):
+    """A small MoE with random weights from an architecture's configuration, pretrained if asked."""
+
+    kind: Literal["tiny"]
+    name: str
+    architecture: str = Field("mixtral", description="a transformers model type")
+    config: dict[str, Any] = Field(default_factory=dict, description="fields of the architecture's configuration")
+    tokenizer: Tokenizer = Tokenizer()
+    pretrain: Pretrain | None = None
+    seed: int = 0
+
+
+class UpcycledModel(Strict):
+    """A dense checkpoint whose feed-forward blocks are copied into experts (sparse upcycling)."""
+
+    kind: Literal["upcycle"]
+    name: str
+    source: str = Field(description="a checkpoint folder, a hub id, or `package:NAME` for a Python package's weights")
+    revision: str | None = None
+    experts: int = Field(4, ge=2)
+    top_k: int = Field(2, ge=1)
+    router_init: Literal["data", "random"] = Field("data", description="data: from hidden states of the sources")
+    router_examples: int = Field(32, ge=1, description="examples per source that the routers are initialised from")
+    seed: int = 0
+
+
+class CheckpointModel(Strict):
+    """An existing MoE checkpoint, used as it is."""
+
+    kind: Literal["checkpoint"]
+    name: str
+    source: str = Field(description="a checkpoint folder or a hub id")
+    revision: str | None = None
+
+
+Model = Annotated[TinyModel | UpcycledModel | CheckpointModel, Field(discriminator="kind")]
+
+
+# --- evaluation and the whole -----------------------------------------------------------------------
+
+
+class Evaluation(Strict):
+    """Which suites score every checkpoint."""
+
+    suites: tuple[str, ...] = Field((), description="names or YAML files (`moemix suites`)")
+    limit: int | None = Field(None, ge=1, description="questions per task; null for all")
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    seed: int = 0
+
+
+class Recipe(Strict):
+    """Strategies × models × seeds on one mixture, and how they are compared."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9_./-]*$")
+    description: str = ""
+    models: tuple[Model, ...] = Field(min_length=1)
+    data: Data
+    strategies: tuple[Annotated[Strategy, BeforeValidator(_by_name)], ...] = Field(min_length=1)
+    seeds: tuple[int, ...] = Field((0,), min_length=1)
+    training: Training = Training()
+    mixing: Mixing = Mixing()
+    evaluation: Evaluation = Evaluation()
+    engine: str = Field("transformers", description="transformers, vllm, or the URL of an OpenAI-compatible server")
+    baseline: str = Field("uniform", description="the row that differences are taken to")
+
+    @model_validator(mode="after")
+    def _distinct(self) -> Recipe:
+        for kind, names in (
+            ("strategy labels", [strategy.label for strategy in self.strategies]),
+            ("model names", [model.name for model in self.models]),
+        ):
+            if repeated := {name for name in names if names.count(name) > 1}:
+                raise ValueError(f"{kind} must differ; repeated: {', '.join(sorted(repeated))}")
+        if len(set(self.seeds)) != len(self.seeds):
+            raise ValueError("seeds must differ")
+        return self
+
+
+# --- reading --------------------------------------------------------------------------------------
+
+RECIPES = resources.files("harness") / "recipes"
+
+
+def recipe_names() -> list[str]:
+    """The built-in recipes, by name (``paper/table1`` for a file in a folder)."""
+    root = Path(str(RECIPES))
+    return sorted(path.relative_to(root).with_suffix("").as_posix() for path in root.rglob("*.yaml"))
+
+
+def load_recipe(name_or_path: str, overrides: Iterable[str] = ()) -> Recipe:
+    """A recipe by name or from a YAML file, with ``a.b=c`` overrides applied.
+
+    Raises:
+        MoemixError: no such recipe, a bad YAML line, an unknown key, or a value of the wrong kind.
+    """
+    if name_or_path.endswith((".yaml", ".yml")) or Path(name_or_path).is_file():
+        path = Path(name_or_path)
+        if not path.is_file():
+            raise MoemixError("the recipe file does not exist", where=name_or_path)
+    elif name_or_path in recipe_names():
+        path = Path(str(RECIPES)) / f"{name_or_path}.yaml"
+    else:
+        raise unknown("recipe", name_or_path, recipe_names())
+    tree = read_yaml(path)
+    if not isinstance(tree, dict):
+        raise MoemixError("a recipe is a mapping of keys", where=str(path))
+    tree.setdefault("name", path.stem.lower())
+    for override in overrides:
+        key, separator, text = override.partition("=")
+        if not separator:
+            raise MoemixError(f"`--set {override}` has no `=`", hint="expected --set key.subkey=value")
+        try:
+            set_value(tree, key.strip(), yaml.safe_load(text))
+        except yaml.YAMLError as error:
+            raise MoemixError(f"the value is not valid YAML: {error}", where=f"--set {override}") from None
+    return parse(Recipe, tree, where=str(path))
+
+
+def override(recipe: Recipe, changes: dict[str, Any]) -> Recipe:
+    """The recipe with dotted keys replaced, validated again."""
+    if not changes:
+        return recipe
+    tree = recipe.model_dump(mode="json")
+    for key, value in changes.items():
+        set_value(tree, key, value)
+    return parse(Recipe, tree, where=f"recipe {recipe.name}")
+
+
+def read_yaml(path: Path) -> Any:
+    """Parse a YAML file; an error names the line."""
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else "?"
+        raise MoemixError(f"not valid YAML: {error.problem}", where=f"{path}:{line}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise MoemixError(f"not valid YAML: {error}", where=str(path)) from None
+
+
+def set_value(tree: Any, dotted: str, value: Any) -> None:
+    """Set ``a.b.c`` in nested mappings and lists; a list takes an index or the ``name`` of an item."""
+    *parents, last = dotted.split(".")
+    node = tree
+    for depth, key in enumerate(parents):
+        path = ".".join(parents[: depth + 1])
+        if isinstance(node, list):
+            node = node[_position(node, key, path)]
+        elif isinstance(node, dict):
+            node = node.setdefault(key, {})
+            if node is None:
+                raise MoemixError("has no keys below it", where=path)
+        else:
+            raise MoemixError("is a single value and has no keys below it", where=".".join(parents[:depth]))
+    if isinstance(node, list):
+        node[_position(node, last, dotted)] = value
+    elif isinstance(node, dict):
+        node[last] = value
+    else:
+        raise MoemixError("is a single value and has no keys below it", where=".".join(parents))
+
+
+def _position(items: list[Any], key: str, where: str) -> int:
+    names = [str(item["name"]) if isinstance(item, dict) and "name" in item else str(item) for item in items]
+    if key in names:
+        return names.index(key)
+    if key.isdigit() and int(key) < len(items):
+        return int(key)
+    raise MoemixError(f"no item {key!r} in the list", where=where, hint=nearest(key, names))
+
+
+def parse(schema: type[T], tree: Any, *, where: str) -> T:
+    """Validate ``tree``; the first few faults come back as one error with keys and nearest neighbours."""
+    try:
+        return schema.model_validate(tree)
+    except ValidationError as error:
+        faults = error.errors(include_url=False)
+        lines = [_describe(schema, fault) for fault in faults[:5]]
+        if len(faults) > 5:
+            lines.append(f"… and {len(faults) - 5} more")
+        raise MoemixError("; ".join(lines), where=where) from None
+
+
+def _describe(schema: type[BaseModel], fault: Any) -> str:
+    path = [part for part in fault["loc"] if part not in ("tiny", "upcycle", "checkpoint")]
+    key = ".".join(str(part) for part in path)
+    if fault["type"] == "extra_forbidden":
+        return f"unknown key `{key}` ({nearest(str(path[-1]), _siblings(schema, fault['loc']))})"
+    if fault["type"] == "missing":
+        return f"`{key}` is missing"
+    message = fault["msg"].removeprefix("Value error, ")
+    return f"`{key}`: {message}" if key else message
+
+
+def _siblings(schema: type[BaseModel], location: tuple[Any, ...]) -> list[str]:
+    """The valid keys beside the last element of a fault's location."""
+    current: Any = schema
+    for part in location[:-1]:
+        current = _descend(current, part)
+        if current is None:
+            return []
+    return list(current.model_fields) if isinstance(current, type) and issubclass(current, BaseModel) else []
+
+
+def _descend(current: Any, part: Any) -> Any:
+    """The schema one step down: a field's model, a list's item, or the member of a union that a tag names."""
+    import types
+    import typing
+
+    if isinstance(current, type) and issubclass(current, BaseModel):
+        field = current.model_fields.get(str(part))
+        annotation: Any = field.annotation if field else None
+    else:
+        annotation = current
+        if isinstance(part, str):
+            members = [m for m in typing.get_args(current) if isinstance(m, type) and issubclass(m, BaseModel)]
+            tagged = [m for m in members if part in typing.get_args(m.model_fields["kind"].annotation)]
+            return tagged[0] if tagged else None
+    while True:
+        origin = typing.get_origin(annotation)
+        if origin is Annotated or origin is tuple:
+            annotation = typing.get_args(annotation)[0]
+        elif origin in (typing.Union, types.UnionType):
+            members = [m for m in typing.get_args(annotation) if m is not type(None)]
+            if len(members) != 1:
+                return annotation
+            annotation = members[0]
+        else:
+            return annotation

@@ -1,0 +1,243 @@
+"""Every record the project stores: the whole language in one file.
+
+Stages meet only in these, as JSON in the run store. Each carries the version of its schema, so a reader
+can refuse what it does not understand instead of guessing.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from pydantic import Field, ValidationError
+
+from harness.errors import MoemixError
+from harness.files import hash_value, read_json, write_json
+from harness.recipe import Mixing, Model, Source, Strategy, Strict, Training
+
+SCHEMA = 1
+R = TypeVar("R", bound="Record")
+
+
+class Record(Strict):
+    """A stored record."""
+
+    schema_version: Literal[1] = 1
+
+    def write(self, path: Path) -> None:
+        """Store as JSON, whole or not at all."""
+        write_json(path, self.model_dump(mode="json"))
+
+    @classmethod
+    def read(cls: type[R], path: Path) -> R:
+        """Read and check; a damaged or foreign file is named with what is wrong in it."""
+        try:
+            return cls.model_validate(read_json(path))
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            key = ".".join(str(part) for part in first["loc"])
+            raise MoemixError(
+                f"not a {cls.__name__} of schema {SCHEMA}: `{key}`: {first['msg']}", where=str(path)
+            ) from None
+
+
+class Provenance(Strict):
+    """What produced a record, enough to produce it again."""
+
+    git_sha: str | None
+    git_dirty: bool | None
+    versions: dict[str, str] = Field(description="package → version")
+    python: str
+    platform: str
+    processor: str
+    cpu_count: int
+    threads: int | None = None
+    gpus: tuple[str, ...] = ()
+    created: str = Field(description="ISO 8601, UTC")
+
+
+Status = Literal["planned", "running", "done", "failed"]
+
+
+class Stage(Strict):
+    """Where a stage of a run stands."""
+
+    status: Status = "planned"
+    started: str | None = None
+    finished: str | None = None
+    error: str | None = None
+
+
+# --- models ---------------------------------------------------------------------------------------
+
+
+class ModelConfig(Strict):
+    """All that determines a made model. Its hash is the model's id."""
+
+    model: Model
+    sources: tuple[Source, ...] = Field((), description="the data that tokenizer, pretraining or routers see")
+    fingerprints: dict[str, str] = Field(default_factory=dict, description="source → hash of its files")
+
+    @property
+    def id(self) -> str:
+        return f"{self.model.name}-{hash_value(self.model_dump(mode='json'))[:12]}"
+
+
+class ModelManifest(Record):
+    """``model.json`` beside a made model's ``checkpoint/``."""
+
+    model_id: str
+    config: ModelConfig
+    data_root: str | None = None
+    stage: Stage = Stage()
+    checkpoint_hash: str | None = None
+    report: dict[str, Any] = Field(default_factory=dict, description="what making it measured (parameters, losses, …)")
+    provenance: Provenance
+
+
+# --- runs -----------------------------------------------------------------------------------------
+
+
+class RunConfig(Strict):
+    """All that determines a run's result. Its hash is the run's id: the same thing again is the same run."""
+
+    model_id: str
+    strategy: Strategy
+    seed: int
+    sources: tuple[Source, ...]
+    data_seed: int
+    fingerprints: dict[str, str] = Field(description="source → hash of its files (or hub id and revision)")
+    training: Training
+    mixing: Mixing
+    reference: str | None = Field(None, description="the run whose result this strategy starts from")
+
+    @property
+    def id(self) -> str:
+        identity = self.model_dump(mode="json")
+        identity["strategy"].pop("label")
+        identity["strategy"].pop("overrides")
+        for key in ("log_every", "save_every", "keep_states"):
+            identity["training"].pop(key)
+        return f"{self.strategy.label}-s{self.seed}-{hash_value(identity)[:12]}".replace("/", "_")
+
+
+class TrainResult(Strict):
+    """What a finished training run did, in totals."""
+
+    steps: int
+    examples: int
+    tokens: int = Field(description="real tokens processed, padding excluded")
+    target_tokens: int = Field(description="tokens that carried a loss")
+    seconds: float = Field(description="wall time in training steps, summed over resumes")
+    mixing_seconds: float = Field(description="of these, spent on signals and weight updates")
+    final_loss: float | None = Field(description="mean loss per target token over the last logged window")
+    final_weights: dict[str, float]
+    realised_examples: dict[str, int]
+    realised_tokens: dict[str, int]
+    source_losses: dict[str, float | None] = Field(description="last mean loss per target token of each source")
+    epochs: dict[str, float] = Field(description="passes over each source")
+    peak_memory_bytes: int | None = None
+
+
+class RunManifest(Record):
+    """``run.json``: config, provenance and the status of each stage."""
+
+    run_id: str
+    recipe: str
+    config: RunConfig
+    base_checkpoint: str = Field(description="folder of the model that training starts from, relative to the store")
+    reference_run: str | None = Field(None, description="folder of the referenced run, relative to the store")
+    data_root: str | None = None
+    stages: dict[str, Stage] = Field(default_factory=lambda: {"train": Stage()})
+    result: TrainResult | None = None
+    checkpoint_hash: str | None = None
+    provenance: Provenance
+
+
+class MixtureUpdate(Record):
+    """A line of ``mixture.jsonl``: one weight update and what caused it."""
+
+    step: int = Field(description="optimizer steps finished when the update was made")
+    names: tuple[str, ...] = Field(description="the sources; every list below follows this order")
+    before: tuple[float, ...]
+    after: tuple[float, ...]
+    observation: dict[str, Any] = Field(default_factory=dict, description="the signals that caused it")
+    requested: tuple[float, ...] = Field(description="mean requested share since the last update")
+    realised_examples: tuple[int, ...] = Field(description="examples drawn since the last update")
+    realised_tokens: tuple[int, ...] = Field(description="tokens trained on since the last update")
+    cost: dict[str, float] = Field(default_factory=dict, description="seconds, by signal and `update`")
+
+
+class StepMetrics(Strict):
+    """A line of ``metrics.jsonl``."""
+
+    step: int
+    loss: float = Field(description="mean loss per target token over the global batch of this step")
+    source_loss: dict[str, float | None]
+    examples: int
+    tokens: int
+    target_tokens: int
+    computed_tokens: int = Field(description="tokens computed, padding included")
+    learning_rate: float
+    grad_norm: float | None = None
+    seconds: float
+
+
+# --- evaluation -----------------------------------------------------------------------------------
+
+
+class EvalRequest(Strict):
+    """What an evaluation was asked to do; with the checkpoint's hash it determines the scores."""
+
+    suite: str
+    suite_hash: str
+    tasks: tuple[str, ...] = Field((), description="a selection; empty for the whole suite")
+    limit: int | None = None
+    engine: str
+    dtype: str = "float32"
+    seed: int = 0
+
+    @property
+    def id(self) -> str:
+        return hash_value(self.model_dump(mode="json"))[:12]
+
+
+class EvalResult(Strict):
+    """One metric of one task. Values are fractions unless the metric says otherwise."""
+
+    task: str
+    metric: str
+    filter: str = "none"
+    value: float | None = Field(description="null when nothing was answered")
+    stderr: float | None
+    n: int
+    higher_is_better: bool = True
+    shots: int
+    task_version: str
+    prompt_hash: str = Field(description="over every prompt of the task, in order")
+    note: str | None = None
+
+
+class Column(Strict):
+    """A column of the comparison table: one task, or an aggregate of several, or of other columns."""
+
+    value: float | None
+    stderr: float | None
+    n: int
+    tasks: tuple[str, ...] = Field((), description="the tasks it is computed from")
+    columns: tuple[str, ...] = Field((), description="the columns it is the mean of")
+    metric: str | None = None
+    title: str = ""
+
+
+class EvalSummary(Record):
+    """``summary.json`` of an evaluation."""
+
+    request: EvalRequest
+    checkpoint: str
+    checkpoint_hash: str
+    engine: dict[str, Any] = Field(description="name, version, dtype, arguments")
+    results: tuple[EvalResult, ...]
+    columns: dict[str, Column]
+    seconds: float
+    provenance: Provenance

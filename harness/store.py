@@ -1,0 +1,200 @@
+"""The run store: one folder per run and per made model, whole files only, one writer at a time.
+
+<store>/<recipe>/<run_id>/   a run (run.json, mixture.jsonl, metrics.jsonl, state/, checkpoint/, evals/, judge/)
+<store>/_models/<model_id>/  a made model (model.json, checkpoint/)
+<store>/_cache/              tokenised data and generated worlds: safe to delete
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from harness.errors import MoemixError, StageFailed
+from harness.files import hash_tree, hash_value
+from harness.provenance import now, provenance
+from harness.records import EvalRequest, EvalSummary, ModelConfig, ModelManifest, RunConfig, RunManifest, Stage
+
+DEFAULT_STORE = "runs"
+
+
+def store_root(given: str | None = None) -> Path:
+    """The store: the argument, else ``MOEMIX_STORE``, else ``runs/`` here."""
+    return Path(given or os.environ.get("MOEMIX_STORE") or DEFAULT_STORE).resolve()
+
+
+def data_root(given: str | None = None) -> Path | None:
+    """The folder of local data: the argument, else ``MOEMIX_DATA_ROOT``, else none."""
+    name = given or os.environ.get("MOEMIX_DATA_ROOT")
+    if not name:
+        return None
+    path = Path(name).resolve()
+    if not path.is_dir():
+        raise MoemixError("the data root is not a folder", where=name)
+    return path
+
+
+@contextmanager
+def exclusive(folder: Path) -> Iterator[None]:
+    """Hold ``folder`` against other writers; the lock goes with the process, however it ends."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise StageFailed(
+            "another process is working on this", where=str(folder), hint="wait for it, or stop it first"
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+class Run:
+    """A run's folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    @property
+    def manifest_path(self) -> Path:
+        return self.folder / "run.json"
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.folder / "checkpoint"
+
+    @property
+    def mixture(self) -> Path:
+        return self.folder / "mixture.jsonl"
+
+    @property
+    def metrics(self) -> Path:
+        return self.folder / "metrics.jsonl"
+
+    @property
+    def state(self) -> Path:
+        return self.folder / "state"
+
+    @property
+    def store(self) -> Path:
+        """The store this run lies in: recipe names may hold slashes, so the manifest says how deep."""
+        return self.folder.parents[len(Path(self.manifest.recipe).parts)]
+
+    @property
+    def manifest(self) -> RunManifest:
+        return RunManifest.read(self.manifest_path)
+
+    def update(self, **changes: object) -> RunManifest:
+        """Replace fields of the manifest, as a whole."""
+        manifest = self.manifest.model_copy(update=changes)
+        manifest.write(self.manifest_path)
+        return manifest
+
+    @property
+    def trained(self) -> bool:
+        return self.manifest_path.is_file() and self.manifest.stages["train"].status == "done"
+
+    def eval_folder(self, request: EvalRequest) -> Path:
+        """Where this evaluation lies or may go: the suite's name, unless another request already has that folder."""
+        plain = self.folder / "evals" / Path(request.suite).stem
+        for folder in (plain, plain.with_name(f"{plain.name}.{request.id}")):
+            held = eval_request(folder)
+            if held is None or held == request:
+                return folder
+        raise AssertionError("a folder named by the request's hash holds another request")
+
+
+def eval_request(folder: Path) -> EvalRequest | None:
+    """The request a folder's evaluation was made for, finished or not; none if the folder is free."""
+    if (folder / "summary.json").is_file():
+        return EvalSummary.read(folder / "summary.json").request
+    if (folder / "request.json").is_file():
+        return EvalRequest.model_validate_json((folder / "request.json").read_text())
+    return None
+
+
+@contextmanager
+def stage(run: Run, name: str) -> Iterator[None]:
+    """Mark a stage running, then done or failed with the reason. Interrupts leave it resumable."""
+    started = now()
+
+    def mark(**fields: object) -> None:
+        stages = dict(run.manifest.stages)
+        stages[name] = Stage.model_validate({"started": started, **fields})
+        run.update(stages=stages)
+
+    mark(status="running")
+    try:
+        yield
+    except KeyboardInterrupt:
+        mark(status="planned")
+        raise
+    except BaseException as error:
+        mark(status="failed", finished=now(), error=str(error) or type(error).__name__)
+        raise
+    mark(status="done", finished=now())
+
+
+class Store:
+    """All runs and models under one folder."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    @property
+    def cache(self) -> Path:
+        return self.root / "_cache"
+
+    def model_folder(self, config: ModelConfig) -> Path:
+        return self.root / "_models" / config.id
+
+    def run(self, recipe: str, config: RunConfig) -> Run:
+        return Run(self.root / recipe / config.id)
+
+    def create_run(
+        self, recipe: str, config: RunConfig, base_checkpoint: Path, reference: Run | None, data_root: str | None
+    ) -> Run:
+        """The run's folder with its manifest; an existing one is kept (its config has the same hash)."""
+        run = self.run(recipe, config)
+        with exclusive(run.folder):
+            if not run.manifest_path.is_file():
+                RunManifest(
+                    run_id=config.id,
+                    recipe=recipe,
+                    config=config,
+                    base_checkpoint=os.path.relpath(base_checkpoint, self.root),
+                    reference_run=os.path.relpath(reference.folder, self.root) if reference else None,
+                    data_root=data_root,
+                    provenance=provenance(),
+                ).write(run.manifest_path)
+            elif run.manifest.data_root != data_root:
+                run.update(data_root=data_root)
+        return run
+
+    def create_model(self, config: ModelConfig, data_root: str | None) -> Path:
+        """The model's folder with its manifest; an existing one is kept."""
+        folder = self.model_folder(config)
+        with exclusive(folder):
+            if not (folder / "model.json").is_file():
+                ModelManifest(model_id=config.id, config=config, data_root=data_root, provenance=provenance()).write(
+                    folder / "model.json"
+                )
+        return folder
+
+    def runs(self, recipe: str) -> list[Run]:
+        """Every run of a recipe that has a manifest, by id."""
+        folder = self.root / recipe
+        return [Run(path.parent) for path in sorted(folder.glob("*/run.json"))] if folder.is_dir() else []
+
+
+def checkpoint_hash(folder: Path) -> str:
+    """What a checkpoint is: its weights, configuration and tokenizer, not when or where it was written."""
+    if not (folder / "config.json").is_file():
+        raise MoemixError("not a checkpoint: there is no config.json", where=str(folder))
+    return hash_value({p: hash_tree(folder, p) for p in ("*.safetensors", "*.json", "*.jinja", "*.model")})

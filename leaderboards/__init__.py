@@ -1,0 +1,1 @@
+"""Records in; tables, figures, board and site out. Never imports torch."""

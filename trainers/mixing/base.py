@@ -1,0 +1,104 @@
+"""The interface of a mixing strategy: arrays in, arrays out.
+
+A strategy is a pair of pure functions, as optax's gradient transformations are. It knows no trainer, no rank
+and no file; its hyper-parameters are the fields of a frozen dataclass, and everything it remembers is in the
+state that it returns.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Sources:
+    """The K datasets of a mixture.
+
+    Attributes:
+        names: sorted; every array over sources follows this order.
+        sizes: i64[K], original dataset sizes in examples.
+    """
+
+    names: tuple[str, ...]
+    sizes: Ints
+
+    def __post_init__(self) -> None:
+        if list(self.names) != sorted(set(self.names)):
+            raise ValueError("source names must be sorted and distinct")
+        if self.sizes.shape != (len(self.names),):
+            raise ValueError(f"sizes has shape {self.sizes.shape}, expected ({len(self.names)},)")
+
+
+@dataclass(frozen=True)
+class MixtureState:
+    """What a strategy decides and remembers.
+
+    Attributes:
+        weights: f64[K], non-negative, sum 1: the probability that a drawn example comes from each source.
+        memory: named arrays the strategy wants back at its next update (moving averages, counters, …).
+    """
+
+    weights: Floats
+    memory: dict[str, NDArray] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Observation:
+    """What was seen since the last update. Fields that a strategy did not ask for are None.
+
+    Attributes:
+        step: optimizer steps finished.
+        names: the sources, in the order of every array below.
+        examples_seen: i64[K], examples drawn from each source since training began.
+        tokens_seen: i64[K], tokens trained on since training began.
+        gate_load: i64[K, L, E], tokens routed to each expert of each MoE layer, padding excluded, over all ranks.
+        train_loss: f64[K], mean loss per target token since the last update; nan where a source was not seen.
+        probe_loss: f64[K], mean held-out loss per target token.
+        embedding: f32[K, D], mean sentence embedding of each source.
+        gradient: f32[K, S], a sketch of each source's gradient.
+    """
+
+    step: int
+    names: tuple[str, ...]
+    examples_seen: Ints
+    tokens_seen: Ints
+    gate_load: Ints | None = None
+    train_loss: Floats | None = None
+    probe_loss: Floats | None = None
+    embedding: NDArray[np.float32] | None = None
+    gradient: NDArray[np.float32] | None = None
+
+
+class MixingStrategy:
+    """Base of all strategies: subclass as ``@dataclass(frozen=True)``, one class per strategy.
+
+    Class attributes:
+        name: what recipes call it.
+        signals: the optional fields of :class:`Observation` it needs.
+        source: the paper (and variant) it follows.
+        trains: false for a strategy that leaves the base checkpoint as it is.
+        updates: false for a strategy whose weights never change after ``init``.
+        needs: the strategy whose finished run this one starts from, if any.
+    """
+
+    name: ClassVar[str]
+    signals: ClassVar[frozenset[str]] = frozenset()
+    source: ClassVar[str] = ""
+    trains: ClassVar[bool] = True
+    updates: ClassVar[bool] = True
+    needs: ClassVar[str | None] = None
+
+    def init(self, sources: Sources) -> MixtureState:
+        """The state before the first step."""
+        raise NotImplementedError
+
+    def update(self, state: MixtureState, seen: Observation) -> MixtureState:
+        """The state after an observation. Pure: the same input gives the same output."""
+        raise NotImplementedError
