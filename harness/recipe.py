@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
@@ -324,7 +324,9 @@ def parse(schema: type[T], tree: Any, *, where: str) -> T:
     try:
         return schema.model_validate(tree)
     except ValidationError as error:
-        faults = error.errors(include_url=False)
+        every = error.errors(include_url=False)
+        # a list with a bad item is also reported as too short: only the cause is worth telling
+        faults = [f for f in every if not any(f["loc"] == g["loc"][: len(f["loc"])] and f is not g for g in every)]
         lines = [_describe(schema, fault) for fault in faults[:5]]
         if len(faults) > 5:
             lines.append(f"… and {len(faults) - 5} more")
@@ -343,37 +345,17 @@ def _describe(schema: type[BaseModel], fault: Any) -> str:
 
 
 def _siblings(schema: type[BaseModel], location: tuple[Any, ...]) -> list[str]:
-    """The valid keys beside the last element of a fault's location."""
-    current: Any = schema
+    """The valid keys beside the last element of a fault's location (fields, list indices and union tags)."""
+    current = [schema]
     for part in location[:-1]:
-        current = _descend(current, part)
-        if current is None:
-            return []
-    return list(current.model_fields) if isinstance(current, type) and issubclass(current, BaseModel) else []
+        if not isinstance(part, int):
+            below = [m for s in current if part in s.model_fields for m in _schemas(s.model_fields[part].annotation)]
+            current = below or [s for s in current if s.__name__.lower().startswith(part)] or current
+    return sorted({name for s in current for name in s.model_fields})
 
 
-def _descend(current: Any, part: Any) -> Any:
-    """The schema one step down: a field's model, a list's item, or the member of a union that a tag names."""
-    import types
-    import typing
-
-    if isinstance(current, type) and issubclass(current, BaseModel):
-        field = current.model_fields.get(str(part))
-        annotation: Any = field.annotation if field else None
-    else:
-        annotation = current
-        if isinstance(part, str):
-            members = [m for m in typing.get_args(current) if isinstance(m, type) and issubclass(m, BaseModel)]
-            tagged = [m for m in members if part in typing.get_args(m.model_fields["kind"].annotation)]
-            return tagged[0] if tagged else None
-    while True:
-        origin = typing.get_origin(annotation)
-        if origin is Annotated or origin is tuple:
-            annotation = typing.get_args(annotation)[0]
-        elif origin in (typing.Union, types.UnionType):
-            members = [m for m in typing.get_args(annotation) if m is not type(None)]
-            if len(members) != 1:
-                return annotation
-            annotation = members[0]
-        else:
-            return annotation
+def _schemas(annotation: Any) -> list[type[BaseModel]]:
+    """The models named anywhere in an annotation."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [schema for argument in get_args(annotation) for schema in _schemas(argument)]
