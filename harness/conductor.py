@@ -69,6 +69,7 @@ def conduct(plan: Plan, jobs: tuple[Job, ...] | None = None) -> Outcome:
 def _attempt(job: Job) -> str | None:
     """Run a job, and leave how it ended where the table finds it; the reason if it failed."""
     try:
+        job.create()
         with stage(Run(job.run), f"eval:{job.folder.name}") if job.run else nullcontext():
             error = run_job(job)
             if error is None and not job.done:

@@ -10,7 +10,10 @@ import dataclasses
 import importlib
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
@@ -43,6 +46,7 @@ class Job:
         command: arguments of ``moemix``.
         after: jobs that must have succeeded first.
         folder: where it works and leaves its log.
+        create: writes the manifest that its process reads; called just before it starts.
         run: the run whose manifest tells how it ended, where the job does not write that itself.
     """
 
@@ -52,6 +56,7 @@ class Job:
     command: tuple[str, ...]
     after: tuple[str, ...]
     folder: Path
+    create: Callable[[], object] = lambda: None
     run: Path | None = None
 
     @property
@@ -127,9 +132,19 @@ def make_world(recipe: Recipe, store: Store) -> Path:
 
 
 def build(recipe: Recipe, store: Store, data_root: Path | None) -> Plan:
-    """Every job of a recipe. Creates the folders and manifests of its models and runs; starts nothing."""
+    """Every job of a recipe. Writes nothing but a generated data root, and starts nothing else."""
     root = make_world(recipe, store) if recipe.data.world else data_root
     return _Builder(recipe, store, root).plan()
+
+
+def _checkpoint_fingerprint(source: str) -> dict[str, str]:
+    """What a checkpoint reference stands for now; a hub id is told apart by its revision already."""
+    if source.startswith("package:"):
+        try:
+            return {"package": metadata.version(source.removeprefix("package:"))}
+        except metadata.PackageNotFoundError:
+            raise MoemixError(f"the package of {source!r} is not installed") from None
+    return {"checkpoint": checkpoint_hash(Path(source))} if Path(source).is_dir() else {}
 
 
 class _Builder:
@@ -166,24 +181,25 @@ class _Builder:
             sources = model.pretrain.sources if model.pretrain else self.recipe.data.sources
         elif isinstance(model, UpcycledModel) and model.router_init == "data":
             sources = self.recipe.data.sources
-        if not isinstance(model, TinyModel) and Path(model.source).is_dir():
-            fingerprints["checkpoint"] = checkpoint_hash(Path(model.source))
+        if not isinstance(model, TinyModel):
+            fingerprints |= _checkpoint_fingerprint(model.source)
         fingerprints |= self._fingerprints(sources)
         config = ModelConfig(model=model, sources=sources, fingerprints=fingerprints)
-        folder = self.store.create_model(config, self.root_text)
+        folder = self.store.model_folder(config)
         job_id = f"model:{config.id}"
-        title = f"make model {model.name}"
-        self.jobs.setdefault(job_id, Job(job_id, "model", title, ("model", "make", str(folder)), (), folder))
+        command = ("model", "make", str(folder))
+        create = partial(self.store.create_model, config, self.root_text)
+        self.jobs.setdefault(job_id, Job(job_id, "model", f"make model {model.name}", command, (), folder, create))
         return job_id, folder / "checkpoint"
 
-    def _run(self, model: Model, strategy: Strategy, seed: int) -> tuple[str, Run]:
-        """Adds a run's jobs, and before them the run that its strategy needs; its training job's id and folder."""
+    def _run(self, model: Model, strategy: Strategy, seed: int) -> PlannedRun:
+        """Adds a run's jobs, and before them the run that its strategy needs."""
         recipe = override(self.recipe, strategy.overrides)
         rule = stage_function("trainers.mixing", "load_strategy")(strategy.name, **strategy.options)
         after, reference = [], None
         if rule.needs:
-            job_id, reference = self._run(model, self._strategy(rule.needs, wanted_by=strategy.label), seed)
-            after.append(job_id)
+            reference = self._run(model, self._strategy(rule.needs, wanted_by=strategy.label), seed)
+            after.append(f"train:{reference.config.id}")
         model_job, checkpoint = self._model(model)
         config = RunConfig(
             model_id=model_job.removeprefix("model:"),
@@ -194,19 +210,21 @@ class _Builder:
             fingerprints=self._fingerprints(recipe.data.sources),
             training=recipe.training if rule.trains else Training(),
             mixing=recipe.mixing if rule.updates else Mixing(),
-            reference=reference.manifest.run_id if reference else None,
+            reference=reference.config.id if reference else None,
         )
-        run = self.store.create_run(recipe.name, config, checkpoint, reference, self.root_text)
-        train_job = f"train:{config.id}"
-        if train_job not in self.jobs:
+        if config.id not in self.planned:
+            run = self.store.run(recipe.name, config)
+            train_job = f"train:{config.id}"
+            needed = reference.run if reference else None
+            create = partial(self.store.create_run, recipe.name, config, checkpoint, needed, self.root_text)
             title = f"train {strategy.label} on {model.name}, seed {config.seed}"
             command = ("train", "--run", str(run.folder))
-            self.jobs[train_job] = Job(train_job, "train", title, command, (model_job, *after), run.folder)
+            self.jobs[train_job] = Job(train_job, "train", title, command, (model_job, *after), run.folder, create)
             evaluations = {
                 suite: self._evaluation(run, train_job, suite, strategy) for suite in recipe.evaluation.suites
             }
             self.planned[config.id] = PlannedRun(run, config, model.name, evaluations)
-        return train_job, run
+        return self.planned[config.id]
 
     def _strategy(self, name: str, *, wanted_by: str) -> Strategy:
         """The recipe's row for a strategy that another one needs, or a plain one where the recipe has none."""
@@ -239,5 +257,5 @@ class _Builder:
             command += ["--data-root", self.root_text]
         job_id = f"eval:{run.folder.name}:{suite}"
         title = f"evaluate {strategy.label} on {suite}"
-        self.jobs[job_id] = Job(job_id, "eval", title, tuple(command), (train_job,), folder, run.folder)
+        self.jobs[job_id] = Job(job_id, "eval", title, tuple(command), (train_job,), folder, run=run.folder)
         return folder

@@ -1,0 +1,28 @@
+"""What several tests share: where the real data lies, and small pieces of it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+SHARED = Path(__file__).parents[2] / "shared"
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder of real training and benchmark files."""
+    root = Path(os.environ.get("MOEMIX_DATA_ROOT") or SHARED / "data")
+    if not root.is_dir():
+        pytest.skip("the real data files are not on this machine (set MOEMIX_DATA_ROOT)")
+    return root
+
+
+@pytest.fixture(scope="session")
+def published() -> Path:
+    """The folder of golden numbers of the published implementation."""
+    root = SHARED / "fixtures"
+    if not root.is_dir():
+        pytest.skip("the golden numbers of the published implementation are not on this machine")
+    return root
