@@ -227,6 +227,8 @@ class Column(Strict):
     tasks: tuple[str, ...] = Field((), description="the tasks it is computed from")
     columns: tuple[str, ...] = Field((), description="the columns it is the mean of")
     metric: str | None = None
+    filter: str = Field("none", description="the answer filter of that metric")
+    aggregation: Literal["macro", "micro"] = Field("macro", description="tasks count equally, or by their questions")
     title: str = ""
 
 

@@ -103,7 +103,7 @@ def test_a_failing_run_is_reported_and_does_not_stop_the_others(finished, tmp_pa
 
 
 def test_an_interrupted_bench_goes_on_to_the_same_result(finished, tmp_path):
-    store, whole = finished
+    store, _ = finished
     started = subprocess.Popen(
         command("bench", "quickstart", store=tmp_path, settings=SMALL), stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )

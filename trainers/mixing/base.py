@@ -13,6 +13,8 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from harness.errors import MoemixError
+
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
@@ -75,6 +77,13 @@ class Observation:
     embedding: NDArray[np.float32] | None = None
     gradient: NDArray[np.float32] | None = None
 
+    def need(self, signal: str) -> NDArray:
+        """A signal that the strategy cannot do without; training on as if nothing had been asked would be silent."""
+        value: NDArray | None = getattr(self, signal)
+        if value is None:
+            raise MoemixError(f"the strategy needs the signal `{signal}`, and it was not measured")
+        return value
+
 
 class MixingStrategy:
     """Base of all strategies: subclass as ``@dataclass(frozen=True)``, one class per strategy.
@@ -100,5 +109,15 @@ class MixingStrategy:
         raise NotImplementedError
 
     def update(self, state: MixtureState, seen: Observation) -> MixtureState:
-        """The state after an observation. Pure: the same input gives the same output."""
+        """The state after an observation. Pure: the same input gives the same output.
+
+        A strategy with ``updates = False`` is never called and need not define it.
+
+        Raises:
+            MoemixError: a signal it needs is missing.
+        """
         raise NotImplementedError
+
+    def advice(self, sources: Sources) -> str | None:
+        """What a user should know before training on these sources: why nothing will change, for instance."""
+        return None

@@ -1,0 +1,76 @@
+"""``moemix eval`` and ``moemix suites``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+
+@click.command("eval")
+@click.argument("checkpoint", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option("--suite", required=True, metavar="NAME|FILE", help="A suite's name (see `moemix suites`) or YAML file.")
+@click.option("--tasks", metavar="A,B", default="", help="Only these tasks or columns of the suite.")
+@click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Questions per task.")
+@click.option(
+    "--engine",
+    default="vllm",
+    show_default=True,
+    metavar="vllm|transformers|URL",
+    help="What answers: a vLLM server started for this, this process, or a running OpenAI-compatible server.",
+)
+@click.option("--dtype", default="float32", show_default=True, help="float32, bfloat16 or float16.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of sampled generations.")
+@click.option(
+    "--data-root",
+    metavar="DIR",
+    help="Folder of local benchmark files, in place of the hub  [default: MOEMIX_DATA_ROOT]",
+)
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder for results, samples and summary.")
+def eval_command(
+    checkpoint: Path,
+    suite: str,
+    tasks: str,
+    limit: int | None,
+    engine: str,
+    dtype: str,
+    seed: int,
+    data_root: str | None,
+    out: Path,
+) -> None:
+    """Score CHECKPOINT on a suite.
+
+    Writes lm-eval's results.json and samples_<task>.jsonl, and summary.json. The same command again resumes, or does
+    nothing if it is finished.
+    """
+    from evals.runner import evaluate, request_for
+    from harness.store import data_root as find_data_root
+
+    request = request_for(
+        suite,
+        tasks=tuple(name.strip() for name in tasks.split(",") if name.strip()),
+        limit=limit,
+        engine=engine,
+        dtype=dtype,
+        seed=seed,
+    )
+    summary = evaluate(checkpoint, request, out, data_root=find_data_root(data_root))
+    for name, column in summary.columns.items():
+        value = "–" if column.value is None else f"{column.value:.4f}"
+        error = "" if column.stderr is None else f" ± {column.stderr:.4f}"
+        click.echo(f"{column.title or name}: {value}{error} (n = {column.n})")
+
+
+@click.command("suites")
+def suites() -> None:
+    """List the evaluation suites."""
+    from evals.suites import load_suite, suite_names
+
+    for name in suite_names():
+        suite = load_suite(name)
+        click.echo(f"{name}: {suite.description}")
+        for column in suite.columns:
+            shots = "" if column.shots is None else f", {column.shots}-shot"
+            click.echo(f"  {column.title or column.name}: {', '.join(column.tasks)}{shots}, {column.metric}")
+        for average in suite.averages:
+            click.echo(f"  {average.title or average.name}: mean of {', '.join(average.of)}")

@@ -1,0 +1,173 @@
+"""Suites: which lm-eval tasks make which columns of the comparison table, as data.
+
+A suite is a YAML file, here or anywhere. Its columns name lm-eval tasks, groups or tags (lm-eval's own, this
+package's in ``evals/tasks``, or those of folders the suite includes) and the metric to show; its averages are
+means of columns or of earlier averages.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import Field, ValidationInfo, field_validator, model_validator
+
+from harness.errors import MoemixError, nearest, unknown
+from harness.files import hash_file, hash_value
+from harness.recipe import Strict, parse
+
+SUITES = Path(__file__).parent
+TASKS = SUITES.parent / "tasks"
+NAME = r"^[A-Za-z0-9][A-Za-z0-9_.&-]*$"
+
+
+class SuiteColumn(Strict):
+    """One column: a task's metric, or the mean of one metric over several tasks."""
+
+    name: str = Field(pattern=NAME)
+    title: str = ""
+    tasks: tuple[str, ...] = Field(min_length=1, description="lm-eval tasks, groups or tags; groups are flattened")
+    shots: int | None = Field(None, ge=0, description="few-shot examples; null for the task's own setting")
+    metric: str
+    filter: str = "none"
+    aggregation: Literal["macro", "micro"] = Field("macro", description="tasks count equally, or by their questions")
+    limit: int | None = Field(None, ge=1, description="questions per task; null for all")
+
+
+class Average(Strict):
+    """The unweighted mean of columns and earlier averages."""
+
+    name: str = Field(pattern=NAME)
+    title: str = ""
+    of: tuple[str, ...] = Field(min_length=1)
+
+
+class Suite(Strict):
+    """A suite file."""
+
+    name: str = Field(pattern=NAME)
+    description: str = ""
+    include: tuple[str, ...] = Field((), description="folders of further lm-eval tasks, relative to the suite file")
+    chat_template: bool = Field(False, description="wrap prompts in the tokenizer's chat template")
+    columns: tuple[SuiteColumn, ...] = Field(min_length=1)
+    averages: tuple[Average, ...] = ()
+
+    @field_validator("averages")
+    @classmethod
+    def _known(cls, averages: tuple[Average, ...], info: ValidationInfo) -> tuple[Average, ...]:
+        names = [column.name for column in info.data.get("columns", ())]
+        for average in averages:
+            for name in average.of:
+                if name not in names:
+                    raise ValueError(
+                        f"`{average.name}` is the mean of {name!r}, unknown before it ({nearest(name, names)})"
+                    )
+            names.append(average.name)
+        return averages
+
+    @model_validator(mode="after")
+    def _distinct(self) -> Suite:
+        names = [column.name for column in self.columns] + [average.name for average in self.averages]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"the name {name!r} is used twice")
+        settings: dict[str, tuple[int | None, int | None]] = {}
+        for column in self.columns:
+            for task in column.tasks:
+                mine = (column.shots, column.limit)
+                if settings.setdefault(task, mine) != mine:
+                    raise ValueError(f"the task {task!r} has different shots or limits in two columns")
+        return self
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """Every task, group or tag the columns name, once, in their order."""
+        return tuple(dict.fromkeys(task for column in self.columns for task in column.tasks))
+
+
+def suite_names() -> list[str]:
+    """The suites that come with the package."""
+    return sorted(path.stem for path in SUITES.glob("*.yaml"))
+
+
+def suite_path(name: str) -> Path:
+    """The file of a suite: one that comes with the package, by name, or any ``.yaml`` file by path."""
+    if name.endswith((".yaml", ".yml")):
+        path = Path(name)
+        if not path.is_file():
+            siblings = [p.name for p in path.parent.glob("*.y*ml")] if path.parent.is_dir() else []
+            raise MoemixError("the suite file does not exist", where=name, hint=nearest(path.name, siblings))
+        return path.resolve()
+    if name not in suite_names():
+        raise unknown("suite", name, suite_names())
+    return SUITES / f"{name}.yaml"
+
+
+def load_suite(name: str) -> Suite:
+    """A suite by name or file.
+
+    Raises:
+        MoemixError: an unknown suite or key (with the nearest valid one), or a file that is not YAML (with the line).
+    """
+    path = suite_path(name)
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.MarkedYAMLError as error:
+        line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise MoemixError(f"not valid YAML: {error.problem}", where=f"{path}{line}") from None
+    return parse(Suite, tree, where=str(path))
+
+
+def task_folders(name: str) -> list[Path]:
+    """Where lm-eval looks for a suite's tasks besides its own: this package's, then the suite's ``include``."""
+    path = suite_path(name)
+    folders = [TASKS]
+    for entry in load_suite(name).include:
+        folder = (path.parent / entry).resolve()
+        if not folder.is_dir():
+            raise MoemixError(f"`include`: {entry} is not a folder", where=str(path))
+        folders.append(folder)
+    return folders
+
+
+def suite_hash(name: str) -> str:
+    """What a suite is: its settings and, of the tasks it names that are not lm-eval's own, every file they lie among.
+
+    Titles and descriptions do not count.
+    """
+    suite = load_suite(name)
+    tree = suite.model_dump(mode="json", exclude={"description": True, "include": True})
+    for item in (*tree["columns"], *tree["averages"]):
+        item.pop("title")
+    local = _local_tasks(task_folders(name))
+    folders = {local[task] for task in suite.tasks if task in local}
+    tree["files"] = sorted([file.name, hash_file(file)] for folder in folders for file in _contents(folder))
+    return hash_value(tree)
+
+
+def _contents(folder: Path) -> Iterator[Path]:
+    return (file for file in folder.rglob("*") if file.is_file() and "__pycache__" not in file.parts)
+
+
+class _TaskLoader(yaml.SafeLoader):
+    """Reads lm-eval's task files without resolving their ``!function`` tags."""
+
+
+_TaskLoader.add_multi_constructor("!", lambda loader, suffix, node: None)
+
+
+def _local_tasks(folders: list[Path]) -> dict[str, Path]:
+    """Task, group and tag names found in task files below ``folders`` → the folder each file lies in."""
+    found: dict[str, Path] = {}
+    for folder in folders:
+        for file in sorted(folder.rglob("*.yaml")):
+            tree: Any = yaml.load(file.read_text(encoding="utf-8"), Loader=_TaskLoader)
+            if not isinstance(tree, dict):
+                continue
+            tags = tree.get("tag") or []
+            for name in (tree.get("task"), tree.get("group"), *([tags] if isinstance(tags, str) else tags)):
+                if isinstance(name, str):
+                    found[name] = file.parent
+    return found

@@ -1,0 +1,130 @@
+"""``moemix table``: compare runs."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from harness.commands import build_plan, recipe_options
+
+if TYPE_CHECKING:
+    from leaderboards.selection import Selection
+    from leaderboards.table import Comparison
+
+ENDINGS = {"terminal": ".txt", "markdown": ".md", "latex": ".tex", "csv": ".csv", "json": ".json"}
+BASELINE = "uniform"
+
+
+@click.command()
+@click.argument("targets", nargs=-1, required=True, metavar="RECIPE_OR_RUN_FOLDER...")
+@recipe_options
+@click.option("--suite", metavar="NAME", help="Only this suite.  [default: all]")
+@click.option("--baseline", metavar="LABEL", help="The row that differences are taken to.  [default: the recipe's]")
+@click.option(
+    "--format", "style", type=click.Choice(list(ENDINGS)), help="[default: by the ending of --out, or terminal]"
+)
+@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="Write the table here instead.")
+@click.option(
+    "--figure", type=click.Path(path_type=Path, dir_okay=False), help="Draw the weights over time (.png/.pdf/.svg)."
+)
+@click.option(
+    "--report", type=click.Path(path_type=Path, file_okay=False), help="Write every format and the figure here."
+)
+def table(
+    targets: tuple[str, ...],
+    overrides: tuple[str, ...],
+    store: str | None,
+    data_root: str | None,
+    suite: str | None,
+    baseline: str | None,
+    style: str | None,
+    out: Path | None,
+    figure: Path | None,
+    report: Path | None,
+) -> None:
+    """Compare the runs of a RECIPE, or the runs in folders, in a table.
+
+    Each row is a strategy with its seeds, each column a task or an average: score ± standard error, below it the paired
+    difference to the baseline. Runs that failed or are still to come keep their row and say so.
+    """
+    from harness.files import write_text
+
+    comparisons = select(targets, overrides, store, data_root, baseline).compare(suite)
+    chosen = style or next((name for name, ending in ENDINGS.items() if out and out.suffix == ending), "terminal")
+    text = render(comparisons, chosen)
+    if out is None:
+        click.echo(text, nl=False)
+    else:
+        write_text(out, text)
+    written = [out] if out else []
+    if figure is not None:
+        draw(comparisons, figure)
+        written.append(figure)
+    if report is not None:
+        written += write_report(comparisons, report)
+    for path in written:
+        print(f"written: {path}", file=sys.stderr)
+
+
+def select(
+    targets: tuple[str, ...], overrides: tuple[str, ...], store: str | None, root: str | None, baseline: str | None
+) -> Selection:
+    """The runs behind the command's arguments: a folder with runs is that, anything else is a recipe."""
+    import dataclasses
+
+    from harness.errors import MoemixError
+    from leaderboards.selection import from_folders, from_plan, joined
+
+    folders = [Path(target) for target in targets if _holds_runs(Path(target))]
+    recipes = [target for target in targets if not _holds_runs(Path(target))]
+    if overrides and not recipes:
+        raise MoemixError("`--set` changes a recipe, and only run folders were given", where=f"--set {overrides[0]}")
+    found = [from_plan(build_plan(recipe, overrides, store, root)) for recipe in recipes]
+    if folders:
+        found.append(from_folders(folders, BASELINE))
+    selection = joined(found)
+    return dataclasses.replace(selection, baseline=baseline) if baseline else selection
+
+
+def _holds_runs(path: Path) -> bool:
+    return path.is_dir() and ((path / "run.json").is_file() or any(path.glob("*/run.json")))
+
+
+def render(comparisons: list[Comparison], style: str) -> str:
+    """The comparisons in one of the formats."""
+    from leaderboards import exports, rendering
+
+    formats = {
+        "terminal": rendering.terminal,
+        "markdown": rendering.markdown,
+        "latex": rendering.latex,
+        "csv": exports.as_csv,
+        "json": exports.as_json,
+    }
+    return formats[style](comparisons)
+
+
+def draw(comparisons: list[Comparison], path: Path) -> None:
+    """The weights over time of every trained run. Suites do not matter to it: all comparisons hold the same runs."""
+    from leaderboards.figures import draw_weights, trajectories
+
+    draw_weights(trajectories(comparisons[0]), path)
+
+
+def write_report(comparisons: list[Comparison], folder: Path) -> list[Path]:
+    """``table.*`` in every format, and ``weights.png`` if something was trained; the files written."""
+    from harness.files import write_text
+    from leaderboards.figures import draw_weights, trajectories
+
+    written = []
+    for style, ending in ENDINGS.items():
+        written.append(folder / f"table{ending}")
+        write_text(written[-1], render(comparisons, style))
+    trained = trajectories(comparisons[0])
+    if trained:
+        written.append(folder / "weights.png")
+        draw_weights(trained, written[-1])
+    return written

@@ -1,0 +1,136 @@
+"""Runs in, a comparison out: rows are strategies over their seeds, columns tasks and averages, with every error bar.
+
+Strategies are compared within one model and question by question. A row that failed, is missing, or was evaluated
+under other conditions stays in the table and says why it has no number or no comparison.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from harness.errors import MoemixError
+from harness.store import Run
+from leaderboards.differences import mark_best, parts, take_differences
+from leaderboards.members import conditions, group, model_names, unlike
+from leaderboards.scores import Key, TaskScores
+from leaderboards.statistics import estimate
+from leaderboards.table import Cell, Comparison, Heading, Row, Table
+
+
+def compare(runs: Sequence[Run], eval_folders: Mapping[str, Path], baseline: str, suite: str = "") -> Comparison:
+    """Compare runs on one suite.
+
+    Args:
+        runs: in the order of the rows; runs that differ only in their seed become one row.
+        eval_folders: run id → folder of its evaluation, present or still to come.
+        baseline: label of the row that differences are taken to.
+        suite: its name, for the heading.
+
+    Raises:
+        MoemixError: damaged records, samples that contradict their summary, or two rows that are the baseline.
+    """
+    models = group(runs, eval_folders)
+    names = model_names(list(models))
+    tables = []
+    for model_id, groups in models.items():
+        rows = [Row(found.label, found.strategy, found.members) for found in groups]
+        tables.append(_fill(Table(model_id, names[model_id], baseline, rows)))
+    return Comparison(suite, tables)
+
+
+def _fill(table: Table) -> Table:
+    for row in table.rows:
+        row.notes += [f"seed {member.seed}: {member.problem}" for member in row.members if member.problem]
+    base = _base(table)
+    _set_aside_unlike(table, base)
+    table.columns = _headings(table.rows)
+    _check_same_questions(table)
+    for heading in table.columns:
+        for row in table.rows:
+            row.cells[heading.name] = _cell(row, heading)
+        vectors = [s.values for row in table.rows for v in row.scored(heading.name).values() for s in v.values()]
+        heading.fraction = all(vector.min() >= 0 and vector.max() <= 1 for vector in vectors)
+    if base is not None:
+        take_differences(table, base)
+    mark_best(table)
+    return table
+
+
+def _base(table: Table) -> Row | None:
+    found = [row for row in table.rows if row.strategy == table.baseline]
+    if len(found) > 1:
+        raise MoemixError(
+            f"{len(found)} rows could be the baseline: {'; '.join(row.label for row in found)}",
+            hint="name the run folders to compare, or another --baseline",
+        )
+    if not found:
+        table.notes.append(f"No row is {table.baseline!r}: there is nothing to take differences to.")
+    return found[0] if found else None
+
+
+def _set_aside_unlike(table: Table, base: Row | None) -> None:
+    """Rows evaluated under other conditions than the baseline (or the first row) are shown and not compared."""
+    evaluated = [row for row in ([base] if base else []) + table.rows if row.evaluations]
+    if not evaluated:
+        return
+    table.conditions = _conditions(evaluated[0])[0]
+    for row in table.rows:
+        held = _conditions(row)
+        if mixed := next((text for other in held[1:] if (text := unlike(other, held[0]))), None):
+            row.members = tuple(dataclasses.replace(member, evaluation=None) for member in row.members)
+            row.notes.append(f"no scores: its seeds were evaluated under different conditions ({mixed})")
+        elif held and (text := unlike(held[0], table.conditions)):
+            row.compared = False
+            row.notes.append(f"NOT COMPARED with the other rows: {text}")
+
+
+def _conditions(row: Row) -> list[dict[str, str]]:
+    return [conditions(evaluation.summary) for evaluation in row.evaluations.values()]
+
+
+def _headings(rows: Sequence[Row]) -> list[Heading]:
+    """Every column that some row has, in the order in which they first come."""
+    found: dict[str, Heading] = {}
+    for evaluation in (held for row in rows for held in row.evaluations.values()):
+        for name, column in evaluation.summary.columns.items():
+            if name in found or evaluation.missing(name):
+                continue
+            shares = evaluation.shares(name)
+            directions = {evaluation.results[key].higher_is_better for key in shares}
+            if len(directions) > 1:
+                raise MoemixError(
+                    f"column {name!r} averages metrics that are better high with metrics that are better low",
+                    where=str(evaluation.folder / "summary.json"),
+                )
+            shots = {key: evaluation.results[key].shots for key in shares}
+            found[name] = Heading(name, column.title or name, shares, shots, column.columns, directions.pop())
+    return list(found.values())
+
+
+def _check_same_questions(table: Table) -> None:
+    """Runs evaluated under the same conditions answered the same questions; anything else is a damaged record."""
+    first: dict[tuple[str, Key], TaskScores] = {}
+    for row in table.rows:
+        scope = "compared" if row.compared else f"row {row.label}"
+        for heading in table.columns:
+            for key, here in ((k, s) for scores in row.scored(heading.name).values() for k, s in scores.items()):
+                there = first.setdefault((scope, key), here)
+                if here.questions != there.questions:
+                    odd = min(set(here.questions) ^ set(there.questions))
+                    raise MoemixError(
+                        f"question {odd[0]} of {key.task} is not that of {there.path}",
+                        where=str(here.path),
+                        hint="the conditions are the same: remove the evaluation that is wrong and run it again",
+                    )
+
+
+def _cell(row: Row, heading: Heading) -> Cell:
+    absent = {seed: held.missing(heading.name) for seed, held in row.evaluations.items()}
+    note = "; ".join(f"seed {seed}: {text}" for seed, text in absent.items() if text) or None
+    scored = row.scored(heading.name)
+    if not scored:
+        return Cell(note=note)
+    found = parts(scored, row.shares(heading.name), list(scored))
+    return Cell(estimate(found), n=sum(part.scores.shape[1] for part in found), note=note)

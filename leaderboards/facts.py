@@ -1,0 +1,73 @@
+"""What a training run did: its final weights, the mix it really saw, and what it cost."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from leaderboards.members import Member
+from leaderboards.table import Row
+
+
+@dataclass(frozen=True)
+class RunFacts:
+    """One run in numbers. Everything is empty or None for a base checkpoint, and for a run that has not finished.
+
+    Attributes:
+        weights: source → final weight.
+        examples_share, tokens_share: source → the part of all examples and of all real tokens that came from it.
+        tokens: real tokens, padding excluded.
+        seconds: wall time of the training steps; ``mixing_seconds`` of these went into signals and weight updates.
+    """
+
+    name: str
+    run_id: str
+    seed: int
+    problem: str | None
+    weights: dict[str, float]
+    examples_share: dict[str, float]
+    tokens_share: dict[str, float]
+    steps: int | None = None
+    examples: int | None = None
+    tokens: int | None = None
+    seconds: float | None = None
+    mixing_seconds: float | None = None
+
+    @property
+    def mixing_share(self) -> float | None:
+        """Part of the training time that the mixing itself took."""
+        if self.seconds and self.mixing_seconds is not None:
+            return self.mixing_seconds / self.seconds
+        return None
+
+
+def run_facts(row: Row) -> list[RunFacts]:
+    """The runs of a row, one a seed."""
+    return [
+        _facts(member, row.label if len(row.members) == 1 else f"{row.label} · seed {member.seed}")
+        for member in row.members
+    ]
+
+
+def _facts(member: Member, name: str) -> RunFacts:
+    result = member.manifest.result
+    if result is None or not member.trained:
+        return RunFacts(name, member.manifest.run_id, member.seed, member.problem, {}, {}, {})
+    return RunFacts(
+        name=name,
+        run_id=member.manifest.run_id,
+        seed=member.seed,
+        problem=member.problem,
+        weights=result.final_weights,
+        examples_share=_share(result.realised_examples),
+        tokens_share=_share(result.realised_tokens),
+        steps=result.steps,
+        examples=result.examples,
+        tokens=result.tokens,
+        seconds=result.seconds,
+        mixing_seconds=result.mixing_seconds,
+    )
+
+
+def _share(counts: dict[str, int]) -> dict[str, float]:
+    total = sum(counts.values())
+    return {name: count / total for name, count in counts.items()} if total else {}

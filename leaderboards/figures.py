@@ -1,0 +1,125 @@
+"""Figures by matplotlib, the same bytes for the same records, readable in greyscale."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from harness.errors import MoemixError, nearest
+from harness.files import write_bytes
+from leaderboards.facts import run_facts
+from leaderboards.mixture import Trajectory, read_trajectory
+from leaderboards.rendering import plain
+from leaderboards.table import Comparison
+
+# What would make two files differ that show the same.
+_METADATA: dict[str, dict[str, Any]] = {
+    "png": {"Software": None},
+    "pdf": {"Creator": None, "Producer": None, "CreationDate": None},
+    "svg": {"Creator": None, "Date": None},
+}
+_LINES = ("-", "--", "-.", ":")
+_MARKERS = ("o", "s", "^", "D", "v", "P")
+MOST_LABELLED = 12  # sources with a line of their own style and a label; the rest are drawn thin and grey
+
+
+def trajectories(comparison: Comparison) -> dict[str, Trajectory]:
+    """Name → trajectory of every trained run, in the order of the rows."""
+    several = len(comparison.tables) > 1
+    found = {}
+    for table in comparison.tables:
+        for row in table.rows:
+            for member, fact in zip(row.members, run_facts(row), strict=True):
+                trajectory = read_trajectory(member.run)
+                if trajectory is not None:
+                    found[f"{table.model} · {fact.name}" if several else fact.name] = trajectory
+    return found
+
+
+def draw_weights(runs: dict[str, Trajectory], path: Path) -> None:
+    """Weights over time, one panel per run: thick the weight in force, thin the realised share of examples.
+
+    Args:
+        path: ends in ``.png``, ``.pdf`` or ``.svg``.
+
+    Raises:
+        MoemixError: no trained run, or another kind of file.
+    """
+    kind = path.suffix.lower().lstrip(".")
+    if kind not in _METADATA:
+        raise MoemixError(f"cannot draw a {path.suffix or 'file without an ending'}", where=str(path),
+                          hint=nearest(kind, _METADATA))  # fmt: skip
+    if not runs:
+        raise MoemixError("no run has been trained: there are no weights to draw", where=str(path))
+    from matplotlib import rc_context, rcParamsDefault
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    columns = min(3, len(runs))
+    lines = math.ceil(len(runs) / columns)
+    settings = {key: value for key, value in rcParamsDefault.items() if not key.startswith(("backend", "interactive"))}
+    with rc_context(settings | {"svg.hashsalt": "moemix", "font.size": 9}):
+        figure = Figure(figsize=(4.4 * columns, 3.0 * lines + 0.3), layout="constrained")
+        FigureCanvasAgg(figure)
+        panels = figure.subplots(lines, columns, sharey=True, squeeze=False)
+        top = 1.05 * max(float(np.nanmax([t.weights.max(), np.nanmax(t.realised)])) for t in runs.values())
+        for panel, (name, trajectory) in zip(panels.flat, runs.items(), strict=False):
+            _draw(panel, name, trajectory, top)
+        for panel in list(panels.flat)[len(runs) :]:
+            panel.set_axis_off()
+        figure.supxlabel("optimizer step (thick: weight in force; thin: realised share of examples)", fontsize=9)
+        figure.supylabel("share", fontsize=9)
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format=kind, dpi=150, metadata=_METADATA[kind])
+    write_bytes(path, buffer.getvalue())
+
+
+def _draw(panel: Any, name: str, trajectory: Trajectory, top: float) -> None:
+    from matplotlib import colormaps
+
+    end = int(trajectory.steps[-1])
+    final = trajectory.weights[-1]
+    labelled = sorted(np.argsort(-final, kind="stable")[:MOST_LABELLED].tolist())
+    for source in set(range(len(final))) - set(labelled):
+        panel.plot(trajectory.steps, trajectory.weights[:, source], color="0.8", linewidth=0.6, drawstyle="steps-post")
+    heights = _spread([float(final[source]) for source in labelled], gap=0.055 * top)
+    for position, (source, height) in enumerate(zip(labelled, heights, strict=True)):
+        # Lightness as well as line and marker tell the sources apart, so a grey print does too.
+        colour = colormaps["viridis"](0.8 * position / max(1, len(labelled) - 1))
+        panel.plot(
+            trajectory.steps, trajectory.weights[:, source], color=colour, linewidth=1.8, drawstyle="steps-post",
+            linestyle=_LINES[position % len(_LINES)], marker=_MARKERS[position % len(_MARKERS)], markersize=3.5,
+            markevery=max(1, len(trajectory.steps) // 8),
+        )  # fmt: skip
+        panel.stairs(trajectory.realised[:, source], trajectory.steps, color=colour, linewidth=0.6, baseline=None)
+        panel.annotate(
+            f"{trajectory.names[source]} {final[source]:.2f}", (end, final[source]), (1.04 * end, height),
+            va="center", fontsize=8, color=colour, annotation_clip=False, parse_math=False,
+            arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 0.5, "shrinkA": 0, "shrinkB": 0},
+        )  # fmt: skip
+    panel.set_title(plain(name), fontsize=10, loc="left", parse_math=False)
+    panel.set_xlim(0, end)
+    panel.set_ylim(0, top)
+    panel.spines[["top", "right"]].set_visible(False)
+
+
+def _spread(heights: Sequence[float], gap: float) -> list[float]:
+    """Label heights as near as can be to the given ones, at least ``gap`` apart, in the same order from the bottom."""
+    order = np.argsort(heights, kind="stable")
+    placed = np.array(heights)[order]
+    # Least squares under a minimal distance is isotonic regression of the heights less their place in the queue.
+    blocks: list[list[float]] = []  # [mean, size]
+    for height in placed - gap * np.arange(len(placed)):
+        blocks.append([float(height), 1.0])
+        while len(blocks) > 1 and blocks[-2][0] > blocks[-1][0]:
+            (low, few), (high, many) = blocks[-2:]
+            blocks[-2:] = [[(low * few + high * many) / (few + many), few + many]]
+    flat = np.repeat([mean for mean, _ in blocks], [int(size) for _, size in blocks])
+    result = np.empty(len(placed))
+    result[order] = flat + gap * np.arange(len(placed))
+    return [float(height) for height in result]

@@ -1,0 +1,246 @@
+"""A comparison laid out for reading: what stands in each cell and each note, before any format's own marks."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from leaderboards.facts import RunFacts, run_facts
+from leaderboards.statistics import Estimate
+from leaderboards.table import Cell, Comparison, Heading, Table
+
+NOTHING = "—"
+MOST_SOURCES = 12  # columns of the mixture table; beyond that a table is unreadable, and the JSON has them all
+
+MOST_TASKS = 6  # of a column that a note names one by one
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A table cell: its text, a second line below it, and whether it is the column's best or tied with it."""
+
+    text: str
+    below: str = ""
+    mark: Literal["", "best", "tied"] = ""
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A table, its first column the names of the rows."""
+
+    caption: str
+    header: list[str]
+    rows: list[list[Entry]]
+
+
+@dataclass(frozen=True)
+class Section:
+    """One model on one suite: the scores, the runs behind them, and what a reader has to know."""
+
+    title: str
+    scores: Grid
+    runs: list[Grid]
+    marked: bool
+    notes: list[str]
+
+
+def lay_out(comparison: Comparison) -> list[Section]:
+    """A section per model."""
+    return [_section(comparison.suite, table) for table in comparison.tables]
+
+
+@dataclass
+class _Footnotes:
+    """Reasons by number; the same reason keeps its number."""
+
+    texts: list[str] = field(default_factory=list)
+
+    def mark(self, text: str) -> str:
+        if text not in self.texts:
+            self.texts.append(text)
+        return f"[{self.texts.index(text) + 1}]"
+
+
+def _section(suite: str, table: Table) -> Section:
+    footnotes = _Footnotes()
+    facts = [fact for row in table.rows for fact in run_facts(row)]
+    scores = _scores(table, footnotes)
+    runs = [_mixture(facts), _cost(facts)] if any(fact.weights for fact in facts) else []
+    numbered = [f"[{number}] {text}" for number, text in enumerate(footnotes.texts, 1)]
+    return Section(
+        title=" · ".join(name for name in (suite, table.model) if name),
+        scores=scores,
+        runs=runs,
+        marked=any(cell.best for row in table.rows for cell in row.cells.values()),
+        notes=[*numbered, *table.notes, *_reading(table), *_columns(table), *_conditions(table), *_task_notes(table)],
+    )
+
+
+# --- scores -----------------------------------------------------------------------------------------
+
+
+def _scores(table: Table, footnotes: _Footnotes) -> Grid:
+    rows = []
+    for row in table.rows:
+        label = " ".join([row.label, *(footnotes.mark(note) for note in row.notes)])
+        rows.append([Entry(label), *(_entry(row.cells[column.name], column, footnotes) for column in table.columns)])
+    if table.columns:
+        rows.append([Entry("questions"), *(Entry(_questions(table, column)) for column in table.columns)])
+    if any(not math.isnan(column.detectable) for column in table.columns):
+        detectable = (Entry(_number(column.detectable, column)) for column in table.columns)
+        rows.append([Entry("detectable difference"), *detectable])
+    header = [column.title + ("" if column.higher_is_better else " ↓") for column in table.columns]
+    return Grid("", ["strategy", *header], rows)
+
+
+def _entry(cell: Cell, column: Heading, footnotes: _Footnotes) -> Entry:
+    note = f" {footnotes.mark(cell.note)}" if cell.note else ""
+    if cell.score is None:
+        return Entry(NOTHING + note)
+    below = ""
+    if cell.difference is not None:
+        below = f"({_estimate(cell.difference, column, signed=True)}{'*' if cell.significant else ''})"
+    return Entry(_estimate(cell.score, column) + note, below, "best" if cell.best else "tied" if cell.tied else "")
+
+
+def _estimate(found: Estimate, column: Heading, *, signed: bool = False) -> str:
+    error = "?" if math.isnan(found.se) else _number(found.se, column)
+    return f"{_number(found.value, column, signed=signed)} ± {error}"
+
+
+def _number(value: float, column: Heading, *, signed: bool = False) -> str:
+    """In percent with one decimal where the scores are fractions, else with two decimals."""
+    if math.isnan(value):
+        return NOTHING
+    text = _fixed(100 * value, 1, signed) if column.fraction else _fixed(value, 2, signed)
+    return text.replace("-", "−")
+
+
+def _fixed(value: float, decimals: int, signed: bool) -> str:
+    rounded = round(value, decimals) + 0.0  # no negative zero
+    return f"{rounded:{'+' if signed else ''}.{decimals}f}"
+
+
+def _questions(table: Table, column: Heading) -> str:
+    counts = sorted({cell.n for cell in table.cells(column) if cell.score is not None})
+    return "/".join(f"{count:,}" for count in counts)
+
+
+# --- runs -------------------------------------------------------------------------------------------
+
+
+def _mixture(facts: Sequence[RunFacts]) -> Grid:
+    names = sorted({name for fact in facts for name in fact.weights})
+    caption = "Final weights in %; below, what was really drawn: share of examples / share of tokens"
+    if len(names) > MOST_SOURCES:
+        heaviest = sorted(names, key=lambda name: -max(fact.weights.get(name, 0.0) for fact in facts))[:MOST_SOURCES]
+        caption += f" (the {MOST_SOURCES} heaviest of {len(names)} sources)"
+        names = sorted(heaviest)
+    rows = [[Entry(fact.name), *(_mix_entry(fact, name) for name in names)] for fact in facts]
+    return Grid(caption, ["run", *names], rows)
+
+
+def _mix_entry(fact: RunFacts, source: str) -> Entry:
+    if source not in fact.weights:
+        return Entry(NOTHING)
+    drawn = (_percent(share.get(source)) for share in (fact.examples_share, fact.tokens_share))
+    return Entry(_percent(fact.weights[source]), f"({' / '.join(drawn)})")
+
+
+def _cost(facts: Sequence[RunFacts]) -> Grid:
+    header = ["run", "steps", "examples", "tokens", "seconds", "mixing seconds", "mixing %"]
+    rows = []
+    for fact in facts:
+        counts = [NOTHING if count is None else f"{count:,}" for count in (fact.steps, fact.examples, fact.tokens)]
+        times = [NOTHING if time is None else f"{time:,.1f}" for time in (fact.seconds, fact.mixing_seconds)]
+        rows.append([Entry(text) for text in (fact.name, *counts, *times, _percent(fact.mixing_share, decimals=2))])
+    return Grid("Training, and what the mixing itself took of it", header, rows)
+
+
+def _percent(share: float | None, decimals: int = 1) -> str:
+    return NOTHING if share is None else _fixed(100 * share, decimals, signed=False)
+
+
+# --- notes ------------------------------------------------------------------------------------------
+
+
+def _reading(table: Table) -> list[str]:
+    """How to read the numbers."""
+    if not table.columns:
+        return []
+    several = any(len(row.evaluations) > 1 for row in table.rows)
+    unit = (
+        "Scores in % ± standard error"
+        if all(column.fraction for column in table.columns)
+        else "Scores ± standard error"
+    )
+    notes = [f"{unit} over questions{' and seeds' if several else ''}."]
+    if table.comparisons:
+        notes.append(
+            f"In brackets: difference to {table.baseline}, paired by question{' and seed' if several else ''};"
+            f" * significant at 5 % (two-sided) after Holm's correction over {table.comparisons} differences."
+        )
+        notes.append(
+            "Detectable difference: what such a comparison finds with 80 % power after correction"
+            " (median over rows); smaller true differences will mostly go unseen."
+        )
+    cells = [cell for row in table.rows for cell in row.cells.values() if cell.score]
+    if any(cell.score and cell.score.se == 0 for cell in cells):
+        notes.append("± 0.0: every question scored the same, which leaves no spread to estimate an error from.")
+    if any(cell.score and math.isnan(cell.score.se) for cell in cells):
+        notes.append("± ?: a single question has no standard error.")
+    return notes + _seeds(table)
+
+
+def _seeds(table: Table) -> list[str]:
+    trained = [row for row in table.rows if row.trained and row.evaluations]
+    if not trained:
+        return []
+    if all(len(row.evaluations) == 1 for row in trained):
+        seeds = sorted({seed for row in trained for seed in row.evaluations})
+        return [
+            f"One training run per strategy (seed {', '.join(map(str, seeds))}): the errors are over questions only"
+            " and do not say what another training seed would give."
+        ]
+    sets = {tuple(sorted(row.evaluations)) for row in trained}
+    if len(sets) == 1:
+        return [f"Seeds {', '.join(map(str, sets.pop()))} of every trained strategy; errors span questions and seeds."]
+    return [
+        "Seeds: " + "; ".join(f"{row.label} {', '.join(map(str, sorted(row.evaluations)))}" for row in trained) + "."
+    ]
+
+
+def _columns(table: Table) -> list[str]:
+    return [f"{column.title}: {_definition(column)}." for column in table.columns]
+
+
+def _definition(column: Heading) -> str:
+    if column.columns:
+        return f"mean of {', '.join(column.columns)}"
+    metrics = sorted({key.metric if key.filter == "none" else f"{key.metric} ({key.filter})" for key in column.shares})
+    shots = sorted(set(column.shots.values()))
+    tasks = [key.task for key in column.shares]
+    what = ", ".join(tasks) if len(tasks) <= MOST_TASKS else f"{len(tasks)} tasks"
+    mean = "the mean of " if len(tasks) > 1 else ""
+    return f"{', '.join(metrics)} of {mean}{what}, {'/'.join(map(str, shots))}-shot"
+
+
+def _conditions(table: Table) -> list[str]:
+    if not table.conditions:
+        return []
+    shown = ("suite", "tasks", "questions per task", "engine", "precision", "evaluation seed")
+    return ["Evaluated under: " + "; ".join(f"{name} {table.conditions[name]}" for name in shown) + "."]
+
+
+def _task_notes(table: Table) -> list[str]:
+    """What the evaluations themselves had to say about a task, once each."""
+    found = dict.fromkeys(
+        f"{result.task}: {result.note}"
+        for row in table.rows
+        for evaluation in row.evaluations.values()
+        for result in evaluation.summary.results
+        if result.note
+    )
+    return list(found)

@@ -1,0 +1,148 @@
+"""Which runs make a row: the seeds of one strategy on one model, each with its evaluation or the reason it has none."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from harness.errors import MoemixError
+from harness.files import hash_value
+from harness.records import EvalSummary, RunManifest
+from harness.store import Run
+from leaderboards.scores import Evaluation
+
+
+@dataclass(frozen=True)
+class Member:
+    """A run, and its evaluation on the suite at hand or the reason there is none."""
+
+    run: Run
+    manifest: RunManifest
+    evaluation: Evaluation | None
+    problem: str | None
+
+    @property
+    def seed(self) -> int:
+        return self.manifest.config.seed
+
+    @property
+    def trained(self) -> bool:
+        """Whether any step was taken: the base checkpoint itself is the same whatever the seed."""
+        return self.manifest.result is not None and self.manifest.result.steps > 0
+
+
+@dataclass(frozen=True)
+class Group:
+    """Runs of one model that differ only in their seed."""
+
+    model_id: str
+    strategy: str
+    label: str
+    members: tuple[Member, ...]
+
+
+def group(runs: Sequence[Run], eval_folders: Mapping[str, Path]) -> dict[str, list[Group]]:
+    """model id → its groups, both in the order the runs come in; seeds ascending.
+
+    Two configurations under one strategy label become two groups, told apart in their labels by what differs.
+    """
+    found: dict[tuple[str, str, str], dict[int, Member]] = {}
+    for run in runs:
+        member = open_member(run, eval_folders)
+        config = member.manifest.config
+        seeds = found.setdefault((config.model_id, config.strategy.label, hash_value(_identity(member))), {})
+        other = seeds.setdefault(config.seed, member)
+        if other.run.folder.resolve() != run.folder.resolve():
+            raise MoemixError(f"the same run as {other.run.folder}", where=str(run.folder), hint="give one of the two")
+    models: dict[str, list[Group]] = {}
+    for (model_id, strategy, _), seeds in found.items():
+        members = tuple(seeds[seed] for seed in sorted(seeds))
+        rivals = [m for key, m in found.items() if key[:2] == (model_id, strategy) and m is not seeds]
+        label = (
+            f"{strategy} ({_told_apart(members[0], [next(iter(m.values())) for m in rivals])})" if rivals else strategy
+        )
+        models.setdefault(model_id, []).append(Group(model_id, strategy, label, members))
+    return models
+
+
+def model_names(model_ids: Sequence[str]) -> dict[str, str]:
+    """Model ids without their hashes, where that leaves them distinct."""
+    short = {model_id: re.sub(r"-[0-9a-f]{12}$", "", model_id) for model_id in model_ids}
+    names = list(short.values())
+    return {model_id: name if names.count(name) == 1 else model_id for model_id, name in short.items()}
+
+
+def open_member(run: Run, eval_folders: Mapping[str, Path]) -> Member:
+    """Read a run's manifest and, where it is finished, its evaluation."""
+    manifest = run.manifest
+    folder = eval_folders.get(manifest.run_id)
+    problem = _unfinished(manifest, folder)
+    if problem is not None or folder is None:
+        return Member(run, manifest, None, problem)
+    evaluation = Evaluation.open(folder)
+    if manifest.checkpoint_hash and evaluation.summary.checkpoint_hash != manifest.checkpoint_hash:
+        return Member(run, manifest, None, f"evals/{folder.name} is of another checkpoint; evaluate it again")
+    return Member(run, manifest, evaluation, None)
+
+
+def conditions(summary: EvalSummary) -> dict[str, str]:
+    """What must agree before two evaluations may be compared."""
+    request, engine = summary.request, summary.engine
+    found = {
+        "suite": f"{request.suite} ({request.suite_hash[:12]})",
+        "tasks": ", ".join(request.tasks) or "all",
+        "questions per task": str(request.limit or "all"),
+        "engine": f"{engine.get('name', request.engine)} {engine.get('version') or ''}".strip(),
+        "precision": request.dtype,
+        "evaluation seed": str(request.seed),
+    }
+    for result in summary.results:
+        if result.value is not None:
+            found[f"{result.task}"] = f"version {result.task_version}, {result.shots}-shot"
+            found[f"prompts of {result.task}"] = result.prompt_hash[:12]
+    return found
+
+
+def unlike(here: Mapping[str, str], there: Mapping[str, str]) -> str:
+    """Where two sets of conditions disagree, in words; empty if they do not."""
+    texts = [f"{key}: {here[key]}, not {there[key]}" for key in here if key in there and here[key] != there[key]]
+    return "; ".join(texts[:3]) + (f"; and {len(texts) - 3} more" if len(texts) > 3 else "")
+
+
+def _unfinished(manifest: RunManifest, folder: Path | None) -> str | None:
+    """Why there is nothing to read yet; None if there is."""
+    train = manifest.stages["train"]
+    if train.status != "done":
+        return _state("training", train.status, train.error)
+    if folder is not None and (folder / "summary.json").is_file():
+        return None
+    stage = manifest.stages.get(f"eval:{folder.name}") if folder is not None else None
+    return _state("evaluation", stage.status, stage.error) if stage else "not evaluated on this suite"
+
+
+def _state(what: str, status: str, error: str | None) -> str:
+    if status == "failed":
+        return f"{what} failed: {error or 'no reason recorded'}"
+    return f"{what} has not finished" if status == "running" else f"{what} has not run yet"
+
+
+def _identity(member: Member) -> dict[str, Any]:
+    """A run's configuration without what its seed changes."""
+    return member.manifest.config.model_dump(mode="json", exclude={"seed", "reference"})
+
+
+def _told_apart(member: Member, rivals: Sequence[Member]) -> str:
+    """The settings in which a configuration differs from others of the same label."""
+    here, others = _leaves(_identity(member)), [_leaves(_identity(rival)) for rival in rivals]
+    differing = [key for key in here if any(here[key] != other.get(key) for other in others)]
+    texts = [f"{key}={here[key]}" for key in differing[:2]]
+    return ", ".join(texts) or member.manifest.run_id.rsplit("-", 1)[-1]
+
+
+def _leaves(tree: Any, path: str = "") -> dict[str, Any]:
+    if isinstance(tree, dict) and tree:
+        return {k: v for key, value in tree.items() for k, v in _leaves(value, f"{path}.{key}".lstrip(".")).items()}
+    return {path: tree}

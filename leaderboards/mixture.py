@@ -1,0 +1,74 @@
+"""A run's mixture over time, from ``mixture.jsonl``: the weights in force, and what was drawn under them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import ValidationError
+
+from harness.errors import MoemixError
+from harness.files import read_jsonl
+from harness.records import MixtureUpdate
+from harness.store import Run
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """Weights and realised shares of the K sources.
+
+    Attributes:
+        steps: i64[U + 2]: 0, the step of each of U updates, and the last step of training.
+        weights: f64[U + 2, K]; row u holds from ``steps[u]`` on, so the last two rows are equal.
+        realised: f64[U + 1, K], the share of examples drawn between ``steps[u]`` and ``steps[u + 1]``; nan where none.
+    """
+
+    names: tuple[str, ...]
+    steps: NDArray[np.int64]
+    weights: NDArray[np.float64]
+    realised: NDArray[np.float64]
+
+
+def read_trajectory(run: Run) -> Trajectory | None:
+    """The trajectory of a finished training run; None for a base checkpoint and for a run without a result.
+
+    Raises:
+        MoemixError: with file and line, for a line that is no update, or is not about the same sources, or goes back.
+    """
+    result = run.manifest.result
+    if result is None or result.steps == 0:
+        return None
+    names = tuple(sorted(result.final_weights))
+    final = [result.final_weights[name] for name in names]
+    updates = _read_updates(run, names)
+    drawn = np.array([update.realised_examples for update in updates], dtype=np.float64).reshape(-1, len(names))
+    total = np.array([result.realised_examples.get(name, 0) for name in names], dtype=np.float64)
+    counts = np.vstack([drawn, total - drawn.sum(axis=0)])  # after the last update: what is left of the total
+    shares = np.divide(counts, counts.sum(axis=1, keepdims=True), where=counts.sum(axis=1, keepdims=True) > 0,
+                       out=np.full_like(counts, np.nan))  # fmt: skip
+    first = updates[0].before if updates else final
+    return Trajectory(
+        names=names,
+        steps=np.array([0, *(update.step for update in updates), result.steps]),
+        weights=np.array([first, *(update.after for update in updates), final]),
+        realised=shares,
+    )
+
+
+def _read_updates(run: Run, names: tuple[str, ...]) -> list[MixtureUpdate]:
+    updates: list[MixtureUpdate] = []
+    for number, line in enumerate(read_jsonl(run.mixture) if run.mixture.is_file() else (), 1):
+        where = f"{run.mixture}:{number}"
+        try:
+            update = MixtureUpdate.model_validate(line)
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            key = ".".join(str(part) for part in first["loc"])
+            raise MoemixError(f"not a mixture update: `{key}`: {first['msg']}", where=where) from None
+        if update.names != names:
+            raise MoemixError(f"the sources are {', '.join(update.names)}, the run's {', '.join(names)}", where=where)
+        if updates and update.step <= updates[-1].step:
+            raise MoemixError(f"step {update.step} comes after step {updates[-1].step}", where=where)
+        updates.append(update)
+    return updates

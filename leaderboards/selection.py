@@ -1,0 +1,79 @@
+"""Which runs to compare, and where each one's evaluations lie: from run folders, or from a recipe's plan."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.errors import MoemixError, unknown
+from harness.plan import Plan
+from harness.store import Run
+from leaderboards.comparison import compare
+from leaderboards.table import Comparison
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Runs in the order of their rows; suite → run id → folder of the evaluation, present or still to come."""
+
+    runs: tuple[Run, ...]
+    evaluations: dict[str, dict[str, Path]]
+    baseline: str
+
+    def compare(self, suite: str | None = None) -> list[Comparison]:
+        """A comparison per suite, or of the one that is named.
+
+        Raises:
+            MoemixError: no run was evaluated on that suite; and as :func:`leaderboards.comparison.compare`.
+        """
+        if suite is not None and suite not in self.evaluations:
+            raise unknown("suite", suite, self.evaluations, where="these runs")
+        wanted = [suite] if suite is not None else sorted(self.evaluations)
+        if not wanted:
+            return [compare(self.runs, {}, self.baseline)]
+        return [compare(self.runs, self.evaluations[name], self.baseline, name) for name in wanted]
+
+
+def from_plan(plan: Plan) -> Selection:
+    """Every run that a recipe plans, finished or not, in the recipe's order."""
+    evaluations: dict[str, dict[str, Path]] = {}
+    for planned in plan.runs:
+        for suite, folder in planned.evaluations.items():
+            evaluations.setdefault(suite, {})[planned.config.id] = folder
+    return Selection(tuple(planned.run for planned in plan.runs), evaluations, plan.recipe.baseline)
+
+
+def from_folders(folders: Iterable[Path], baseline: str) -> Selection:
+    """Run folders, or folders of run folders. Suites are the evaluations that lie in them, by folder name.
+
+    Raises:
+        MoemixError: a folder that holds no run.
+    """
+    runs = [run for folder in folders for run in _runs_in(folder)]
+    evaluations: dict[str, dict[str, Path]] = {}
+    for run in runs:
+        for summary in sorted((run.folder / "evals").glob("*/summary.json")):
+            evaluations.setdefault(summary.parent.name, {})
+    for suite, by_run in evaluations.items():
+        by_run.update({run.manifest.run_id: run.folder / "evals" / suite for run in runs})
+    return Selection(tuple(runs), evaluations, baseline)
+
+
+def joined(selections: Sequence[Selection]) -> Selection:
+    """Several selections as one; the first one's baseline. A run that comes twice is kept once."""
+    runs = {run.folder.resolve(): run for selection in selections for run in selection.runs}
+    evaluations: dict[str, dict[str, Path]] = {}
+    for selection in selections:
+        for suite, by_run in selection.evaluations.items():
+            evaluations.setdefault(suite, {}).update(by_run)
+    return Selection(tuple(runs.values()), evaluations, selections[0].baseline)
+
+
+def _runs_in(folder: Path) -> list[Run]:
+    if (folder / "run.json").is_file():
+        return [Run(folder)]
+    runs = [Run(path.parent) for path in sorted(folder.glob("*/run.json"))]
+    if not runs:
+        raise MoemixError("no run lies here: there is no run.json in it or below it", where=str(folder))
+    return runs

@@ -1,0 +1,133 @@
+"""Strategies are found by name, from three places, and mistakes get an answer that helps."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from harness.errors import MoemixError
+from trainers.mixing import MixingStrategy, load_strategy, registry, strategy_cards
+from trainers.mixing.contract import check_strategy
+from trainers.strategies_cli import strategies
+
+OWN = '''
+from __future__ import annotations
+
+from dataclasses import dataclass
+from trainers.mixing.static import Uniform
+
+
+@dataclass(frozen=True)
+class Mine(Uniform):
+    """Uniform, but mine."""
+
+    name = "mine"
+    strength: float = 2.0
+    items: tuple[int, ...] = (1,)
+
+
+class Other:
+    pass
+'''
+
+
+@pytest.fixture
+def own_file(tmp_path: Path) -> Path:
+    path = tmp_path / "own.py"
+    path.write_text(OWN)
+    return path
+
+
+def test_options_are_converted_to_their_kinds():
+    rule = load_strategy("dynamic", eta="1e1", c=1, layers=[-1, 0])
+    assert (rule.eta, rule.c, rule.layers) == (10.0, 1.0, (-1, 0))
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("dynamik", {}, "did you mean 'dynamic'"),
+        ("dynamic", {"etta": 1}, "did you mean 'eta'"),
+        ("dynamic", {"distance": "l1"}, "did you mean 'l2'"),
+        ("dynamic", {"layers": "al"}, "did you mean 'all'"),
+        ("dynamic", {"eta": "much"}, "dynamic.eta: 'much' is not valid"),
+        ("dynamic", {"eta": -1}, "not negative"),
+        ("dynamic", {"eta": float("nan")}, "finite"),
+        ("dynamic", {"c": 1.5}, "between 0 and 1"),
+        ("dynamic", {"layers": []}, "empty"),
+        ("uniform", {"eta": 1}, "unknown option 'eta'"),
+    ],
+)
+def test_a_mistake_is_named_with_what_would_be_right(name: str, options: dict, message: str):
+    with pytest.raises(MoemixError, match=message):
+        load_strategy(name, **options)
+
+
+def test_a_strategy_from_a_file_works_like_a_built_in_one(own_file: Path):
+    rule = load_strategy(f"{own_file}:Mine", strength=3, items=[4, 5])
+    assert isinstance(rule, MixingStrategy)
+    assert (rule.strength, rule.items) == (3.0, (4, 5))
+    assert rule == load_strategy(f"{own_file}:Mine", strength=3, items=[4, 5])
+    check_strategy(rule)
+
+
+def test_mistakes_in_a_strategy_file_are_told_with_the_file(own_file: Path):
+    for name, message in {
+        f"{own_file}:Mein": "did you mean 'Mine'",
+        f"{own_file}:Other": "not a MixingStrategy",
+        str(own_file): "which class",
+        f"{own_file.with_name('owm.py')}:Mine": "did you mean 'own.py'",
+    }.items():
+        with pytest.raises(MoemixError, match=message):
+            load_strategy(name)
+    own_file.write_text("import nothing_of_this_name")
+    with pytest.raises(MoemixError, match="does not run: ModuleNotFoundError"):
+        load_strategy(f"{own_file}:Mine")
+
+
+def test_an_installed_plug_in_is_found_by_its_entry_point(own_file: Path, monkeypatch: pytest.MonkeyPatch):
+    information = own_file.with_name("plugin-1.0.dist-info")
+    information.mkdir()
+    (information / "METADATA").write_text("Metadata-Version: 2.1\nName: plugin\nVersion: 1.0\n")
+    (information / "entry_points.txt").write_text("[moemix.strategies]\nmine = own:Mine\nuniform = own:Mine\n")
+    monkeypatch.syspath_prepend(own_file.parent)
+    registry._plugins.cache_clear()
+    try:
+        assert load_strategy("mine", strength=5).strength == 5
+        assert type(load_strategy("uniform")).__name__ == "Uniform", "a plug-in cannot replace a built-in strategy"
+        assert {card.name: card.summary for card in strategy_cards()}["mine"] == "Uniform, but mine."
+    finally:
+        registry._plugins.cache_clear()
+        sys.modules.pop("own", None)
+
+
+def test_every_built_in_strategy_says_what_it_is():
+    cards = {card.name: card for card in strategy_cards()}
+    assert {"none", "uniform", "datasize", "dynamic"} <= cards.keys()
+    assert all(card.summary for card in cards.values())
+    assert cards["dynamic"].signals == ("gate_load",)
+    assert cards["dynamic"].defaults["eta"] == 10.0
+    assert not cards["none"].trains
+
+
+def test_the_listing_prints_a_table_and_json():
+    table = CliRunner().invoke(strategies)
+    assert table.exit_code == 0
+    assert "dynamic" in table.output
+    assert "eta=10.0" in table.output
+    listed = json.loads(CliRunner().invoke(strategies, ["--format", "json"]).output)
+    assert [entry["name"] for entry in listed] == sorted(entry["name"] for entry in listed)
+
+
+def test_listing_strategies_never_imports_torch():
+    code = (
+        "import sys, trainers.mixing; trainers.mixing.strategy_cards();"
+        "print([name for name in ('torch', 'transformers') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

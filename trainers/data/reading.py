@@ -1,0 +1,173 @@
+"""Rows from local files (JSON, JSONL, Parquet, gzipped or not) and from the hub, each with the place it stands at."""
+
+from __future__ import annotations
+
+import gzip
+import itertools
+import json
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from harness.errors import MoemixError, unknown
+from harness.recipe import Part
+from harness.sources import part_files
+
+Located = tuple[dict[str, Any], str]
+"""A row and where it is: ``file:line``, or ``file:row N`` where the format has no lines."""
+
+
+def read_part(part: Part, *, root: Path | None, source: str) -> tuple[int, Iterator[Located]]:
+    """How many rows a part has, and the rows one after another.
+
+    Args:
+        root: the data root. A hub id that is a folder below it is read from there.
+        source: the source's name, for errors.
+
+    Raises:
+        MoemixError: a missing, empty or damaged file, a row that is not an object (while iterating), or a hub
+            dataset that cannot be loaded.
+    """
+    if part.hub is not None:
+        return _read_hub(part, root, source)
+    readings = [_read_file(path) for path in part_files(part, root, where=source)]
+    return sum(count for count, _ in readings), itertools.chain.from_iterable(rows for _, rows in readings)
+
+
+def hub_folder(part: Part, root: Path | None) -> Path | None:
+    """The local folder that stands for a part's hub id, if there is one below the data root."""
+    if part.hub is None or root is None or not (root / part.hub).is_dir():
+        return None
+    return root / part.hub
+
+
+def _read_file(path: Path) -> tuple[int, Iterable[Located]]:
+    suffixes = [suffix.lower() for suffix in path.suffixes]
+    kind = suffixes[-2] if suffixes[-1:] == [".gz"] and len(suffixes) > 1 else (suffixes or [""])[-1]
+    if kind not in _READERS:
+        raise unknown("kind of file", kind or path.name, _READERS, where=str(path))
+    try:
+        count, rows = _READERS[kind](path)
+    except UnicodeDecodeError as error:
+        raise MoemixError(f"not UTF-8 text (byte {error.start})", where=str(path)) from None
+    except (OSError, EOFError) as error:
+        raise MoemixError(f"cannot be read: {error}", where=str(path)) from None
+    if count == 0:
+        raise MoemixError("the file has no rows", where=str(path))
+    return count, rows
+
+
+def _open(path: Path) -> Any:
+    return gzip.open(path, "rb") if path.suffix.lower() == ".gz" else open(path, "rb")
+
+
+def _json(path: Path) -> tuple[int, Iterable[Located]]:
+    """An array of objects; or one object a line, since ``.json`` files often are JSONL (AQuA's, say)."""
+    with _open(path) as file:
+        start = file.read(4096).removeprefix(b"\xef\xbb\xbf").lstrip()[:1]
+    if start != b"[":
+        return _jsonl(path)
+    with _open(path) as file:
+        document = file.read().decode("utf-8-sig")
+    rows = list(_array(document, path))
+    return len(rows), rows
+
+
+def _array(document: str, path: Path) -> Iterator[Located]:
+    """The elements of a JSON array with their lines: decoded one by one, since a decoded list knows no lines."""
+    decode = json.JSONDecoder().raw_decode
+    line, counted = 1, 0
+    position = _skip(document, _skip(document, 0) + 1)
+    try:
+        while document[position : position + 1] != "]":
+            value, end = decode(document, position)
+            line, counted = line + document.count("\n", counted, position), position
+            yield _object(value, f"{path}:{line}"), f"{path}:{line}"
+            position = _skip(document, end)
+            if document[position : position + 1] == ",":
+                position = _skip(document, position + 1)
+            elif document[position : position + 1] != "]":
+                raise json.JSONDecodeError("expected `,` or `]`", document, position)
+        if _skip(document, position + 1) < len(document):
+            raise json.JSONDecodeError("something follows the array", document, _skip(document, position + 1))
+    except json.JSONDecodeError as error:
+        raise MoemixError(f"not valid JSON: {error.msg}", where=f"{path}:{error.lineno}") from None
+
+
+def _skip(document: str, position: int) -> int:
+    """The next position that is not white space."""
+    while document[position : position + 1].isspace():
+        position += 1
+    return position
+
+
+def _jsonl(path: Path) -> tuple[int, Iterable[Located]]:
+    with _open(path) as file:
+        count = sum(bool(line.strip()) for line in file)
+    return count, _lines(path)
+
+
+def _lines(path: Path) -> Iterator[Located]:
+    with _open(path) as file:
+        for number, line in enumerate(file, 1):
+            if not line.strip():
+                continue
+            where = f"{path}:{number}"
+            try:
+                value = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
+            except UnicodeDecodeError as error:
+                raise MoemixError(f"not UTF-8 text (byte {error.start} of the line)", where=where) from None
+            except json.JSONDecodeError as error:
+                raise MoemixError(
+                    f"not valid JSON: {error.msg} (column {error.colno})",
+                    where=where,
+                    hint="expected one object a line" + (", or an array of objects" if number == 1 else ""),
+                ) from None
+            yield _object(value, where), where
+
+
+def _object(value: Any, where: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise MoemixError(f"a row should be an object, and is {json.dumps(value)[:40]}", where=where)
+    return value
+
+
+def _parquet(path: Path) -> tuple[int, Iterable[Located]]:
+    import pyarrow  # type: ignore[import-untyped]
+    import pyarrow.parquet  # type: ignore[import-untyped]
+
+    try:
+        file = pyarrow.parquet.ParquetFile(path)
+    except pyarrow.ArrowInvalid as error:
+        raise MoemixError(f"not a Parquet file: {error}", where=str(path)) from None
+
+    def rows() -> Iterator[Located]:
+        batches = file.iter_batches(batch_size=1024)
+        for number, row in enumerate(itertools.chain.from_iterable(batch.to_pylist() for batch in batches)):
+            yield row, f"{path}:row {number}"
+
+    return file.metadata.num_rows, rows()
+
+
+_READERS: dict[str, Callable[[Path], tuple[int, Iterable[Located]]]] = {
+    ".json": _json,
+    ".jsonl": _jsonl,
+    ".ndjson": _jsonl,
+    ".parquet": _parquet,
+}
+
+
+def _read_hub(part: Part, root: Path | None, source: str) -> tuple[int, Iterator[Located]]:
+    import datasets
+
+    where = f"source {source}: hub dataset {part.hub}"
+    place = hub_folder(part, root)
+    try:
+        dataset = datasets.load_dataset(
+            str(place or part.hub), name=part.subset, split=part.split, revision=None if place else part.revision
+        )
+    except (datasets.exceptions.DatasetsError, OSError, ValueError, RuntimeError) as error:
+        raise MoemixError(f"cannot be loaded: {error}", where=where) from error
+    if len(dataset) == 0:
+        raise MoemixError("has no rows", where=where)
+    return len(dataset), ((row, f"{part.hub}[{part.split}]:row {i}") for i, row in enumerate(dataset))

@@ -1,0 +1,336 @@
+"""The training loop: draw, forward, backward, step, and now and then new weights for the mixture.
+
+Nothing that decides what comes next is remembered where it can be derived: draws follow from the seed, the history of
+weights and the draw's number, the learning rate from the step, dropout and gate noise from (seed, step). What cannot
+be derived is in a state on disk, so a run killed at any moment goes on to the same bits.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from harness.errors import StageFailed
+from harness.files import append_jsonl
+from harness.progress import Progress, progress
+from harness.recipe import Mixing, Training
+from harness.records import StepMetrics, TrainResult
+from trainers.batches import GlobalBatch, Layout
+from trainers.data import Draws, SourceExhausted, TokenSource
+from trainers.loss import TargetLosses
+from trainers.mixing import MixingStrategy, Sources
+from trainers.mixture import Mixture
+from trainers.optimizer import freeze, learning_rate, make_optimizer, moments, restore_moments
+from trainers.packing_check import check_packing
+from trainers.ranks import Ranks
+from trainers.runtime import Interrupts, deterministic, peak_memory, seed_step
+from trainers.signals import make_signals
+from trainers.state import State, States, below, prefixed, writing
+from trainers.tally import Tally
+
+METRICS, TRACE = "metrics.jsonl", "mixture.jsonl"
+
+
+def fit(
+    model: Any,
+    tokenizer: Any,
+    sources: Sequence[TokenSource],
+    strategy: MixingStrategy,
+    training: Training,
+    mixing: Mixing,
+    seed: int,
+    folder: Path,
+    title: str,
+) -> TrainResult:
+    """Train ``model`` in place, resuming from ``folder`` if an earlier attempt left a state there.
+
+    Args:
+        model: a transformers causal LM in float32.
+        sources: sorted by name.
+        folder: gets ``state/``, ``metrics.jsonl`` and ``mixture.jsonl``. The states are the caller's to remove, once
+            the trained model is safe (:meth:`trainers.state.States.clear`).
+        title: what progress is called.
+
+    Raises:
+        MoemixError: model, sources and strategy do not go together.
+        StageFailed: the loss is no longer a number, or the disk is full; the last good state is kept.
+        KeyboardInterrupt: asked to stop; a state was written first.
+    """
+    with deterministic():
+        return _Loop(model, tokenizer, sources, strategy, training, mixing, seed, folder, title).run()
+
+
+class _Loop:
+    """One run of :func:`fit`."""
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        sources: Sequence[TokenSource],
+        strategy: MixingStrategy,
+        training: Training,
+        mixing: Mixing,
+        seed: int,
+        folder: Path,
+        title: str,
+    ) -> None:
+        from accelerate import Accelerator
+
+        self.accelerator = Accelerator()
+        self.ranks = Ranks(self.accelerator.num_processes, self.accelerator.process_index, self.accelerator.device)
+        self.training, self.seed, self.folder, self.title = training, seed, folder, title
+        self.sources, self.names = sources, tuple(source.name for source in sources)
+        self.draws = Draws(np.array([len(source.train) for source in sources]), seed, training.exhausted)
+        self.layout = Layout(training.max_length, training.pack, training.rows_per_forward, _pad_id(tokenizer))
+
+        model.to(self.accelerator.device)
+        freeze(model, training.freeze)
+        if training.pack:
+            check_packing(model)
+        if training.gradient_checkpointing:
+            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        self.model = model
+        losses = TargetLosses(model, bfloat16=training.dtype == "bfloat16", balance=training.balance_loss == "model")
+        signals = make_signals(
+            strategy.signals,
+            losses=losses,
+            sources=sources,
+            mixing=mixing,
+            layout=self.layout,
+            seed=seed,
+            ranks=self.ranks,
+        )
+        facts = Sources(self.names, np.array([source.size for source in sources], dtype=np.int64))
+        if self.ranks.first and (advice := strategy.advice(facts)):
+            print(f"warning: {advice}", file=sys.stderr, flush=True)
+        self.mixture = Mixture(strategy, facts, signals, mixing.interval, self.ranks)
+        self.losses, self.optimizer = self.accelerator.prepare(losses, make_optimizer(model, training))
+
+        self.states = States(folder / "state", training.keep_states)
+        self.step = 0
+        self.seconds = 0.0
+        self.seen = Tally.empty(len(sources))  # since training began
+        self.window = Tally.empty(len(sources))  # since the last line of metrics
+        self.window_loss = float("nan")  # over the last finished window
+        self.source_loss = np.full(len(sources), np.nan)  # last known
+
+    # --- the course of a run -----------------------------------------------------------------------
+
+    def run(self) -> TrainResult:
+        self._resume()
+        self.losses.train()
+        if self.accelerator.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats()
+        bar = progress(self.title, self.training.steps, self.step) if self.ranks.first else nullcontext()
+        with Interrupts() as interrupts, bar as shown:
+            while self.step < self.training.steps:
+                try:
+                    stop = self._advance(interrupts.pending, shown)
+                except SourceExhausted as end:
+                    self._note(
+                        f"source {self.names[end.source]} is used up after {self.step} of {self.training.steps} steps;"
+                        " training ends here (training.exhausted=stop)"
+                    )
+                    break
+                if stop and self.step < self.training.steps:
+                    self._save()
+                    raise KeyboardInterrupt
+        return self._result()
+
+    def _advance(self, interrupted: bool, shown: Progress | None) -> bool:
+        """One step, and what is due after it. Says whether any rank was asked to stop."""
+        started = time.perf_counter()
+        batch = self._draw()
+        rate = self._set_learning_rate()
+        tally, stop = self._forward_backward(batch, interrupted)
+        norm = self._learn(tally)
+        self.step += 1
+        self.seen.add(tally)
+        self.window.add(tally)
+        self.mixture.add(tally)
+        last = self.step == self.training.steps
+        if not last and self.mixture.due(self.step):
+            update = self.mixture.update(self.step, self.step * self.training.batch_examples, self.seen)
+            self._append(TRACE, update.model_dump(mode="json"))
+        seconds = time.perf_counter() - started
+        self.seconds += seconds
+        if last or self.step % self.training.log_every == 0:
+            self._log(batch, tally, rate, norm, seconds)
+        if not last and self.step % self.training.save_every == 0:
+            self._save()
+        if shown is not None:
+            shown.advance(note=f"loss {tally.loss:.3f}, {tally.tokens.sum() / seconds:,.0f} tokens/s")
+        return stop
+
+    # --- one step ------------------------------------------------------------------------------------
+
+    def _draw(self) -> GlobalBatch:
+        count = self.training.batch_examples
+        source_ids, indices = self.draws.take(self.step * count, count, self.mixture.weights, self.seen.examples)
+        return GlobalBatch.of(self.sources, source_ids, indices, self.layout)
+
+    def _set_learning_rate(self) -> float:
+        rate = learning_rate(self.training, self.step)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        return rate
+
+    def _forward_backward(self, batch: GlobalBatch, interrupted: bool) -> tuple[Tally, bool]:
+        """Gradients of the mean loss over the global batch's targets; sums over sources and all ranks.
+
+        Ranks average their gradients, hence the factor that turns this into a sum.
+        """
+        seed_step(self.seed, self.step, self.ranks.index)
+        targets, tokens = int(batch.tally.targets.sum()), int(batch.tally.tokens.sum())
+        losses, sources = [], []
+        forwards = list(batch.forwards(self.ranks.index, self.ranks.count, self.accelerator.device))
+        for i, forward in enumerate(forwards):
+            unsynced = i + 1 < len(forwards) and self.ranks.count > 1
+            with self.accelerator.no_sync(self.losses) if unsynced else nullcontext():
+                with self.mixture.watch(forward.source_RT):
+                    found = self.losses(forward)
+                loss = found.total / targets + found.balance * (forward.tokens / tokens)
+                self.accelerator.backward(loss * self.ranks.count)
+            losses.append(found.each_N)
+            sources.append(forward.target_source_N)
+        each, source = torch.cat(losses).cpu().double().numpy(), np.concatenate(sources)
+        sums = self.ranks.sum(np.append(np.bincount(source, each, len(self.names)), float(interrupted)))
+        batch.tally.losses += sums[:-1]
+        if not np.isfinite(batch.tally.losses).all():
+            broken = self.ranks.sum(np.bincount(source, ~np.isfinite(each), len(self.names)))
+            raise self._diverged("the loss", int(broken.argmax()))
+        return batch.tally, bool(sums[-1])
+
+    def _learn(self, tally: Tally) -> float:
+        """Clip and step; the gradient's norm before clipping."""
+        limit = self.training.max_grad_norm
+        norm = float(self.accelerator.clip_grad_norm_(self.losses.parameters(), math.inf if limit is None else limit))
+        if not math.isfinite(norm):
+            raise self._diverged("the gradient", int(np.nanargmax(tally.source_loss)))
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        return norm
+
+    def _diverged(self, what: str, source: int) -> StageFailed:
+        states = self.states.steps()
+        kept = f"the state of step {states[-1]} is kept" if states else "no state had been written yet"
+        return StageFailed(
+            f"{what} of step {self.step + 1} is not a finite number; worst source: {self.names[source]}",
+            where=self.title,
+            hint=f"{kept}; a lower training.learning_rate or max_grad_norm may help",
+        )
+
+    # --- what is written -----------------------------------------------------------------------------
+
+    def _append(self, name: str, record: dict[str, Any]) -> None:
+        if self.ranks.first:
+            with writing(self.folder):
+                append_jsonl(self.folder / name, record)
+
+    def _log(self, batch: GlobalBatch, tally: Tally, rate: float, norm: float, seconds: float) -> None:
+        known = self.window.targets > 0
+        self.source_loss[known] = self.window.source_loss[known]
+        self.window_loss = self.window.loss
+        self.window.clear()
+        metrics = StepMetrics(
+            step=self.step,
+            loss=tally.loss,
+            source_loss=self._by_source(tally.source_loss),
+            examples=int(tally.examples.sum()),
+            tokens=int(tally.tokens.sum()),
+            target_tokens=int(tally.targets.sum()),
+            computed_tokens=batch.computed_tokens,
+            learning_rate=rate,
+            grad_norm=norm,
+            seconds=seconds,
+        )
+        self._append(METRICS, metrics.model_dump(mode="json"))
+
+    def _note(self, text: str) -> None:
+        if self.ranks.first:
+            print(f"{self.title}: {text}", file=sys.stderr, flush=True)
+
+    def _by_source(self, values: np.ndarray) -> dict[str, Any]:
+        return {n: None if v != v else v for n, v in zip(self.names, values.tolist(), strict=True)}
+
+    def _save(self) -> None:
+        arrays = {
+            **prefixed("mixture", self.mixture.arrays()),
+            **prefixed("seen", self.seen.arrays()),
+            **prefixed("window", self.window.arrays()),
+            "source_loss": self.source_loss,
+            "window_loss": np.array(self.window_loss),
+        }
+        if not self.ranks.first:
+            return
+        facts = {
+            "mixture": self.mixture.facts(),
+            "seconds": self.seconds,
+            "files": {name: (self.folder / name).stat().st_size for name in (METRICS, TRACE)},
+        }
+        learnt = moments(self.model, self.optimizer)
+        self.states.save(State(self.step, _tensors(self.model), learnt, arrays, facts))
+
+    def _resume(self) -> None:
+        """Take up the newest valid state, or begin."""
+        state = self.states.newest() if self.ranks.first else None
+        self.ranks.wait()
+        state = state if self.ranks.first else self.states.newest()
+        sizes = state.facts["files"] if state else dict.fromkeys((METRICS, TRACE), 0)
+        if self.ranks.first:
+            for name, size in sizes.items():
+                with open(self.folder / name, "ab") as file:
+                    file.truncate(size)
+        if state is None:
+            self._append(TRACE, self.mixture.beginning().model_dump(mode="json"))
+            return
+        self.step, self.seconds = state.step, state.facts["seconds"]
+        for name, tensor in _tensors(self.model).items():
+            tensor.copy_(state.model[name])
+        restore_moments(self.model, self.optimizer, state.optimizer)
+        self.mixture.restore(below("mixture", state.arrays), state.facts["mixture"])
+        self.seen, self.window = (Tally(**below(part, state.arrays)) for part in ("seen", "window"))
+        self.source_loss, self.window_loss = state.arrays["source_loss"], float(state.arrays["window_loss"])
+        drawn = self.draws.replay(self.mixture.history, self.step * self.training.batch_examples)
+        if not np.array_equal(drawn, self.seen.examples):
+            raise StageFailed("the state does not belong to these sources", where=str(self.states.folder))
+        self._note(f"going on from step {self.step}")
+
+    def _result(self) -> TrainResult:
+        by_source = lambda values: dict(zip(self.names, values.tolist(), strict=True))  # noqa: E731
+        sizes = np.array([len(source.train) for source in self.sources])
+        return TrainResult(
+            steps=self.step,
+            examples=int(self.seen.examples.sum()),
+            tokens=int(self.seen.tokens.sum()),
+            target_tokens=int(self.seen.targets.sum()),
+            seconds=self.seconds,
+            mixing_seconds=self.mixture.seconds,
+            final_loss=None if math.isnan(self.window_loss) else self.window_loss,
+            final_weights=by_source(self.mixture.weights),
+            realised_examples=by_source(self.seen.examples),
+            realised_tokens=by_source(self.seen.tokens),
+            source_losses=self._by_source(self.source_loss),
+            epochs=by_source(self.seen.examples / sizes),
+            peak_memory_bytes=peak_memory(self.accelerator.device),
+        )
+
+
+def _tensors(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """Parameters and persistent buffers by name, shared ones once."""
+    saved = set(model.state_dict(keep_vars=True))
+    buffers = {name: buffer for name, buffer in model.named_buffers() if name in saved}
+    return {name: tensor.detach() for name, tensor in (*model.named_parameters(), *buffers.items())}
+
+
+def _pad_id(tokenizer: Any) -> int:
+    return next((i for i in (tokenizer.pad_token_id, tokenizer.eos_token_id) if i is not None), 0)

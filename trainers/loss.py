@@ -1,0 +1,194 @@
+"""The loss of every target token of a packed forward pass, with the output layer computed at targets only.
+
+Over a vocabulary of 49,152 a logit for every position of a row would outweigh the rest of the step. Hidden states
+are gathered at the positions that predict a target, and the output layer runs over a few of them at a time: its
+logits are turned into losses and gradients and dropped before the next few are computed.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import LongTensor, Tensor, nn
+
+from harness.errors import MoemixError
+from trainers.batches import Forward
+
+CHUNK_LOGITS = 1 << 23  # logits held at once: 32 MB in float32
+
+
+class Losses(NamedTuple):
+    """What a forward pass of N targets gives.
+
+    Attributes:
+        total: the sum of the losses, to be differentiated.
+        each_N: f32[N], the loss of each target, detached.
+        balance: the architecture's auxiliary loss over real tokens, coefficient included; zero if it is off.
+    """
+
+    total: Tensor
+    each_N: Tensor
+    balance: Tensor
+
+
+class TargetLosses(nn.Module):
+    """A causal LM as a function from a packed forward to its losses: the module that training wraps and calls.
+
+    Args:
+        model: a transformers causal LM; its float32 parameters are the master weights.
+        bfloat16: compute under bfloat16 autocast.
+        balance: add the architecture's own auxiliary loss.
+
+    Raises:
+        MoemixError: ``balance`` is asked of an architecture that has none.
+    """
+
+    def __init__(self, model: Any, *, bfloat16: bool = False, balance: bool = False) -> None:
+        super().__init__()
+        self.model = model
+        self._bfloat16 = bfloat16
+        self._balance = _balance_loss(model) if balance else None
+        self._linear_head = _head_is_all(model)
+
+    def forward(self, batch: Forward) -> Losses:
+        with self._autocast():
+            if self._linear_head:
+                outputs = self._base(batch)
+                hidden_NH = outputs.last_hidden_state.flatten(0, 1)[batch.at_N]
+                head = self.model.get_output_embeddings()
+                total, each_N = _head_losses(hidden_NH, head.weight, head.bias, batch.target_N)
+            else:
+                outputs = self._whole(batch)
+                losses_N = F.cross_entropy(outputs.logits[0].float(), batch.target_N, reduction="none")
+                total, each_N = losses_N.sum(), losses_N.detach()
+            balance = total.new_zeros(())
+            if self._balance is not None:
+                balance = self._balance(outputs.router_logits, batch.source_RT >= 0)
+        return Losses(total, each_N, balance)
+
+    def observe(self, batch: Forward) -> None:
+        """Run the decoder alone, for what observers see of it (router selections)."""
+        with self._autocast():
+            self._base(batch)
+
+    def _autocast(self) -> AbstractContextManager:
+        return torch.autocast(self.model.device.type, torch.bfloat16, enabled=self._bfloat16)
+
+    def _arguments(self, batch: Forward) -> dict[str, Any]:
+        """Without an attention mask and a cache, restarted positions are what tells transformers' attention masks where
+        an example begins. Unlike a ready-made mask this also keeps each layer's own pattern (sliding windows)."""
+        wanted = {"output_router_logits": True} if self._balance is not None else {}
+        return {
+            "input_ids": batch.input_RT,
+            "position_ids": batch.position_RT,
+            "attention_mask": None,
+            "use_cache": False,
+            **wanted,
+        }
+
+    def _base(self, batch: Forward) -> Any:
+        return self.model.base_model(**self._arguments(batch))
+
+    def _whole(self, batch: Forward) -> Any:
+        """The whole model, where something follows its output layer; the layer itself still sees only targets."""
+        head = self.model.get_output_embeddings()
+        handle = head.register_forward_pre_hook(lambda _, inputs: (inputs[0].flatten(0, 1)[batch.at_N][None],))
+        try:
+            return self.model(**self._arguments(batch))
+        finally:
+            handle.remove()
+
+
+def _head_losses(
+    hidden_NH: Tensor, weight_VH: Tensor, bias_V: Tensor | None, target_N: LongTensor
+) -> tuple[Tensor, Tensor]:
+    device = hidden_NH.device.type
+    if torch.is_autocast_enabled(device):
+        hidden_NH = hidden_NH.to(torch.get_autocast_dtype(device))
+    with torch.autocast(device, enabled=False):
+        return _HeadLosses.apply(hidden_NH, weight_VH, bias_V, target_N, torch.is_grad_enabled())  # type: ignore[no-any-return]
+
+
+class _HeadLosses(torch.autograd.Function):
+    """Cross-entropy of a linear output layer, summed, with the gradients made in the forward pass, chunk by chunk.
+
+    The loss is linear in its sum, so the gradients only have to be scaled when the real upstream gradient is known.
+    Matrix products are in the dtype of the hidden states, everything else in float32.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, hidden_NH: Tensor, weight_VH: Tensor, bias_V: Tensor | None, target_N: LongTensor, training: bool
+    ) -> tuple[Tensor, Tensor]:
+        rows = max(1, CHUNK_LOGITS // len(weight_VH))
+        low_VH = weight_VH.to(hidden_NH.dtype)
+        each_N = hidden_NH.new_empty(len(hidden_NH), dtype=torch.float32)
+        hidden_grad = torch.empty_like(hidden_NH) if training and ctx.needs_input_grad[0] else None
+        weight_grad = torch.zeros_like(weight_VH) if training and ctx.needs_input_grad[1] else None
+        bias_grad = torch.zeros_like(bias_V) if training and bias_V is not None and ctx.needs_input_grad[2] else None
+        for start in range(0, len(hidden_NH), rows):
+            part = slice(start, start + rows)
+            logits_CV = F.linear(hidden_NH[part], low_VH).float()
+            if bias_V is not None:
+                logits_CV += bias_V
+            picked_C1 = target_N[part, None]
+            norm_C1 = logits_CV.logsumexp(-1, keepdim=True)
+            each_N[part] = (norm_C1 - logits_CV.gather(1, picked_C1)).squeeze(1)
+            if hidden_grad is None and weight_grad is None and bias_grad is None:
+                continue
+            error_CV = logits_CV.sub_(norm_C1).exp_()  # d loss / d logits = softmax − one-hot
+            error_CV.scatter_(1, picked_C1, error_CV.gather(1, picked_C1) - 1)
+            if bias_grad is not None:
+                bias_grad += error_CV.sum(0)
+            error_CV = error_CV.to(hidden_NH.dtype)
+            if hidden_grad is not None:
+                torch.mm(error_CV, low_VH, out=hidden_grad[part])
+            if weight_grad is not None:
+                weight_grad += error_CV.T @ hidden_NH[part]
+        ctx.gradients = hidden_grad, weight_grad, bias_grad
+        ctx.mark_non_differentiable(each_N)
+        return each_N.sum(), each_N
+
+    @staticmethod
+    def backward(ctx: Any, upstream: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+        gradients, ctx.gradients = ctx.gradients, None
+        return *(None if g is None else g.mul_(upstream) for g in gradients), None, None
+
+
+@torch.no_grad()
+def _head_is_all(model: Any) -> bool:
+    """Whether logits are the output layer over the decoder's last hidden state and nothing else.
+
+    Some architectures scale or cap logits afterwards, or wrap the layer in an adapter; a few tokens tell.
+    """
+    head = model.get_output_embeddings()
+    if type(head) is not nn.Linear or model.base_model is model:
+        return False
+    input_RT = torch.arange(4, device=model.device)[None]
+    was_training = model.training
+    model.eval()
+    try:
+        hidden = model.base_model(input_ids=input_RT, use_cache=False).last_hidden_state
+        return torch.equal(head(hidden), model(input_ids=input_RT, use_cache=False).logits)
+    finally:
+        model.train(was_training)
+
+
+def _balance_loss(model: Any) -> Callable[[tuple[Tensor, ...], Tensor], Tensor]:
+    """The auxiliary loss that an architecture defines beside its model, over real tokens only."""
+    name = "load_balancing_loss_func"
+    function = getattr(sys.modules[type(model).__module__], name, None)
+    coefficient = getattr(model.config, "router_aux_loss_coef", getattr(model.config, "aux_loss_coef", None))
+    experts, top_k = getattr(model, "num_experts", None), getattr(model, "num_experts_per_tok", None)
+    if function is None or coefficient is None or experts is None or top_k is None:
+        raise MoemixError(
+            f"{type(model).__name__} has no auxiliary loss of its own",
+            where="training.balance_loss",
+            hint="set training.balance_loss=none",
+        )
+    return lambda logits, real_RT: coefficient * function(logits, experts, top_k, real_RT)

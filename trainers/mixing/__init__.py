@@ -1,0 +1,17 @@
+"""Data mixing: what share of the training data each source gets, and how that changes while training goes on.
+
+Numpy only, so that listing strategies and simulating them never waits for torch.
+"""
+
+from trainers.mixing.base import MixingStrategy, MixtureState, Observation, Sources
+from trainers.mixing.registry import StrategyCard, load_strategy, strategy_cards
+
+__all__ = [
+    "MixingStrategy",
+    "MixtureState",
+    "Observation",
+    "Sources",
+    "StrategyCard",
+    "load_strategy",
+    "strategy_cards",
+]

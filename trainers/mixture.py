@@ -1,0 +1,157 @@
+"""The mixture while training goes on: which weights are in force, when they change, and the trace of why."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import LongTensor
+
+from harness.errors import StageFailed
+from harness.records import MixtureUpdate
+from trainers.mixing import MixingStrategy, MixtureState, Observation, Sources
+from trainers.ranks import Ranks
+from trainers.signals.base import Signal
+from trainers.state import below, prefixed
+from trainers.tally import Tally
+
+
+class Mixture:
+    """A strategy at work: its state, its signals, and the history of its weights.
+
+    Args:
+        signals: the strategy's signals by the observation's field.
+        interval: optimizer steps between updates.
+
+    Attributes:
+        history: (first draw, weights f64[K]) of each stretch, from draw 0 on: with the seed, all that determines draws.
+        since_update: what was drawn and trained on since the last update.
+        seconds: spent on signals and updates.
+    """
+
+    def __init__(
+        self, strategy: MixingStrategy, sources: Sources, signals: Mapping[str, Signal], interval: int, ranks: Ranks
+    ) -> None:
+        self._strategy, self._sources, self._signals, self._ranks = strategy, sources, signals, ranks
+        self._interval = interval if strategy.updates else 0
+        self._state = strategy.init(sources)
+        self.history: list[tuple[int, NDArray[np.float64]]] = []
+        self.since_update = Tally.empty(len(sources.names))
+        self.seconds = 0.0
+        self._enact(self._state, 0)
+
+    @property
+    def weights(self) -> NDArray[np.float64]:
+        """f64[K], in force for the next draws."""
+        return self.history[-1][1]
+
+    def beginning(self) -> MixtureUpdate:
+        """The first line of the trace: the weights that training starts from, caused by no observation."""
+        return self._record(0, self.weights, {}, {})
+
+    @contextmanager
+    def watch(self, source_RT: LongTensor) -> Iterator[None]:
+        """Around the forward pass of a training batch."""
+        with ExitStack() as stack:
+            for signal in self._signals.values():
+                stack.enter_context(signal.watch(source_RT))
+            yield
+
+    def add(self, step: Tally) -> None:
+        """After a training step, with its sums over all ranks."""
+        self.since_update.add(step)
+        for signal in self._signals.values():
+            signal.add(step)
+
+    def due(self, step: int) -> bool:
+        """Whether the weights are to be updated now, ``step`` steps being finished."""
+        return bool(self._interval) and step % self._interval == 0
+
+    def update(self, step: int, draw: int, seen: Tally) -> MixtureUpdate:
+        """Observe, decide on the first rank, and put the new weights in force on all.
+
+        Args:
+            step: optimizer steps finished.
+            draw: number of the next draw, the first under the new weights.
+            seen: sums since training began.
+        """
+        cost: dict[str, float] = {}
+        observed: dict[str, NDArray] = {}
+        for field, signal in self._signals.items():
+            started = time.perf_counter()
+            observed[field] = signal.observe(step)
+            cost[field] = time.perf_counter() - started
+        started = time.perf_counter()
+        observation = Observation(
+            step=step,
+            names=self._sources.names,
+            examples_seen=seen.examples.copy(),
+            tokens_seen=seen.tokens.copy(),
+            **observed,
+        )
+        before = self.weights
+        self._enact(self._strategy.update(self._state, observation) if self._ranks.first else self._state, draw)
+        cost["update"] = time.perf_counter() - started
+        self.seconds += sum(cost.values())
+        record = self._record(step, before, {field: _plain(array) for field, array in observed.items()}, cost)
+        self.since_update.clear()
+        return record
+
+    def arrays(self) -> dict[str, NDArray]:
+        """What must survive a restart; called on every rank."""
+        arrays: dict[str, NDArray] = {"weights": self._state.weights, **prefixed("memory", self._state.memory)}
+        arrays |= prefixed("since_update", self.since_update.arrays())
+        for field, signal in self._signals.items():
+            arrays |= prefixed(f"signal/{field}", signal.arrays())
+        return arrays
+
+    def facts(self) -> dict[str, Any]:
+        return {"history": [(draw, weights.tolist()) for draw, weights in self.history], "seconds": self.seconds}
+
+    def restore(self, arrays: Mapping[str, NDArray], facts: dict[str, Any]) -> None:
+        """The inverse of :meth:`arrays` and :meth:`facts`."""
+        self._state = MixtureState(arrays["weights"], below("memory", arrays))
+        self.since_update = Tally(**below("since_update", arrays))
+        for field, signal in self._signals.items():
+            signal.restore(below(f"signal/{field}", arrays))
+        self.history = [(draw, np.array(weights)) for draw, weights in facts["history"]]
+        self.seconds = facts["seconds"]
+
+    def _enact(self, state: MixtureState, draw: int) -> None:
+        weights = self._ranks.from_first(np.asarray(state.weights, dtype=np.float64))
+        if not (weights.shape == self._sources.sizes.shape and weights.min() >= 0 and abs(weights.sum() - 1) < 1e-6):
+            raise StageFailed(
+                f"the strategy {self._strategy.name!r} gave weights that are no distribution over the"
+                f" {len(self._sources.names)} sources: {weights.tolist()[:8]}"
+            )
+        self._ranks.agree("the weights of the mixture", hashlib.sha256(weights.tobytes()).hexdigest())
+        self._state = MixtureState(weights, state.memory)
+        self.history.append((draw, weights))
+
+    def _record(
+        self, step: int, before: NDArray[np.float64], observation: dict[str, Any], cost: dict[str, float]
+    ) -> MixtureUpdate:
+        return MixtureUpdate(
+            step=step,
+            names=self._sources.names,
+            before=tuple(before.tolist()),
+            after=tuple(self.weights.tolist()),
+            observation=observation,
+            requested=tuple(before.tolist()),
+            realised_examples=tuple(self.since_update.examples.tolist()),
+            realised_tokens=tuple(self.since_update.tokens.tolist()),
+            cost=cost,
+        )
+
+
+def _plain(array: NDArray) -> Any:
+    """Nested lists with null for what is not finite, which JSON cannot say."""
+    if array.dtype.kind != "f" or np.isfinite(array).all():
+        return array.tolist()
+    return [_plain(row) if row.ndim else (float(row) if math.isfinite(row) else None) for row in array]
