@@ -65,6 +65,12 @@ def _arc_files(name: str) -> Dataset:
     return Dataset(files, _ARC_SCHEMA, _arc)
 
 
+def _quickstart(family: str, schema: dict[str, Any]) -> Dataset:
+    """A family of held-out questions of the generated quickstart world, which is a data root of its own."""
+    schema = {"prompt": "text", **schema}
+    return Dataset({"test": f"eval/{family}.jsonl"}, schema, lambda row: {column: row[column] for column in schema})
+
+
 DATASETS: dict[tuple[str, str | None], Dataset] = {
     ("allenai/ai2_arc", "ARC-Easy"): _arc_files("ARC-Easy"),
     ("allenai/ai2_arc", "ARC-Challenge"): _arc_files("ARC-Challenge"),
@@ -76,6 +82,10 @@ DATASETS: dict[tuple[str, str | None], Dataset] = {
     ("openai/gsm8k", "main"): Dataset(
         {"train": "gsm8k/train.jsonl", "test": "gsm8k/test.jsonl"}, {"question": "text", "answer": "text"}, _gsm8k
     ),
+    ("moemix/quickstart", "facts"): _quickstart("facts", {"choices": "texts", "label": "int"}),
+    ("moemix/quickstart", "words"): _quickstart("words", {"target": "text"}),
+    ("moemix/quickstart", "math"): _quickstart("math", {"target": "text"}),
+    ("moemix/quickstart", "code"): _quickstart("code", {"tests": "texts"}),
 }
 
 

@@ -48,6 +48,8 @@ def refused_result(column: SuiteColumn, task: str, reason: str) -> EvalResult:
         task=task,
         metric=column.metric,
         filter=column.filter,
+        aggregation=column.aggregation,
+        filter=column.filter,
         value=None,
         stderr=None,
         n=0,
@@ -89,7 +91,12 @@ def columns(suite: Suite, leaves: Mapping[str, tuple[str, ...]], results: Iterab
         share = [part.n / total if column.aggregation == "micro" and total else 1 / len(parts) for part in parts]
         weights[column.name] = list(zip(parts, share, strict=True))
         made[column.name] = _column(
-            weights[column.name], tasks=tasks, metric=column.metric, title=column.title or column.name
+            weights[column.name],
+            tasks=tasks,
+            metric=column.metric,
+            filter=column.filter,
+            aggregation=column.aggregation,
+            title=column.title or column.name,
         )
     for average in suite.averages:
         if all(name in made for name in average.of):

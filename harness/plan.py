@@ -125,7 +125,7 @@ def make_world(recipe: Recipe, store: Store) -> Path:
     folder = store.cache / "worlds" / str(identity)
     if not (folder / "world.json").is_file():
         command = ("data", "make", str(recipe.data.world), "--out", str(folder), "--seed", str(recipe.data.seed))
-        process = subprocess.run((sys.executable, "-m", "harness.cli", *command), check=False)
+        process = subprocess.run((sys.executable, "-m", "harness.cli", *command), stdout=sys.stderr, check=False)
         if process.returncode:
             raise StageFailed(f"making the data of world {recipe.data.world!r} failed", where=str(folder))
     return folder

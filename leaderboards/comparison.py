@@ -11,15 +11,22 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from harness.errors import MoemixError
+from harness.records import RunConfig
 from harness.store import Run
-from leaderboards.differences import mark_best, parts, take_differences
-from leaderboards.members import conditions, group, model_names, unlike
+from leaderboards.differences import compare_pairs, mark_best, parts, show_differences
+from leaderboards.members import conditions, group, model_names, open_member, unlike
 from leaderboards.scores import Key, TaskScores
 from leaderboards.statistics import estimate
 from leaderboards.table import Cell, Comparison, Heading, Row, Table
 
 
-def compare(runs: Sequence[Run], eval_folders: Mapping[str, Path], baseline: str, suite: str = "") -> Comparison:
+def compare(
+    runs: Sequence[Run],
+    eval_folders: Mapping[str, Path],
+    baseline: str,
+    suite: str = "",
+    planned: Mapping[Path, RunConfig] | None = None,
+) -> Comparison:
     """Compare runs on one suite.
 
     Args:
@@ -27,11 +34,12 @@ def compare(runs: Sequence[Run], eval_folders: Mapping[str, Path], baseline: str
         eval_folders: run id → folder of its evaluation, present or still to come.
         baseline: label of the row that differences are taken to.
         suite: its name, for the heading.
+        planned: folder → configuration, for runs that may have no manifest yet.
 
     Raises:
         MoemixError: damaged records, samples that contradict their summary, or two rows that are the baseline.
     """
-    models = group(runs, eval_folders)
+    models = group([open_member(run, eval_folders, planned or {}) for run in runs])
     names = model_names(list(models))
     tables = []
     for model_id, groups in models.items():
@@ -42,7 +50,7 @@ def compare(runs: Sequence[Run], eval_folders: Mapping[str, Path], baseline: str
 
 def _fill(table: Table) -> Table:
     for row in table.rows:
-        row.notes += [f"seed {member.seed}: {member.problem}" for member in row.members if member.problem]
+        row.notes += [row.of_seed(member.seed, member.problem) for member in row.members if member.problem]
     base = _base(table)
     _set_aside_unlike(table, base)
     table.columns = _headings(table.rows)
@@ -52,9 +60,10 @@ def _fill(table: Table) -> Table:
             row.cells[heading.name] = _cell(row, heading)
         vectors = [s.values for row in table.rows for v in row.scored(heading.name).values() for s in v.values()]
         heading.fraction = all(vector.min() >= 0 and vector.max() <= 1 for vector in vectors)
+    tested = compare_pairs(table)
     if base is not None:
-        take_differences(table, base)
-    mark_best(table)
+        show_differences(table, base, tested)
+    mark_best(table, tested)
     return table
 
 
@@ -128,7 +137,7 @@ def _check_same_questions(table: Table) -> None:
 
 def _cell(row: Row, heading: Heading) -> Cell:
     absent = {seed: held.missing(heading.name) for seed, held in row.evaluations.items()}
-    note = "; ".join(f"seed {seed}: {text}" for seed, text in absent.items() if text) or None
+    note = "; ".join(row.of_seed(seed, text) for seed, text in absent.items() if text) or None
     scored = row.scored(heading.name)
     if not scored:
         return Cell(note=note)

@@ -2,14 +2,28 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from leaderboards.scores import Key
 from leaderboards.statistics import ALPHA, Estimate, Part, detectable, estimate, holm, p_value
-from leaderboards.table import Cell, Heading, Row, Scored, Table
+from leaderboards.table import Heading, Row, Scored, Table
+
+
+Pair = tuple[str, str, str]  # column, and the labels of two rows
+
+
+@dataclass(frozen=True)
+class Tested:
+    """A difference with its p-value, alone and corrected for every pair of the table."""
+
+    difference: Estimate
+    p: float
+    p_holm: float
 
 
 def parts(scored: Scored, shares: Mapping[Key, float], seeds: Sequence[int]) -> list[Part]:
@@ -39,57 +53,59 @@ def difference(row: Row, other: Row, heading: Heading) -> Estimate | None:
     return estimate([Part(mine.weight, mine.scores - theirs.scores, mine.clusters) for mine, theirs in pairs])
 
 
-def take_differences(table: Table, base: Row) -> None:
-    """Fill in each cell's difference to the baseline, its p-values, and what each column could have shown."""
-    cells: list[Cell] = []
+def compare_pairs(table: Table) -> dict[Pair, Tested]:
+    """Every pair of rows in every column, tested as one family: Holm's correction is over all of them.
+
+    One family for the stars and for the ties, or a row could be both better than another and not to be told apart
+    from it; and the best row is picked by looking, so every pair that might have been looked at counts.
+    """
+    found: dict[Pair, Estimate] = {}
     for heading in table.columns:
+        for first, second in itertools.combinations([row for row in table.rows if row.cells[heading.name].score], 2):
+            pair = difference(first, second, heading)
+            if pair is not None:
+                found[heading.name, first.label, second.label] = pair
+    p_values = [p_value(pair) for pair in found.values()]
+    tested: dict[Pair, Tested] = {}
+    for (column, first_label, second_label), p, p_holm in zip(found, p_values, holm(p_values), strict=True):
+        pair = found[column, first_label, second_label]
+        tested[column, first_label, second_label] = Tested(pair, p, p_holm)
+        tested[column, second_label, first_label] = Tested(replace(pair, value=-pair.value), p, p_holm)
+    table.comparisons = sum(not math.isnan(p) for p in p_values)
+    return tested
+
+
+def show_differences(table: Table, base: Row, tested: Mapping[Pair, Tested]) -> None:
+    """Fill in each cell's difference to the baseline, and what each column could have shown."""
+    for heading in table.columns:
+        effects = []
         for row in table.rows:
             cell = row.cells[heading.name]
-            if row is base or not row.compared or cell.score is None or base.cells[heading.name].score is None:
-                continue
-            cell.difference = difference(row, base, heading)
-            if cell.difference is None:
+            found = tested.get((heading.name, row.label, base.label))
+            if found is not None:
+                cell.difference, cell.p, cell.p_holm = found.difference, found.p, found.p_holm
+                effects.append(detectable(found.difference, table.comparisons))
+            elif row is not base and row.compared and cell.score and base.cells[heading.name].score:
                 cell.note = cell.note or f"no difference: no seed in common with {base.label}"
-            else:
-                cell.p = p_value(cell.difference)
-                cells.append(cell)
-    for cell, adjusted in zip(cells, holm([cell.p for cell in cells]), strict=True):
-        cell.p_holm = adjusted
-    table.comparisons = sum(not math.isnan(cell.p) for cell in cells)
-    for heading in table.columns:
-        effects = [detectable(cell.difference, table.comparisons) for cell in table.cells(heading) if cell.difference]
         known = [effect for effect in effects if not math.isnan(effect)]
         heading.detectable = float(np.median(known)) if known else math.nan
 
 
-def mark_best(table: Table) -> None:
+def mark_best(table: Table, tested: Mapping[Pair, Tested]) -> None:
     """Mark each column's best score, and those whose difference to it is not significant.
 
-    The best is picked by looking, so the family that Holm's correction is over holds every pair of rows in every
-    column, not only the pairs with the best.
+    Where there is no error bar to go by (one question), or no seed in common, nothing tells two rows apart.
     """
-    tests: list[tuple[Cell, float]] = []
-    pairs = 0
     for heading in table.columns:
         sign = 1 if heading.higher_is_better else -1
-        scores = [(row, sign * cell.score.value) for row in table.rows if (cell := row.cells[heading.name]).score]
-        scores = [(row, score) for row, score in scores if row.compared]
-        if len(scores) < 2:
+        rows = [row for row in table.rows if row.compared and row.cells[heading.name].score]
+        scores = {row.label: sign * cell.score.value for row in rows if (cell := row.cells[heading.name]).score}
+        if len(rows) < 2:
             continue
-        pairs += math.comb(len(scores), 2)
-        highest = max(score for _, score in scores)
-        leaders = [row for row, score in scores if math.isclose(score, highest, abs_tol=1e-12)]
-        for row, _ in scores:
+        highest = max(scores.values())
+        leaders = [label for label, score in scores.items() if math.isclose(score, highest, abs_tol=1e-12)]
+        for row in rows:
             cell = row.cells[heading.name]
-            if row in leaders:
-                cell.best = True
-            else:
-                tests.append((cell, max(_p_of_none(difference(row, leader, heading)) for leader in leaders)))
-    for (cell, _), adjusted in zip(tests, holm([p for _, p in tests], comparisons=pairs), strict=True):
-        cell.tied = adjusted >= ALPHA
-
-
-def _p_of_none(found: Estimate | None) -> float:
-    """The p-value of a difference. Where there is no error bar to go by nothing tells two rows apart: 1."""
-    p = math.nan if found is None else p_value(found)
-    return 1.0 if math.isnan(p) else p
+            cell.best = row.label in leaders
+            pairs = [tested.get((heading.name, row.label, leader)) for leader in leaders]
+            cell.tied = not cell.best and not all(pair is not None and pair.p_holm < ALPHA for pair in pairs)

@@ -49,12 +49,12 @@ def run_facts(row: Row) -> list[RunFacts]:
 
 
 def _facts(member: Member, name: str) -> RunFacts:
-    result = member.manifest.result
-    if result is None or not member.trained:
-        return RunFacts(name, member.manifest.run_id, member.seed, member.problem, {}, {}, {})
+    result = member.manifest.result if member.manifest else None
+    if result is None or result.steps == 0:
+        return RunFacts(name, member.run.folder.name, member.seed, member.problem, {}, {}, {})
     return RunFacts(
         name=name,
-        run_id=member.manifest.run_id,
+        run_id=member.run.folder.name,
         seed=member.seed,
         problem=member.problem,
         weights=result.final_weights,

@@ -74,7 +74,7 @@ def _section(suite: str, table: Table) -> Section:
         scores=scores,
         runs=runs,
         marked=any(cell.best for row in table.rows for cell in row.cells.values()),
-        notes=[*numbered, *table.notes, *_reading(table), *_columns(table), *_conditions(table), *_task_notes(table)],
+        notes=[*numbered, *table.notes, *_reading(table), *_columns(table), *_task_notes(table), *_conditions(table)],
     )
 
 
@@ -177,14 +177,14 @@ def _reading(table: Table) -> list[str]:
         else "Scores ± standard error"
     )
     notes = [f"{unit} over questions{' and seeds' if several else ''}."]
-    if table.comparisons:
+    if any(cell.difference for row in table.rows for cell in row.cells.values()):
         notes.append(
             f"In brackets: difference to {table.baseline}, paired by question{' and seed' if several else ''};"
-            f" * significant at 5 % (two-sided) after Holm's correction over {table.comparisons} differences."
+            f" * significant at 5 % (two-sided) after Holm's correction over all {table.comparisons} pairs of the table."
         )
         notes.append(
             "Detectable difference: what such a comparison finds with 80 % power after correction"
-            " (median over rows); smaller true differences will mostly go unseen."
+            " (median over rows); smaller true differences may well go unseen."
         )
     cells = [cell for row in table.rows for cell in row.cells.values() if cell.score]
     if any(cell.score and cell.score.se == 0 for cell in cells):
@@ -235,12 +235,10 @@ def _conditions(table: Table) -> list[str]:
 
 
 def _task_notes(table: Table) -> list[str]:
-    """What the evaluations themselves had to say about a task, once each."""
-    found = dict.fromkeys(
-        f"{result.task}: {result.note}"
-        for row in table.rows
-        for evaluation in row.evaluations.values()
-        for result in evaluation.summary.results
-        if result.note
-    )
-    return list(found)
+    """What the evaluations themselves had to say, each with the tasks it is about."""
+    tasks: dict[str, dict[str, None]] = {}
+    for evaluation in (held for row in table.rows for held in row.evaluations.values()):
+        for result in evaluation.summary.results:
+            if result.note:
+                tasks.setdefault(result.note, {})[result.task] = None
+    return [f"{', '.join(names)}: {note}" for note, names in tasks.items()]

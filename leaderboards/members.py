@@ -4,34 +4,39 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from harness.errors import MoemixError
 from harness.files import hash_value
-from harness.records import EvalSummary, RunManifest
+from harness.records import EvalSummary, RunConfig, RunManifest
 from harness.store import Run
 from leaderboards.scores import Evaluation
 
 
 @dataclass(frozen=True)
 class Member:
-    """A run, and its evaluation on the suite at hand or the reason there is none."""
+    """A run, and its evaluation on the suite at hand or the reason there is none.
+
+    Attributes:
+        manifest: None for a run that is planned and was never started.
+    """
 
     run: Run
-    manifest: RunManifest
-    evaluation: Evaluation | None
-    problem: str | None
+    config: RunConfig
+    manifest: RunManifest | None
+    evaluation: Evaluation | None = None
+    problem: str | None = None
 
     @property
     def seed(self) -> int:
-        return self.manifest.config.seed
+        return self.config.seed
 
     @property
     def trained(self) -> bool:
         """Whether any step was taken: the base checkpoint itself is the same whatever the seed."""
-        return self.manifest.result is not None and self.manifest.result.steps > 0
+        return self.manifest is not None and self.manifest.result is not None and self.manifest.result.steps > 0
 
 
 @dataclass(frozen=True)
@@ -44,27 +49,30 @@ class Group:
     members: tuple[Member, ...]
 
 
-def group(runs: Sequence[Run], eval_folders: Mapping[str, Path]) -> dict[str, list[Group]]:
+def group(members: Sequence[Member]) -> dict[str, list[Group]]:
     """model id → its groups, both in the order the runs come in; seeds ascending.
 
     Two configurations under one strategy label become two groups, told apart in their labels by what differs.
     """
     found: dict[tuple[str, str, str], dict[int, Member]] = {}
-    for run in runs:
-        member = open_member(run, eval_folders)
-        config = member.manifest.config
-        seeds = found.setdefault((config.model_id, config.strategy.label, hash_value(_identity(member))), {})
-        other = seeds.setdefault(config.seed, member)
-        if other.run.folder.resolve() != run.folder.resolve():
-            raise MoemixError(f"the same run as {other.run.folder}", where=str(run.folder), hint="give one of the two")
+    for member in members:
+        config = member.config
+        seeds = found.setdefault((config.model_id, config.strategy.label, hash_value(_identity(config))), {})
+        other = seeds.setdefault(config.seed, member).run
+        if other.folder.resolve() != member.run.folder.resolve():
+            raise MoemixError(
+                f"the same run as {other.folder}", where=str(member.run.folder), hint="give one of the two"
+            )
     models: dict[str, list[Group]] = {}
-    for (model_id, strategy, _), seeds in found.items():
-        members = tuple(seeds[seed] for seed in sorted(seeds))
-        rivals = [m for key, m in found.items() if key[:2] == (model_id, strategy) and m is not seeds]
-        label = (
-            f"{strategy} ({_told_apart(members[0], [next(iter(m.values())) for m in rivals])})" if rivals else strategy
-        )
-        models.setdefault(model_id, []).append(Group(model_id, strategy, label, members))
+    for (model_id, strategy, identity), seeds in found.items():
+        rivals = [
+            next(iter(others.values())).config
+            for (model, label, other), others in found.items()
+            if (model, label) == (model_id, strategy) and other != identity
+        ]
+        ordered = tuple(seeds[seed] for seed in sorted(seeds))
+        label = f"{strategy} ({_told_apart(ordered[0].config, rivals)})" if rivals else strategy
+        models.setdefault(model_id, []).append(Group(model_id, strategy, label, ordered))
     return models
 
 
@@ -75,33 +83,38 @@ def model_names(model_ids: Sequence[str]) -> dict[str, str]:
     return {model_id: name if names.count(name) == 1 else model_id for model_id, name in short.items()}
 
 
-def open_member(run: Run, eval_folders: Mapping[str, Path]) -> Member:
+def open_member(run: Run, eval_folders: Mapping[str, Path], planned: Mapping[Path, RunConfig]) -> Member:
     """Read a run's manifest and, where it is finished, its evaluation."""
+    if run.folder in planned and not run.manifest_path.is_file():
+        return Member(run, planned[run.folder], None, problem="has not run yet")
     manifest = run.manifest
+    member = Member(run, manifest.config, manifest)
     folder = eval_folders.get(manifest.run_id)
     problem = _unfinished(manifest, folder)
     if problem is not None or folder is None:
-        return Member(run, manifest, None, problem)
+        return replace(member, problem=problem)
     evaluation = Evaluation.open(folder)
     if manifest.checkpoint_hash and evaluation.summary.checkpoint_hash != manifest.checkpoint_hash:
-        return Member(run, manifest, None, f"evals/{folder.name} is of another checkpoint; evaluate it again")
-    return Member(run, manifest, evaluation, None)
+        return replace(member, problem=f"evals/{folder.name} is of another checkpoint; evaluate it again")
+    return replace(member, evaluation=evaluation)
 
 
 def conditions(summary: EvalSummary) -> dict[str, str]:
     """What must agree before two evaluations may be compared."""
     request, engine = summary.request, summary.engine
+    arguments = engine.get("args", {})  # a server's address and the name it gives the checkpoint do not matter
     found = {
         "suite": f"{request.suite} ({request.suite_hash[:12]})",
         "tasks": ", ".join(request.tasks) or "all",
         "questions per task": str(request.limit or "all"),
         "engine": f"{engine.get('name', request.engine)} {engine.get('version') or ''}".strip(),
-        "precision": request.dtype,
+        "precision": engine.get("dtype", request.dtype),
+        "engine arguments": ", ".join(f"{k}={v}" for k, v in sorted(arguments.items()) if k not in ("url", "model")),
         "evaluation seed": str(request.seed),
     }
     for result in summary.results:
         if result.value is not None:
-            found[f"{result.task}"] = f"version {result.task_version}, {result.shots}-shot"
+            found[result.task] = f"version {result.task_version}, {result.shots}-shot"
             found[f"prompts of {result.task}"] = result.prompt_hash[:12]
     return found
 
@@ -129,17 +142,15 @@ def _state(what: str, status: str, error: str | None) -> str:
     return f"{what} has not finished" if status == "running" else f"{what} has not run yet"
 
 
-def _identity(member: Member) -> dict[str, Any]:
+def _identity(config: RunConfig) -> dict[str, Any]:
     """A run's configuration without what its seed changes."""
-    return member.manifest.config.model_dump(mode="json", exclude={"seed", "reference"})
+    return config.model_dump(mode="json", exclude={"seed", "reference"})
 
 
-def _told_apart(member: Member, rivals: Sequence[Member]) -> str:
+def _told_apart(config: RunConfig, rivals: Sequence[RunConfig]) -> str:
     """The settings in which a configuration differs from others of the same label."""
-    here, others = _leaves(_identity(member)), [_leaves(_identity(rival)) for rival in rivals]
-    differing = [key for key in here if any(here[key] != other.get(key) for other in others)]
-    texts = [f"{key}={here[key]}" for key in differing[:2]]
-    return ", ".join(texts) or member.manifest.run_id.rsplit("-", 1)[-1]
+    here, others = _leaves(_identity(config)), [_leaves(_identity(rival)) for rival in rivals]
+    return ", ".join([f"{key}={here[key]}" for key in here if any(here[key] != other.get(key) for other in others)][:2])
 
 
 def _leaves(tree: Any, path: str = "") -> dict[str, Any]:

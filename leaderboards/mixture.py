@@ -36,7 +36,7 @@ def read_trajectory(run: Run) -> Trajectory | None:
     Raises:
         MoemixError: with file and line, for a line that is no update, or is not about the same sources, or goes back.
     """
-    result = run.manifest.result
+    result = run.manifest.result if run.manifest_path.is_file() else None
     if result is None or result.steps == 0:
         return None
     names = tuple(sorted(result.final_weights))

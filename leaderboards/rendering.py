@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 import unicodedata
 from collections.abc import Callable, Sequence
 
@@ -9,6 +10,8 @@ from tabulate import DataRow, Line, TableFormat, tabulate
 
 from leaderboards.layout import Entry, Grid, Section, lay_out
 from leaderboards.table import Comparison
+
+WIDTH = 110  # of notes on a terminal
 
 LEGENDS = {
     "terminal": "◆ best of its column; ◇ cannot be told apart from the best (5 %, after Holm's correction).",
@@ -59,8 +62,8 @@ def terminal(comparisons: Sequence[Comparison]) -> str:
     def section(found: Section) -> str:
         title = plain(found.title)
         lines = [title, "=" * len(title), "", _grid(found.scores, cell, plain, "simple"), ""]
-        lines += [LEGENDS["terminal"]] * found.marked
-        lines += map(plain, found.notes)
+        notes = [LEGENDS["terminal"]] * found.marked + [plain(note) for note in found.notes]
+        lines += [textwrap.fill(note, WIDTH, subsequent_indent="    ", break_on_hyphens=False) for note in notes]
         for grid in found.runs:
             lines += ["", plain(grid.caption), "", _grid(grid, cell, plain, "simple")]
         return "\n".join(lines)

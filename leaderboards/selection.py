@@ -3,23 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from harness.errors import MoemixError, unknown
 from harness.plan import Plan
-from harness.store import Run
+from harness.records import RunConfig
+from harness.store import Run, eval_request
 from leaderboards.comparison import compare
 from leaderboards.table import Comparison
 
 
 @dataclass(frozen=True)
 class Selection:
-    """Runs in the order of their rows; suite → run id → folder of the evaluation, present or still to come."""
+    """What to compare.
+
+    Attributes:
+        runs: in the order of their rows.
+        evaluations: suite → run id → folder of the evaluation, present or still to come.
+        baseline: label of the row that differences are taken to.
+        planned: folder → configuration of the runs of a plan, some of which may not have started.
+    """
 
     runs: tuple[Run, ...]
     evaluations: dict[str, dict[str, Path]]
     baseline: str
+    planned: dict[Path, RunConfig] = field(default_factory=dict)
 
     def compare(self, suite: str | None = None) -> list[Comparison]:
         """A comparison per suite, or of the one that is named.
@@ -29,10 +38,12 @@ class Selection:
         """
         if suite is not None and suite not in self.evaluations:
             raise unknown("suite", suite, self.evaluations, where="these runs")
-        wanted = [suite] if suite is not None else sorted(self.evaluations)
-        if not wanted:
-            return [compare(self.runs, {}, self.baseline)]
-        return [compare(self.runs, self.evaluations[name], self.baseline, name) for name in wanted]
+        names = [suite] if suite is not None else list(self.evaluations) or [""]  # "": nothing is evaluated yet
+        folders = [self.evaluations.get(name, {}) for name in names]
+        return [
+            compare(self.runs, held, self.baseline, name, self.planned)
+            for name, held in zip(names, folders, strict=True)
+        ]
 
 
 def from_plan(plan: Plan) -> Selection:
@@ -41,7 +52,8 @@ def from_plan(plan: Plan) -> Selection:
     for planned in plan.runs:
         for suite, folder in planned.evaluations.items():
             evaluations.setdefault(suite, {})[planned.config.id] = folder
-    return Selection(tuple(planned.run for planned in plan.runs), evaluations, plan.recipe.baseline)
+    configs = {planned.run.folder: planned.config for planned in plan.runs}
+    return Selection(tuple(planned.run for planned in plan.runs), evaluations, plan.recipe.baseline, configs)
 
 
 def from_folders(folders: Iterable[Path], baseline: str) -> Selection:
@@ -53,8 +65,9 @@ def from_folders(folders: Iterable[Path], baseline: str) -> Selection:
     runs = [run for folder in folders for run in _runs_in(folder)]
     evaluations: dict[str, dict[str, Path]] = {}
     for run in runs:
-        for summary in sorted((run.folder / "evals").glob("*/summary.json")):
-            evaluations.setdefault(summary.parent.name, {})
+        for folder in sorted((run.folder / "evals").glob("*")):
+            if eval_request(folder) is not None:
+                evaluations.setdefault(folder.name, {})
     for suite, by_run in evaluations.items():
         by_run.update({run.manifest.run_id: run.folder / "evals" / suite for run in runs})
     return Selection(tuple(runs), evaluations, baseline)
@@ -67,7 +80,8 @@ def joined(selections: Sequence[Selection]) -> Selection:
     for selection in selections:
         for suite, by_run in selection.evaluations.items():
             evaluations.setdefault(suite, {}).update(by_run)
-    return Selection(tuple(runs.values()), evaluations, selections[0].baseline)
+    planned = {folder: config for selection in selections for folder, config in selection.planned.items()}
+    return Selection(tuple(runs.values()), evaluations, selections[0].baseline, planned)
 
 
 def _runs_in(folder: Path) -> list[Run]:

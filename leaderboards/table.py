@@ -19,7 +19,7 @@ class Cell:
     Attributes:
         n: questions behind the score.
         difference: to the baseline row, by question and seed; None for the baseline itself and where nothing pairs.
-        p: of the difference, two-sided; ``p_holm`` is corrected for all differences of the table.
+        p: of the difference, two-sided; ``p_holm`` is corrected for all pairs of rows in all columns of the table.
         best, tied: the best score of the column, and those that cannot be told apart from it.
         note: why something is missing here.
     """
@@ -81,6 +81,10 @@ class Row:
         """False for a row that is the base checkpoint itself, which no seed changes."""
         return any(member.trained for member in self.members)
 
+    def of_seed(self, seed: int, text: str) -> str:
+        """What is said of one seed, which is named where there are several."""
+        return f"seed {seed}: {text}" if len(self.members) > 1 else text
+
     def scored(self, column: str) -> Scored:
         """The score vectors of a column, in the seeds that have it."""
         return {seed: held.column(column) for seed, held in self.evaluations.items() if not held.missing(column)}
@@ -96,7 +100,7 @@ class Table:
 
     Attributes:
         conditions: how the compared rows were evaluated.
-        comparisons: how many differences Holm's correction is over.
+        comparisons: how many pairs of rows Holm's correction is over, in all columns together.
         notes: what holds for the whole table.
     """
 

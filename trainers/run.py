@@ -78,7 +78,9 @@ def _load(base: Path) -> tuple[Any, Any]:
     import torch
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()  # one bar is enough, and it is not the one over files
     try:
         model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32, local_files_only=True)
         return model, AutoTokenizer.from_pretrained(base, local_files_only=True)

@@ -6,15 +6,22 @@ import json
 import os
 import subprocess
 import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from harness.recipe import Mixing, Training
+from harness.recipe import Mixing, Part, Source, Strategy, Training
+from harness.records import RunConfig
+from harness.sources import fingerprint
+from harness.store import Run, Store
 from trainers.data import TokenSource, TokenSplit
 from trainers.data.tokens import TokenTable, TokenWriter
 
@@ -95,3 +102,79 @@ def moemix(*arguments: str, wait: bool = True, **environment: str) -> Any:
         "text": True,
     }
     return subprocess.run(command, check=False, **options) if wait else subprocess.Popen(command, **options)
+
+
+CHAT_TEMPLATE = (
+    "{% for message in messages %}<|{{ message['role'] }}|>{{ message['content'] }}<|end|>{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+
+
+def byte_tokenizer() -> Any:
+    """One token per byte, with markers for turns."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE(vocab={letter: i for i, letter in enumerate(alphabet)}, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|end|>", pad_token="<|pad|>")
+    fast.add_special_tokens({"additional_special_tokens": ["<|user|>", "<|assistant|>", "<|system|>"]})
+    fast.chat_template = CHAT_TEMPLATE
+    return fast
+
+
+def create_run(store: Path, strategy: str = "dynamic", *, changes: dict[str, Any] | None = None, **mix: Any) -> Run:
+    """A run in a store, with its base checkpoint and three sources of conversations in files of their own."""
+    base, data = store / "_models" / "small" / "checkpoint", store.parent / "data"
+    if not base.is_dir():
+        tokenizer = byte_tokenizer()
+        small_model(vocab_size=len(tokenizer), eos_token_id=tokenizer.eos_token_id).save_pretrained(base)
+        tokenizer.save_pretrained(base)
+    data.mkdir(exist_ok=True)
+    random = np.random.default_rng(0)
+    for name, letters in (("adding", "0123456789"), ("chat", "aeioulmn"), ("code", "xyz()=+:")):
+        with open(data / f"{name}.jsonl", "w") as file:
+            for _ in range(40):
+                question, answer = (
+                    "".join(random.choice(list(letters), int(random.integers(4, 20)))) for _ in range(2)
+                )
+                turns = [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+                file.write(json.dumps({"messages": turns}) + "\n")
+    sources = tuple(
+        Source(name=name, parts=(Part(adapter="messages", files=(f"{name}.jsonl",)),), probe_examples=8)
+        for name in ("adding", "chat", "code")
+    )
+    config = RunConfig(
+        model_id="small",
+        strategy=Strategy(name=strategy),
+        seed=0,
+        sources=sources,
+        data_seed=0,
+        fingerprints={source.name: fingerprint(source, data) for source in sources},
+        training=training(**changes or {}),
+        mixing=mixing(**mix),
+    )
+    return Store(store).create_run("small", config, base, None, str(data))
+
+
+def wait_until(condition: Callable[[], Any], seconds: float = 120.0) -> None:
+    """Return as soon as ``condition()`` is true; looks very often, for the tests that hit a moment."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "the moment never came"
+        time.sleep(0.0005)
+
+
+@contextmanager
+def small_disk(folder: Path, size: str) -> Iterator[Callable[[str], None]]:
+    """A file system of ``size`` at ``folder``; gives a function that changes its size."""
+    folder.mkdir()
+    mount = ("mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder))
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("mounting a small file system needs root")
+    try:
+        yield lambda size: subprocess.run(("mount", "-o", f"remount,size={size}", str(folder)), check=True)  # type: ignore
+    finally:
+        subprocess.run(("umount", str(folder)), check=True)

@@ -152,7 +152,9 @@ def test_the_models_own_balance_loss_leaves_padding_out(tmp_path):
     losses = TargetLosses(model, balance=True)
     picks = SOURCE_IDS[:3], INDICES[:3]
     packed = losses(next(iter(GlobalBatch.of(sources, *picks, layout(rows=9)).forwards(0, 1, HOST)))).balance
-    padded = losses(next(iter(GlobalBatch.of(sources, *picks, layout(packed=False, rows=9)).forwards(0, 1, HOST)))).balance
+    padded = losses(
+        next(iter(GlobalBatch.of(sources, *picks, layout(packed=False, rows=9)).forwards(0, 1, HOST)))
+    ).balance
     assert packed.item() == pytest.approx(padded.item(), rel=1e-6)
     example = GlobalBatch.of(sources, *(pick[:1] for pick in picks), layout())
     ids = torch.from_numpy(example.examples[0].input_ids.astype(np.int64))[None]

@@ -1,0 +1,34 @@
+"""Fixtures of the leaderboards' tests."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from run_records import Bench  # type: ignore[import-not-found]
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Bench:
+    return Bench(tmp_path)
+
+
+@pytest.fixture
+def new_bench(tmp_path: Path) -> Callable[[str], Bench]:
+    """Another store, by name."""
+    return lambda name: Bench(tmp_path / name)
+
+
+@pytest.fixture
+def answers() -> Callable[[int, int, float], list[float]]:
+    """0/1 scores of ``n`` questions, ``share`` of them right, spread by a seed."""
+
+    def make(seed: int, n: int, share: float) -> list[float]:
+        generator = np.random.default_rng(seed)
+        scores = np.zeros(n)
+        scores[generator.permutation(n)[: round(share * n)]] = 1.0
+        return [float(score) for score in scores]
+
+    return make

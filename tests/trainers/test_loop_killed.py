@@ -1,0 +1,95 @@
+"""Killed at any moment with ``kill -9`` and started again, a run ends in the same bits as one left alone."""
+
+from __future__ import annotations
+
+import multiprocessing
+import random
+import signal
+
+import pytest
+from small_runs import create_run, lines, moemix, wait_until
+
+from harness.files import hash_tree
+from trainers.run import train
+
+STEPS = {"steps": 30, "save_every": 4, "log_every": 1, "max_length": 96}
+
+
+def result(run):
+    """Hash of the final weights, mixture trace and losses, without what tells time."""
+    return (
+        hash_tree(run.checkpoint, "*.safetensors"),
+        lines(run.mixture, without="cost"),
+        lines(run.metrics, without="seconds"),
+    )
+
+
+def create(folder):
+    return create_run(folder / "store", changes=STEPS, interval=5)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    run = create(tmp_path_factory.mktemp("undisturbed"))
+    process = moemix("train", "--run", str(run.folder))
+    assert process.returncode == 0, process.stderr
+    return result(run)
+
+
+def start(run):
+    """A process that trains, forked from one that has the libraries loaded already: a second instead of six."""
+    processes = multiprocessing.get_context("forkserver")
+    processes.set_forkserver_preload(["small_runs", "trainers.run", "transformers.models.mixtral.modeling_mixtral"])
+    process = processes.Process(target=train, args=(run,))
+    process.start()
+    return process
+
+
+def kill_when(run, condition):
+    """Start training and kill it once ``condition()`` holds; false if it got to its end before that."""
+    process = start(run)
+    wait_until(lambda: condition() or not process.is_alive())
+    process.kill()
+    process.join()
+    assert process.exitcode in (-signal.SIGKILL, 0)
+    return process.exitcode == -signal.SIGKILL
+
+
+def finish(run):
+    process = start(run)
+    process.join()
+    assert process.exitcode == 0
+    assert run.trained
+    assert not run.state.exists(), "states of a finished run are only weight"
+
+
+def logged(run):
+    return len(run.metrics.read_bytes().splitlines()) if run.metrics.exists() else 0
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_killed_at_random_steps(tmp_path, undisturbed, seed):
+    moments = sorted(random.Random(seed).sample(range(1, STEPS["steps"]), 2))
+    run = create(tmp_path)
+    for moment in moments:
+        assert kill_when(run, lambda moment=moment: logged(run) >= moment)
+    if moments[-1] > STEPS["save_every"]:
+        assert any(run.state.glob("step-*")), "there was something to go on from"
+    finish(run)
+    assert result(run) == undisturbed
+
+
+@pytest.mark.parametrize("file", ["", "/optimizer.safetensors", "/manifest.json"], ids=["begun", "half", "almost done"])
+def test_killed_while_a_state_is_written(tmp_path, undisturbed, file):
+    run = create(tmp_path)
+    assert kill_when(run, lambda: any(run.state.glob(f".step-00000008.*.tmp{file}")))
+    finish(run)
+    assert result(run) == undisturbed
+
+
+def test_killed_while_the_checkpoint_is_written(tmp_path, undisturbed):
+    run = create(tmp_path)
+    kill_when(run, lambda: any(run.folder.glob(".checkpoint.*.tmp")))
+    finish(run)
+    assert result(run) == undisturbed
+    assert not list(run.folder.glob(".checkpoint.*"))

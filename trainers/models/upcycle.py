@@ -1,0 +1,93 @@
+"""Sparse upcycling: a dense Llama-like checkpoint as a Mixtral whose experts all begin as its feed-forward block.
+
+Mixtral's routing weights of the selected experts sum to one, so with equal experts the new model computes what the
+dense one did, whatever its routers say (Komatsuzaki et al. 2023, arXiv:2212.05055, keep this property the same way).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import fields
+from typing import Any
+
+import torch
+
+from harness.errors import MoemixError
+from harness.recipe import UpcycledModel
+from trainers.data import TokenSource
+from trainers.models.router_data import RouterData
+from trainers.models.router_init import router_rows
+
+_DENSE = ("llama", "mistral")  # the attention, norms and rotary embedding of these are Mixtral's
+
+
+def upcycle(
+    dense: Any, tokenizer: Any, model: UpcycledModel, sources: Sequence[TokenSource]
+) -> tuple[Any, dict[str, Any]]:
+    """The MoE, and a report: how far its logits are from the dense model's, and how its routers separate the sources.
+
+    Args:
+        dense: a dense causal LM in float32.
+        sources: what the routers are initialised from; may be empty where ``model.router_init`` is ``random``.
+
+    Raises:
+        MoemixError: the dense model is not of a kind that Mixtral can express.
+    """
+    if model.top_k > model.experts:
+        raise MoemixError(f"top_k={model.top_k} of {model.experts} experts", where=f"model {model.name}.top_k")
+    moe = to_mixtral(dense, model.experts, model.top_k, seed=model.seed)
+    if model.router_init == "random" or not sources:
+        return moe, {}
+    data = RouterData.of(sources, model.router_examples, pad_id=tokenizer.pad_token_id or 0, seed=model.seed)
+    report: dict[str, Any] = {"random_routers": data.separation(moe)}
+    with torch.no_grad():
+        for i, states_NH in enumerate(data.states(dense, [layer.mlp for layer in dense.model.layers])):
+            rows_EH = router_rows(states_NH, model.experts, model.top_k, seed=model.seed + i)
+            moe.model.layers[i].mlp.gate.weight.copy_(rows_EH)
+    report |= {"routers": data.separation(moe), "logits": data.difference(dense, moe)}
+    return moe, report
+
+
+def to_mixtral(dense: Any, experts: int, top_k: int, *, seed: int) -> Any:
+    """A ``MixtralForCausalLM`` with copied experts and random routers.
+
+    Raises:
+        MoemixError: the dense model has parts that Mixtral lacks.
+    """
+    from transformers import MixtralConfig, MixtralForCausalLM
+
+    config = dense.config
+    if config.model_type not in _DENSE:
+        raise MoemixError(
+            f"a {config.model_type} model cannot be upcycled",
+            hint=f"dense models of these types can: {', '.join(_DENSE)}",
+        )
+    for bias in ("attention_bias", "mlp_bias"):
+        if getattr(config, bias, False):
+            raise MoemixError(f"the dense model has `{bias}`, and Mixtral has none")
+    if config.model_type == "mistral" and config.head_dim is None:
+        raise MoemixError("the dense model's configuration has no head_dim")
+    # What both configurations know by name is the same thing in both: sizes, rope, norms, ties and special tokens.
+    known = {field.name for field in fields(MixtralConfig)} & set(config.to_dict())
+    shared = {name: getattr(config, name) for name in known if name not in ("architectures", "model_type", "dtype")}
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        moe = MixtralForCausalLM(MixtralConfig(**shared, num_local_experts=experts, num_experts_per_tok=top_k)).eval()
+    moe.load_state_dict({**_router_weights(moe), **_expert_weights(dense, experts)})
+    moe.generation_config = dense.generation_config
+    return moe
+
+
+def _router_weights(moe: Any) -> dict[str, torch.Tensor]:
+    return {name: weight for name, weight in moe.state_dict().items() if name.endswith(".mlp.gate.weight")}
+
+
+def _expert_weights(dense: Any, experts: int) -> dict[str, torch.Tensor]:
+    """The dense model's parameters under Mixtral's names, feed-forward blocks repeated."""
+    weights: dict[str, torch.Tensor] = dict(dense.state_dict())
+    for i in range(dense.config.num_hidden_layers):
+        block = f"model.layers.{i}.mlp"
+        gate_IH, up_IH, down_HI = (weights.pop(f"{block}.{part}_proj.weight") for part in ("gate", "up", "down"))
+        weights[f"{block}.experts.gate_up_proj"] = torch.cat((gate_IH, up_IH)).expand(experts, -1, -1)
+        weights[f"{block}.experts.down_proj"] = down_HI.expand(experts, -1, -1)
+    return weights
