@@ -48,8 +48,6 @@ def refused_result(column: SuiteColumn, task: str, reason: str) -> EvalResult:
         task=task,
         metric=column.metric,
         filter=column.filter,
-        aggregation=column.aggregation,
-        filter=column.filter,
         value=None,
         stderr=None,
         n=0,

@@ -13,8 +13,7 @@ from leaderboards.scores import Key
 from leaderboards.statistics import ALPHA, Estimate, Part, detectable, estimate, holm, p_value
 from leaderboards.table import Heading, Row, Scored, Table
 
-
-Pair = tuple[str, str, str]  # column, and the labels of two rows
+Pair = tuple[str, Row, Row]  # a column's name, and two rows
 
 
 @dataclass(frozen=True)
@@ -64,13 +63,12 @@ def compare_pairs(table: Table) -> dict[Pair, Tested]:
         for first, second in itertools.combinations([row for row in table.rows if row.cells[heading.name].score], 2):
             pair = difference(first, second, heading)
             if pair is not None:
-                found[heading.name, first.label, second.label] = pair
+                found[heading.name, first, second] = pair
     p_values = [p_value(pair) for pair in found.values()]
     tested: dict[Pair, Tested] = {}
-    for (column, first_label, second_label), p, p_holm in zip(found, p_values, holm(p_values), strict=True):
-        pair = found[column, first_label, second_label]
-        tested[column, first_label, second_label] = Tested(pair, p, p_holm)
-        tested[column, second_label, first_label] = Tested(replace(pair, value=-pair.value), p, p_holm)
+    for ((column, first, second), pair), p, p_holm in zip(found.items(), p_values, holm(p_values), strict=True):
+        tested[column, first, second] = Tested(pair, p, p_holm)
+        tested[column, second, first] = Tested(replace(pair, value=-pair.value), p, p_holm)
     table.comparisons = sum(not math.isnan(p) for p in p_values)
     return tested
 
@@ -81,7 +79,7 @@ def show_differences(table: Table, base: Row, tested: Mapping[Pair, Tested]) -> 
         effects = []
         for row in table.rows:
             cell = row.cells[heading.name]
-            found = tested.get((heading.name, row.label, base.label))
+            found = tested.get((heading.name, row, base))
             if found is not None:
                 cell.difference, cell.p, cell.p_holm = found.difference, found.p, found.p_holm
                 effects.append(detectable(found.difference, table.comparisons))
@@ -98,14 +96,15 @@ def mark_best(table: Table, tested: Mapping[Pair, Tested]) -> None:
     """
     for heading in table.columns:
         sign = 1 if heading.higher_is_better else -1
-        rows = [row for row in table.rows if row.compared and row.cells[heading.name].score]
-        scores = {row.label: sign * cell.score.value for row in rows if (cell := row.cells[heading.name]).score}
-        if len(rows) < 2:
+        scores = {
+            row: sign * found.value for row in table.rows if (found := row.cells[heading.name].score) and row.compared
+        }
+        if len(scores) < 2:
             continue
         highest = max(scores.values())
-        leaders = [label for label, score in scores.items() if math.isclose(score, highest, abs_tol=1e-12)]
-        for row in rows:
+        leaders = [row for row, score in scores.items() if math.isclose(score, highest, abs_tol=1e-12)]
+        for row in scores:
             cell = row.cells[heading.name]
-            cell.best = row.label in leaders
-            pairs = [tested.get((heading.name, row.label, leader)) for leader in leaders]
+            cell.best = row in leaders
+            pairs = [tested.get((heading.name, row, leader)) for leader in leaders]
             cell.tied = not cell.best and not all(pair is not None and pair.p_holm < ALPHA for pair in pairs)

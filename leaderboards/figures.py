@@ -90,7 +90,7 @@ def _draw(panel: Any, name: str, trajectory: Trajectory, top: float) -> None:
     heights = _spread([float(final[source]) for source in labelled], gap=0.055 * top)
     for position, (source, height) in enumerate(zip(labelled, heights, strict=True)):
         # Lightness as well as line and marker tell the sources apart, so a grey print does too.
-        colour = colormaps["viridis"](0.8 * position / max(1, len(labelled) - 1))
+        colour = colormaps["viridis"](0.7 * position / max(1, len(labelled) - 1))
         panel.plot(
             trajectory.steps, trajectory.weights[:, source], color=colour, linewidth=1.8, drawstyle="steps-post",
             linestyle=_LINES[position % len(_LINES)], marker=_MARKERS[position % len(_MARKERS)], markersize=3.5,

@@ -180,7 +180,7 @@ def _reading(table: Table) -> list[str]:
     if any(cell.difference for row in table.rows for cell in row.cells.values()):
         notes.append(
             f"In brackets: difference to {table.baseline}, paired by question{' and seed' if several else ''};"
-            f" * significant at 5 % (two-sided) after Holm's correction over all {table.comparisons} pairs of the table."
+            f" * significant at 5 % (two-sided) after Holm's correction over the table's {table.comparisons} pairs."
         )
         notes.append(
             "Detectable difference: what such a comparison finds with 80 % power after correction"

@@ -150,7 +150,8 @@ def _identity(config: RunConfig) -> dict[str, Any]:
 def _told_apart(config: RunConfig, rivals: Sequence[RunConfig]) -> str:
     """The settings in which a configuration differs from others of the same label."""
     here, others = _leaves(_identity(config)), [_leaves(_identity(rival)) for rival in rivals]
-    return ", ".join([f"{key}={here[key]}" for key in here if any(here[key] != other.get(key) for other in others)][:2])
+    texts = [f"{key}={here[key]}" for key in here if any(here[key] != other.get(key) for other in others)]
+    return ", ".join(texts if len(texts) <= 2 else [*texts[:2], config.id.rsplit("-", 1)[-1]])
 
 
 def _leaves(tree: Any, path: str = "") -> dict[str, Any]:

@@ -60,9 +60,14 @@ class Heading:
     detectable: float = math.nan
 
 
-@dataclass
+@dataclass(eq=False)
 class Row:
-    """A strategy with its seeds. ``compared`` is false where its evaluation is unlike that of the other rows."""
+    """A strategy with its seeds; equal only to itself.
+
+    Attributes:
+        notes: why runs of it have no scores, or why it is not compared.
+        compared: false where its evaluation is unlike that of the other rows.
+    """
 
     label: str
     strategy: str

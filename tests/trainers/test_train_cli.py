@@ -37,7 +37,9 @@ def test_a_run_leaves_a_checkpoint_that_plain_transformers_loads_and_a_manifest_
     moved = [not torch.equal(a, b) for a, b in zip(model.parameters(), untrained.parameters(), strict=True)]
     assert all(moved)
     tokenizer = AutoTokenizer.from_pretrained(run.checkpoint)
-    prompt = tokenizer.apply_chat_template([{"role": "user", "content": "2+2"}], add_generation_prompt=True)["input_ids"]
+    prompt = tokenizer.apply_chat_template([{"role": "user", "content": "2+2"}], add_generation_prompt=True)[
+        "input_ids"
+    ]
     assert tokenizer.decode(prompt) == "<|user|>2+2<|end|><|assistant|>"
     assert len(model.generate(torch.tensor([prompt]), max_new_tokens=3)[0]) > len(prompt)
     manifest = run.manifest

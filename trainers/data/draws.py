@@ -10,7 +10,7 @@ history and an integer.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -123,7 +123,7 @@ def permuted(place: Ints, size: Ints, key: Words) -> Ints:
     b = (size.astype(np.uint64) + a - np.uint64(1)) // a
     end = size.astype(np.uint64)
     result = place.astype(np.uint64)
-    outside = slice(None)  # at first, all of them
+    outside: Any = slice(None)  # at first, all of them
     while True:
         wide, tall, salt = b[outside], a[outside], key[outside]
         high, low = np.divmod(result[outside], wide)

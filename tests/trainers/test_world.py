@@ -1,0 +1,80 @@
+"""The quickstart's world is the same everywhere, and its questions were never taught."""
+
+import json
+import random
+
+import pytest
+
+from harness.errors import MoemixError
+from harness.files import hash_tree, read_jsonl
+from trainers.data.world import SIZES, _split, make_world, world_id
+from trainers.data.world_families import FAMILIES
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("world") / "quickstart"
+    make_world("quickstart", folder, 0)
+    return folder
+
+
+def test_the_same_seed_gives_the_same_bytes_and_another_one_does_not(world, tmp_path):
+    make_world("quickstart", tmp_path / "again", 0)
+    make_world("quickstart", tmp_path / "other", 1)
+    assert hash_tree(tmp_path / "again") == hash_tree(world)
+    assert hash_tree(tmp_path / "other") != hash_tree(world)
+    assert world_id("quickstart", 0) != world_id("quickstart", 1)
+
+
+def test_an_unknown_world_names_the_known_one(tmp_path):
+    with pytest.raises(MoemixError, match="did you mean 'quickstart'"):
+        make_world("quikstart", tmp_path / "w", 0)
+
+
+def test_every_source_has_its_examples(world):
+    assert len(json.loads((world / "train" / "chat.json").read_text())) == SIZES["chat"]
+    for name in ("instructions", "math", "code"):
+        assert len(list(read_jsonl(world / "train" / f"{name}.jsonl"))) == SIZES[name]
+
+
+def test_no_held_out_question_is_among_the_training_prompts(world):
+    trained = set()
+    for conversation in json.loads((world / "train" / "chat.json").read_text()):
+        trained.update(turn["value"] for turn in conversation["conversations"] if turn["from"] == "human")
+    for name, column in (("instructions", "instruction"), ("math", "question"), ("code", "prompt")):
+        trained.update(row[column] for row in read_jsonl(world / "train" / f"{name}.jsonl"))
+    for family in FAMILIES:
+        questions = [row["prompt"] for row in read_jsonl(world / "eval" / f"{family}.jsonl")]
+        assert len(questions) >= 75
+        assert not trained & set(questions)
+
+
+def test_a_problem_is_taught_or_held_out_whatever_its_wording():
+    taught, held_out = _split(0)
+    for family in FAMILIES:
+        assert not {p.key for p in taught[family]} & {p.key for p in held_out[family]}
+
+
+def test_chat_and_instructions_overlap_and_math_and_code_stand_alone(world):
+    def words(text: str) -> set[str]:
+        return {word for word in text.lower().split() if word.isalpha()}
+
+    texts = {
+        "chat": (world / "train" / "chat.json").read_text(),
+        "instructions": (world / "train" / "instructions.jsonl").read_text(),
+        "math": (world / "train" / "math.jsonl").read_text(),
+        "code": (world / "train" / "code.jsonl").read_text(),
+    }
+    share = {a: {b: len(words(texts[a]) & words(texts[b])) / len(words(texts[a])) for b in texts} for a in texts}
+    assert share["chat"]["instructions"] > 0.9
+    assert max(share["chat"]["math"], share["chat"]["code"]) < 0.6
+
+
+def test_the_answers_that_are_taught_are_right():
+    taught, _ = _split(0)
+    rng = random.Random(0)
+    for problem in taught["math"]:
+        question = FAMILIES["math"].ask(problem, rng)
+        a, b, c = problem.values
+        assert question.check["target"] == str(a + b + c if problem.kind == "more" else a + b - c)
+        assert question.answer.endswith(f"#### {question.check['target']}")
