@@ -28,7 +28,7 @@ class Dataset:
     """One configuration of a hub data set.
 
     Attributes:
-        splits: split → the file under the data root. None for a split nobody has locally: it is there, and empty.
+        splits: split → the file under the data root; None for a split without one, which is there and empty.
         schema: column → type, in words of this module (``text``, ``texts``, ``int``); nested columns as a dict.
         convert: a published row → a row as the hub has it.
     """
@@ -106,7 +106,14 @@ def local_datasets(root: Path | None) -> Iterator[None]:
 
     def load(path: str, name: str | None = None, **options: Any) -> Any:
         dataset = DATASETS.get((path, name))
-        return hub(path, name, **options) if dataset is None else hub(str(mirror(dataset, root)), name, **options)
+        if dataset is None:
+            return hub(path, name, **options)
+        loaded = hub(str(mirror(dataset, root)), name, **options)
+        if isinstance(loaded, datasets.DatasetDict):
+            # A task with no few-shot examples still opens the split they would come from.
+            for split in dataset.splits.keys() - loaded.keys():
+                loaded[split] = next(iter(loaded.values())).select([])
+        return loaded
 
     datasets.load_dataset = load
     try:
@@ -138,10 +145,10 @@ def _write(dataset: Dataset, config: str, files: dict[str, Path], folder: Path) 
     import yaml
 
     schema = pa.schema([(name, _arrow_type(kind)) for name, kind in dataset.schema.items()])
-    for split in dataset.splits:
-        rows = list(_converted(dataset, files[split])) if split in files else []
+    for split, file in files.items():
+        rows = list(_converted(dataset, file))
         pq.write_table(pa.Table.from_pylist(rows, schema=schema), folder / f"{split}.parquet")
-    listing = [{"split": split, "path": f"{split}.parquet"} for split in dataset.splits]
+    listing = [{"split": split, "path": f"{split}.parquet"} for split in files]
     card = {"configs": [{"config_name": config, "data_files": listing}]}
     write_text(folder / "README.md", f"---\n{yaml.safe_dump(card)}---\n")
 

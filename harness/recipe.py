@@ -7,7 +7,6 @@ One override language: ``a.b=c`` (``--set`` on the command line, ``overrides:`` 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
@@ -229,13 +228,12 @@ class Recipe(Strict):
 
 # --- reading --------------------------------------------------------------------------------------
 
-RECIPES = resources.files("harness") / "recipes"
+RECIPES = Path(__file__).parent / "recipes"
 
 
 def recipe_names() -> list[str]:
     """The built-in recipes, by name (``paper/table1`` for a file in a folder)."""
-    root = Path(str(RECIPES))
-    return sorted(path.relative_to(root).with_suffix("").as_posix() for path in root.rglob("*.yaml"))
+    return sorted(path.relative_to(RECIPES).with_suffix("").as_posix() for path in RECIPES.rglob("*.yaml"))
 
 
 def load_recipe(name_or_path: str, overrides: Iterable[str] = ()) -> Recipe:
@@ -249,7 +247,7 @@ def load_recipe(name_or_path: str, overrides: Iterable[str] = ()) -> Recipe:
         if not path.is_file():
             raise MoemixError("the recipe file does not exist", where=name_or_path)
     elif name_or_path in recipe_names():
-        path = Path(str(RECIPES)) / f"{name_or_path}.yaml"
+        path = RECIPES / f"{name_or_path}.yaml"
     else:
         raise unknown("recipe", name_or_path, recipe_names())
     tree = read_yaml(path)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -182,6 +182,7 @@ def _reading(table: Table) -> list[str]:
             f"In brackets: difference to {table.baseline}, paired by question{' and seed' if several else ''};"
             f" * significant at 5 % (two-sided) after Holm's correction over the table's {table.comparisons} pairs."
         )
+    if any(not math.isnan(column.detectable) for column in table.columns):
         notes.append(
             "Detectable difference: what such a comparison finds with 80 % power after correction"
             " (median over rows); smaller true differences may well go unseen."
@@ -213,12 +214,13 @@ def _seeds(table: Table) -> list[str]:
 
 
 def _columns(table: Table) -> list[str]:
-    return [f"{column.title}: {_definition(column)}." for column in table.columns]
+    titles = {column.name: column.title for column in table.columns}
+    return [f"{column.title}: {_definition(column, titles)}." for column in table.columns]
 
 
-def _definition(column: Heading) -> str:
+def _definition(column: Heading, titles: Mapping[str, str]) -> str:
     if column.columns:
-        return f"mean of {', '.join(column.columns)}"
+        return f"mean of {', '.join(titles.get(name, name) for name in column.columns)}"
     metrics = sorted({key.metric if key.filter == "none" else f"{key.metric} ({key.filter})" for key in column.shares})
     shots = sorted(set(column.shots.values()))
     tasks = [key.task for key in column.shares]

@@ -31,7 +31,7 @@ from trainers.mixture import Mixture
 from trainers.optimizer import freeze, learning_rate, make_optimizer, moments, restore_moments
 from trainers.packing_check import check_packing
 from trainers.ranks import Ranks
-from trainers.runtime import Interrupts, deterministic, peak_memory, seed_step
+from trainers.runtime import Interrupts, accelerator, deterministic, peak_memory, seed_step
 from trainers.signals import make_signals
 from trainers.state import State, States, below, prefixed, writing
 from trainers.tally import Tally
@@ -83,9 +83,7 @@ class _Loop:
         folder: Path,
         title: str,
     ) -> None:
-        from accelerate import Accelerator
-
-        self.accelerator = Accelerator()
+        self.accelerator = accelerator()
         self.ranks = Ranks(self.accelerator.num_processes, self.accelerator.process_index, self.accelerator.device)
         self.training, self.seed, self.folder, self.title = training, seed, folder, title
         self.sources, self.names = sources, tuple(source.name for source in sources)

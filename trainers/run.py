@@ -16,6 +16,7 @@ from harness.store import Run, Store, checkpoint_hash, exclusive, stage
 from trainers.data import load_sources
 from trainers.loop import fit
 from trainers.mixing import load_strategy
+from trainers.runtime import accelerator
 from trainers.state import States, writing
 
 
@@ -28,9 +29,7 @@ def train(run: Run) -> None:
         MoemixError: model, data and strategy do not go together.
         StageFailed: another process works on this run, or training failed.
     """
-    from accelerate import PartialState
-
-    first = PartialState().is_main_process
+    first = accelerator().is_main_process
     with exclusive(run.folder) if first else nullcontext():
         if not (run.trained and (run.checkpoint / "config.json").is_file()):
             with stage(run, "train") if first else nullcontext():

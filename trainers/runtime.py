@@ -1,4 +1,4 @@
-"""What a training process does about its surroundings: determinism, interrupts, memory."""
+"""What a training process does about its surroundings: peers, determinism, interrupts, memory."""
 
 from __future__ import annotations
 
@@ -13,6 +13,23 @@ from types import FrameType
 from typing import Any
 
 import torch
+
+from harness.errors import MoemixError
+
+
+def accelerator() -> Any:
+    """accelerate's view of this process and its peers; on a machine without GPUs they talk through gloo.
+
+    Raises:
+        MoemixError: the launcher started several processes that would not train together.
+    """
+    from accelerate import Accelerator
+
+    made = Accelerator(cpu=not torch.accelerator.is_available())
+    launched = int(os.environ.get("WORLD_SIZE", "1"))
+    if made.num_processes != launched:
+        raise MoemixError(f"{launched} processes were launched, and accelerate sees {made.num_processes}")
+    return made
 
 
 @contextmanager

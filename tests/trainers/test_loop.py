@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import signal
@@ -129,8 +130,8 @@ def test_another_seed_is_another_run(tmp_path):
 def test_training_lowers_the_loss_and_grouping_rows_into_forwards_changes_nothing_but_rounding(tmp_path):
     sources = small_sources(tmp_path / "sources")
     calm = {"attention_dropout": 0.0}
-    one, result = run(tmp_path / "one", sources, "uniform", model=small_model(**calm), steps=12)
-    many, _ = run(tmp_path / "many", sources, "uniform", model=small_model(**calm), steps=12, rows_per_forward=4)
+    _one, result = run(tmp_path / "one", sources, "uniform", model=small_model(**calm), steps=12)
+    _many, _ = run(tmp_path / "many", sources, "uniform", model=small_model(**calm), steps=12, rows_per_forward=4)
     losses = [line["loss"] for line in lines(tmp_path / "one" / "metrics.jsonl", without="seconds")]
     assert losses[-1] < losses[0] - 0.5
     grouped = [line["loss"] for line in lines(tmp_path / "many" / "metrics.jsonl", without="seconds")]
@@ -147,7 +148,7 @@ def test_the_trace_and_the_totals_agree_with_each_other(tmp_path):
         "no update after the last step: nothing would be drawn with it"
     )
     assert trace[0]["before"] == trace[0]["after"] == [1 / 3] * 3
-    for earlier, later in zip(trace, trace[1:], strict=False):
+    for earlier, later in itertools.pairwise(trace):
         assert later["before"] == earlier["after"]
         assert sum(later["realised_examples"]) == 3 * 8
         assert sum(later["realised_tokens"]) == sum(m["tokens"] for m in metrics[earlier["step"] : later["step"]])

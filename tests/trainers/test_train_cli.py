@@ -174,7 +174,7 @@ def test_two_processes_train_the_same_mixture_as_one(tmp_path):
     changes = {"steps": 4, "batch_examples": 7}
     runs = [create_run(tmp_path / name, changes=changes) for name in ("one", "two")]
     train(runs[0])
-    launch = ("torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0", "-m", "--", "harness.cli")
+    launch = ("torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "--", "harness.cli")
     process = subprocess.run(
         (sys.executable, "-m", *launch, "train", "--run", str(runs[1].folder)),
         capture_output=True,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from itertools import combinations
@@ -10,124 +10,122 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from harness.progress import progress
 from trainers.data import Example, PackedBatch, TokenSource, block_mask, collate, pack
-from trainers.routers import RouterObserver
 
 _MAX_TOKENS = 256  # of an example: its beginning says what kind it is
 _ROW_TOKENS = 1024
-_STATES = 8192  # hidden states that a layer's router is made from, over all sources
+
+Router = Callable[[Tensor], Tensor]
+"""Hidden states f32[N, H] → selected experts i64[N, k]."""
 
 
 @dataclass(frozen=True)
-class RouterData:
-    """Packed batches to make routers from, and others to judge them by.
+class TokenSample:
+    """Tokens in their examples, about equally many of each source.
 
     Attributes:
-        num_sources: K.
-        making, judging: batches of one row each, of different examples.
-        kept: bool[1, T] for each batch of ``making``: tokens whose states are used, about equally many per source.
+        batches: packed rows of whole examples, one row each.
+        kept: bool[1, T] for each batch: the tokens of the sample.
+        source_N: i64[N], the source of each kept token.
     """
 
-    num_sources: int
-    making: list[PackedBatch]
-    judging: list[PackedBatch]
+    batches: list[PackedBatch]
     kept: list[Tensor]
-
-    @classmethod
-    def of(cls, sources: Sequence[TokenSource], examples: int, *, pad_id: int, seed: int) -> RouterData:
-        """From the first ``examples`` training examples of each source, and a quarter as many that follow."""
-        making, judging = [], []
-        for k, source in enumerate(sources):
-            count = min(len(source.train), examples + max(1, examples // 4))
-            judged = max(1, count // 5)
-            chosen = [(k, _shortened(source.train[i])) for i in range(count)]
-            making += chosen[: max(1, count - judged)]
-            judging += chosen[-judged:]
-        batches = _batches(making, pad_id)
-        kept = _balanced([batch.source_ids for batch in batches], len(sources), seed)
-        return cls(len(sources), batches, _batches(judging, pad_id), kept)
+    source_N: NDArray[np.int64]
 
     @torch.no_grad()
     def states(self, model: Any, modules: Sequence[nn.Module]) -> list[Tensor]:
-        """f32[N, H] for each module: the hidden states that enter it, of the kept tokens of ``making``."""
+        """f32[N, H] for each module: the hidden states that enter it, of the kept tokens."""
         entering: list[Tensor] = [torch.empty(0)] * len(modules)
         found: list[list[Tensor]] = [[] for _ in modules]
 
-        def catch(position: int) -> Any:
+        def catch(position: int) -> Callable[..., None]:
             def hook(module: nn.Module, args: tuple[Tensor, ...]) -> None:
                 entering[position] = args[0]
 
             return hook
 
-        with ExitStack() as hooks, progress("hidden states for the routers", len(self.making)) as bar:
+        with ExitStack() as hooks, progress("hidden states for the routers", len(self.batches)) as bar:
             for position, module in enumerate(modules):
                 hooks.callback(module.register_forward_pre_hook(catch(position)).remove)
-            for batch, kept_RT in zip(self.making, self.kept, strict=True):
-                _run(model.base_model, batch)
-                for states, states_RTH in zip(found, entering, strict=True):
-                    states.append(states_RTH[kept_RT].float())
+            for batch, kept_1T in zip(self.batches, self.kept, strict=True):
+                run_packed(model.base_model, batch)
+                for states, states_1TH in zip(found, entering, strict=True):
+                    states.append(states_1TH[kept_1T].float())
                 bar.advance()
         return [torch.cat(states) for states in found]
 
-    @torch.no_grad()
-    def separation(self, model: Any) -> dict[str, list[float]]:
-        """How the routers treat the sources, by MoE layer.
 
-        ``distance``: mean L2 distance between two sources' gate loads, each normalised over experts.
-        ``load_cv``: coefficient of variation of the experts' loads, all sources weighing the same; 0 is even.
-        """
-        observer = RouterObserver(model)
-        with progress("gate loads of the sources", len(self.judging)) as bar:
-            for batch in self.judging:
-                with observer.count(batch.source_ids, self.num_sources):
-                    _run(model.base_model, batch)
-                bar.advance()
-        load_KLE = observer.take().astype(np.float64)
-        shares_KLE = load_KLE / load_KLE.sum(axis=2, keepdims=True)
-        pairs = [np.linalg.norm(a - b, axis=-1) for a, b in combinations(shares_KLE, 2)]
-        mean_LE = shares_KLE.mean(axis=0)
-        return {
-            "distance": np.mean(pairs, axis=0).round(4).tolist() if pairs else [],
-            "load_cv": (mean_LE.std(axis=1) / mean_LE.mean(axis=1)).round(4).tolist(),
-        }
+def making_and_judging(
+    sources: Sequence[TokenSource], examples: int, *, pad_id: int, seed: int
+) -> tuple[TokenSample, TokenSample]:
+    """Tokens to make routers from, and tokens of other examples to judge them by.
 
-    @torch.no_grad()
-    def difference(self, one: Any, other: Any) -> dict[str, float]:
-        """Largest difference between two models' logits on a judging row, and the largest logit, for scale."""
-        a, b = (_run(model, self.judging[0]).logits for model in (one, other))
-        return {"largest_difference": float((a - b).abs().max()), "largest": float(a.abs().max())}
+    They come from the first ``examples`` training examples of each source, and from a quarter as many that follow.
+    """
+    making, judging = [], []
+    for k, source in enumerate(sources):
+        count = min(len(source.train), examples + max(1, examples // 4))
+        judged = max(1, count // 5)
+        chosen = [(k, _shortened(source.train[i])) for i in range(count)]
+        making += chosen[: max(1, count - judged)]
+        judging += chosen[-judged:]
+    return _sample(making, 8192, pad_id, seed), _sample(judging, 4096, pad_id, seed)
 
 
-def _shortened(example: Example) -> Example:
-    return replace(example, input_ids=example.input_ids[:_MAX_TOKENS], is_target=example.is_target[:_MAX_TOKENS])
+def separation(routers: Sequence[Router], states: Sequence[Tensor], source_N: NDArray[np.int64]) -> dict[str, Any]:
+    """How routers treat the sources, by layer.
+
+    Args:
+        states: f32[N, H] for each router.
+        source_N: the source of each state.
+
+    Returns:
+        ``distance``: mean L2 distance between two sources' gate loads, each normalised over experts; ``load_cv``:
+        coefficient of variation of the experts' loads, all sources weighing the same (0 is even).
+    """
+    distances, variations = [], []
+    for router, states_NH in zip(routers, states, strict=True):
+        selected_Nk = router(states_NH).numpy()
+        experts = int(selected_Nk.max()) + 1
+        shares_KE = np.array(
+            [np.bincount(selected_Nk[source_N == k].ravel(), minlength=experts) for k in np.unique(source_N)], float
+        )
+        shares_KE /= shares_KE.sum(axis=1, keepdims=True)
+        pairs = [float(np.linalg.norm(a - b)) for a, b in combinations(shares_KE, 2)]
+        distances.append(round(float(np.mean(pairs)), 4) if pairs else 0.0)
+        mean_E = shares_KE.mean(axis=0)
+        variations.append(round(float(mean_E.std() / mean_E.mean()), 4))
+    return {"distance": distances, "load_cv": variations}
 
 
-def _batches(chosen: list[tuple[int, Example]], pad_id: int) -> list[PackedBatch]:
-    source_ids, examples = [k for k, _ in chosen], [example for _, example in chosen]
-    rows = pack([len(example.input_ids) for example in examples], _ROW_TOKENS)
-    return [collate([row], examples, source_ids, pad_id) for row in rows]
-
-
-def _balanced(source_ids: list[Tensor], num_sources: int, seed: int) -> list[Tensor]:
-    """Which tokens to keep: for each source the same number, at random, or all where it has fewer."""
-    flat_N = torch.cat([ids.flatten() for ids in source_ids])
-    kept_N = torch.zeros(len(flat_N), dtype=torch.bool)
-    generator = torch.Generator().manual_seed(seed)
-    for k in range(num_sources):
-        members = (flat_N == k).nonzero().flatten()
-        order = torch.randperm(len(members), generator=generator)
-        kept_N[members[order[: _STATES // num_sources]]] = True
-    parts = kept_N.split([ids.numel() for ids in source_ids])
-    return [part.view(ids.shape) for part, ids in zip(parts, source_ids, strict=True)]
-
-
-def _run(model: Any, batch: PackedBatch) -> Any:
+def run_packed(model: Any, batch: PackedBatch) -> Any:
+    """The model's output for a packed batch, its examples kept apart."""
     return model(
         input_ids=batch.input_ids,
         attention_mask=block_mask(batch.example_ids),
         position_ids=batch.position_ids,
         use_cache=False,
     )
+
+
+def _shortened(example: Example) -> Example:
+    return replace(example, input_ids=example.input_ids[:_MAX_TOKENS], is_target=example.is_target[:_MAX_TOKENS])
+
+
+def _sample(chosen: list[tuple[int, Example]], tokens: int, pad_id: int, seed: int) -> TokenSample:
+    """Examples packed into rows, and up to ``tokens`` of their tokens, drawn so that each source has its share."""
+    source_ids, examples = [k for k, _ in chosen], [example for _, example in chosen]
+    rows = pack([len(example.input_ids) for example in examples], _ROW_TOKENS)
+    batches = [collate([row], examples, source_ids, pad_id) for row in rows]
+    flat_N = np.concatenate([batch.source_ids.flatten().numpy() for batch in batches])
+    kept_N = np.zeros(len(flat_N), dtype=bool)
+    random, wanted = np.random.default_rng(seed), tokens // (max(source_ids) + 1)
+    for k in set(source_ids):
+        kept_N[random.permutation(np.flatnonzero(flat_N == k))[:wanted]] = True
+    parts = torch.from_numpy(kept_N).split([batch.source_ids.numel() for batch in batches])
+    return TokenSample(batches, [part[None] for part in parts], flat_N[kept_N])

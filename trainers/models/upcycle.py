@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import fields
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ import torch
 from harness.errors import MoemixError
 from harness.recipe import UpcycledModel
 from trainers.data import TokenSource
-from trainers.models.router_data import RouterData
+from trainers.models.router_data import making_and_judging, run_packed, separation
 from trainers.models.router_init import router_rows
 
 _DENSE = ("llama", "mistral")  # the attention, norms and rotary embedding of these are Mixtral's
@@ -38,14 +39,35 @@ def upcycle(
     moe = to_mixtral(dense, model.experts, model.top_k, seed=model.seed)
     if model.router_init == "random" or not sources:
         return moe, {}
-    data = RouterData.of(sources, model.router_examples, pad_id=tokenizer.pad_token_id or 0, seed=model.seed)
-    report: dict[str, Any] = {"random_routers": data.separation(moe)}
-    with torch.no_grad():
-        for i, states_NH in enumerate(data.states(dense, [layer.mlp for layer in dense.model.layers])):
-            rows_EH = router_rows(states_NH, model.experts, model.top_k, seed=model.seed + i)
-            moe.model.layers[i].mlp.gate.weight.copy_(rows_EH)
-    report |= {"routers": data.separation(moe), "logits": data.difference(dense, moe)}
-    return moe, report
+    return moe, _initialise_routers(moe, dense, tokenizer, model, sources)
+
+
+@torch.no_grad()
+def _initialise_routers(
+    moe: Any, dense: Any, tokenizer: Any, model: UpcycledModel, sources: Sequence[TokenSource]
+) -> dict[str, Any]:
+    """Give each router rows made from the states that enter its layer: those of the dense model, which are the same."""
+    blocks, routers = [layer.mlp for layer in dense.model.layers], [layer.mlp.gate for layer in moe.model.layers]
+    selections = [partial(_selected, router) for router in routers]
+    pad_id = tokenizer.pad_token_id or 0
+    making, judging = making_and_judging(sources, model.router_examples, pad_id=pad_id, seed=model.seed)
+    judged = judging.states(dense, blocks)
+    before = separation(selections, judged, judging.source_N)
+    for i, states_NH in enumerate(making.states(dense, blocks)):
+        routers[i].weight.copy_(router_rows(states_NH, model.experts, model.top_k, seed=model.seed + i))
+    row = judging.batches[0]
+    dense_logits, moe_logits = run_packed(dense, row).logits, run_packed(moe, row).logits
+    return {
+        "routers": separation(selections, judged, judging.source_N),
+        "random_routers": before,
+        "largest_logit": float(dense_logits.abs().max()),
+        "largest_logit_difference": float((dense_logits - moe_logits).abs().max()),
+    }
+
+
+def _selected(router: torch.nn.Module, states_NH: torch.Tensor) -> torch.Tensor:
+    selected_Nk: torch.Tensor = router(states_NH)[2]
+    return selected_Nk
 
 
 def to_mixtral(dense: Any, experts: int, top_k: int, *, seed: int) -> Any:

@@ -1,0 +1,100 @@
+"""Draws follow the weights, repeat nothing within an epoch, and depend on nothing but seed, weights and number."""
+
+import time
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from trainers.data import Draws, SourceExhausted
+
+SIZES = np.array([5, 40, 1, 300])
+WEIGHTS = np.array([0.1, 0.2, 0.3, 0.4])
+
+
+def counted(source: np.ndarray, k: int) -> np.ndarray:
+    return np.bincount(source, minlength=k)
+
+
+def test_realised_shares_match_the_weights():
+    n = 200_000
+    source, _ = Draws(SIZES, seed=3).take(0, n, WEIGHTS, np.zeros(4, int))
+    chi_square = ((counted(source, 4) - n * WEIGHTS) ** 2 / (n * WEIGHTS)).sum()
+    assert chi_square < 16.3  # 99.9 % of chi-square with 3 degrees of freedom
+
+
+@given(sizes=st.lists(st.integers(1, 50), min_size=1, max_size=5), seed=st.integers(0, 2**63))
+@settings(max_examples=40, deadline=None)
+def test_every_epoch_of_a_source_visits_each_example_once(sizes, seed):
+    sizes = np.array(sizes)
+    k = len(sizes)
+    n = int(sizes.sum()) * 4
+    source, index = Draws(sizes, seed).take(0, n, np.full(k, 1 / k), np.zeros(k, int))
+    for s in range(k):
+        mine = index[source == s]
+        for start in range(0, len(mine) - sizes[s] + 1, sizes[s]):
+            assert sorted(mine[start : start + sizes[s]]) == list(range(sizes[s]))
+
+
+def test_epochs_are_shuffled_anew_and_by_seed():
+    sizes = np.array([100])
+    one = np.ones(1)
+    _, index = Draws(sizes, 0).take(0, 200, one, np.zeros(1, int))
+    assert (index[:100] != index[100:]).any()
+    _, other = Draws(sizes, 1).take(0, 200, one, np.zeros(1, int))
+    assert (index != other).any()
+
+
+@given(cut=st.integers(1, 999), change=st.integers(1, 999), seed=st.integers(0, 2**32))
+@settings(max_examples=40, deadline=None)
+def test_resuming_by_replay_goes_on_as_if_never_stopped(cut, change, seed):
+    draws = Draws(SIZES, seed)
+    later = np.array([0.7, 0.1, 0.1, 0.1])
+    history = [(0, WEIGHTS), (change, later)]
+
+    def stretch(start: int, end: int) -> list[tuple[int, int]]:
+        pairs = []
+        for first, last, weights in ((start, min(end, change), WEIGHTS), (max(start, change), end, later)):
+            if first < last:
+                source, index = draws.take(first, last - first, weights, draws.replay(history, first))
+                pairs += list(zip(source.tolist(), index.tolist(), strict=True))
+        return pairs
+
+    assert stretch(0, cut) + stretch(cut, 1000) == stretch(0, 1000)
+
+
+def test_a_batch_at_a_time_is_the_same_as_all_at_once():
+    draws = Draws(SIZES, 7)
+    source, index = draws.take(0, 640, WEIGHTS, np.zeros(4, int))
+    drawn = np.zeros(4, int)
+    for step in range(20):
+        s, i = draws.take(step * 32, 32, WEIGHTS, drawn)
+        assert (s == source[step * 32 : (step + 1) * 32]).all()
+        assert (i == index[step * 32 : (step + 1) * 32]).all()
+        drawn += counted(s, 4)
+
+
+def test_a_source_that_may_not_repeat_says_where_it_ran_out():
+    with pytest.raises(SourceExhausted) as caught:
+        Draws(SIZES, 0, "stop").take(0, 100, WEIGHTS, np.zeros(4, int))
+    assert caught.value.source == 2
+    assert caught.value.draw < 100
+
+
+def test_weights_that_are_no_distribution_are_refused():
+    for weights in ([0.5, 0.5, 0.5, 0.5], [-0.1, 0.5, 0.3, 0.3], [np.nan, 0.5, 0.3, 0.2]):
+        with pytest.raises(ValueError, match="sum to 1"):
+            Draws(SIZES, 0).take(0, 1, np.array(weights), np.zeros(4, int))
+
+
+def test_ten_thousand_sources_are_drawn_from_quickly():
+    k = 10_000
+    draws = Draws(np.full(k, 1000), 0)
+    drawn = np.zeros(k, int)
+    rng = np.random.default_rng(0)
+    begun = time.perf_counter()
+    for i in range(10):
+        source, _ = draws.take(i * 12_800, 12_800, rng.dirichlet(np.ones(k)), drawn)
+        drawn += counted(source, k)
+    assert 128_000 / (time.perf_counter() - begun) > 200_000  # a floor with room for a loaded machine
