@@ -109,6 +109,7 @@ class RunConfig(Strict):
     fingerprints: dict[str, str] = Field(description="source → hash of its files (or hub id and revision)")
     training: Training
     mixing: Mixing
+    strategy_code: str | None = Field(None, description="hash of the file that a strategy from a path comes from")
     reference: str | None = Field(None, description="the run whose result this strategy starts from")
 
     @property

@@ -62,10 +62,18 @@ def _train_recipe(
     store: str | None,
     data_root: str | None,
 ) -> None:
-    from harness.commands import build_plan
     from harness.conductor import run_only
+    from harness.plan import build
+    from harness.recipe import Strategy, load_recipe
+    from harness.store import Store, store_root
+    from harness.store import data_root as find_data_root
 
-    plan = build_plan(recipe, overrides, store, data_root)
-    folder = plan.select(strategy, model, seed).run.folder
+    tree = load_recipe(recipe, overrides)
+    row = next((row for row in tree.strategies if strategy in (row.label, row.name)), None)
+    if row is None:  # any strategy can be trained on a recipe, whether or not it is one of its rows
+        row = Strategy(name=strategy)
+        tree = tree.model_copy(update={"strategies": (*tree.strategies, row)})
+    plan = build(tree, Store(store_root(store)), find_data_root(data_root))
+    folder = plan.select(row.label, model, seed).run.folder
     run_only(plan, next(job.id for job in plan.jobs if job.kind == "train" and job.folder == folder))
     click.echo(folder / "checkpoint")
