@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -39,10 +40,11 @@ def load_tasks(suite: Suite, name: str, *, only: Sequence[str], limit: int | Non
         limit: questions per task, on top of the columns' own limits.
         root: the data root; None for the hub.
     """
-    from lm_eval.tasks import TaskManager
-
     selected = _selected(suite, only)
-    manager = TaskManager(include_path=[str(folder) for folder in task_folders(name)])
+    folders = tuple(str(folder) for folder in task_folders(name))
+    manager = _manager(folders, with_stock=False)
+    if not selected <= set(manager.all_subtasks):
+        manager = _manager(folders, with_stock=True)
     loaded = LoadedTasks()
     with local_datasets(root):
         for column in suite.columns:
@@ -55,6 +57,14 @@ def load_tasks(suite: Suite, name: str, *, only: Sequence[str], limit: int | Non
                     if leaf in loaded.tasks:
                         _check_metric(loaded.tasks[leaf], leaf, column)
     return loaded
+
+
+@functools.cache
+def _manager(folders: tuple[str, ...], *, with_stock: bool) -> Any:
+    """lm-eval's task manager. Its own task files are many thousand, and reading their names takes ten seconds."""
+    from lm_eval.tasks import TaskManager
+
+    return TaskManager(include_path=list(folders), include_defaults=with_stock)
 
 
 def _selected(suite: Suite, only: Sequence[str]) -> set[str]:

@@ -175,4 +175,4 @@ def _quiet() -> None:
     import datasets
 
     datasets.disable_progress_bars()
-    logging.getLogger("lm_eval").setLevel(logging.WARNING)
+    logging.getLogger("lm_eval").setLevel(logging.ERROR)  # what it warns about is in the records' notes

@@ -3,6 +3,7 @@
 Each program gets a sandbox of its own with a read-only Python and system libraries, a small private ``/tmp``, an
 empty environment, no other process in sight, and limits on memory, processor time, processes, file sizes, output
 and wall time. What kills the sandbox kills everything the program started, since that shares its process namespace.
+This guards the machine, not the score: a program that sets out to fool tests run in its own interpreter can.
 """
 
 from __future__ import annotations

@@ -117,7 +117,9 @@ def run_job(job: Job) -> str | None:
         raise
     if process.returncode == 0:
         return None
-    said = [line.removeprefix("moemix: ") for line in tail if line.strip()]
+    lines = [line for line in tail if line.strip()]
+    # our own error is a line of its own, perhaps with a hint below it; anything else ends with what went wrong
+    said = [line.removeprefix("moemix: ") for line in lines if line.startswith("moemix: ")] or lines
     cause = f"killed by signal {-process.returncode}" if process.returncode < 0 else f"exit {process.returncode}"
     return f"{said[-1] if said else cause} (log: {log})"
 

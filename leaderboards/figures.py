@@ -60,7 +60,7 @@ def draw_weights(runs: dict[str, Trajectory], path: Path) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    columns = min(3, len(runs))
+    columns = 2 if len(runs) == 4 else min(3, len(runs))
     lines = math.ceil(len(runs) / columns)
     settings = {key: value for key, value in rcParamsDefault.items() if not key.startswith(("backend", "interactive"))}
     with rc_context(settings | {"svg.hashsalt": "moemix", "font.size": 9}):
@@ -109,7 +109,7 @@ def _draw(panel: Any, name: str, trajectory: Trajectory, top: float) -> None:
 
 
 def _spread(heights: Sequence[float], gap: float) -> list[float]:
-    """Label heights as near as can be to the given ones, at least ``gap`` apart, in the same order from the bottom."""
+    """Label heights as near as can be to the given ones, at least ``gap`` apart, in the same order, none below 0."""
     order = np.argsort(heights, kind="stable")
     placed = np.array(heights)[order]
     # Least squares under a minimal distance is isotonic regression of the heights less their place in the queue.
@@ -119,7 +119,7 @@ def _spread(heights: Sequence[float], gap: float) -> list[float]:
         while len(blocks) > 1 and blocks[-2][0] > blocks[-1][0]:
             (low, few), (high, many) = blocks[-2:]
             blocks[-2:] = [[(low * few + high * many) / (few + many), few + many]]
-    flat = np.repeat([mean for mean, _ in blocks], [int(size) for _, size in blocks])
+    flat = np.maximum(0.0, np.repeat([mean for mean, _ in blocks], [int(size) for _, size in blocks]))
     result = np.empty(len(placed))
     result[order] = flat + gap * np.arange(len(placed))
     return [float(height) for height in result]

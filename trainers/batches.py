@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -48,7 +49,10 @@ class Forward:
         labels_RT = packed.labels.numpy()
         row_N, column_N = np.nonzero(labels_RT != -100)
         source_RT = packed.source_ids.numpy()
-        move = lambda tensor: tensor.to(device, non_blocking=True)  # noqa: E731
+
+        def move(tensor: Any) -> Any:
+            return tensor.to(device, non_blocking=True)
+
         return cls(
             input_RT=move(packed.input_ids),
             position_RT=move(packed.position_ids),

@@ -132,7 +132,7 @@ class _Loop:
         with Interrupts() as interrupts, bar as shown:
             while self.step < self.training.steps:
                 try:
-                    stop = self._advance(interrupts.pending, shown)
+                    stop = self._advance(interrupts, shown)
                 except SourceExhausted as end:
                     self._note(
                         f"source {self.names[end.source]} is used up after {self.step} of {self.training.steps} steps;"
@@ -140,16 +140,17 @@ class _Loop:
                     )
                     break
                 if stop and self.step < self.training.steps:
-                    self._save()
+                    if self.step % self.training.save_every:
+                        self._save()
                     raise KeyboardInterrupt
         return self._result()
 
-    def _advance(self, interrupted: bool, shown: Progress | None) -> bool:
+    def _advance(self, interrupts: Interrupts, shown: Progress | None) -> bool:
         """One step, and what is due after it. Says whether any rank was asked to stop."""
         started = time.perf_counter()
         batch = self._draw()
         rate = self._set_learning_rate()
-        tally, stop = self._forward_backward(batch, interrupted)
+        tally, stop = self._forward_backward(batch, interrupts)
         norm = self._learn(tally)
         self.step += 1
         self.seen.add(tally)
@@ -182,7 +183,7 @@ class _Loop:
             group["lr"] = rate
         return rate
 
-    def _forward_backward(self, batch: GlobalBatch, interrupted: bool) -> tuple[Tally, bool]:
+    def _forward_backward(self, batch: GlobalBatch, interrupts: Interrupts) -> tuple[Tally, bool]:
         """Gradients of the mean loss over the global batch's targets; sums over sources and all ranks.
 
         Ranks average their gradients, hence the factor that turns this into a sum.
@@ -201,7 +202,7 @@ class _Loop:
             losses.append(found.each_N)
             sources.append(forward.target_source_N)
         each, source = torch.cat(losses).cpu().double().numpy(), np.concatenate(sources)
-        sums = self.ranks.sum(np.append(np.bincount(source, each, len(self.names)), float(interrupted)))
+        sums = self.ranks.sum(np.append(np.bincount(source, each, len(self.names)), float(interrupts.pending)))
         batch.tally.losses += sums[:-1]
         if not np.isfinite(batch.tally.losses).all():
             broken = self.ranks.sum(np.bincount(source, ~np.isfinite(each), len(self.names)))
@@ -258,6 +259,7 @@ class _Loop:
             print(f"{self.title}: {text}", file=sys.stderr, flush=True)
 
     def _by_source(self, values: np.ndarray) -> dict[str, Any]:
+        """By name, with None for nan."""
         return {n: None if v != v else v for n, v in zip(self.names, values.tolist(), strict=True)}
 
     def _save(self) -> None:
@@ -304,7 +306,6 @@ class _Loop:
         self._note(f"going on from step {self.step}")
 
     def _result(self) -> TrainResult:
-        by_source = lambda values: dict(zip(self.names, values.tolist(), strict=True))  # noqa: E731
         sizes = np.array([len(source.train) for source in self.sources])
         return TrainResult(
             steps=self.step,
@@ -314,11 +315,11 @@ class _Loop:
             seconds=self.seconds,
             mixing_seconds=self.mixture.seconds,
             final_loss=None if math.isnan(self.window_loss) else self.window_loss,
-            final_weights=by_source(self.mixture.weights),
-            realised_examples=by_source(self.seen.examples),
-            realised_tokens=by_source(self.seen.tokens),
+            final_weights=self._by_source(self.mixture.weights),
+            realised_examples=self._by_source(self.seen.examples),
+            realised_tokens=self._by_source(self.seen.tokens),
             source_losses=self._by_source(self.source_loss),
-            epochs=by_source(self.seen.examples / sizes),
+            epochs=self._by_source(self.seen.examples / sizes),
             peak_memory_bytes=peak_memory(self.accelerator.device),
         )
 

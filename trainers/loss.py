@@ -52,6 +52,9 @@ class TargetLosses(nn.Module):
         super().__init__()
         self.model = model
         self._bfloat16 = bfloat16
+        if bfloat16:
+            # Autocast reaches plain matrix products only: over float32 weights a grouped one stays in float32.
+            model.set_experts_implementation("eager")
         self._balance = _balance_loss(model) if balance else None
         self._linear_head = _head_is_all(model)
 
@@ -67,7 +70,7 @@ class TargetLosses(nn.Module):
                 losses_N = F.cross_entropy(outputs.logits[0].float(), batch.target_N, reduction="none")
                 total, each_N = losses_N.sum(), losses_N.detach()
             balance = total.new_zeros(())
-            if self._balance is not None:
+            if self._balance is not None and batch.tokens:
                 balance = self._balance(outputs.router_logits, batch.source_RT >= 0)
         return Losses(total, each_N, balance)
 

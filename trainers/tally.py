@@ -30,8 +30,8 @@ class Tally:
         return cls(examples, tokens, targets, np.zeros(num_sources))
 
     def add(self, other: Tally) -> None:
-        for field in fields(self):
-            getattr(self, field.name).__iadd__(getattr(other, field.name))
+        for mine, theirs in zip(self.arrays().values(), other.arrays().values(), strict=True):
+            mine += theirs
 
     def clear(self) -> None:
         for array in self.arrays().values():

@@ -67,8 +67,12 @@ class CompletionsLM(TemplateLM):  # type: ignore[misc]  # lm-eval is untyped
         super().__init__()
         self.server, self.model, self.max_length = server, model, max_length
         self.tokenizer = AutoTokenizer.from_pretrained(str(tokenizer))
-        self.tokenizer_name = tokenizer.name
+        self._folder = tokenizer
         self._local = threading.local()
+
+    @property
+    def tokenizer_name(self) -> str:
+        return self._folder.name
 
     @property
     def eot_token_id(self) -> int:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import Field, ValidationInfo, field_validator, model_validator
+from pydantic import Field, model_validator
 
 from harness.errors import MoemixError, nearest, unknown
 from harness.files import hash_file, hash_value
@@ -54,22 +54,16 @@ class Suite(Strict):
     columns: tuple[SuiteColumn, ...] = Field(min_length=1)
     averages: tuple[Average, ...] = ()
 
-    @field_validator("averages")
-    @classmethod
-    def _known(cls, averages: tuple[Average, ...], info: ValidationInfo) -> tuple[Average, ...]:
-        names = [column.name for column in info.data.get("columns", ())]
-        for average in averages:
-            for name in average.of:
-                if name not in names:
+    @model_validator(mode="after")
+    def _sound(self) -> Suite:
+        names = [column.name for column in self.columns]
+        for average in self.averages:
+            for part in average.of:
+                if part not in names:
                     raise ValueError(
-                        f"`{average.name}` is the mean of {name!r}, unknown before it ({nearest(name, names)})"
+                        f"{average.name!r} is the mean of {part!r}, not known there ({nearest(part, names)})"
                     )
             names.append(average.name)
-        return averages
-
-    @model_validator(mode="after")
-    def _distinct(self) -> Suite:
-        names = [column.name for column in self.columns] + [average.name for average in self.averages]
         for name in names:
             if names.count(name) > 1:
                 raise ValueError(f"the name {name!r} is used twice")

@@ -85,4 +85,5 @@ def test_labels_keep_apart_and_in_order_and_stay_where_there_is_room(heights):
     assert np.all(np.diff(placed[order]) >= 0.05 - 1e-9)
     if np.all(np.diff(np.sort(heights)) >= 0.05):
         assert placed == pytest.approx(np.array(heights))
-    assert placed.mean() == pytest.approx(np.mean(heights))
+    assert placed.min() >= 0
+    assert placed.max() <= max(heights) + 0.05 * (len(heights) - 1) + 1e-9

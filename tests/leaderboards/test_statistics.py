@@ -54,6 +54,20 @@ def test_copying_a_run_under_another_seed_does_not_make_its_result_surer():
     assert copied.se == pytest.approx(once.se)
 
 
+def test_what_seeds_add_to_the_error_is_their_own_variance_beyond_what_questions_explain():
+    generator = np.random.default_rng(7)
+    noise = generator.normal(size=(3, 40))
+    scores = np.array([[-1.0], [0.0], [1.0]]) + noise
+    found = estimate([part(scores)])
+    # Two-way analysis of variance: Var(mean) = (MS_seed + MS_question - MS_rest) / (S n)
+    grand, by_seed, by_question = scores.mean(), scores.mean(axis=1), scores.mean(axis=0)
+    ms_seed = 40 * ((by_seed - grand) ** 2).sum() / 2
+    ms_question = 3 * ((by_question - grand) ** 2).sum() / 39
+    ms_rest = ((scores - by_seed[:, None] - by_question + grand) ** 2).sum() / (2 * 39)
+    assert found.se == pytest.approx(math.sqrt((ms_seed + ms_question - ms_rest) / 120))
+    assert found.dof < 2.5  # three seeds that differ by this much leave little more than two
+
+
 def test_one_question_has_no_error_bar_and_no_p_value():
     found = estimate([part([1.0])])
     assert found.value == 1.0

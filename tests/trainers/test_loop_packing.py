@@ -99,9 +99,8 @@ def test_every_rank_gets_as_many_forwards_and_together_they_do_the_whole_batch(t
     shares = [list(batch.forwards(rank, ranks, HOST)) for rank in range(ranks)]
     assert {len(share) for share in shares} == {1}
     assert sum(len(f.target_N) for share in shares for f in share) == batch.tally.targets.sum()
-    losses = TargetLosses(model)
-    idle = losses(shares[-1][0])
-    idle.total.backward()
+    idle = TargetLosses(model, balance=True)(shares[-1][0])
+    (idle.total + idle.balance).backward()
     assert idle.total.item() == 0
     assert all(parameter.grad is not None and not parameter.grad.any() for parameter in model.parameters())
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import click
@@ -23,6 +24,10 @@ def make(folder: Path) -> None:
     """
     if not (folder / "model.json").is_file():
         raise MoemixError("there is no model.json in this folder", where=str(folder), hint="`moemix plan` lists models")
+    from transformers.utils import logging
+
     from trainers.models.making import make_model
 
+    if not sys.stderr.isatty():
+        logging.disable_progress_bar()
     click.echo(make_model(folder.resolve()))

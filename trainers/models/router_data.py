@@ -77,12 +77,15 @@ def making_and_judging(
     return _sample(making, 8192, pad_id, seed), _sample(judging, 4096, pad_id, seed)
 
 
-def separation(routers: Sequence[Router], states: Sequence[Tensor], source_N: NDArray[np.int64]) -> dict[str, Any]:
+def separation(
+    routers: Sequence[Router], states: Sequence[Tensor], source_N: NDArray[np.int64], experts: int
+) -> dict[str, list[float]]:
     """How routers treat the sources, by layer.
 
     Args:
         states: f32[N, H] for each router.
         source_N: the source of each state.
+        experts: E.
 
     Returns:
         ``distance``: mean L2 distance between two sources' gate loads, each normalised over experts; ``load_cv``:
@@ -91,7 +94,6 @@ def separation(routers: Sequence[Router], states: Sequence[Tensor], source_N: ND
     distances, variations = [], []
     for router, states_NH in zip(routers, states, strict=True):
         selected_Nk = router(states_NH).numpy()
-        experts = int(selected_Nk.max()) + 1
         shares_KE = np.array(
             [np.bincount(selected_Nk[source_N == k].ravel(), minlength=experts) for k in np.unique(source_N)], float
         )

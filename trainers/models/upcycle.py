@@ -52,13 +52,13 @@ def _initialise_routers(
     pad_id = tokenizer.pad_token_id or 0
     making, judging = making_and_judging(sources, model.router_examples, pad_id=pad_id, seed=model.seed)
     judged = judging.states(dense, blocks)
-    before = separation(selections, judged, judging.source_N)
+    before = separation(selections, judged, judging.source_N, model.experts)
     for i, states_NH in enumerate(making.states(dense, blocks)):
         routers[i].weight.copy_(router_rows(states_NH, model.experts, model.top_k, seed=model.seed + i))
     row = judging.batches[0]
     dense_logits, moe_logits = run_packed(dense, row).logits, run_packed(moe, row).logits
     return {
-        "routers": separation(selections, judged, judging.source_N),
+        "routers": separation(selections, judged, judging.source_N, model.experts),
         "random_routers": before,
         "largest_logit": float(dense_logits.abs().max()),
         "largest_logit_difference": float((dense_logits - moe_logits).abs().max()),
@@ -87,8 +87,6 @@ def to_mixtral(dense: Any, experts: int, top_k: int, *, seed: int) -> Any:
     for bias in ("attention_bias", "mlp_bias"):
         if getattr(config, bias, False):
             raise MoemixError(f"the dense model has `{bias}`, and Mixtral has none")
-    if config.model_type == "mistral" and config.head_dim is None:
-        raise MoemixError("the dense model's configuration has no head_dim")
     # What both configurations know by name is the same thing in both: sizes, rope, norms, ties and special tokens.
     known = {field.name for field in fields(MixtralConfig)} & set(config.to_dict())
     shared = {name: getattr(config, name) for name in known if name not in ("architectures", "model_type", "dtype")}

@@ -1,0 +1,180 @@
+"""A server of our own as a process: started on a free port, watched, restarted once, and never left behind."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import requests
+
+from evals.engines import guard
+from harness.errors import StageFailed
+from harness.files import read_json, write_json
+from harness.progress import LOG_EVERY_SECONDS, duration
+
+START_SECONDS = 1800.0
+_PORT_ATTEMPTS = 3
+_RESTARTS = 1
+
+
+class ServedProcess:
+    """An OpenAI-compatible server process.
+
+    Nothing of it outlives us: a guard process ends the server when this process ends, even by ``kill -9``; should
+    the guard be killed too, the next start in the same folder finds the leftover by its record and ends it.
+
+    Args:
+        name: what to call it in messages.
+        model: the name it serves its model by; nobody else's, so another server on the port is not taken for ours.
+        command: port → command line.
+        folder: where its log and its record go.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        model: str,
+        command: Callable[[int], list[str]],
+        environment: Mapping[str, str] | None,
+        folder: Path,
+    ) -> None:
+        self.name, self.model, self.url = name, model, ""
+        self.log, self.record = folder / "server.log", folder / "server.json"
+        self._command, self._environment = command, environment
+        self._guard: subprocess.Popen[bytes] | None = None
+        self._restarts = 0
+
+    def start(self) -> None:
+        """Start and wait until it answers.
+
+        Raises:
+            StageFailed: it ended before, with the end of its log.
+        """
+        self._end_leftover()
+        self.log.parent.mkdir(parents=True, exist_ok=True)
+        for attempt in range(1, _PORT_ATTEMPTS + 1):
+            before = self.log.stat().st_size if self.log.is_file() else 0
+            self._launch(_free_port())
+            if self._wait_until_ready():
+                return
+            self.stop()
+            said = self._log_tail(before)
+            # Between finding a port free and the server binding it, somebody else may take it.
+            if attempt == _PORT_ATTEMPTS or "address already in use" not in said.lower():
+                raise StageFailed(f"the server did not start. The end of its log:\n{said}", where=str(self.log))
+
+    def stop(self) -> None:
+        """End the server and everything it started. Harmless when there is none."""
+        if self._guard is None:
+            return
+        for pipe in (self._guard.stdin, self._guard.stdout):
+            if pipe is not None:
+                pipe.close()
+        try:
+            self._guard.wait(guard.STOP_SECONDS + 10)
+        except subprocess.TimeoutExpired:
+            self._guard.kill()
+            self._guard.wait()
+            self._end_leftover()
+        self._guard = None
+        self.record.unlink(missing_ok=True)
+
+    def alive(self) -> bool:
+        return self._guard is not None and self._guard.poll() is None
+
+    def revive(self) -> None:
+        """Start a dead server again, once.
+
+        Raises:
+            StageFailed: it has died before.
+        """
+        self.stop()
+        if self._restarts >= _RESTARTS:
+            raise StageFailed(
+                f"the server died again after a restart. The end of its log:\n{self._log_tail()}",
+                where=str(self.log),
+                hint="run the same command again: what was answered is kept",
+            )
+        self._restarts += 1
+        self._say("the server died; starting it again, to ask only for what is missing")
+        self.start()
+
+    def _launch(self, port: int) -> None:
+        self.url = f"http://127.0.0.1:{port}"
+        with open(self.log, "ab") as log:
+            self._guard = subprocess.Popen(
+                [sys.executable, guard.__file__, *self._command(port)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                env=self._environment,
+                start_new_session=True,  # Ctrl-C reaches us alone, and we end the server in order
+            )
+        assert self._guard.stdout is not None
+        server = int(self._guard.stdout.readline() or 0)
+        write_json(self.record, {"pid": server, "started": _start_time(server), "boot": _boot()})
+
+    def _wait_until_ready(self) -> bool:
+        """True when the server answers for its model, False when it ended."""
+        started = logged = time.monotonic()
+        while self.alive():
+            if self._answers():
+                self._say(f"ready after {duration(time.monotonic() - started)}")
+                return True
+            now = time.monotonic()
+            if now - started > START_SECONDS:
+                self.stop()
+                raise StageFailed(f"the server was not ready after {duration(START_SECONDS)}", where=str(self.log))
+            if now - logged >= LOG_EVERY_SECONDS:
+                logged = now
+                self._say(f"starting the server, {duration(now - started)} (log: {self.log})")
+            time.sleep(0.25)
+        return False
+
+    def _answers(self) -> bool:
+        try:
+            body = requests.get(f"{self.url}/v1/models", timeout=5).json()
+            return self.model in [model["id"] for model in body["data"]]
+        except (requests.RequestException, ValueError, KeyError, TypeError):
+            return False
+
+    def _log_tail(self, start: int = 0, lines: int = 25) -> str:
+        with open(self.log, "rb") as log:
+            log.seek(max(start, self.log.stat().st_size - 20_000))
+            return "\n".join(log.read().decode("utf-8", "replace").splitlines()[-lines:])
+
+    def _end_leftover(self) -> None:
+        if not self.record.is_file():
+            return
+        left = read_json(self.record)
+        # A process id means something only on the same boot, and only if nobody else has been given it since.
+        if left["boot"] == _boot() and _start_time(left["pid"]) in (left["started"], None):
+            guard.end_group(left["pid"])
+        self.record.unlink()
+
+    def _say(self, text: str) -> None:
+        print(f"{self.name}: {text}", file=sys.stderr, flush=True)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _boot() -> str:
+    return f"{socket.gethostname()} {Path('/proc/sys/kernel/random/boot_id').read_text().strip()}"
+
+
+def _start_time(pid: int) -> str | None:
+    """When a process started, in the kernel's clock ticks; None if there is no such process."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return None
+    return stat.rpartition(")")[2].split()[19]

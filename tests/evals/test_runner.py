@@ -1,0 +1,201 @@
+"""An evaluation gives lm-eval's own numbers and files, resumes where it was stopped, and is never overwritten."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tiny_checkpoint import make_checkpoint
+
+from evals.runner import evaluate, request_for
+from harness.errors import MoemixError
+from harness.records import EvalSummary
+
+
+def request(suite, **changes):
+    settings = {"tasks": (), "limit": None, "engine": "transformers", "dtype": "float32", "seed": 0}
+    return request_for(str(suite), **{**settings, **changes})
+
+
+def samples(folder, task):
+    return [json.loads(line) for line in (Path(folder) / f"samples_{task}.jsonl").open()]
+
+
+@pytest.fixture(scope="module")
+def out(checkpoint, mini_suite, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("evals") / "mini"
+    evaluate(checkpoint, request(mini_suite), folder)
+    return folder
+
+
+def test_the_files_are_those_of_lm_eval_and_the_summary_comes_from_them(out, checkpoint, mini_suite):
+    summary = EvalSummary.read(out / "summary.json")
+    raw = json.loads((out / "results.json").read_text())
+    assert {"results", "configs", "versions", "n-shot", "n-samples", "config", "task_hashes"} <= raw.keys()
+    by_task = {(r.task, r.metric): r for r in summary.results}
+    choice = by_task["mini_choice", "acc"]
+    assert choice.value == raw["results"]["mini_choice"]["acc,none"]
+    assert choice.stderr == raw["results"]["mini_choice"]["acc_stderr,none"]
+    assert (choice.n, choice.shots, choice.task_version) == (24, 0, "1.0")
+    scores = [sample["acc"] for sample in samples(out, "mini_choice")]
+    assert summary.columns["choice"].value == pytest.approx(sum(scores) / len(scores))
+    assert summary.columns["average"].columns == ("choice", "text")
+    assert summary.engine["name"] == "transformers"
+    assert summary.engine["dtype"] == "float32"
+    assert summary.checkpoint_hash
+    assert not list(out.glob(".lm_eval*"))
+
+
+def test_every_sample_equals_that_of_lm_evals_own_model(out, checkpoint, mini_suite):
+    """The numbers are those of the ``lm_eval`` command line with its ``hf`` model, choice by choice, text by text."""
+    from lm_eval.evaluator import simple_evaluate
+    from lm_eval.tasks import TaskManager
+
+    manager = TaskManager(include_path=str(mini_suite.parent / "tasks"), include_defaults=False)
+    stock = simple_evaluate(
+        model="hf",
+        model_args={"pretrained": str(checkpoint), "dtype": "float32"},
+        tasks=["mini_choice", "mini_text"],
+        device="cpu",
+        batch_size=1,
+        task_manager=manager,
+    )
+    for task, key in (("mini_choice", "acc"), ("mini_text", "exact_match")):
+        ours, theirs = samples(out, task), stock["samples"][task]
+        assert [s[key] for s in ours] == [s[key] for s in theirs]
+        assert [s["prompt_hash"] for s in ours] == [s["prompt_hash"] for s in theirs]
+        for mine, other in zip(ours, theirs, strict=True):
+            if task == "mini_text":
+                assert mine["resps"] == other["resps"]
+            else:
+                likelihoods = [float(reply[0][0]) for reply in mine["resps"]]
+                assert likelihoods == pytest.approx([reply[0][0] for reply in other["resps"]], abs=1e-4)
+
+
+def test_the_same_request_again_does_nothing_and_another_is_refused(out, checkpoint, mini_suite, capsys, tmp_path):
+    before = {file.name: file.stat().st_mtime_ns for file in out.iterdir()}
+    again = evaluate(checkpoint, request(mini_suite), out)
+    assert again == EvalSummary.read(out / "summary.json")
+    assert "already evaluated" in capsys.readouterr().err
+    with pytest.raises(MoemixError, match="another limit, seed"):
+        evaluate(checkpoint, request(mini_suite, limit=3, seed=1), out)
+    other = make_checkpoint(tmp_path / "other", seed=1)
+    with pytest.raises(MoemixError, match="another checkpoint"):
+        evaluate(other, request(mini_suite), out)
+    assert {file.name: file.stat().st_mtime_ns for file in out.iterdir()} == before
+
+
+def test_a_limit_takes_the_first_questions_of_each_task(checkpoint, mini_suite, out, tmp_path):
+    summary = evaluate(checkpoint, request(mini_suite, limit=5), tmp_path / "five")
+    assert {result.n for result in summary.results} == {5}
+    assert [s["resps"] for s in samples(tmp_path / "five", "mini_text")] == [
+        s["resps"] for s in samples(out, "mini_text")[:5]
+    ]
+
+
+def test_a_columns_own_limit_leaves_the_others_alone(checkpoint, mini_suite, tmp_path):
+    suite = mini_suite.with_name("limited.yaml")
+    suite.write_text(mini_suite.read_text().replace("tasks: [mini_text]", "tasks: [mini_text], limit: 4"))
+    summary = evaluate(checkpoint, request(suite), tmp_path / "limited")
+    assert {result.task: result.n for result in summary.results} == {"mini_choice": 24, "mini_text": 4}
+
+
+def test_tasks_can_be_selected_by_task_or_column(checkpoint, mini_suite, tmp_path):
+    summary = evaluate(checkpoint, request(mini_suite, tasks=("text",), limit=2), tmp_path / "text")
+    assert list(summary.columns) == ["text"]
+    with pytest.raises(MoemixError, match="did you mean 'mini_choice'"):
+        evaluate(checkpoint, request(mini_suite, tasks=("mini_chioce",)), tmp_path / "typo")
+
+
+def test_a_killed_evaluation_goes_on_where_it_was(checkpoint, mini_suite, out, tmp_path):
+    """``kill -9`` in the middle of storing answers; afterwards only the missing ones are asked for."""
+    folder = tmp_path / "killed"
+    code = f"""
+import os, signal, sys
+from pathlib import Path
+import evals.cache
+put, kept = evals.cache.ResponseCache.put, []
+def dying(self, key, answer):
+    put(self, key, answer)
+    kept.append(key)
+    if len(kept) == 80:
+        os.kill(os.getpid(), signal.SIGKILL)
+evals.cache.ResponseCache.put = dying
+from evals.runner import evaluate, request_for
+request = request_for({str(mini_suite)!r}, tasks=(), limit=None, engine="transformers", dtype="float32", seed=0)
+evaluate(Path({str(checkpoint)!r}), request, Path({str(folder)!r}))
+"""
+    killed = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True)
+    assert killed.returncode == -9, killed.stderr.decode()
+    assert not (folder / "summary.json").exists()
+    stored = dict(sqlite3.connect(folder / "responses.sqlite").execute("SELECT key, rowid FROM answers"))
+    assert len(stored) == 80
+
+    summary = evaluate(checkpoint, request(mini_suite), folder)
+    rows = dict(sqlite3.connect(folder / "responses.sqlite").execute("SELECT key, rowid FROM answers"))
+    assert stored.items() <= rows.items()
+    assert len(rows) == 24 * 3 + 24
+    finished = EvalSummary.read(out / "summary.json")
+    assert summary.columns == finished.columns
+    assert summary.results == finished.results
+
+
+def test_a_task_that_cannot_run_here_is_a_missing_column_with_the_reason(checkpoint, mini_suite, tmp_path, monkeypatch):
+    monkeypatch.setattr("evals.sandbox.available", lambda: "bubblewrap (bwrap) is not installed")
+    folder = tmp_path / "tasks"
+    folder.mkdir()
+    (folder / "code.yaml").write_text(
+        (mini_suite.parent / "tasks" / "text.yaml")
+        .read_text()
+        .replace("mini_text", "mini_code")
+        .replace("{version: 1.0}", "{version: 1.0, sandbox: true}")
+    )
+    suite = tmp_path / "code.yaml"
+    suite.write_text(
+        f"name: code\ninclude: [tasks, {mini_suite.parent / 'tasks'}]\ncolumns:\n"
+        "  - {name: code, tasks: [mini_code], metric: exact_match}\n"
+        "  - {name: choice, tasks: [mini_choice], metric: acc, limit: 2}\n"
+        "averages:\n  - {name: average, of: [code, choice]}\n"
+    )
+    summary = evaluate(checkpoint, request(suite), tmp_path / "out")
+    assert summary.columns["code"].value is None
+    assert summary.columns["average"].value is None
+    assert summary.columns["choice"].value is not None
+    (note,) = [result.note for result in summary.results if result.task == "mini_code"]
+    assert "bubblewrap (bwrap) is not installed" in note
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [({"engine": "vlm"}, "did you mean 'vllm'"), ({"dtype": "float23"}, "did you mean 'float32'")],
+)
+def test_an_unknown_engine_or_dtype_names_its_neighbour(checkpoint, mini_suite, tmp_path, changes, message):
+    with pytest.raises(MoemixError, match=message):
+        evaluate(checkpoint, request(mini_suite, **changes), tmp_path / "out")
+
+
+def test_a_metric_that_does_not_exist_fails_before_anything_is_asked(checkpoint, mini_suite, tmp_path):
+    suite = mini_suite.with_name("metric.yaml")
+    suite.write_text(mini_suite.read_text().replace("metric: acc}", "metric: accc}"))
+    with pytest.raises(MoemixError, match="did you mean 'acc'"):
+        evaluate(checkpoint, request(suite), tmp_path / "out")
+    assert not (tmp_path / "out" / "responses.sqlite").exists()
+
+
+def test_a_folder_that_is_no_checkpoint_is_named(mini_suite, tmp_path):
+    with pytest.raises(MoemixError, match="not a checkpoint"):
+        evaluate(tmp_path, request(mini_suite), tmp_path / "out")
+
+
+def test_help_is_quick_and_loads_nothing_heavy():
+    code = (
+        "import sys\nfrom click.testing import CliRunner\nfrom evals.cli import eval_command\n"
+        "result = CliRunner().invoke(eval_command, ['--help'])\n"
+        "assert 'CHECKPOINT' in result.output\n"
+        "assert not {'torch', 'transformers', 'lm_eval', 'datasets', 'pydantic'} & sys.modules.keys()"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

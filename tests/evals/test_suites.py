@@ -1,0 +1,90 @@
+"""A suite is data: what it says is checked when it is read, and its hash says when scores may change."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+
+import pytest
+
+from evals.suites import load_suite, suite_hash, suite_names, task_folders
+from harness.errors import MoemixError
+
+SUITE = """
+name: mine
+columns:
+  - {name: arc, tasks: [arc_easy], shots: 0, metric: acc_norm}
+  - {name: boolq, tasks: [boolq], shots: 0, metric: acc}
+averages:
+  - {name: qa, of: [arc, boolq]}
+  - {name: all, of: [qa, arc]}
+"""
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write(text, name="mine.yaml"):
+        (tmp_path / name).write_text(text)
+        return str(tmp_path / name)
+
+    return write
+
+
+def test_every_suite_of_the_package_loads():
+    assert {"quickstart", "smol_kr"} <= set(suite_names())
+    for name in suite_names():
+        assert load_suite(name).name == name
+
+
+def test_an_average_may_be_of_columns_and_of_earlier_averages(write):
+    assert [average.of for average in load_suite(write(SUITE)).averages] == [("arc", "boolq"), ("qa", "arc")]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("shots: 0, metric: acc}", "shot: 0, metric: acc}", "unknown key `columns.1.shot` (did you mean 'shots'"),
+        ("of: [qa, arc]", "of: [qa, arcs]", "did you mean 'arc'"),
+        ("{name: all", "{name: arc", "'arc' is used twice"),
+        ("tasks: [boolq], shots: 0", "tasks: [arc_easy], shots: 3", "different shots"),
+        ("columns:", "columns: [", "not valid YAML"),
+    ],
+)
+def test_a_fault_in_a_suite_file_is_named(write, old, new, message):
+    with pytest.raises(MoemixError, match=re.escape(message)):
+        load_suite(write(SUITE.replace(old, new)))
+
+
+def test_an_unknown_suite_names_its_neighbour():
+    with pytest.raises(MoemixError, match="did you mean 'smol_kr'"):
+        load_suite("smol_rk")
+    with pytest.raises(MoemixError, match="does not exist"):
+        load_suite("nowhere/mine.yaml")
+
+
+def test_the_hash_follows_settings_and_local_task_files_but_not_wording(write, tmp_path):
+    (tmp_path / "tasks" / "colours").mkdir(parents=True)
+    (tmp_path / "tasks" / "others").mkdir()
+    task = tmp_path / "tasks" / "colours" / "colours.yaml"
+    task.write_text("task: colours\nprocess_docs: !function utils.process\n")
+    other = tmp_path / "tasks" / "others" / "others.yaml"
+    other.write_text("task: others\n")
+    text = SUITE.replace("[boolq]", "[colours]") + "include: [tasks]\n"
+    first = suite_hash(write(text))
+    assert task_folders(write(text))[-1] == tmp_path / "tasks"
+    assert suite_hash(write(text + "description: in other words\n")) == first
+    other.write_text("task: others\nmetadata: {version: 2}\n")
+    assert suite_hash(write(text)) == first
+    assert suite_hash(write(text.replace("acc_norm", "acc"))) != first
+    (task.parent / "utils.py").write_text("def process(docs): return docs\n")
+    assert suite_hash(write(text)) != first
+
+
+def test_listing_suites_loads_nothing_heavy():
+    code = (
+        "import sys, evals.cli, evals.suites\n"
+        "[evals.suites.suite_hash(name) for name in evals.suites.suite_names()]\n"
+        "assert not {'torch', 'transformers', 'lm_eval', 'datasets', 'numpy'} & sys.modules.keys()"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,0 +1,47 @@
+"""A tiny Mixtral with random weights and a tokenizer of ASCII characters: a real checkpoint that answers at once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+VOCABULARY = 128
+CONTEXT = 1024
+
+
+def make_checkpoint(folder: Path, seed: int = 0) -> Path:
+    import torch
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import MixtralConfig, MixtralForCausalLM, PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY,
+        special_tokens=["<|endoftext|>"],
+        initial_alphabet=["Ġ", "Ċ", *map(chr, range(33, 127))],  # ASCII alone, so whatever it generates is text
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(["the question and the answer are in the text"] * 4, trainer)
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, eos_token="<|endoftext|>", pad_token="<|endoftext|>"
+    ).save_pretrained(folder)
+    torch.manual_seed(seed)
+    config = MixtralConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=64,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        head_dim=32,
+        num_local_experts=4,
+        num_experts_per_tok=2,
+        max_position_embeddings=CONTEXT,
+        initializer_range=0.2,  # large enough that greedy choices are not ties
+        bos_token_id=None,
+        eos_token_id=0,
+        pad_token_id=0,
+    )
+    MixtralForCausalLM(config).save_pretrained(folder)
+    return folder
