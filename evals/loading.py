@@ -19,12 +19,14 @@ class LoadedTasks:
     """What a suite comes to on this machine.
 
     Attributes:
+        manager: lm-eval's task manager that knows them.
         tasks: the lm-eval tasks to run, by name, groups flattened.
         limits: task → questions to ask; None for all.
         leaves: each name in the suite's ``tasks`` → the tasks it stands for.
         refused: task → why it cannot run, with the column that wants it.
     """
 
+    manager: Any
     tasks: dict[str, Any] = field(default_factory=dict)
     limits: dict[str, int | None] = field(default_factory=dict)
     leaves: dict[str, tuple[str, ...]] = field(default_factory=dict)
@@ -45,14 +47,14 @@ def load_tasks(suite: Suite, name: str, *, only: Sequence[str], limit: int | Non
     manager = _manager(folders, with_stock=False)
     if not selected <= set(manager.all_subtasks):
         manager = _manager(folders, with_stock=True)
-    loaded = LoadedTasks()
+    loaded = LoadedTasks(manager)
     with local_datasets(root):
         for column in suite.columns:
             for task_name in column.tasks:
                 if task_name not in selected:
                     continue
                 if task_name not in loaded.leaves:
-                    _load(manager, task_name, column, limit, loaded)
+                    _load(task_name, column, limit, loaded)
                 for leaf in loaded.leaves[task_name]:
                     if leaf in loaded.tasks:
                         _check_metric(loaded.tasks[leaf], leaf, column)
@@ -82,7 +84,8 @@ def _selected(suite: Suite, only: Sequence[str]) -> set[str]:
     return selected
 
 
-def _load(manager: Any, name: str, column: SuiteColumn, limit: int | None, loaded: LoadedTasks) -> None:
+def _load(name: str, column: SuiteColumn, limit: int | None, loaded: LoadedTasks) -> None:
+    manager = loaded.manager
     if name not in manager.all_tasks:
         raise MoemixError(
             f"lm-eval knows no task {name!r}",

@@ -139,6 +139,7 @@ def _run_lm_eval(
             model=lm,
             model_args={"pretrained": str(checkpoint), "engine": request.engine, "dtype": request.dtype},
             tasks=list(loaded.tasks.values()),
+            task_manager=loaded.manager,
             limit=None if chosen else limits.pop(),
             samples=chosen,
             log_samples=True,

@@ -100,7 +100,8 @@ def _draw(panel: Any, name: str, trajectory: Trajectory, top: float) -> None:
         panel.annotate(
             f"{trajectory.names[source]} {final[source]:.2f}", (end, final[source]), (1.04 * end, height),
             va="center", fontsize=8, color=colour, annotation_clip=False, parse_math=False,
-            arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 0.5, "shrinkA": 0, "shrinkB": 0},
+            arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 0.5, "shrinkA": 0, "shrinkB": 0,
+                        "relpos": (0, 0.5)},
         )  # fmt: skip
     panel.set_title(plain(name), fontsize=10, loc="left", parse_math=False)
     panel.set_xlim(0, end)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import signal
@@ -139,3 +140,22 @@ def test_one_strategy_from_a_users_file_trains_by_name_alone(finished, tmp_path)
     assert process.returncode == 0, process.stderr
     weights = strategies_of(store)["First"]["result"]["final_weights"]
     assert weights[min(weights)] == pytest.approx(0.9)
+
+
+@pytest.mark.serve
+def test_the_same_recipe_is_evaluated_through_a_vllm_server(finished):
+    if importlib.util.find_spec("vllm") is None:
+        pytest.skip("vLLM is not installed (extra `serve`, or make install-serve)")
+    store, _ = finished
+    process = moemix(
+        "bench", "quickstart", "--set", "engine=vllm", store=store, settings=[*SMALL[:-1], "strategies=[uniform]"]
+    )
+    assert process.returncode == 0, process.stderr
+    engines = {}
+    for path in store.glob("quickstart/uniform*/evals/*/summary.json"):
+        summary = json.loads(path.read_text())
+        engines[summary["engine"]["name"]] = summary["columns"]
+    assert set(engines) == {"transformers", "vllm"}  # two evaluations side by side, neither overwritten
+    assert engines["vllm"]["facts"]["value"] == pytest.approx(engines["transformers"]["facts"]["value"], abs=0.26)
+    servers = subprocess.run(("pgrep", "-f", f"openai.api_server --model {store}"), capture_output=True, text=True)
+    assert servers.stdout == ""  # stopped, whatever happened

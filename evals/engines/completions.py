@@ -7,7 +7,6 @@ lm-eval's transformers model does it, so that both engines answer the same quest
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
@@ -28,7 +27,8 @@ from transformers import AutoTokenizer
 from harness.errors import StageFailed
 
 CONCURRENCY = 32
-_ATTEMPTS = 7  # with waits of 0.5, 1, 2, … 16 seconds between them: half a minute
+_ATTEMPTS = 7  # half a minute in all: the wait doubles
+_WAIT = 0.5  # seconds before the second attempt
 _TIMEOUT = (10.0, 1800.0)  # seconds to connect, and to wait for an answer that queues behind others
 _RESUME_HINT = "run the same command again: what was answered is kept"
 
@@ -174,7 +174,8 @@ class CompletionsLM(TemplateLM):  # type: ignore[misc]  # lm-eval is untyped
         answers: dict[int, Any] = {}
         positions = sorted(range(len(requests)), key=lambda i: order(requests[i]))
         while left := [i for i in positions if i not in answers]:
-            pool = ThreadPoolExecutor(CONCURRENCY)
+            abandoned = threading.Event()
+            pool = ThreadPoolExecutor(CONCURRENCY, initializer=self._prepare_thread, initargs=(abandoned,))
             waiting: dict[Future[Any], int] = {pool.submit(ask, requests[i]): i for i in left}
             gone = False
             try:
@@ -191,19 +192,21 @@ class CompletionsLM(TemplateLM):  # type: ignore[misc]  # lm-eval is untyped
                         for future in [future for future in waiting if future.cancel()]:
                             del waiting[future]
             finally:
+                abandoned.set()
                 pool.shutdown(wait=False, cancel_futures=True)
             if gone:
                 self.server.revive()
         return [answers[i] for i in range(len(requests))]
 
+    def _prepare_thread(self, abandoned: threading.Event) -> None:
+        self._local.session, self._local.abandoned = requests.Session(), abandoned
+
     def _post(self, payload: dict[str, Any]) -> Any:
         """One request, asked again while the server has trouble that may pass."""
-        if not hasattr(self._local, "session"):
-            self._local.session = requests.Session()
         trouble = ""
         for attempt in range(_ATTEMPTS):
-            if attempt:
-                time.sleep(2.0 ** (attempt - 2))
+            if attempt and self._local.abandoned.wait(_WAIT * 2 ** (attempt - 1)):
+                raise ServerGone  # nobody waits for this answer any more
             if not self.server.alive():
                 raise ServerGone
             try:

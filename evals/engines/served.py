@@ -80,9 +80,8 @@ class ServedProcess:
         except subprocess.TimeoutExpired:
             self._guard.kill()
             self._guard.wait()
-            self._end_leftover()
         self._guard = None
-        self.record.unlink(missing_ok=True)
+        self._end_leftover()  # there is none, unless something killed the guard
 
     def alive(self) -> bool:
         return self._guard is not None and self._guard.poll() is None
@@ -149,6 +148,7 @@ class ServedProcess:
             return "\n".join(log.read().decode("utf-8", "replace").splitlines()[-lines:])
 
     def _end_leftover(self) -> None:
+        """End a server on record, ours or that of an earlier evaluation into this folder."""
         if not self.record.is_file():
             return
         left = read_json(self.record)

@@ -1,0 +1,89 @@
+"""A real vLLM server gives what transformers gives, and its death in the middle costs nothing but time."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sqlite3
+
+import pytest
+
+from evals import runner
+from evals.cache import ResponseCache
+from evals.engines.vllm_server import VllmEngine, installed_vllm
+from evals.runner import evaluate, request_for
+from harness.errors import MoemixError, StageFailed
+from harness.files import read_json
+from test_completions import assert_same, run
+
+try:
+    installed_vllm()
+except MoemixError as error:
+    pytest.skip(error.message, allow_module_level=True)
+
+pytestmark = pytest.mark.serve
+
+
+@pytest.fixture(scope="module")
+def in_process(checkpoint, mini_suite, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("evals") / "transformers"
+    run(checkpoint, mini_suite, "transformers", folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def engine(checkpoint, tmp_path_factory):
+    with VllmEngine(checkpoint, dtype="float32", seed=0, folder=tmp_path_factory.mktemp("server")) as engine:
+        yield engine
+
+
+class Borrowed:
+    """The module's server, for an evaluation that would start and stop one."""
+
+    def __init__(self, engine):
+        self._engine = engine
+
+    def __enter__(self):
+        return self._engine
+
+    def __exit__(self, *_):
+        return None
+
+
+@pytest.fixture
+def borrowed(engine, monkeypatch):
+    monkeypatch.setattr(runner, "open_engine", lambda *_, **__: Borrowed(engine))
+
+
+@pytest.mark.usefixtures("borrowed")
+def test_choices_and_texts_equal_those_of_transformers(checkpoint, mini_suite, in_process, tmp_path):
+    summary = run(checkpoint, mini_suite, "vllm", tmp_path / "out")
+    assert_same(tmp_path / "out", (in_process))
+    assert summary.engine["name"] == "vllm"
+    assert summary.engine["dtype"] == "float32"
+    assert summary.engine["args"]["max-model-len"] == 1024
+
+
+@pytest.mark.usefixtures("borrowed")
+def test_a_server_that_dies_midway_is_started_again_once_and_asked_only_for_the_rest(
+    engine, checkpoint, mini_suite, in_process, tmp_path, monkeypatch
+):
+    kept: list[str] = []
+    fatal = {20, 60}
+    put = ResponseCache.put
+
+    def put_and_kill(self: ResponseCache, key: str, answer: object) -> None:
+        put(self, key, answer)
+        kept.append(key)
+        if len(kept) in fatal:
+            os.killpg(read_json(engine.server.record)["pid"], signal.SIGKILL)
+
+    monkeypatch.setattr(ResponseCache, "put", put_and_kill)
+    request = request_for(str(mini_suite), tasks=(), limit=None, engine="vllm", dtype="float32", seed=0)
+    with pytest.raises(StageFailed, match="died again after a restart"):
+        evaluate(checkpoint, request, tmp_path / "out")
+    assert len(kept) >= 60
+    assert len(set(kept)) == len(kept)
+    rows = sqlite3.connect(tmp_path / "out" / "responses.sqlite").execute("SELECT count(*) FROM answers")
+    assert next(rows)[0] == len(kept)
+    assert not engine.server.alive()
