@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-dep
 STORE ?= runs
 PYTEST_ARGS ?=
 
-.PHONY: help install install-serve sandbox quickstart test check format bench docs clean
+.PHONY: help install install-serve sandbox quickstart test check format clean
 
 help:
 	@grep -E '^# make|^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/ —/; s/^# //'
@@ -47,9 +47,6 @@ check: install ## what CI holds besides tests: lint, format, types, the one-way 
 format: install
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
-
-bench: install ## measure what the docs state; DATA_ROOT=DIR for the parts on real data
-	$(BIN)/python -m tests.bench $(if $(DATA_ROOT),--data-root $(DATA_ROOT))
 
 clean:
 	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import sqlite3
-from pathlib import Path
 
 import pytest
+from small_evaluations import REQUESTS, assert_same_samples, run
 from tiny_checkpoint import make_checkpoint
 from tiny_server import TinyServer
 
 from evals.engines import completions
-from evals.runner import evaluate, request_for
 from harness.errors import MoemixError, StageFailed
-
-REQUESTS = 24 * 3 + 24
 
 
 @pytest.fixture
@@ -30,34 +26,15 @@ def _impatient(monkeypatch):
     monkeypatch.setattr(completions, "_WAIT", 0.05)
 
 
-def run(checkpoint, suite, engine, out, **changes):
-    settings = {"tasks": (), "limit": None, "dtype": "float32", "seed": 0, **changes}
-    return evaluate(checkpoint, request_for(str(suite), engine=engine, **settings), out)
-
-
-def samples(folder, task):
-    return [json.loads(line) for line in (Path(folder) / f"samples_{task}.jsonl").open()]
-
-
 @pytest.fixture(scope="module")
 def in_process(checkpoint, mini_suite, tmp_path_factory):
     folder = tmp_path_factory.mktemp("evals") / "transformers"
     return folder, run(checkpoint, mini_suite, "transformers", folder)
 
 
-def assert_same(folder, in_process):
-    for mine, other in zip(samples(folder, "mini_choice"), samples(in_process, "mini_choice"), strict=True):
-        assert mine["acc"] == other["acc"]
-        for (reply,), (expected,) in zip(mine["resps"], other["resps"], strict=True):
-            assert float(reply[0]) == pytest.approx(float(expected[0]), abs=1e-3)
-            assert reply[1] == expected[1]
-    for mine, other in zip(samples(folder, "mini_text"), samples(in_process, "mini_text"), strict=True):
-        assert mine["resps"] == other["resps"]
-
-
 def test_a_server_gives_the_same_likelihoods_and_texts(server, checkpoint, mini_suite, in_process, tmp_path):
     summary = run(checkpoint, mini_suite, server.url, tmp_path / "out")
-    assert_same(tmp_path / "out", in_process[0])
+    assert_same_samples(tmp_path / "out", in_process[0])
     assert len(server.asked) == REQUESTS
     assert summary.engine["name"] == "url"
     assert [r.prompt_hash for r in summary.results] == [r.prompt_hash for r in in_process[1].results]
@@ -68,7 +45,7 @@ def test_errors_dropped_connections_and_empty_answers_are_asked_again(
 ):
     server.faults = {0: "500", 7: "drop", 20: "garbage", 21: "503", 50: "429", 80: "drop", 81: "500"}
     run(checkpoint, mini_suite, server.url, tmp_path / "out")
-    assert_same(tmp_path / "out", in_process[0])
+    assert_same_samples(tmp_path / "out", in_process[0])
 
 
 def test_a_server_that_goes_away_leaves_a_resumable_evaluation(checkpoint, mini_suite, in_process, tmp_path):
@@ -83,7 +60,7 @@ def test_a_server_that_goes_away_leaves_a_resumable_evaluation(checkpoint, mini_
         assert len(set(server.asked)) == REQUESTS
         assert not set(server.asked[:40]) & set(server.asked[40:])
         server.shutdown()
-    assert_same(tmp_path / "out", in_process[0])
+    assert_same_samples(tmp_path / "out", in_process[0])
 
 
 def test_a_request_the_server_refuses_is_not_repeated(server, checkpoint, mini_suite, tmp_path):

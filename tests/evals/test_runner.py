@@ -6,9 +6,9 @@ import json
 import sqlite3
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+from small_evaluations import samples
 from tiny_checkpoint import make_checkpoint
 
 from evals.runner import evaluate, request_for
@@ -19,10 +19,6 @@ from harness.records import EvalSummary
 def request(suite, **changes):
     settings = {"tasks": (), "limit": None, "engine": "transformers", "dtype": "float32", "seed": 0}
     return request_for(str(suite), **{**settings, **changes})
-
-
-def samples(folder, task):
-    return [json.loads(line) for line in (Path(folder) / f"samples_{task}.jsonl").open()]
 
 
 @pytest.fixture(scope="module")
@@ -116,7 +112,6 @@ def test_a_killed_evaluation_goes_on_where_it_was(checkpoint, mini_suite, out, t
     folder = tmp_path / "killed"
     code = f"""
 import os, signal, sys
-from pathlib import Path
 import evals.cache
 put, kept = evals.cache.ResponseCache.put, []
 def dying(self, key, answer):

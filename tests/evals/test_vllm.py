@@ -7,14 +7,13 @@ import signal
 import sqlite3
 
 import pytest
+from small_evaluations import REQUESTS, assert_same_samples, run
 
 from evals import runner
 from evals.cache import ResponseCache
 from evals.engines.vllm_server import VllmEngine, installed_vllm
-from evals.runner import evaluate, request_for
 from harness.errors import MoemixError, StageFailed
 from harness.files import read_json
-from test_completions import assert_same, run
 
 try:
     installed_vllm()
@@ -55,35 +54,47 @@ def borrowed(engine, monkeypatch):
     monkeypatch.setattr(runner, "open_engine", lambda *_, **__: Borrowed(engine))
 
 
+@pytest.fixture
+def killing(engine, monkeypatch):
+    """Kills the server as soon as an evaluation has stored this many answers; gives the keys in their order."""
+
+    def arrange(after: int) -> list[str]:
+        kept: list[str] = []
+
+        def put_and_kill(self: ResponseCache, key: str, answer: object) -> None:
+            put(self, key, answer)
+            kept.append(key)
+            if len(kept) == after:
+                os.killpg(read_json(engine.server.record)["pid"], signal.SIGKILL)
+
+        monkeypatch.setattr(ResponseCache, "put", put_and_kill)
+        return kept
+
+    put = ResponseCache.put
+    return arrange
+
+
 @pytest.mark.usefixtures("borrowed")
 def test_choices_and_texts_equal_those_of_transformers(checkpoint, mini_suite, in_process, tmp_path):
     summary = run(checkpoint, mini_suite, "vllm", tmp_path / "out")
-    assert_same(tmp_path / "out", (in_process))
+    assert_same_samples(tmp_path / "out", in_process)
     assert summary.engine["name"] == "vllm"
     assert summary.engine["dtype"] == "float32"
     assert summary.engine["args"]["max-model-len"] == 1024
 
 
 @pytest.mark.usefixtures("borrowed")
-def test_a_server_that_dies_midway_is_started_again_once_and_asked_only_for_the_rest(
-    engine, checkpoint, mini_suite, in_process, tmp_path, monkeypatch
+def test_a_server_killed_midway_is_started_again_once_and_asked_only_for_the_rest(
+    engine, checkpoint, mini_suite, in_process, tmp_path, killing
 ):
-    kept: list[str] = []
-    fatal = {20, 60}
-    put = ResponseCache.put
+    kept = killing(after=30)
+    run(checkpoint, mini_suite, "vllm", tmp_path / "once")
+    assert len(kept) == len(set(kept)) == REQUESTS
+    assert_same_samples(tmp_path / "once", in_process)
 
-    def put_and_kill(self: ResponseCache, key: str, answer: object) -> None:
-        put(self, key, answer)
-        kept.append(key)
-        if len(kept) in fatal:
-            os.killpg(read_json(engine.server.record)["pid"], signal.SIGKILL)
-
-    monkeypatch.setattr(ResponseCache, "put", put_and_kill)
-    request = request_for(str(mini_suite), tasks=(), limit=None, engine="vllm", dtype="float32", seed=0)
+    kept = killing(after=30)
     with pytest.raises(StageFailed, match="died again after a restart"):
-        evaluate(checkpoint, request, tmp_path / "out")
-    assert len(kept) >= 60
-    assert len(set(kept)) == len(kept)
-    rows = sqlite3.connect(tmp_path / "out" / "responses.sqlite").execute("SELECT count(*) FROM answers")
-    assert next(rows)[0] == len(kept)
+        run(checkpoint, mini_suite, "vllm", tmp_path / "twice")
     assert not engine.server.alive()
+    with sqlite3.connect(tmp_path / "twice" / "responses.sqlite") as answers:
+        assert set(kept) == {key for (key,) in answers.execute("SELECT key FROM answers")}

@@ -1,0 +1,34 @@
+"""Running the mini suite, and comparing what two engines answered."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from evals.runner import evaluate, request_for
+from harness.records import EvalSummary
+
+REQUESTS = 24 * 3 + 24  # of the mini suite: three choices to a question, and one text
+
+
+def run(checkpoint: Path, suite: Path, engine: str, out: Path, **changes: Any) -> EvalSummary:
+    settings = {"tasks": (), "limit": None, "dtype": "float32", "seed": 0, **changes}
+    return evaluate(checkpoint, request_for(str(suite), engine=engine, **settings), out)
+
+
+def samples(folder: Path, task: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / f"samples_{task}.jsonl").open()]
+
+
+def assert_same_samples(folder: Path, other_folder: Path) -> None:
+    """Choices, greedy flags and texts are equal, log-likelihoods to 1e-3."""
+    for mine, other in zip(samples(folder, "mini_choice"), samples(other_folder, "mini_choice"), strict=True):
+        assert mine["acc"] == other["acc"]
+        for (reply,), (expected,) in zip(mine["resps"], other["resps"], strict=True):
+            assert float(reply[0]) == pytest.approx(float(expected[0]), abs=1e-3)
+            assert reply[1] == expected[1]
+    for mine, other in zip(samples(folder, "mini_text"), samples(other_folder, "mini_text"), strict=True):
+        assert mine["resps"] == other["resps"]
