@@ -112,6 +112,7 @@ def test_a_killed_evaluation_goes_on_where_it_was(checkpoint, mini_suite, out, t
     folder = tmp_path / "killed"
     code = f"""
 import os, signal, sys
+from pathlib import Path
 import evals.cache
 put, kept = evals.cache.ResponseCache.put, []
 def dying(self, key, answer):
