@@ -14,10 +14,10 @@ import click
 @click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Questions per task.")
 @click.option(
     "--engine",
-    default="vllm",
+    default="transformers",
     show_default=True,
     metavar="vllm|transformers|URL",
-    help="What answers: a vLLM server started for this, this process, or a running OpenAI-compatible server.",
+    help="What answers: a vLLM server started for it, this process, or a running OpenAI-compatible server.",
 )
 @click.option("--dtype", default="float32", show_default=True, help="float32, bfloat16 or float16.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of sampled generations.")

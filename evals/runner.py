@@ -14,6 +14,7 @@ import os
 import sys
 import tempfile
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +26,7 @@ from harness.errors import MoemixError, StageFailed
 from harness.files import write_json
 from harness.progress import duration
 from harness.provenance import provenance
-from harness.records import EvalRequest, EvalSummary
+from harness.records import EvalRequest, EvalResult, EvalSummary
 from harness.store import checkpoint_hash, eval_request, exclusive
 
 if TYPE_CHECKING:
@@ -46,7 +47,8 @@ def evaluate(checkpoint: Path, request: EvalRequest, out: Path, *, data_root: Pa
     with exclusive(out):
         finished = _claim(out, request, fingerprint)
         if finished is not None:
-            print(f"{request.suite}: already evaluated in {out}", file=sys.stderr)
+            print(f"{request.suite}: already evaluated in {out} (remove the folder to do it anew)", file=sys.stderr)
+            _tell_refused(finished.results)
             return finished
         return _evaluate(checkpoint, fingerprint, request, suite, out, data_root)
 
@@ -94,8 +96,7 @@ def _evaluate(
 
     loaded = load_tasks(suite, request.suite, only=request.tasks, limit=request.limit, root=data_root)
     results = [refused_result(column, task, reason) for task, (column, reason) in loaded.refused.items()]
-    for refused in results:
-        print(f"{refused.task}: left out: {refused.note}", file=sys.stderr)
+    _tell_refused(results)
     engine_says: dict[str, Any] = {}
     if loaded.tasks:
         with open_engine(request.engine, checkpoint, dtype=request.dtype, seed=request.seed, folder=out) as engine:
@@ -119,6 +120,12 @@ def _evaluate(
     summary.write(out / "summary.json")
     print(f"{request.suite}: evaluated in {duration(summary.seconds)}", file=sys.stderr)
     return summary
+
+
+def _tell_refused(results: Iterable[EvalResult]) -> None:
+    for result in results:
+        if result.n == 0:
+            print(f"{result.task}: left out: {result.note}", file=sys.stderr)
 
 
 def _run_lm_eval(

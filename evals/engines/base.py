@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol
 
 from harness.errors import MoemixError, unknown
+from harness.files import read_json
 
 if TYPE_CHECKING:
     from lm_eval.api.model import TemplateLM
@@ -71,7 +71,7 @@ def check_engine(spec: str, dtype: str) -> None:
 
 def context_length(checkpoint: Path) -> int:
     """Tokens of prompt and answer together: what the checkpoint's config allows, at most ``MAX_CONTEXT``."""
-    config = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))
+    config = read_json(checkpoint / "config.json")
     for key in ("max_position_embeddings", "n_positions", "max_sequence_length", "seq_length"):
         if isinstance(config.get(key), int):
             return min(config[key], MAX_CONTEXT)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from evals.engines.base import context_length
 from harness.errors import MoemixError
+from harness.files import read_json
 
 if TYPE_CHECKING:
     from lm_eval.api.model import TemplateLM
@@ -25,7 +25,7 @@ class InProcessEngine:
     def __init__(self, checkpoint: Path, *, dtype: str) -> None:
         self.checkpoint, self.dtype = checkpoint, dtype
         self.max_length = context_length(checkpoint)
-        vocabulary = int(json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))["vocab_size"])
+        vocabulary = read_json(checkpoint / "config.json").get("vocab_size", 1 << 16)
         self.batch_size = max(1, min(_MAX_BATCH, _BATCH_LOGITS // (512 * vocabulary)))
         self._lm: TemplateLM | None = None
 

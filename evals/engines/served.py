@@ -145,7 +145,8 @@ class ServedProcess:
     def _log_tail(self, start: int = 0, lines: int = 25) -> str:
         with open(self.log, "rb") as log:
             log.seek(max(start, self.log.stat().st_size - 20_000))
-            return "\n".join(log.read().decode("utf-8", "replace").splitlines()[-lines:])
+            text = log.read().decode("utf-8", "replace")
+        return "\n".join(line[:500] for line in text.splitlines()[-lines:])
 
     def _end_leftover(self) -> None:
         """End a server on record, ours or that of an earlier evaluation into this folder."""
