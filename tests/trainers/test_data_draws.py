@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trainers.data import Draws, SourceExhausted
+from trainers.data.draws import permuted
 
 SIZES = np.array([5, 40, 1, 300])
 WEIGHTS = np.array([0.1, 0.2, 0.3, 0.4])
@@ -44,6 +45,33 @@ def test_epochs_are_shuffled_anew_and_by_seed():
     assert (index[:100] != index[100:]).any()
     _, other = Draws(sizes, 1).take(0, 200, one, np.zeros(1, int))
     assert (index != other).any()
+
+
+@pytest.mark.parametrize("size", [2, 3, 5, 7, 16, 97])
+def test_over_many_epochs_each_example_is_as_likely_at_each_place(size):
+    epochs = 4000
+    keys = np.random.default_rng(size).integers(0, 2**64, epochs, dtype=np.uint64)
+    for place in {0, 1, size - 1}:
+        counts = counted(permuted(np.full(epochs, place), np.full(epochs, size), keys), size)
+        chi_square = ((counts - epochs / size) ** 2 / (epochs / size)).sum()
+        degrees = size - 1
+        assert chi_square < degrees + 5 * np.sqrt(2 * degrees) + 10
+
+
+def test_neighbours_of_one_epoch_are_not_neighbours_in_the_next():
+    size = 10_000
+    here, there = (permuted(np.arange(size), np.full(size, size), np.full(size, k, np.uint64)) for k in (1, 2))
+    assert sorted(here) == sorted(there) == list(range(size))
+    assert abs(np.corrcoef(here, np.arange(size))[0, 1]) < 0.05
+    assert abs(np.corrcoef(here, there)[0, 1]) < 0.05
+    assert (np.abs(np.diff(here)) == 1).mean() < 0.002
+    assert (np.abs(here - there) == 0).sum() < 10
+
+
+def test_a_source_with_no_weight_is_never_drawn():
+    for k in range(4):
+        weights = np.where(np.arange(4) == k, 0, 1 / 3)
+        assert k not in Draws(SIZES, 0).take(0, 100_000, weights, np.zeros(4, int))[0]
 
 
 @given(cut=st.integers(1, 999), change=st.integers(1, 999), seed=st.integers(0, 2**32))

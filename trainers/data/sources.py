@@ -22,7 +22,7 @@ from trainers.data.template import Encoder
 from trainers.data.tokenise import prepare
 from trainers.data.tokens import Example, SourceReport, TokenTable, cached
 
-_FORMAT = 1  # raise it when the same input gives other tokens than before
+_FORMAT = 2  # raise it when the same input gives other tokens than before
 
 
 class TokenSplit:

@@ -12,6 +12,7 @@ Learnt are the tokens of the answer, and what follows up to the token that ends 
 from __future__ import annotations
 
 import functools
+import json
 import re
 from dataclasses import dataclass
 from datetime import datetime
@@ -79,10 +80,11 @@ class Encoder:
         chats = [i for i, item in enumerate(rendered) if item.spans is not None]
         plain = [i for i, item in enumerate(rendered) if item.spans is None]
         if chats:
-            batch = self._tokenize([rendered[i].text for i in chats])
-            for i, ids, offsets in zip(chats, batch["input_ids"], batch["offset_mapping"], strict=True):
+            batch = self._backend.encode_batch([rendered[i].text for i in chats], add_special_tokens=False)
+            for i, encoding in zip(chats, batch, strict=True):
                 try:
-                    encoded[i] = np.array(ids, np.int32), self._targets(rendered[i], ids, offsets)
+                    targets = self._targets(rendered[i], encoding.ids, encoding.offsets)
+                    encoded[i] = np.array(encoding.ids, np.int32), targets
                 except Unusable as reason:
                     encoded[i] = reason
         if plain:
@@ -127,11 +129,10 @@ class Encoder:
             text, _ = self._apply(messages)
         except Unusable as reason:
             raise MoemixError(f"cannot render a question and an answer: {reason}", where=self._where) from None
-        batch = self._tokenize([text])
-        starts, ends = _token_bounds(batch["offset_mapping"][0])
+        encoding = self._backend.encode(text, add_special_tokens=False)
         added = self.tokenizer.added_tokens_decoder
         finish = text.rfind(answer) + len(answer)
-        for token, start, end in zip(batch["input_ids"][0], starts, ends, strict=True):
+        for token, (start, end) in zip(encoding.ids, encoding.offsets, strict=True):
             if start >= finish and text[start:end].strip():
                 if token in added or token in self.tokenizer.all_special_ids:
                     return int(token)
@@ -191,18 +192,29 @@ class Encoder:
 
     # --- the tokens ---
 
-    def _tokenize(self, texts: list[str]) -> Any:
-        return self.tokenizer(texts, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+    @functools.cached_property
+    def _backend(self) -> Any:
+        """The tokenizer without its last step: the same tokens, with offsets from which no blanks are trimmed."""
+        from tokenizers import Tokenizer
+
+        original = self.tokenizer.backend_tokenizer
+        steps = json.loads(original.to_str()) | {"post_processor": None, "truncation": None, "padding": None}
+        backend = Tokenizer.from_str(json.dumps(steps))
+        backend.encode_special_tokens = original.encode_special_tokens
+        return backend
 
     def _targets(self, rendered: Rendered, ids: list[int], offsets: list[Span]) -> NDArray[np.bool_]:
         """bool[T]: the tokens of the answers and of what ends their turns."""
         text = rendered.text
-        starts, ends = _token_bounds(offsets)
+        starts, ends = np.array(offsets, np.int64).reshape(-1, 2).T  # neither ever decreases
         targets = np.zeros(len(ids), bool)
         for start, end in rendered.spans or ():
             first = int(np.searchsorted(ends, start, side="right"))  # the first token that ends after `start`
-            # One that begins before the answer is the answer's own if all it adds is white space (" Hello").
+            # One that begins before the answer is the answer's own if all it adds is white space (" Hello"), and the
+            # template's if all it takes is white space (a header token that takes in the blanks after it).
             if first < len(ids) and text[starts[first] : start].strip():
+                if text[start : ends[first]].strip():
+                    raise Unusable("a token holds both the template's text and the answer's")
                 first += 1
             stop = int(np.searchsorted(starts, end, side="left"))  # the first token that begins at `end` or later
             if first >= stop:
@@ -245,15 +257,3 @@ def _possible_ends(text: str, start: int, answer: str, piece: str) -> list[int]:
 
 def _alike(marked: str, answer: str) -> bool:
     return bool(marked.strip()) and (marked.strip() in answer or answer.strip() in marked)
-
-
-def _token_bounds(offsets: list[Span]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """First character of each token and the one after its last: int64[T] each, neither ever decreasing.
-
-    Byte-level tokenizers report offsets without a token's own blanks (a run of spaces has length 0), so a token is
-    taken to begin no later than where the one before it ended. Tokens that are bytes of one character share it.
-    """
-    bounds = np.array(offsets, np.int64).reshape(-1, 2)
-    ends = np.maximum.accumulate(bounds[:, 1])
-    starts = np.minimum(bounds[:, 0], np.concatenate([[0], ends[:-1]]))
-    return starts, ends

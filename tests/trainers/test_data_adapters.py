@@ -1,0 +1,171 @@
+"""Each published format becomes the conversation it holds, and a row outside its format says what is wrong."""
+
+import pytest
+
+from harness.errors import MoemixError
+from harness.recipe import load_recipe
+from trainers.data.adapters import ADAPTERS, load_adapter
+from trainers.data.conversation import Malformed, Unusable
+from trainers.data.reading import read_part
+from trainers.data.tokenise import PartAdapter
+
+
+def adapt(name, row, **options):
+    made = load_adapter(name, options, where="test")(row)
+    return [(turn["role"], turn["content"]) for turn in made] if isinstance(made, list) else made
+
+
+def said(*turns):
+    return [{"from": who, "value": text} for who, text in turns]
+
+
+def test_sharegpt_knows_every_name_for_the_two_speakers():
+    turns = said(("system", "s"), ("human", "a"), ("gpt", "b"), ("user", "c"), ("ChatGPT", "d"), ("bard", "e"))
+    assert adapt("sharegpt", {"conversations": turns}) == [
+        ("system", "s"),
+        ("user", "a"),
+        ("assistant", "b"),
+        ("user", "c"),
+        ("assistant", "d"),
+        ("assistant", "e"),
+    ]
+
+
+def test_a_tool_call_is_the_models_and_its_result_is_not():
+    row = {"conversations": said(("human", "q"), ("function_call", "{}"), ("observation", "42"), ("gpt", "a"))}
+    row["tools"] = '[{"name": "f"}]'
+    assert adapt("sharegpt", row) == [("user", "q"), ("assistant", "{}"), ("user", "42"), ("assistant", "a")]
+    assert adapt("sharegpt", row, tool_role="tool")[2] == ("tool", "42")
+    told = adapt("sharegpt", row, tools="tools")
+    assert told[0][0] == "system"
+    assert '{"name": "f"}' in told[0][1]
+    assert adapt("sharegpt", {**row, "tools": "[]"}, tools="tools")[0] == ("user", "q")
+
+
+def test_preference_rows_take_the_column_that_is_asked_for():
+    chosen, rejected = said(("gpt", "good"), ("gpt", "bad"))
+    row = {"conversations": said(("human", "q")), "chosen": chosen, "rejected": rejected}
+    assert adapt("sharegpt", row, append="chosen")[-1] == ("assistant", "good")
+
+
+def test_messages_may_come_in_parts_and_under_another_name():
+    parts = [{"type": "text", "text": "one "}, {"type": "text", "text": "two"}]
+    row = {"chat": [{"role": "user", "content": "q"}, {"role": "assistant", "content": parts}]}
+    assert adapt("messages", row, messages="chat")[-1] == ("assistant", "one two")
+    with pytest.raises(Unusable, match="image_url"):
+        adapt("messages", {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]})
+    with pytest.raises(Unusable, match="calls a tool"):
+        adapt("messages", {"messages": [{"role": "assistant", "content": None, "tool_calls": [{}]}]})
+
+
+def test_alpaca_puts_the_input_below_the_instruction_and_reads_instances():
+    assert adapt("alpaca", {"instruction": "i", "input": "x", "output": "o"}) == [
+        ("user", "i\n\nx"),
+        ("assistant", "o"),
+    ]
+    assert adapt("alpaca", {"instruction": "i", "output": "o"}) == [("user", "i"), ("assistant", "o")]
+    row = {"instruction": "i", "instances": [{"input": "", "output": "first"}, {"input": "", "output": "second"}]}
+    assert adapt("alpaca", row, instances="instances")[-1] == ("assistant", "first")
+    with pytest.raises(Unusable, match="no instance"):
+        adapt("alpaca", {"instruction": "i", "instances": []}, instances="instances")
+
+
+def test_wrapped_prompts_are_unwrapped_and_end_markers_removed():
+    head = "Below is an instruction that describes a task. Write a response.\n\n### Instruction:\nWhy?\n\n"
+    options = {"completion": "answer", "strip_suffix": ["###eos_token###"], "unwrap": True}
+    row = {"prompt": head + "### Response:", "answer": "Because.###eos_token###"}
+    assert adapt("prompt_completion", row, **options) == [("user", "Why?"), ("assistant", "Because.")]
+    row["prompt"] = head + "### Input:\nRain\n\n### Response:\n"
+    assert adapt("prompt_completion", row, **options)[0] == ("user", "Why?\n\nRain")
+    with pytest.raises(Malformed, match="not wrapped"):
+        adapt("prompt_completion", {"prompt": "Why?", "answer": "x"}, **options)
+
+
+def test_a_system_column_comes_first():
+    row = {"system_prompt": "Be kind.", "question": "q", "response": "r"}
+    options = {"prompt": "question", "completion": "response", "system": "system_prompt"}
+    assert adapt("prompt_completion", row, **options)[0] == ("system", "Be kind.")
+    assert adapt("prompt_completion", {**row, "system_prompt": ""}, **options)[0] == ("user", "q")
+
+
+def test_gsm8k_annotations_go_unless_kept():
+    row = {"question": "q", "answer": "48/2 = <<48/2=24>>24 < 30\n#### 24"}
+    assert adapt("gsm8k", row)[-1][1] == "48/2 = 24 < 30\n#### 24"
+    assert adapt("gsm8k", row, annotations="keep")[-1][1] == row["answer"]
+
+
+def test_aqua_shows_the_choices_and_ends_in_the_letter():
+    row = {"question": "q", "options": ["A)1", "B)2"], "rationale": "Half of 4.\n", "correct": "B"}
+    (_, question), (_, answer) = adapt("aqua", row)
+    assert question.endswith("A)1\nB)2")
+    assert answer == "Half of 4.\n\nThe answer is B."
+
+
+def test_mbpp_shows_the_tests_and_answers_with_plain_line_ends():
+    row = {"text": "Add.", "code": "def f(a):\r\n    return a", "test_list": ["assert f(1) == 1"]}
+    (_, question), (_, answer) = adapt("mbpp", row)
+    assert "assert f(1) == 1" in question
+    assert answer == "def f(a):\n    return a"
+
+
+@pytest.mark.parametrize(
+    ("name", "row", "message"),
+    [
+        ("sharegpt", {"conversation": []}, "`conversations` is missing"),
+        ("sharegpt", {"conversations": "hello"}, "should be a list, and is text"),
+        ("sharegpt", {"conversations": [{"from": "human"}]}, "`value` is missing"),
+        ("sharegpt", {"conversations": ["hello"]}, "should hold objects, and holds text"),
+        ("sharegpt", {"conversations": said(("gtp", "x"))}, "did you mean 'gpt'"),
+        ("messages", {"messages": [{"role": "asistant", "content": "x"}]}, "did you mean 'assistant'"),
+        ("messages", {"messages": ["hello"]}, "should hold objects"),
+        ("alpaca", {"instruction": 3, "output": "x"}, "should be text, and is a number"),
+        ("aqua", {"question": "q", "options": None}, "`options` is missing"),
+        ("text", {"texts": "x"}, "`text` is missing"),
+    ],
+)
+def test_a_row_outside_its_format_says_what_is_wrong(name, row, message):
+    with pytest.raises(Malformed, match=message):
+        adapt(name, row)
+
+
+def test_an_option_outside_its_choices_is_named():
+    with pytest.raises(MoemixError, match="did you mean 'keep'"):
+        load_adapter("gsm8k", {"annotations": "kep"}, where="source math")
+
+
+def test_an_adapter_of_ones_own_is_a_function_in_a_file(tmp_path):
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "def song(row, *, voice='sung'):\n"
+        "    return [{'role': 'user', 'content': row['title']}, {'role': 'assistant', 'content': row[voice]}]\n"
+    )
+    assert adapt(f"{file}:song", {"title": "t", "hummed": "la"}, voice="hummed")[-1] == ("assistant", "la")
+    with pytest.raises(MoemixError, match="did you mean 'voice'"):
+        load_adapter(f"{file}:song", {"voic": "hummed"}, where="test")
+    with pytest.raises(MoemixError, match="did you mean 'song'"):
+        load_adapter(f"{file}:sung", {}, where="test")
+    with pytest.raises(MoemixError, match="does not exist"):
+        load_adapter(f"{tmp_path / 'yours.py'}:song", {}, where="test")
+    file.write_text("import nothing_of_that_name\n")
+    with pytest.raises(MoemixError, match="cannot be loaded"):
+        load_adapter(f"{file}:song", {}, where="test")
+
+
+@pytest.mark.data
+def test_every_training_row_of_the_real_files_is_in_its_format(real_data):
+    seen = set()
+    for source in load_recipe("smol").data.sources:
+        for part in source.parts:
+            adapter = PartAdapter(part, source.name)
+            seen.add(part.adapter)
+            count, rows = read_part(part, root=real_data, source=source.name)
+            read = 0
+            for row, where in rows:
+                read += 1
+                if adapter.wants(row):
+                    made = adapter._adapter(row)
+                    assert made[-1]["role"] == "assistant", where
+                    assert "eos_token###" not in made[-1]["content"], where
+                    assert "<|endoftext|>" not in made[-1]["content"], where
+            assert read == count
+    assert seen >= {"sharegpt", "messages", "alpaca", "prompt_completion", "gsm8k"} <= set(ADAPTERS)

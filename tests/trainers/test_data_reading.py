@@ -1,0 +1,94 @@
+"""Rows come out of every kind of file with the place they stand at, and a damaged file is named with the line."""
+
+import gzip
+import json
+
+import pytest
+
+from harness.errors import MoemixError
+from harness.recipe import Part
+from trainers.data.reading import read_part
+
+ROWS = [{"text": "one"}, {"text": "zwei – 🦊"}, {"text": "three\nlines"}]
+
+
+def read(folder, name="x.jsonl", **fields):
+    fields = fields or {"files": (name,)}
+    count, rows = read_part(Part(adapter="text", **fields), root=folder, source="s")
+    found = list(rows)
+    assert count == len(found)
+    return found
+
+
+def test_every_kind_of_file_gives_the_same_rows(tmp_path):
+    import pyarrow
+    import pyarrow.parquet
+
+    lines = "\n".join(json.dumps(row) for row in ROWS)
+    (tmp_path / "a.jsonl").write_text(lines + "\n\n")
+    (tmp_path / "b.jsonl.gz").write_bytes(gzip.compress(lines.encode()))
+    (tmp_path / "c.json").write_text(json.dumps(ROWS, indent=2))
+    (tmp_path / "d.json").write_text(lines)  # JSONL by another name
+    (tmp_path / "e.json").write_bytes(b"\xef\xbb\xbf" + json.dumps(ROWS).encode())
+    (tmp_path / "f.jsonl").write_bytes(b"\xef\xbb\xbf" + lines.encode())
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(ROWS), tmp_path / "g.parquet")
+    for file in sorted(tmp_path.iterdir()):
+        assert [row for row, _ in read(tmp_path, file.name)] == ROWS, file.name
+
+
+def test_rows_know_their_lines(tmp_path):
+    (tmp_path / "x.jsonl").write_text('{"text": "a"}\n\n{"text": "b"}\n')
+    (tmp_path / "y.json").write_text('[\n {"text": "a"},\n {\n  "text": "b"\n },\n\n {"text": "c"}\n]\n')
+    places = [where.removeprefix(str(tmp_path)) for name in ("x.jsonl", "y.json") for _, where in read(tmp_path, name)]
+    assert places == ["/x.jsonl:1", "/x.jsonl:3", "/y.json:2", "/y.json:3", "/y.json:7"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("x.jsonl", b'{"a": 1}\n{"a": \n', r"x\.jsonl:2: not valid JSON"),
+        ("x.jsonl", b'{"a": 1}\n[1]\n', r"x\.jsonl:2: a row should be an object, and is \[1\]"),
+        ("x.jsonl", b'{"a": 1}\n{"a": "\xff"}\n', r"x\.jsonl:2: not UTF-8"),
+        ("x.jsonl", b"", r"x\.jsonl: the file has no rows"),
+        ("x.json", b"[]", r"x\.json: the file has no rows"),
+        ("x.json", b'[\n{"a": 1},\n{"a": 2}', r"x\.json:3: not valid JSON"),
+        ("x.json", b'[\n{"a": 1},\n{"a" 2}\n]', r"x\.json:3: not valid JSON"),
+        ("x.json", b'[{"a": 1},\n3]', r"x\.json:2: a row should be an object, and is 3"),
+        ("x.json", b'[{"a": 1}]\n[{"a": 2}]', r"x\.json:2: not valid JSON: something follows"),
+        ("x.json", b'{\n "a": 1\n}', r"(?s)x\.json:1: not valid JSON.*one object a line, or an array"),
+        ("x.json", b'[{"a": "\xff"}]', r"x\.json: not UTF-8"),
+        ("x.jsonl.gz", gzip.compress(b'{"a": 1}\n' * 99)[:-12], r"x\.jsonl\.gz: cannot be read"),
+        ("x.jsonl.gz", b"not gzipped", r"x\.jsonl\.gz: cannot be read"),
+        ("x.parquet", b"not parquet", r"x\.parquet: not a Parquet file"),
+        ("x.csv", b"a,b\n", r"(?s)x\.csv: unknown kind of file '\.csv'.*\.parquet"),
+    ],
+)
+def test_a_damaged_file_is_named_with_the_line(tmp_path, name, content, said):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(MoemixError, match=said):
+        read(tmp_path, name)
+
+
+def test_a_hub_dataset_may_lie_in_the_data_root(tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    folder = tmp_path / "org" / "songs"
+    folder.mkdir(parents=True)
+    (folder / "README.md").write_text(
+        "---\nconfigs:\n- config_name: loud\n  data_files:\n  - split: train\n    path: loud.jsonl\n---\n"
+    )
+    (folder / "loud.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    found = read(tmp_path, hub="org/songs", subset="loud", revision="main")
+    assert [row for row, _ in found] == ROWS
+    assert found[1][1] == "org/songs[train]:row 1"
+    for wrong in ({"split": "test"}, {"subset": "quiet"}):
+        with pytest.raises(MoemixError, match="source s: hub dataset org/songs: cannot be loaded"):
+            read(tmp_path, **{"hub": "org/songs", "subset": "loud", **wrong})
+
+
+def test_a_hub_dataset_out_of_reach_is_an_error_with_its_name(tmp_path, monkeypatch):
+    import datasets.config
+
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(MoemixError, match="hub dataset org/nowhere: cannot be loaded"):
+        read(tmp_path, hub="org/nowhere")
