@@ -275,6 +275,7 @@ class _Loop:
         facts = {
             "mixture": self.mixture.facts(),
             "seconds": self.seconds,
+            "threads": torch.get_num_threads(),
             "files": {name: (self.folder / name).stat().st_size for name in (METRICS, TRACE)},
         }
         learnt = moments(self.model, self.optimizer)
@@ -304,6 +305,9 @@ class _Loop:
         if not np.array_equal(drawn, self.seen.examples):
             raise StageFailed("the state does not belong to these sources", where=str(self.states.folder))
         self._note(f"going on from step {self.step}")
+        if state.facts["threads"] != torch.get_num_threads():  # sums are split over threads: another count, other bits
+            self._note(f"with {state.facts['threads']} threads, as begun, not {torch.get_num_threads()}")
+            torch.set_num_threads(state.facts["threads"])
 
     def _result(self) -> TrainResult:
         sizes = np.array([len(source.train) for source in self.sources])

@@ -104,6 +104,16 @@ def moemix(*arguments: str, wait: bool = True, **environment: str) -> Any:
     return subprocess.run(command, check=False, **options) if wait else subprocess.Popen(command, **options)
 
 
+def train_on(run: Run, threads: int) -> None:
+    """Train in this process on so many threads, as ``OMP_NUM_THREADS`` would have it."""
+    import torch
+
+    from trainers.run import train
+
+    torch.set_num_threads(threads)
+    train(run)
+
+
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|{{ message['role'] }}|>{{ message['content'] }}<|end|>{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"

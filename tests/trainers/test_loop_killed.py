@@ -7,10 +7,9 @@ import random
 import signal
 
 import pytest
-from small_runs import create_run, lines, moemix, wait_until
+from small_runs import create_run, lines, moemix, train_on, wait_until
 
 from harness.files import hash_tree
-from trainers.run import train
 
 STEPS = {"steps": 30, "save_every": 4, "log_every": 1, "max_length": 96}
 
@@ -36,11 +35,11 @@ def undisturbed(tmp_path_factory):
     return result(run)
 
 
-def start(run):
+def start(run, threads=1):
     """A process that trains, forked from one that has the libraries loaded already: a second instead of six."""
     processes = multiprocessing.get_context("forkserver")
     processes.set_forkserver_preload(["small_runs", "trainers.run", "transformers.models.mixtral.modeling_mixtral"])
-    process = processes.Process(target=train, args=(run,))
+    process = processes.Process(target=train_on, args=(run, threads))
     process.start()
     return process
 
@@ -55,8 +54,8 @@ def kill_when(run, condition):
     return process.exitcode == -signal.SIGKILL
 
 
-def finish(run):
-    process = start(run)
+def finish(run, threads=1):
+    process = start(run, threads)
     process.join()
     assert process.exitcode == 0
     assert run.trained
@@ -93,3 +92,12 @@ def test_killed_while_the_checkpoint_is_written(tmp_path, undisturbed):
     finish(run)
     assert result(run) == undisturbed
     assert not list(run.folder.glob(".checkpoint.*"))
+
+
+def test_killed_and_finished_with_another_number_of_threads(tmp_path, undisturbed):
+    """Sums are split over threads, so another count would end in other bits."""
+    run = create(tmp_path)
+    assert kill_when(run, lambda: logged(run) >= 10)
+    assert any(run.state.glob("step-*"))
+    finish(run, threads=2)
+    assert result(run) == undisturbed

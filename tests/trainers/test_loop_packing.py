@@ -130,7 +130,9 @@ def test_the_output_layer_in_small_chunks_gives_the_same_losses_and_gradients(tm
     chunked = measure(model, batch)
     np.testing.assert_allclose(chunked[0], whole[0], rtol=1e-6)
     for name in whole[1]:
-        torch.testing.assert_close(chunked[1][name], whole[1][name], rtol=1e-4, atol=1e-6, msg=name)
+        # Sums in another order: float32 rounding grows with the numbers that are summed, whatever their total.
+        rounding = 1e-6 * float(whole[1][name].abs().max())
+        torch.testing.assert_close(chunked[1][name], whole[1][name], rtol=1e-4, atol=rounding, msg=name)
 
 
 def test_bfloat16_autocast_gives_the_float32_losses_and_gradients_roughly_and_keeps_float32_weights(tmp_path):
