@@ -13,6 +13,7 @@ from importlib import metadata
 import click
 
 from harness.errors import MoemixError
+from harness.plan import stage_function
 from harness.store import data_root, store_root
 
 GIB = 1 << 30
@@ -39,13 +40,8 @@ def _torch() -> tuple[bool, str]:
 
 
 def _sandbox() -> tuple[bool, str]:
-    path = shutil.which("bwrap")
-    if path is None:
-        return False, "bubblewrap is not installed: tasks that run generated code are refused (install `bubblewrap`)"
-    probe = (path, "--ro-bind", "/", "/", "--unshare-all", "--die-with-parent", "true")
-    if subprocess.run(probe, capture_output=True, check=False).returncode:
-        return False, "bubblewrap is installed and may not make namespaces here"
-    return True, "bubblewrap works"
+    missing = stage_function("evals.sandbox", "available")()
+    return missing is None, f"{missing}: tasks that run generated code are refused" if missing else "bubblewrap works"
 
 
 def _memory_gib() -> float | None:

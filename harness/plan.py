@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from harness.errors import MoemixError, StageFailed, nearest
-from harness.files import hash_file
+from harness.plugins import code_hash
 from harness.recipe import (
     Mixing,
     Model,
@@ -148,12 +148,6 @@ def _checkpoint_fingerprint(source: str) -> dict[str, str]:
     return {"checkpoint": checkpoint_hash(Path(source))} if Path(source).is_dir() else {}
 
 
-def _strategy_code(name: str) -> str | None:
-    """What is in the file of a strategy given as ``path/to/file.py:Class``: edited, it is another strategy."""
-    path = Path(name.rpartition(":")[0])
-    return hash_file(path) if path.suffix == ".py" and path.is_file() else None
-
-
 class _Builder:
     """Collects jobs in insertion order: a job is added after everything it depends on."""
 
@@ -217,7 +211,7 @@ class _Builder:
             fingerprints=self._fingerprints(recipe.data.sources),
             training=recipe.training if rule.trains else Training(),
             mixing=recipe.mixing if rule.updates else Mixing(),
-            strategy_code=_strategy_code(strategy.name),
+            strategy_code=code_hash(strategy.name),
             reference=reference.config.id if reference else None,
         )
         if config.id not in self.planned:

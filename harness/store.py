@@ -187,11 +187,6 @@ class Store:
                 )
         return folder
 
-    def runs(self, recipe: str) -> list[Run]:
-        """Every run of a recipe that has a manifest, by id."""
-        folder = self.root / recipe
-        return [Run(path.parent) for path in sorted(folder.glob("*/run.json"))] if folder.is_dir() else []
-
 
 def checkpoint_hash(folder: Path) -> str:
     """What a checkpoint is: its weights, configuration and tokenizer, not when or where it was written."""

@@ -120,8 +120,8 @@ def test_an_interrupted_bench_goes_on_to_the_same_result(finished, tmp_path):
     assert resumed.returncode == 0, resumed.stderr
     first, second = strategies_of(store), strategies_of(tmp_path)
     for label in ("uniform", "dynamic"):
-        if first[label]["config"] == second[label]["config"]:
-            assert first[label]["checkpoint_hash"] == second[label]["checkpoint_hash"]
+        assert first[label]["config"] == second[label]["config"]
+        assert first[label]["checkpoint_hash"] == second[label]["checkpoint_hash"]
 
 
 def test_one_strategy_from_a_users_file_trains_by_name_alone(finished, tmp_path):
@@ -156,6 +156,7 @@ def test_the_same_recipe_is_evaluated_through_a_vllm_server(finished):
         summary = json.loads(path.read_text())
         engines[summary["engine"]["name"]] = summary["columns"]
     assert set(engines) == {"transformers", "vllm"}  # two evaluations side by side, neither overwritten
-    assert engines["vllm"]["facts"]["value"] == pytest.approx(engines["transformers"]["facts"]["value"], abs=0.26)
+    scores = [{name: column["value"] for name, column in columns.items()} for columns in engines.values()]
+    assert scores[0] == scores[1]
     servers = subprocess.run(("pgrep", "-f", f"openai.api_server --model {store}"), capture_output=True, text=True)
     assert servers.stdout == ""  # stopped, whatever happened

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 import time
 from collections.abc import Iterator, Mapping
@@ -16,6 +15,7 @@ from torch import LongTensor
 from harness.errors import StageFailed
 from harness.records import MixtureUpdate
 from trainers.mixing import MixingStrategy, MixtureState, Observation, Sources
+from trainers.mixing.state import from_arrays, to_arrays, weights_hash
 from trainers.ranks import Ranks
 from trainers.signals.base import Signal
 from trainers.state import below, prefixed
@@ -105,7 +105,7 @@ class Mixture:
 
     def arrays(self) -> dict[str, NDArray]:
         """What must survive a restart; called on every rank."""
-        arrays: dict[str, NDArray] = {"weights": self._state.weights, **prefixed("memory", self._state.memory)}
+        arrays: dict[str, NDArray] = prefixed("state", to_arrays(self._state))
         arrays |= prefixed("since_update", self.since_update.arrays())
         for field, signal in self._signals.items():
             arrays |= prefixed(f"signal/{field}", signal.arrays())
@@ -116,7 +116,7 @@ class Mixture:
 
     def restore(self, arrays: Mapping[str, NDArray], facts: dict[str, Any]) -> None:
         """The inverse of :meth:`arrays` and :meth:`facts`."""
-        self._state = MixtureState(arrays["weights"], below("memory", arrays))
+        self._state = from_arrays(below("state", arrays))
         self.since_update = Tally(**below("since_update", arrays))
         for field, signal in self._signals.items():
             signal.restore(below(f"signal/{field}", arrays))
@@ -130,7 +130,7 @@ class Mixture:
                 f"the strategy {self._strategy.name!r} gave weights that are no distribution over the"
                 f" {len(self._sources.names)} sources: {weights.tolist()[:8]}"
             )
-        self._ranks.agree("the weights of the mixture", hashlib.sha256(weights.tobytes()).hexdigest())
+        self._ranks.agree("the weights of the mixture", weights_hash(weights))
         self._state = MixtureState(weights, state.memory)
         self.history.append((draw, weights))
 

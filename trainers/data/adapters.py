@@ -7,16 +7,15 @@ file of one's own works as well: ``path/to/file.py:function``.
 from __future__ import annotations
 
 import functools
-import importlib.util
 import inspect
 import json
 import re
 import typing
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, Literal
 
-from harness.errors import MoemixError, unknown
+from harness.errors import unknown
+from harness.plugins import file_reference, module_from
 from trainers.data.conversation import Conversation, Malformed, Message, Unusable
 
 Row = Mapping[str, Any]
@@ -195,9 +194,12 @@ def load_adapter(name: str, options: Mapping[str, Any], *, where: str) -> Adapte
     Raises:
         MoemixError: no such adapter, file, function or option; the nearest is named.
     """
-    path, colon, function_name = name.rpartition(":")
-    if colon and path.endswith(".py"):
-        function = _from_file(Path(path), function_name, where)
+    if reference := file_reference(name):
+        file, function_name = reference
+        functions = dict(inspect.getmembers(module_from(file, "adapter"), inspect.isfunction))
+        if function_name not in functions:
+            raise unknown("function", function_name, functions, where=str(file))
+        function: Callable[..., Conversation | str] = functions[function_name]
     elif name in ADAPTERS:
         function = ADAPTERS[name]
     else:
@@ -211,23 +213,6 @@ def load_adapter(name: str, options: Mapping[str, Any], *, where: str) -> Adapte
         if choices and value not in choices:
             raise unknown(f"value of `{option}`:", value, choices, where=where)
     return functools.partial(function, **options)
-
-
-def _from_file(path: Path, name: str, where: str) -> Callable[..., Conversation | str]:
-    if not path.is_file():
-        raise MoemixError(f"the adapter's file {path} does not exist", where=where)
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    try:
-        spec.loader.exec_module(module)
-    except Exception as error:
-        raise MoemixError(f"the adapter's file cannot be loaded: {error!r}", where=str(path)) from error
-    functions = {key: value for key, value in vars(module).items() if inspect.isfunction(value)}
-    if name not in functions:
-        raise unknown("function", name, functions, where=str(path))
-    return functions[name]
 
 
 # --- pieces that adapters are made of ---------------------------------------------------------------

@@ -11,7 +11,7 @@ from typing import Any
 
 from harness.errors import MoemixError, unknown
 from harness.recipe import Part
-from harness.sources import part_files
+from harness.sources import hub_folder, part_files
 
 Located = tuple[dict[str, Any], str]
 """A row and where it is: ``file:line``, or ``file:row N`` where the format has no lines."""
@@ -32,13 +32,6 @@ def read_part(part: Part, *, root: Path | None, source: str) -> tuple[int, Itera
         return _read_hub(part, root, source)
     readings = [_read_file(path) for path in part_files(part, root, where=source)]
     return sum(count for count, _ in readings), itertools.chain.from_iterable(rows for _, rows in readings)
-
-
-def hub_folder(part: Part, root: Path | None) -> Path | None:
-    """The local folder that stands for a part's hub id, if there is one below the data root."""
-    if part.hub is None or root is None or not (root / part.hub).is_dir():
-        return None
-    return root / part.hub
 
 
 def _read_file(path: Path) -> tuple[int, Iterable[Located]]:

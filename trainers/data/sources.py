@@ -14,10 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.errors import MoemixError
-from harness.files import hash_file, hash_tree, hash_value
+from harness.files import hash_value
 from harness.recipe import Source
 from harness.sources import fingerprint
-from trainers.data.reading import hub_folder
 from trainers.data.template import Encoder
 from trainers.data.tokenise import prepare
 from trainers.data.tokens import Example, SourceReport, TokenTable, cached
@@ -85,7 +84,7 @@ def load_sources(
     loaded = []
     for source in sorted(sources, key=lambda source: source.name):
         build = prepare(source, encoder, max_length, root)
-        key = hash_value([_FORMAT, identity, max_length, fingerprint(source, root), _unseen(source, root)])
+        key = hash_value([_FORMAT, identity, max_length, fingerprint(source, root)])
         table = cached(cache / f"{source.name}-{key[:16]}", build)
         report = table.report
         if report.bad and os.environ.get("LOCAL_RANK", "0") == "0":
@@ -117,10 +116,3 @@ def _tokenizer_fingerprint(tokenizer: Any) -> str:
     for passing in ("truncation", "padding"):  # left over from the last call
         backend.pop(passing, None)
     return hash_value([backend, tokenizer.chat_template, tokenizer.special_tokens_map])
-
-
-def _unseen(source: Source, root: Path | None) -> list[str]:
-    """What a source's fingerprint does not cover: adapters in files of one's own, and local stand-ins of the hub."""
-    files = [Path(part.adapter.rpartition(":")[0]) for part in source.parts if ":" in part.adapter]
-    folders = [folder for part in source.parts if (folder := hub_folder(part, root)) is not None]
-    return [hash_file(file) for file in files] + [hash_tree(folder) for folder in folders]

@@ -8,11 +8,9 @@ import importlib
 import importlib.util
 import inspect
 import pkgutil
-import sys
 import typing
 from collections.abc import Iterator
 from importlib import metadata
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -20,7 +18,7 @@ from pydantic import PydanticSchemaGenerationError, TypeAdapter, ValidationError
 
 import trainers.mixing as package
 from harness.errors import MoemixError, nearest, unknown
-from harness.files import hash_file
+from harness.plugins import file_reference, module_from
 from trainers.mixing.base import MixingStrategy
 
 ENTRY_POINTS = "moemix.strategies"
@@ -75,9 +73,9 @@ def _find(name: str) -> StrategyClass:
         return _builtin()[name]
     if name in _plugins():
         return _plugin(name)
-    file, separator, attribute = name.rpartition(":")
-    if separator and file.endswith(".py"):
-        return _strategy_class(_module_from(Path(file)), attribute, where=file)
+    if reference := file_reference(name):
+        file, attribute = reference
+        return _strategy_class(module_from(file, "strategy"), attribute, where=str(file))
     if name.endswith(".py"):
         raise MoemixError("which class of the file?", where=name, hint=f"write {name}:ClassName")
     raise unknown("strategy", name, [*_builtin(), *_plugins()])
@@ -107,29 +105,6 @@ def _plugin(name: str) -> StrategyClass:
     except Exception as error:
         raise MoemixError(f"the plug-in cannot be imported: {error}", where=where) from error
     return _strategy_class(module, point.attr, where=where)
-
-
-def _module_from(path: Path) -> ModuleType:
-    """Run a strategy file as a module. Its name is made from its contents: the same file is run once."""
-    if not path.is_file():
-        siblings = [file.name for file in path.parent.glob("*.py")] if path.parent.is_dir() else []
-        raise MoemixError("the strategy file does not exist", where=str(path), hint=nearest(path.name, siblings))
-    name = f"moemix_strategy_{path.stem}_{hash_file(path)[:12]}"
-    if name in sys.modules:
-        return sys.modules[name]
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None  # the suffix is .py
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # dataclasses look their module up by name
-    try:
-        spec.loader.exec_module(module)
-    except Exception as error:
-        del sys.modules[name]
-        raise MoemixError(
-            f"the strategy file does not run: {type(error).__name__}: {error}", where=str(path)
-        ) from error
-    return module
 
 
 def _defined_in(module: ModuleType) -> Iterator[StrategyClass]:
