@@ -88,7 +88,7 @@ def test_planning_says_what_is_done_and_starts_nothing(finished, tmp_path):
 
 def test_a_failing_run_is_reported_and_does_not_stop_the_others(finished, tmp_path):
     store, _ = finished
-    broken = "strategies=[none, {name: uniform, overrides: {training.learning_rate: 1.0e30}}, dynamic]"
+    broken = "strategies=[none, {name: uniform, label: broken, overrides: {training.learning_rate: 1.0e30}}, dynamic]"
     process = moemix("bench", "quickstart", store=store, settings=[*SMALL[:-1], broken])
     assert process.returncode == 1
     assert "FAILED" in process.stderr
@@ -96,7 +96,7 @@ def test_a_failing_run_is_reported_and_does_not_stop_the_others(finished, tmp_pa
     assert "dynamic" in process.stdout
     failed = [
         manifest
-        for path in store.glob("quickstart/uniform*/run.json")
+        for path in store.glob("quickstart/broken*/run.json")
         if (manifest := json.loads(path.read_text()))["stages"]["train"]["status"] == "failed"
     ]
     assert len(failed) == 1
