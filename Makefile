@@ -7,8 +7,10 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps
 STORE ?= runs
 PYTEST_ARGS ?=
+BENCH ?=
+BENCH_ARGS ?=
 
-.PHONY: help install install-serve sandbox quickstart test check format clean
+.PHONY: help install install-serve sandbox quickstart test check bench format clean
 
 help:
 	@grep -E '^# make|^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/ —/; s/^# //'
@@ -43,6 +45,9 @@ check: install ## what CI holds besides tests: lint, format, types, the one-way 
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+bench: install-serve ## every measurement into docs/benchmarks/ (one of them: BENCH=packing)
+	$(BIN)/python -m tests.bench $(BENCH) $(BENCH_ARGS)
 
 format: install
 	$(BIN)/ruff check --fix .
