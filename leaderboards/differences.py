@@ -9,8 +9,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from leaderboards.pooling import cautious_detectable, cautious_p, pooled
+from leaderboards.ranks import rank_intervals, tied_groups
 from leaderboards.scores import Key
-from leaderboards.statistics import ALPHA, Estimate, Part, detectable, estimate, holm, p_value
+from leaderboards.statistics import ALPHA, Estimate, Part, estimate, holm
 from leaderboards.table import Heading, Row, Scored, Table
 
 Pair = tuple[str, Row, Row]  # a column's name, and two rows
@@ -18,9 +20,14 @@ Pair = tuple[str, Row, Row]  # a column's name, and two rows
 
 @dataclass(frozen=True)
 class Tested:
-    """A difference with its p-value, alone and corrected for every pair of the table."""
+    """A difference with its p-value, alone and corrected for every pair of the table.
+
+    Attributes:
+        shared: the difference with the seed variance of all pairs of the column.
+    """
 
     difference: Estimate
+    shared: Estimate
     p: float
     p_holm: float
 
@@ -59,18 +66,34 @@ def compare_pairs(table: Table) -> dict[Pair, Tested]:
     from it; and the best row is picked by looking, so every pair that might have been looked at counts.
     """
     found: dict[Pair, Estimate] = {}
+    shared: dict[Pair, Estimate] = {}
     for heading in table.columns:
-        for first, second in itertools.combinations([row for row in table.rows if row.cells[heading.name].score], 2):
-            pair = difference(first, second, heading)
-            if pair is not None:
-                found[heading.name, first, second] = pair
-    p_values = [p_value(pair) for pair in found.values()]
+        rows = [row for row in table.rows if row.cells[heading.name].score]
+        pairs = {(heading.name, *two): difference(*two, heading) for two in itertools.combinations(rows, 2)}
+        held = {pair: estimated for pair, estimated in pairs.items() if estimated is not None}
+        found |= held
+        shared |= _share_seed_variance(held)
+    p_values = [cautious_p(pair, shared[key]) for key, pair in found.items()]
     tested: dict[Pair, Tested] = {}
-    for ((column, first, second), pair), p, p_holm in zip(found.items(), p_values, holm(p_values), strict=True):
-        tested[column, first, second] = Tested(pair, p, p_holm)
-        tested[column, second, first] = Tested(replace(pair, value=-pair.value), p, p_holm)
+    for (key, pair), p, p_holm in zip(found.items(), p_values, holm(p_values), strict=True):
+        column, first, second = key
+        tested[key] = Tested(pair, shared[key], p, p_holm)
+        tested[column, second, first] = Tested(replace(pair, value=-pair.value), shared[key], p, p_holm)
     table.comparisons = sum(not math.isnan(p) for p in p_values)
     return tested
+
+
+def _share_seed_variance(found: Mapping[Pair, Estimate]) -> dict[Pair, Estimate]:
+    """The pairs of one column, seed variance pooled over pairs of trained rows, and over those with an untrained one.
+
+    A row that was never trained does not vary with the seed, so a pair with it varies less than others.
+    """
+    shared = {}
+    for trained in (True, False):
+        pairs = [pair for pair in found if (pair[1].trained and pair[2].trained) == trained]
+        rows = {row for _, first, second in pairs for row in (first, second)}
+        shared |= dict(zip(pairs, pooled([found[pair] for pair in pairs], len(rows)), strict=True))
+    return shared
 
 
 def show_differences(table: Table, base: Row, tested: Mapping[Pair, Tested]) -> None:
@@ -82,7 +105,7 @@ def show_differences(table: Table, base: Row, tested: Mapping[Pair, Tested]) -> 
             found = tested.get((heading.name, row, base))
             if found is not None:
                 cell.difference, cell.p, cell.p_holm = found.difference, found.p, found.p_holm
-                effects.append(detectable(found.difference, table.comparisons))
+                effects.append(cautious_detectable(found.difference, found.shared, table.comparisons))
             elif row is not base and row.compared and cell.score and base.cells[heading.name].score:
                 cell.note = cell.note or f"no difference: no seed in common with {base.label}"
         known = [effect for effect in effects if not math.isnan(effect)]
@@ -90,7 +113,7 @@ def show_differences(table: Table, base: Row, tested: Mapping[Pair, Tested]) -> 
 
 
 def mark_best(table: Table, tested: Mapping[Pair, Tested]) -> None:
-    """Mark each column's best score, and those whose difference to it is not significant.
+    """Mark each column's best score and those whose difference to it is not significant; ranks and tied groups.
 
     Where there is no error bar to go by (one question), or no seed in common, nothing tells two rows apart.
     """
@@ -108,3 +131,12 @@ def mark_best(table: Table, tested: Mapping[Pair, Tested]) -> None:
             cell.best = row in leaders
             pairs = [tested.get((heading.name, row, leader)) for leader in leaders]
             cell.tied = not cell.best and not all(pair is not None and pair.p_holm < ALPHA for pair in pairs)
+
+        def differ(row: Row, other: Row, column: str = heading.name) -> bool:
+            pair = tested.get((column, row, other))
+            return pair is not None and pair.p_holm < ALPHA
+
+        for row, ranks in rank_intervals(scores, differ).items():
+            row.cells[heading.name].ranks = ranks
+        ordered = sorted(scores, key=lambda row: -scores[row])
+        heading.groups = [[row.label for row in group] for group in tied_groups(ordered, differ)]

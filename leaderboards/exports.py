@@ -109,6 +109,7 @@ def _heading(column: Heading) -> dict[str, Any]:
         "higher_is_better": column.higher_is_better,
         "fraction": column.fraction,
         "detectable": column.detectable,
+        "groups": column.groups,
     }
 
 
@@ -129,11 +130,13 @@ def _cell(cell: Cell) -> dict[str, Any]:
     if cell.difference:
         difference = _estimate(cell.difference) | {"p": cell.p, "p_holm": cell.p_holm, "significant": cell.significant}
     score = _estimate(cell.score) | {"n": cell.n} if cell.score else None
-    return {"score": score, "difference": difference, "best": cell.best, "tied": cell.tied, "note": cell.note}
+    marks = {"best": cell.best, "tied": cell.tied, "ranks": cell.ranks}
+    return {"score": score, "difference": difference, **marks, "note": cell.note}
 
 
 def _estimate(found: Estimate) -> dict[str, Any]:
-    return {"value": found.value, "stderr": found.se, "dof": found.dof}
+    known = {"value": found.value, "stderr": found.se, "dof": found.dof}
+    return known | {"clusters": found.clusters, "seeds": found.seeds, "seed_stderr": found.seed_se}
 
 
 def _finite(value: Any) -> Any:

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+import numpy as np
+
 from leaderboards.facts import RunFacts, run_facts
 from leaderboards.statistics import Estimate
 from leaderboards.table import Cell, Comparison, Heading, Table
@@ -180,7 +182,8 @@ def _reading(table: Table) -> list[str]:
     if any(cell.difference for row in table.rows for cell in row.cells.values()):
         notes.append(
             f"In brackets: difference to {table.baseline}, paired by question{' and seed' if several else ''};"
-            f" * significant at 5 % (two-sided) after Holm's correction over the table's {table.comparisons} pairs."
+            f" * significant at 5 % (two-sided) after Holm's correction over the table's {table.comparisons} pairs"
+            f"{', by the seed variance of its own and of all pairs' if several else ''}."
         )
     if any(not math.isnan(column.detectable) for column in table.columns):
         notes.append(
@@ -192,7 +195,16 @@ def _reading(table: Table) -> list[str]:
         notes.append("± 0.0: every question scored the same, which leaves no spread to estimate an error from.")
     if any(cell.score and math.isnan(cell.score.se) for cell in cells):
         notes.append("± ?: a single question has no standard error.")
-    return notes + _seeds(table)
+    return notes + _groups(table) + _seeds(table)
+
+
+def _groups(table: Table) -> list[str]:
+    """The tied groups of the last column, which is the average where there is one; the JSON has every column's."""
+    last = table.columns[-1]
+    ranked = sum(cell.ranks is not None for cell in table.cells(last))
+    if ranked < 3 or max(map(len, last.groups)) < 2:
+        return []
+    return [f"Tied in {last.title}: " + "; ".join(", ".join(group) for group in last.groups) + "."]
 
 
 def _seeds(table: Table) -> list[str]:
@@ -207,10 +219,18 @@ def _seeds(table: Table) -> list[str]:
         ]
     sets = {tuple(sorted(row.evaluations)) for row in trained}
     if len(sets) == 1:
-        return [f"Seeds {', '.join(map(str, sets.pop()))} of every trained strategy; errors span questions and seeds."]
+        told = f"Seeds {', '.join(map(str, sets.pop()))} of every trained strategy; errors span questions and seeds"
+    else:
+        told = "Seeds: " + "; ".join(f"{r.label} {', '.join(map(str, sorted(r.evaluations)))}" for r in trained)
+    spread = list(filter(None, (_seed_error(table, column) for column in table.columns)))
     return [
-        "Seeds: " + "; ".join(f"{row.label} {', '.join(map(str, sorted(row.evaluations)))}" for row in trained) + "."
+        f"{told}." + (f" Of ±, training seeds alone make (median over rows): {', '.join(spread)}." if spread else "")
     ]
+
+
+def _seed_error(table: Table, column: Heading) -> str:
+    known = [s.seed_se for cell in table.cells(column) if (s := cell.score) and not math.isnan(s.seed_se)]
+    return f"{column.title} {_number(float(np.median(known)), column)}" if known else ""
 
 
 def _columns(table: Table) -> list[str]:

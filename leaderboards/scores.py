@@ -16,6 +16,7 @@ from harness.files import read_jsonl
 from harness.records import Column, EvalResult, EvalSummary
 
 TOLERANCE = 1e-6  # between a recorded value and the mean of its samples
+SHARED_TEXTS = ("passage", "article", "paragraph", "story", "context")  # what several questions may be asked about
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class TaskScores:
     Attributes:
         questions: (doc_id, doc_hash) of each question, by doc_id: what pairs two models' scores.
         values: f64[n], in that order.
-        clusters: i64[n]; a question that the benchmark holds twice is one cluster.
+        clusters: i64[n]; questions about one passage, or a question that the benchmark holds twice, are one cluster.
         path: the samples file.
     """
 
@@ -141,7 +142,7 @@ def read_samples(path: Path, result: EvalResult) -> TaskScores:
     """
     if not path.is_file():
         raise MoemixError("the samples of an evaluated task are missing", where=str(path))
-    found: dict[int, tuple[str, float]] = {}
+    found: dict[int, tuple[str, float, str]] = {}
     for number, line in enumerate(read_jsonl(path), 1):
         where = f"{path}:{number}"
         question, digest, value = _sample(line, result, where)
@@ -149,7 +150,7 @@ def read_samples(path: Path, result: EvalResult) -> TaskScores:
             continue
         if question in found:
             raise MoemixError(f"question {question} comes twice", where=where)
-        found[question] = (digest, value)
+        found[question] = (digest, value, _shared_text(line.get("doc")) or digest)
     if len(found) != result.n:
         raise MoemixError(
             f"{len(found)} questions where the summary says {result.n} ({result.metric} after filter {result.filter})",
@@ -164,8 +165,14 @@ def read_samples(path: Path, result: EvalResult) -> TaskScores:
             f"{result.metric} is {mean:.6g} by its samples and {result.value:.6g} by the summary", where=str(path)
         )
     digests = [found[i][0] for i in ids]
-    _, clusters = np.unique(np.array(digests, dtype=object), return_inverse=True)
+    _, clusters = np.unique(np.array([found[i][2] for i in ids], dtype=object), return_inverse=True)
     return TaskScores(tuple(zip(ids, digests, strict=True)), values, clusters.astype(np.int64), path)
+
+
+def _shared_text(doc: Any) -> str | None:
+    """The text that a question is asked about; None where it stands alone."""
+    texts = (doc.get(name) for name in SHARED_TEXTS) if isinstance(doc, dict) else ()
+    return next((text for text in texts if isinstance(text, str) and text.strip()), None)
 
 
 def _sample(line: Any, result: EvalResult, where: str) -> tuple[int | None, str, float]:

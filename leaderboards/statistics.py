@@ -10,12 +10,14 @@ With ``S`` training seeds, seeds and questions are crossed: ``x_sq = μ + seed_s
     B   variance of the mean over seeds of whole scores,  s²(score_s) / S
     C   what the rest contributes to both A and B,  Σ_t a_t² · MS_rest / (S · n_t)
 
-the variance of the score is ``A + max(B - C, 0)`` (Searle, Casella & McCulloch, Variance Components, two-way crossed
-random model), and its degrees of freedom are Satterthwaite's. Questions in clusters enter A and C by cluster sums
-(Liang & Zeger 1986), with the G / (G - 1) correction.
+the variance of the score is ``A + max(B - C, 0)`` (Searle, Casella & McCulloch 1992, Variance Components, two-way
+crossed random model), and its degrees of freedom are Satterthwaite's (1946). The second term is what training seeds
+add; it is reported on its own. Questions in clusters enter A and C by cluster sums (Liang & Zeger 1986), with the
+G / (G - 1) correction.
 
-Checked by simulation (tests): 95 % intervals cover 94–98 % with one seed, or with three and more; with two seeds whose
-own variance dominates, down to 90 %, because one degree of freedom cannot know better.
+Checked by simulation (tests/leaderboards: test_statistics, test_simulations): 95 % intervals cover 92–98 % with one
+seed, or with three and more; with two seeds whose own variance dominates, down to 89 %, because one degree of freedom
+cannot know better. Far out in the tails, where a table's correction looks, that is not good enough: see ``pooling``.
 """
 
 from __future__ import annotations
@@ -59,12 +61,25 @@ class Estimate:
         se: nan where it cannot be known (a task with a single question or cluster).
         dof: degrees of freedom of ``se``.
         clusters: independent groups of questions it rests on.
+        seeds: training seeds it is the mean of.
+        question, question_spread: A, and the sum of its tasks' squares by their degrees of freedom.
+        seed, rest: B and C; nan with one seed, which cannot show them.
     """
 
     value: float
     se: float
     dof: float
     clusters: int
+    seeds: int = 1
+    question: float = math.nan
+    question_spread: float = math.nan
+    seed: float = math.nan
+    rest: float = math.nan
+
+    @property
+    def seed_se(self) -> float:
+        """What training seeds alone add to ``se`` (in squares); nan with one seed."""
+        return math.sqrt(max(self.seed - self.rest, 0.0)) if self.seeds > 1 else math.nan
 
 
 def estimate(parts: Sequence[Part]) -> Estimate:
@@ -75,19 +90,27 @@ def estimate(parts: Sequence[Part]) -> Estimate:
     by_seed = weights @ np.stack([part.scores.mean(axis=1) for part in parts])  # [S]
     value = float(by_seed.mean())
     if groups.min() < 2:
-        return Estimate(value, math.nan, math.nan, int(groups.sum()))
+        return Estimate(value, math.nan, math.nan, int(groups.sum()), seeds)
 
-    question = weights**2 * np.array([_mean_variance(p.scores.mean(axis=0), p.clusters) for p in parts])  # A, by task
-    variance, spread = question.sum(), (question**2 / (groups - 1)).sum()
+    by_task = weights**2 * np.array([_mean_variance(p.scores.mean(axis=0), p.clusters) for p in parts])
+    question, spread = float(by_task.sum()), float((by_task**2 / (groups - 1)).sum())
+    seed = rest = math.nan
     if seeds > 1:
-        seed = by_seed.var(ddof=1) / seeds  # B
-        rest = (weights**2 * np.array([_rest_variance(p.scores, p.clusters) for p in parts])).sum()  # C
+        seed = float(by_seed.var(ddof=1)) / seeds
+        rest = float((weights**2 * np.array([_rest_variance(p.scores, p.clusters) for p in parts])).sum())
+    se, dof = combine(question, spread, seed, rest, seeds - 1)
+    if se <= NEGLIGIBLE * max(float(np.abs(part.scores).max()) for part in parts):
+        se, dof = 0.0, float((groups - 1).sum())
+    return Estimate(value, se, dof, int(groups.sum()), seeds, question, spread, seed, rest)
+
+
+def combine(question: float, spread: float, seed: float, rest: float, seed_dof: int) -> tuple[float, float]:
+    """Standard error and Satterthwaite's degrees of freedom from A, its spread, B, C and the freedom of B."""
+    variance = question
+    if not math.isnan(seed):
         variance += max(seed - rest, 0.0)
-        spread += seed**2 / (seeds - 1)
-    if math.sqrt(variance) <= NEGLIGIBLE * max(float(np.abs(part.scores).max()) for part in parts):
-        return Estimate(value, 0.0, float((groups - 1).sum()), int(groups.sum()))
-    dof = variance**2 / spread
-    return Estimate(value, math.sqrt(variance), float(dof), int(groups.sum()))
+        spread += seed**2 / seed_dof
+    return math.sqrt(variance), variance**2 / spread if spread else math.inf
 
 
 def _mean_variance(scores: Floats, clusters: Ints) -> float:

@@ -21,6 +21,7 @@ class Cell:
         difference: to the baseline row, by question and seed; None for the baseline itself and where nothing pairs.
         p: of the difference, two-sided; ``p_holm`` is corrected for all pairs of rows in all columns of the table.
         best, tied: the best score of the column, and those that cannot be told apart from it.
+        ranks: the best and the worst rank it may have, as far as differences are significant.
         note: why something is missing here.
     """
 
@@ -31,6 +32,7 @@ class Cell:
     p_holm: float = math.nan
     best: bool = False
     tied: bool = False
+    ranks: tuple[int, int] | None = None
     note: str | None = None
 
     @property
@@ -48,6 +50,7 @@ class Heading:
         columns: the columns it is the mean of; empty for one that is computed from tasks.
         fraction: every score lies in [0, 1], so it may be printed in percent.
         detectable: smallest difference to the baseline found with 80 % power after correction, median over rows.
+        groups: labels of rows that cannot be told apart, largest groups first met; a row may stand in several.
     """
 
     name: str
@@ -58,6 +61,7 @@ class Heading:
     higher_is_better: bool
     fraction: bool = True
     detectable: float = math.nan
+    groups: list[list[str]] = field(default_factory=list)
 
 
 @dataclass(eq=False)

@@ -15,6 +15,7 @@ from harness.errors import MoemixError
 from harness.records import Stage
 from harness.store import Run
 from leaderboards.comparison import compare
+from leaderboards.statistics import p_value
 from leaderboards.table import Row, Table
 
 
@@ -58,6 +59,13 @@ def test_the_best_and_those_that_cannot_be_told_apart_are_marked(bench, answers)
     bench.run("uniform", {"arc": answers(3, 200, 0.2)})
     bench.run("dynamic", {"arc": good})
     bench.run("datasize", {"arc": near})
+    table = table_of(bench)
+    assert [sorted(group) for group in table.columns[0].groups] == [["datasize", "dynamic"], ["uniform"]]
+    assert {r.label: r.cells["arc"].ranks for r in table.rows} == {
+        "uniform": (3, 3),
+        "dynamic": (1, 2),
+        "datasize": (1, 2),
+    }
     marks = {r.label: (r.cells["arc"].best, r.cells["arc"].tied) for r in table_of(bench).rows}
     best, second = ("dynamic", "datasize") if sum(good) > sum(near) else ("datasize", "dynamic")
     assert marks == {"uniform": (False, False), best: (True, False), second: (False, True)}
@@ -122,6 +130,26 @@ def test_seeds_make_one_row_and_pair_with_the_same_seeds(bench, answers):
     assert cell.score.value == pytest.approx(0.55)
     assert cell.difference.value == pytest.approx(0.15)
     assert cell.n == 60
+
+
+def test_with_several_seeds_a_lucky_agreement_of_one_pair_is_judged_by_how_seeds_vary_in_the_whole_table(
+    bench, answers
+):
+    """Two rows whose three seeds agree by chance, in a table where seeds matter: the pair alone looks significant."""
+    for label, shares in {
+        "uniform": (0.50, 0.50, 0.50), "dynamic": (0.68, 0.68, 0.68),
+        "random": (0.35, 0.60, 0.80), "sequential": (0.30, 0.75, 0.50), "datasize": (0.80, 0.55, 0.30),
+    }.items():  # fmt: skip
+        for seed, share in enumerate(shares):
+            bench.run(label, {"arc": answers(10 * len(label) + seed, 200, share)}, seed=seed)
+    table = table_of(bench)
+    cell = row(table, "dynamic").cells["arc"]
+    assert p_value(cell.difference) < 0.002
+    assert cell.p > 0.05
+    assert not cell.significant
+    assert table.columns[0].detectable > 0.18
+    assert cell.score.seeds == 3
+    assert cell.score.seed_se == pytest.approx(0.0, abs=0.02) != row(table, "random").cells["arc"].score.seed_se
 
 
 def test_the_untrained_model_pairs_with_every_seed(bench, answers):

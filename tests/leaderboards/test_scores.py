@@ -57,6 +57,15 @@ def test_a_question_that_the_benchmark_holds_twice_is_one_cluster(tmp_path: Path
     assert sorted(np.unique(clusters)) == [0, 1]
 
 
+def test_questions_about_one_passage_are_one_cluster(tmp_path: Path):
+    lines = lines_of([1.0, 0.0, 1.0, 1.0])
+    for line, passage in zip(lines, ("On ice", "On fire", "On ice", " "), strict=True):
+        line["doc"]["passage"] = passage
+    clusters = read_samples(write_samples(tmp_path, "boolq", lines), result(4, 0.75)).clusters
+    assert clusters[0] == clusters[2]
+    assert len(np.unique(clusters)) == 3  # an empty passage joins nothing
+
+
 def twice(lines):
     lines[2]["doc_id"] = 1
 
