@@ -88,7 +88,7 @@ def _share_seed_variance(found: Mapping[Pair, Estimate]) -> dict[Pair, Estimate]
 
     A row that was never trained does not vary with the seed, so a pair with it varies less than others.
     """
-    shared = {}
+    shared: dict[Pair, Estimate] = {}
     for trained in (True, False):
         pairs = [pair for pair in found if (pair[1].trained and pair[2].trained) == trained]
         rows = {row for _, first, second in pairs for row in (first, second)}
