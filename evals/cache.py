@@ -1,36 +1,66 @@
-"""Every answer a model gave, kept as it arrives: a crash or ``kill -9`` loses only the requests in flight."""
+"""Every answer a model gave, kept as it arrives: a crash or ``kill -9`` loses only the requests in flight.
+
+One SQLite file for each checkpoint in each engine lies under ``responses/`` of the cache folder, so evaluations of
+the same checkpoint share what was answered, whatever their suite, limit or output folder, and two checkpoints cannot.
+"""
 
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
-from collections.abc import Iterable
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from harness.errors import MoemixError, StageFailed
 from harness.files import hash_value
 
+_BUSY_SECONDS = 60.0  # two evaluations of one checkpoint may write at the same time
+_TABLES = """
+CREATE TABLE IF NOT EXISTS answers (key TEXT PRIMARY KEY, answer TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS identity (value TEXT NOT NULL);
+"""
+
+
+def cache_root() -> Path:
+    """What may be deleted at any time: ``MOEMIX_CACHE``, else ``moemix`` in the user's cache folder."""
+    given = os.environ.get("MOEMIX_CACHE")
+    return Path(given) if given else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "moemix"
+
+
+def responses_folder() -> Path:
+    return cache_root() / "responses"
+
 
 class ResponseCache:
     """A SQLite file of answers (write-ahead log, each answer committed by itself).
 
     Args:
-        path: the file; made if absent.
+        path: the file; made if absent. None keeps answers in memory, for as long as this lasts.
         identity: what determines an answer besides the request: checkpoint hash, engine, version, dtype, arguments.
             It is part of every key, so two checkpoints, or one checkpoint in two engines, never share an entry.
     """
 
-    def __init__(self, path: Path, identity: dict[str, Any]) -> None:
+    def __init__(self, path: Path | None, identity: dict[str, Any]) -> None:
         self.path = path
         self._identity = hash_value(identity)
         try:
-            self._file = sqlite3.connect(path, isolation_level=None)
+            if path is not None:
+                path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = sqlite3.connect(path or ":memory:", isolation_level=None, timeout=_BUSY_SECONDS)
             self._file.execute("PRAGMA journal_mode = WAL")
             self._file.execute("PRAGMA synchronous = NORMAL")
-            self._file.execute("CREATE TABLE IF NOT EXISTS answers (key TEXT PRIMARY KEY, answer TEXT NOT NULL)")
-        except sqlite3.DatabaseError as error:
-            raise MoemixError(f"the response cache cannot be used: {error}", where=str(path)) from None
+            self._file.executescript(_TABLES)
+            if path is not None:
+                os.utime(path)  # reading alone would not count as use
+            if not self._file.execute("SELECT value FROM identity").fetchone():
+                self._file.execute("INSERT INTO identity VALUES (?)", (json.dumps(identity),))
+        except (sqlite3.Error, OSError) as error:
+            hint = "remove the file, or evaluate with --no-cache"
+            raise MoemixError(f"the response cache cannot be used: {error}", where=str(path), hint=hint) from None
 
     def key(self, kind: str, arguments: tuple[Any, ...]) -> str:
         """The key of a request: lm-eval's request type and arguments, and the identity."""
@@ -53,3 +83,58 @@ class ResponseCache:
 
     def close(self) -> None:
         self._file.close()
+
+
+def open_cache(identity: dict[str, Any], *, keep: bool = True) -> ResponseCache:
+    """The cache of a checkpoint in an engine; with ``keep`` false an empty one that is forgotten."""
+    path = responses_folder() / f"{hash_value(identity)[:24]}.sqlite" if keep else None
+    return ResponseCache(path, identity)
+
+
+@dataclass(frozen=True)
+class CacheFile:
+    """One file of answers: whose, how many, how large, when last used."""
+
+    path: Path
+    checkpoint: str
+    engine: str
+    answers: int
+    bytes: int
+    age_days: float
+
+
+def cache_files() -> Iterator[CacheFile]:
+    """Every file of answers, by checkpoint. A damaged one is listed without its content, so it can be pruned."""
+    for path in sorted(responses_folder().glob("*.sqlite")):
+        parts = [part for part in _parts(path) if part.is_file()]
+        used = max(part.stat().st_mtime for part in parts)
+        identity, answers = {}, 0
+        try:
+            with sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=_BUSY_SECONDS) as file:
+                identity = json.loads(file.execute("SELECT value FROM identity").fetchone()[0])
+                answers = file.execute("SELECT count(*) FROM answers").fetchone()[0]
+        except (sqlite3.Error, TypeError, ValueError):
+            identity = {"checkpoint": "damaged"}
+        engine = identity.get("engine")
+        said = f"{engine['name']} {engine['version']} {engine['dtype']}" if isinstance(engine, dict) else str(engine)
+        size = sum(part.stat().st_size for part in parts)
+        yield CacheFile(path, identity["checkpoint"], said, answers, size, (time.time() - used) / 86400)
+
+
+def prune(*, older_than_days: float | None = None, checkpoint: str | None = None) -> list[CacheFile]:
+    """Delete files of answers, all of those that meet every condition given; what was deleted."""
+    gone = []
+    for file in list(cache_files()):
+        if older_than_days is not None and file.age_days < older_than_days:
+            continue
+        if checkpoint is not None and not file.checkpoint.startswith(checkpoint):
+            continue
+        for part in _parts(file.path):
+            part.unlink(missing_ok=True)
+        gone.append(file)
+    return gone
+
+
+def _parts(path: Path) -> list[Path]:
+    """A SQLite file and what lies beside it while it is open or after a crash."""
+    return [path, *(path.with_name(path.name + suffix) for suffix in ("-wal", "-shm"))]

@@ -26,6 +26,7 @@ import click
     metavar="DIR",
     help="Folder of local benchmark files, in place of the hub  [default: MOEMIX_DATA_ROOT]",
 )
+@click.option("--no-cache", is_flag=True, help="Ask everything anew; neither read nor keep cached answers.")
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder for results, samples and summary.")
 def eval_command(
     checkpoint: Path,
@@ -36,6 +37,7 @@ def eval_command(
     dtype: str,
     seed: int,
     data_root: str | None,
+    no_cache: bool,
     out: Path,
 ) -> None:
     """Score CHECKPOINT on a suite.
@@ -54,7 +56,7 @@ def eval_command(
         dtype=dtype,
         seed=seed,
     )
-    summary = evaluate(checkpoint, request, out, data_root=find_data_root(data_root))
+    summary = evaluate(checkpoint, request, out, data_root=find_data_root(data_root), keep_answers=not no_cache)
     for name, column in summary.columns.items():
         value = "–" if column.value is None else f"{column.value:.4f}"
         error = "" if column.stderr is None else f" ± {column.stderr:.4f}"

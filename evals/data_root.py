@@ -7,7 +7,6 @@ them there for as long as :func:`local_datasets` lasts. Task files, prompts and 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from typing import Any
 
 from filelock import FileLock
 
+from evals.cache import cache_root
 from harness.errors import MoemixError
 from harness.files import hash_file, hash_value, read_jsonl, whole_directory, write_text
 
@@ -89,11 +89,6 @@ DATASETS: dict[tuple[str, str | None], Dataset] = {
 }
 
 
-def cache_folder() -> Path:
-    """Where converted data sets lie: safe to delete."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "moemix" / "datasets"
-
-
 @contextmanager
 def local_datasets(root: Path | None) -> Iterator[None]:
     """While this lasts, data sets listed here come from ``root``; others, or all without a root, from the hub."""
@@ -130,7 +125,7 @@ def mirror(dataset: Dataset, root: Path) -> Path:
             raise MoemixError("the data root lacks this file", where=str(file), hint="or leave --data-root out")
     contents = {split: hash_file(file) for split, file in files.items()}
     name = next(key for key, value in DATASETS.items() if value is dataset)
-    folder = cache_folder() / hash_value([_LAYOUT, list(name), list(dataset.splits), contents])[:24]
+    folder = cache_root() / "datasets" / hash_value([_LAYOUT, list(name), list(dataset.splits), contents])[:24]
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{folder}.lock"):
         if not (folder / "README.md").is_file():

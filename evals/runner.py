@@ -1,10 +1,11 @@
 """One evaluation: a checkpoint, a suite and an engine in, lm-eval's files and a summary out.
 
 <out>/request.json          what was asked, first
-<out>/responses.sqlite      every answer as it came
 <out>/results.json          lm-eval's own, untouched
 <out>/samples_<task>.jsonl  lm-eval's own, untouched
 <out>/summary.json          our records, last: an evaluation is finished when this is there
+
+Every answer is stored as it comes in the response cache (``evals/cache.py``), so a stopped evaluation resumes.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from evals.cache import ResponseCache
+from evals.cache import open_cache
 from evals.engines.base import check_engine, open_engine
 from evals.scores import columns, refused_result, task_results
 from evals.suites import Suite, load_suite, suite_hash
@@ -33,8 +34,13 @@ if TYPE_CHECKING:
     from evals.loading import LoadedTasks
 
 
-def evaluate(checkpoint: Path, request: EvalRequest, out: Path, *, data_root: Path | None = None) -> EvalSummary:
+def evaluate(
+    checkpoint: Path, request: EvalRequest, out: Path, *, data_root: Path | None = None, keep_answers: bool = True
+) -> EvalSummary:
     """Score a checkpoint. The same request into the same folder resumes, or returns what is there if it is finished.
+
+    Args:
+        keep_answers: take answers from the response cache and store them there; without it all are asked anew.
 
     Raises:
         MoemixError: bad input, or a folder that holds another evaluation.
@@ -50,7 +56,7 @@ def evaluate(checkpoint: Path, request: EvalRequest, out: Path, *, data_root: Pa
             print(f"{request.suite}: already evaluated in {out} (remove the folder to do it anew)", file=sys.stderr)
             _tell_refused(finished.results)
             return finished
-        return _evaluate(checkpoint, fingerprint, request, suite, out, data_root)
+        return _evaluate(checkpoint, fingerprint, request, suite, out, data_root, keep_answers)
 
 
 def request_for(
@@ -87,7 +93,13 @@ def _claim(out: Path, request: EvalRequest, fingerprint: str) -> EvalSummary | N
 
 
 def _evaluate(
-    checkpoint: Path, fingerprint: str, request: EvalRequest, suite: Suite, out: Path, data_root: Path | None
+    checkpoint: Path,
+    fingerprint: str,
+    request: EvalRequest,
+    suite: Suite,
+    out: Path,
+    data_root: Path | None,
+    keep_answers: bool,
 ) -> EvalSummary:
     started = time.monotonic()
     _quiet()
@@ -101,7 +113,7 @@ def _evaluate(
     if loaded.tasks:
         with open_engine(request.engine, checkpoint, dtype=request.dtype, seed=request.seed, folder=out) as engine:
             engine_says = engine.describe()
-            cache = ResponseCache(out / "responses.sqlite", {"checkpoint": fingerprint, "engine": engine_says})
+            cache = open_cache({"checkpoint": fingerprint, "engine": engine_says}, keep=keep_answers)
             inner = engine.lm()
             lm = CachedLM(inner, cache, max_length=inner.max_length, seed=request.seed)
             raw = _run_lm_eval(lm, loaded, suite, request, checkpoint, out)

@@ -17,6 +17,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "plan": ("harness.commands:plan", "Show what a recipe would run, and what is already done."),
     "train": ("trainers.cli:train", "Train one model under one mixing strategy."),
     "eval": ("evals.cli:eval_command", "Score a checkpoint on a suite of lm-eval tasks."),
+    "cache": ("evals.cache_cli:cache", "Look at and prune the cache of model answers."),
     "table": ("leaderboards.cli:table", "Compare runs in a table."),
     "model": ("trainers.models.cli:model", "Make MoE checkpoints."),
     "data": ("trainers.data_cli:data", "Make and inspect training data."),

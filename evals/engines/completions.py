@@ -1,7 +1,10 @@
 """lm-eval's requests over an OpenAI-compatible ``/v1/completions``. Heavy to import.
 
-Log-likelihoods come from ``echo`` with ``logprobs``. Prompts are sent as token ids, encoded and cut exactly as
-lm-eval's transformers model does it, so that both engines answer the same question.
+Log-likelihoods come from ``echo`` with ``logprobs``, which recomputes the whole prompt for each continuation. Where
+the continuations of a context are one token each (the letters of a multiple choice), vLLM is asked for exactly those
+tokens after the context instead: one request a question, and few-shot prefixes come from its prefix cache. Prompts
+are sent as token ids, encoded and cut exactly as lm-eval's transformers model does it, so that both engines answer
+the same question.
 """
 
 from __future__ import annotations
@@ -68,6 +71,7 @@ class CompletionsLM(TemplateLM):  # type: ignore[misc]  # lm-eval is untyped
         self.server, self.model, self.max_length = server, model, max_length
         self.tokenizer = AutoTokenizer.from_pretrained(str(tokenizer))
         self._folder = tokenizer
+        self._no_label_scores = False  # seen that the server lacks them
         self._local = threading.local()
 
     @property
@@ -101,17 +105,58 @@ class CompletionsLM(TemplateLM):  # type: ignore[misc]  # lm-eval is untyped
     def _loglikelihood_tokens(
         self, requests: Sequence[TokenRequest], disable_tqdm: bool = False, **kwargs: Any
     ) -> list[tuple[float, bool]]:
-        def ask(request: TokenRequest) -> tuple[float, bool]:
-            _, context, continuation = request
-            prompt = (context + continuation)[-(self.max_length - 1) :]  # the server insists on one token of answer
-            body = self._post({"prompt": prompt, "max_tokens": 1, "temperature": 0, "logprobs": 1, "echo": True})
-            return self._continuation_score(body, len(prompt), len(continuation))
+        """Requests that differ only in a last token are asked together, the others one by one."""
+        groups: dict[tuple[int, ...] | int, list[int]] = {}
+        for i, (_, context, continuation) in enumerate(requests):
+            single = len(continuation) == 1 and 0 < len(context) < self.max_length
+            groups.setdefault(tuple(context) if single else i, []).append(i)
+        together = {group[0] for key, group in groups.items() if isinstance(key, tuple)}
 
-        def keep(request: TokenRequest, answer: tuple[float, bool]) -> None:
-            if request[0] is not None:
-                self.cache_hook.add_partial("loglikelihood", request[0], answer)
+        def ask(group: list[int]) -> list[tuple[float, bool]]:
+            if group[0] in together and not self._no_label_scores:
+                answers = self._ask_labels(requests[group[0]][1], [requests[i][2][0] for i in group])
+                if answers is not None:
+                    return answers
+                self._no_label_scores = True
+            return [self._ask_echo(requests[i]) for i in group]
 
-        return self._ask_all(requests, ask, keep, order=lambda request: request[1] + request[2])
+        def keep(group: list[int], answers: list[tuple[float, bool]]) -> None:
+            for i, answer in zip(group, answers, strict=True):
+                if requests[i][0] is not None:
+                    self.cache_hook.add_partial("loglikelihood", requests[i][0], answer)
+
+        members = list(groups.values())
+        scores: dict[int, tuple[float, bool]] = {}
+        answered = self._ask_all(members, ask, keep, order=lambda group: requests[group[0]][1] + requests[group[0]][2])
+        for group, answers in zip(members, answered, strict=True):
+            scores.update(zip(group, answers, strict=True))
+        return [scores[i] for i in range(len(requests))]
+
+    def _ask_echo(self, request: TokenRequest) -> tuple[float, bool]:
+        _, context, continuation = request
+        prompt = (context + continuation)[-(self.max_length - 1) :]  # the server insists on one token of answer
+        body = self._post({"prompt": prompt, "max_tokens": 1, "temperature": 0, "logprobs": 1, "echo": True})
+        return self._continuation_score(body, len(prompt), len(continuation))
+
+    def _ask_labels(self, context: list[int], labels: list[int]) -> list[tuple[float, bool]] | None:
+        """Log-probabilities of single tokens after a context; None if the server does not know how (only vLLM does)."""
+        body = self._post(
+            {
+                "prompt": context,
+                "max_tokens": 1,
+                "temperature": 0,
+                "logprobs": 1,
+                "logprob_token_ids": labels,
+                "return_tokens_as_token_ids": True,
+            }
+        )
+        logprobs = body["choices"][0].get("logprobs") or {}
+        found = (logprobs.get("top_logprobs") or [{}])[0]
+        keys = [f"token_id:{label}" for label in labels]
+        if not all(key in found for key in keys):
+            return None
+        likeliest = max(found.values())  # the token the server chose, at temperature 0, is among them
+        return [(found[key], found[key] >= likeliest) for key in keys]
 
     def _continuation_score(self, body: Any, prompt: int, continuation: int) -> tuple[float, bool]:
         """Sum of the continuation's log-probabilities, and whether each token was the likeliest."""

@@ -24,6 +24,13 @@ def _own_caches(tmp_path_factory: pytest.TempPathFactory):
     patch.undo()
 
 
+@pytest.fixture(autouse=True)
+def responses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A response cache of a test's own: the folder where its files will lie."""
+    monkeypatch.setenv("MOEMIX_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "responses"
+
+
 SUITE = """
 name: mini
 columns:

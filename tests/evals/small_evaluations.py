@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import sqlite3
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +16,18 @@ from harness.records import EvalSummary
 REQUESTS = 24 * 3 + 24  # of the mini suite: three choices to a question, and one text
 
 
-def run(checkpoint: Path, suite: Path, engine: str, out: Path, **changes: Any) -> EvalSummary:
+def run(
+    checkpoint: Path, suite: Path, engine: str, out: Path, *, keep_answers: bool = True, **changes: Any
+) -> EvalSummary:
     settings = {"tasks": (), "limit": None, "dtype": "float32", "seed": 0, **changes}
-    return evaluate(checkpoint, request_for(str(suite), engine=engine, **settings), out)
+    return evaluate(checkpoint, request_for(str(suite), engine=engine, **settings), out, keep_answers=keep_answers)
+
+
+def stored(responses: Path) -> dict[str, int]:
+    """The keys of the answers in the one file of a response cache, with their rows."""
+    (path,) = responses.glob("*.sqlite")
+    with contextlib.closing(sqlite3.connect(path)) as file:
+        return dict(file.execute("SELECT key, rowid FROM answers"))
 
 
 def samples(folder: Path, task: str) -> list[dict[str, Any]]:

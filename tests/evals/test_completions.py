@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import sqlite3
-
 import pytest
-from small_evaluations import REQUESTS, assert_same_samples, run
+from small_evaluations import REQUESTS, assert_same_samples, run, stored
 from tiny_checkpoint import make_checkpoint
 from tiny_server import TinyServer
 
 from evals.engines import completions
+from evals.engines.url import UrlEngine
 from harness.errors import MoemixError, StageFailed
 
 
@@ -48,13 +47,12 @@ def test_errors_dropped_connections_and_empty_answers_are_asked_again(
     assert_same_samples(tmp_path / "out", in_process[0])
 
 
-def test_a_server_that_goes_away_leaves_a_resumable_evaluation(checkpoint, mini_suite, in_process, tmp_path):
+def test_a_server_that_goes_away_leaves_a_resumable_evaluation(checkpoint, mini_suite, in_process, tmp_path, responses):
     with TinyServer(checkpoint) as server:
         server.faults = dict.fromkeys(range(40, 10_000), "500")
         with pytest.raises(StageFailed, match="run the same command again"):
             run(checkpoint, mini_suite, server.url, tmp_path / "out")
-        stored = sqlite3.connect(tmp_path / "out" / "responses.sqlite").execute("SELECT count(*) FROM answers")
-        assert next(stored)[0] == len(server.asked) == 40
+        assert len(stored(responses)) == len(server.asked) == 40
         server.faults = {}
         run(checkpoint, mini_suite, server.url, tmp_path / "out")
         assert len(set(server.asked)) == REQUESTS
@@ -84,3 +82,44 @@ def test_a_server_of_another_checkpoint_is_refused(server, mini_suite, tmp_path)
 def test_nothing_at_the_url_is_said_at_once(checkpoint, mini_suite, tmp_path):
     with pytest.raises(MoemixError, match="no OpenAI-compatible server answers"):
         run(checkpoint, mini_suite, "http://127.0.0.1:9", tmp_path / "out")
+
+
+def served(server, checkpoint):
+    with UrlEngine(server.url, checkpoint) as engine:
+        return engine.lm()
+
+
+def test_letters_of_a_choice_are_asked_in_one_request_and_score_as_in_this_process(server, checkpoint):
+    from lm_eval.api.instance import Instance
+
+    from evals.engines.hflm import SeededHFLM
+
+    questions = [f"the question {i} and the answer is" for i in range(4)]
+    pairs = [(question, letter) for question in questions for letter in ("A", "B", "C")]
+    requests = [Instance("loglikelihood", {}, pair, i, metadata=("t", i, 1)) for i, pair in enumerate(pairs)]
+    mine = served(server, checkpoint).loglikelihood(requests)
+    theirs = SeededHFLM(pretrained=str(checkpoint), dtype="float32", device="cpu").loglikelihood(requests)
+    assert len(server.asked) == len(questions)
+    for (value, greedy), (expected, also) in zip(mine, theirs, strict=True):
+        assert value == pytest.approx(expected, abs=1e-4)
+        assert greedy == also
+
+
+def test_a_server_that_ignores_the_letters_is_asked_the_long_way(server, checkpoint, monkeypatch):
+    from lm_eval.api.instance import Instance
+
+    complete = server.complete
+    requests = [
+        Instance("loglikelihood", {}, ("the question", letter), i, metadata=("t", i, 1))
+        for i, letter in enumerate("AB")
+    ]
+    expected = served(server, checkpoint).loglikelihood(requests)
+
+    def unknowing(request):
+        if request.pop("logprob_token_ids", None):
+            return {"choices": [{"index": 0, "text": "x", "logprobs": {"top_logprobs": [{"x": -1.0}]}}]}
+        return complete(request)
+
+    monkeypatch.setattr(server, "complete", unknowing)
+    found = served(server, checkpoint).loglikelihood(requests)
+    assert [value for value, _ in found] == pytest.approx([value for value, _ in expected], abs=1e-4)

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import sqlite3
 import subprocess
 import sys
 
 import pytest
-from small_evaluations import samples
+from small_evaluations import samples, stored
 from tiny_checkpoint import make_checkpoint
 
 from evals.runner import evaluate, request_for
@@ -107,7 +106,7 @@ def test_tasks_can_be_selected_by_task_or_column(checkpoint, mini_suite, tmp_pat
         evaluate(checkpoint, request(mini_suite, tasks=("mini_chioce",)), tmp_path / "typo")
 
 
-def test_a_killed_evaluation_goes_on_where_it_was(checkpoint, mini_suite, out, tmp_path):
+def test_a_killed_evaluation_goes_on_where_it_was(checkpoint, mini_suite, out, tmp_path, responses):
     """``kill -9`` in the middle of storing answers; afterwards only the missing ones are asked for."""
     folder = tmp_path / "killed"
     code = f"""
@@ -128,12 +127,12 @@ evaluate(Path({str(checkpoint)!r}), request, Path({str(folder)!r}))
     killed = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True)
     assert killed.returncode == -9, killed.stderr.decode()
     assert not (folder / "summary.json").exists()
-    stored = dict(sqlite3.connect(folder / "responses.sqlite").execute("SELECT key, rowid FROM answers"))
-    assert len(stored) == 80
+    before = stored(responses)
+    assert len(before) == 80
 
     summary = evaluate(checkpoint, request(mini_suite), folder)
-    rows = dict(sqlite3.connect(folder / "responses.sqlite").execute("SELECT key, rowid FROM answers"))
-    assert stored.items() <= rows.items()
+    rows = stored(responses)
+    assert before.items() <= rows.items()
     assert len(rows) == 24 * 3 + 24
     finished = EvalSummary.read(out / "summary.json")
     assert summary.columns == finished.columns
@@ -174,12 +173,12 @@ def test_an_unknown_engine_or_dtype_names_its_neighbour(checkpoint, mini_suite, 
         evaluate(checkpoint, request(mini_suite, **changes), tmp_path / "out")
 
 
-def test_a_metric_that_does_not_exist_fails_before_anything_is_asked(checkpoint, mini_suite, tmp_path):
+def test_a_metric_that_does_not_exist_fails_before_anything_is_asked(checkpoint, mini_suite, tmp_path, responses):
     suite = mini_suite.with_name("metric.yaml")
     suite.write_text(mini_suite.read_text().replace("metric: acc}", "metric: accc}"))
     with pytest.raises(MoemixError, match="did you mean 'acc'"):
         evaluate(checkpoint, request(suite), tmp_path / "out")
-    assert not (tmp_path / "out" / "responses.sqlite").exists()
+    assert not responses.exists()
 
 
 def test_a_folder_that_is_no_checkpoint_is_named(mini_suite, tmp_path):

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
-import sqlite3
 
 import pytest
-from small_evaluations import REQUESTS, assert_same_samples, run
+from small_evaluations import REQUESTS, assert_same_samples, run, stored
 
 from evals import runner
 from evals.cache import ResponseCache
@@ -85,16 +84,16 @@ def test_choices_and_texts_equal_those_of_transformers(checkpoint, mini_suite, i
 
 @pytest.mark.usefixtures("borrowed")
 def test_a_server_killed_midway_is_started_again_once_and_asked_only_for_the_rest(
-    engine, checkpoint, mini_suite, in_process, tmp_path, killing
+    engine, checkpoint, mini_suite, in_process, tmp_path, killing, monkeypatch
 ):
     kept = killing(after=30)
     run(checkpoint, mini_suite, "vllm", tmp_path / "once")
     assert len(kept) == len(set(kept)) == REQUESTS
     assert_same_samples(tmp_path / "once", in_process)
 
+    monkeypatch.setenv("MOEMIX_CACHE", str(tmp_path / "cold"))
     kept = killing(after=30)
     with pytest.raises(StageFailed, match="died again after a restart"):
         run(checkpoint, mini_suite, "vllm", tmp_path / "twice")
     assert not engine.server.alive()
-    with sqlite3.connect(tmp_path / "twice" / "responses.sqlite") as answers:
-        assert set(kept) == {key for (key,) in answers.execute("SELECT key FROM answers")}
+    assert set(kept) == set(stored(tmp_path / "cold" / "responses"))

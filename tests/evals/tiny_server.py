@@ -16,7 +16,8 @@ from typing import Any
 
 
 class TinyServer(ThreadingHTTPServer):
-    """Serves ``/v1/models`` and ``/v1/completions`` (token-id prompts; ``echo`` with ``logprobs``, or greedy).
+    """Serves ``/v1/models`` and ``/v1/completions`` for token-id prompts: greedy, ``echo`` with
+    ``logprobs``, or ``logprob_token_ids``.
 
     Attributes:
         faults: number of a request (from 0) → ``500``, ``drop``, ``garbage``, ``400``, ``forget logprobs``.
@@ -48,6 +49,10 @@ class TinyServer(ThreadingHTTPServer):
         torch = self.torch
         prompt = torch.tensor([request["prompt"]])
         with torch.no_grad():
+            if labels := request.get("logprob_token_ids"):
+                scores_V = self.model(prompt).logits[0, -1].log_softmax(-1)
+                top = {f"token_id:{token}": scores_V[token].item() for token in [*labels, int(scores_V.argmax())]}
+                return {"choices": [{"index": 0, "text": "", "logprobs": {"top_logprobs": [top]}}]}
             if not request.get("echo"):
                 new = self.model.generate(prompt, max_new_tokens=request["max_tokens"], do_sample=False)
                 text = self.tokenizer.decode(new[0, prompt.shape[1] :], skip_special_tokens=True)
