@@ -103,6 +103,40 @@ def test_a_batch_at_a_time_is_the_same_as_all_at_once():
         drawn += counted(s, 4)
 
 
+def test_what_was_asked_before_changes_nothing():
+    used, k = Draws(SIZES, 7), len(SIZES)
+    weights, drawn = WEIGHTS.copy(), np.zeros(k, int)
+    rng = np.random.default_rng(0)
+    start = 0
+    for _ in range(60):
+        n = int(rng.integers(1, 3000))
+        got, fresh = used.take(start, n, weights, drawn), Draws(SIZES, 7).take(start, n, weights, drawn)
+        assert all(np.array_equal(a, b) for a, b in zip(got, fresh, strict=True))
+        match rng.integers(4):
+            case 0:  # new weights, in the same array
+                weights[:] = rng.dirichlet(np.ones(k))
+            case 1:  # the same draw again
+                continue
+            case 2:  # somewhere else, after other draws
+                start, drawn = int(rng.integers(10_000)), rng.integers(0, 100, k)
+                continue
+        drawn = drawn + counted(got[0], k)
+        start += n
+
+
+def test_a_source_that_may_not_repeat_stops_at_the_same_draw_whatever_the_batch():
+    def stops_at(batch: int) -> int:
+        draws, drawn, start = Draws(SIZES, 3, "stop"), np.zeros(4, int), 0
+        while True:
+            try:
+                source, _ = draws.take(start, batch, np.array([0.2, 0.6, 0.0, 0.2]), drawn)
+            except SourceExhausted as end:
+                return end.draw
+            drawn, start = drawn + counted(source, 4), start + batch
+
+    assert len({stops_at(batch) for batch in (1, 7, 500)}) == 1
+
+
 def test_a_source_that_may_not_repeat_says_where_it_ran_out():
     with pytest.raises(SourceExhausted) as caught:
         Draws(SIZES, 0, "stop").take(0, 100, WEIGHTS, np.zeros(4, int))

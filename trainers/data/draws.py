@@ -10,6 +10,7 @@ history and an integer.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -20,8 +21,10 @@ Floats = NDArray[np.float64]
 Words = NDArray[np.uint64]
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
-_HALF = np.uint64(32)
+_ONE, _HALF = np.uint64(1), np.uint64(32)
 _ROUNDS = 6
+_ROUND_SALTS = np.arange(_ROUNDS, dtype=np.uint64)[:, None] * _GOLDEN
+_AHEAD = 1 << 12  # draws computed at once, at least
 _CHUNK = 1 << 16  # draws at a time: the arrays stay in the processor's cache
 
 
@@ -36,6 +39,40 @@ class SourceExhausted(Exception):
     def __init__(self, source: int, draw: int) -> None:
         self.source, self.draw = source, draw
         super().__init__(f"source {source} has no example left at draw {draw}")
+
+
+@dataclass(frozen=True)
+class _Ahead:
+    """Draws computed before they were asked for, and what they were computed from.
+
+    Attributes:
+        start: global index of the first.
+        weights: f64[K], in force for all of them.
+        drawn: i64[K], draws before ``start`` by source.
+        source, index, epoch: i32[n], i64[n], i64[n].
+    """
+
+    start: int
+    weights: Floats
+    drawn: Ints
+    source: NDArray[np.int32]
+    index: Ints
+    epoch: Ints
+
+    def begins(self, start: int, n: int, weights: Floats, drawn: Ints) -> bool:
+        """Whether these are the draws that would be computed for this call."""
+        return (
+            start == self.start
+            and n <= len(self.source)
+            and np.array_equal(weights, self.weights)
+            and np.array_equal(drawn, self.drawn)
+        )
+
+    def after(self, n: int) -> _Ahead:
+        """What is left once the first ``n`` were given out."""
+        drawn = self.drawn.copy()
+        np.add.at(drawn, self.source[:n], 1)
+        return _Ahead(self.start + n, self.weights, drawn, self.source[n:], self.index[n:], self.epoch[n:])
 
 
 class Draws:
@@ -53,6 +90,7 @@ class Draws:
             raise ValueError(f"every source needs at least one example; sizes are {sizes}")
         self.exhausted = exhausted
         self._last_weights = self._last_cumulative = np.empty(0)
+        self._ahead: _Ahead | None = None
         root = _mix(np.array([seed & 0xFFFFFFFFFFFFFFFF], np.uint64))
         self._stream = _mix(root + np.uint64(1))
         self._keys = _mix(_mix(root + np.uint64(2)) + np.arange(len(self.sizes), dtype=np.uint64) * _GOLDEN)
@@ -67,22 +105,33 @@ class Draws:
             drawn: i64[K], how many draws before ``start`` fell on each source (:meth:`replay`).
 
         Returns:
-            source i32[n] and index i64[n] into that source's train split.
+            source i32[n] and index i64[n] into that source's train split, read-only.
 
         Raises:
             SourceExhausted: a source has run out, under ``stop``.
         """
+        ahead = self._ahead
+        if ahead is None or not ahead.begins(start, n, weights, drawn):
+            ahead = self._look_ahead(start, max(n, _AHEAD), weights, drawn)
+        source, index, epoch = ahead.source[:n], ahead.index[:n], ahead.epoch[:n]
+        if self.exhausted == "stop" and (over := np.flatnonzero(epoch)).size:
+            raise SourceExhausted(int(source[over[0]]), start + int(over[0]))
+        self._ahead = ahead.after(n)
+        return source, index
+
+    def _look_ahead(self, start: int, n: int, weights: Floats, drawn: Ints) -> _Ahead:
+        """Many draws cost little more than a few, and the next call will most likely ask for those that follow."""
         source = self._sources(start, n, weights)
         nth = np.asarray(drawn, np.int64)[source] + _occurrence(source)
         epoch, place = np.divmod(nth, self.sizes[source])
-        if self.exhausted == "stop" and (over := np.flatnonzero(epoch)).size:
-            raise SourceExhausted(int(source[over[0]]), start + int(over[0]))
         index = np.empty(n, np.int64)
         for at in range(0, n, _CHUNK):
             span = slice(at, at + _CHUNK)
             keys = _mix(self._keys[source[span]] + epoch[span].astype(np.uint64) * _GOLDEN)
             index[span] = permuted(place[span], self.sizes[source[span]], keys)
-        return source, index
+        for array in (source, index, epoch):
+            array.flags.writeable = False  # callers get views
+        return _Ahead(start, np.array(weights), np.array(drawn, np.int64), source, index, epoch)
 
     def replay(self, history: Sequence[tuple[int, Floats]], upto: int) -> Ints:
         """How many of the draws ``0 … upto - 1`` fell on each source: i64[K].
@@ -103,7 +152,10 @@ class Draws:
     def _sources(self, start: int, n: int, weights: Floats) -> NDArray[np.int32]:
         numbers = np.arange(start, start + n, dtype=np.uint64)
         uniform = (_mix(self._stream + numbers * _GOLDEN) >> np.uint64(11)).astype(np.float64) * 2.0**-53
-        return np.searchsorted(self._cumulative(weights), uniform, side="right").astype(np.int32)
+        order = np.argsort(uniform)  # a search among many is quicker in order: it stays where it was
+        source = np.empty(n, np.int32)
+        source[order] = np.searchsorted(self._cumulative(weights), uniform[order], side="right")
+        return source
 
     def _cumulative(self, weights: Floats) -> Floats:
         """f64[K], the distribution function; kept until other weights come, since they change rarely."""
@@ -125,19 +177,20 @@ def permuted(place: Ints, size: Ints, key: Words) -> Ints:
     domains": rounds add a hash of one coordinate to the other; a result outside the range is sent on until it falls
     inside). With a = ceil(sqrt(size)) the grid is less than ``a`` larger than the range, so that is rare.
     """
-    a = np.ceil(np.sqrt(size)).astype(np.uint64)
-    b = (size.astype(np.uint64) + a - np.uint64(1)) // a
     end = size.astype(np.uint64)
+    a = np.ceil(np.sqrt(end)).astype(np.uint64)
+    b = (end + a - _ONE) // a
+    salts = _mix(key + _ROUND_SALTS)
     result = place.astype(np.uint64)
     outside: Any = slice(None)  # at first, all of them
     while True:
-        wide, tall, salt = b[outside], a[outside], key[outside]
+        tall, wide = a[outside], b[outside]
         high, low = np.divmod(result[outside], wide)
-        for _ in range(_ROUNDS // 2):
-            high = (high + (_mix(salt ^ (low * _GOLDEN)) >> _HALF)) % tall
-            salt = salt + _GOLDEN
-            low = (low + (_mix(salt ^ (high * _GOLDEN)) >> _HALF)) % wide
-            salt = salt + _GOLDEN
+        for salt in salts[:, outside]:
+            # the coordinates change places every round, and with them the sides of the grid
+            high += _half_hash(low, salt)
+            high %= tall
+            high, low, tall, wide = low, high, wide, tall
         result[outside] = high * wide + low
         outside = np.flatnonzero(result >= end)
         if not outside.size:
@@ -146,17 +199,34 @@ def permuted(place: Ints, size: Ints, key: Words) -> Ints:
 
 def _occurrence(values: NDArray[np.int32]) -> Ints:
     """For each element, how many equal ones stand before it."""
-    order = np.argsort(values, kind="stable")
-    ordered = values[order]
-    first = np.r_[True, ordered[1:] != ordered[:-1]] if len(values) else np.zeros(0, bool)
-    starts = np.maximum.accumulate(np.where(first, np.arange(len(values)), 0))
     count = np.empty(len(values), np.int64)
-    count[order] = np.arange(len(values)) - starts
+    if not len(values):
+        return count
+    at = np.arange(len(values))
+    keys = (values.astype(np.int64) << 32) | at  # sorting whole numbers is far quicker than sorting an order
+    keys.sort()
+    place, ordered = keys & 0xFFFFFFFF, keys >> 32
+    first = np.zeros(len(values), np.int64)
+    np.multiply(at[1:], ordered[1:] != ordered[:-1], out=first[1:])
+    count[place] = at - np.maximum.accumulate(first)
     return count
 
 
 def _mix(words: Words) -> Words:
     """The SplitMix64 finaliser (Steele, Lea and Flood 2014): 64 bits in, 64 well-mixed bits out."""
-    words = (words ^ (words >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    words = (words ^ (words >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return words ^ (words >> np.uint64(31))
+    words = words ^ (words >> np.uint64(30))
+    words *= np.uint64(0xBF58476D1CE4E5B9)
+    words ^= words >> np.uint64(27)
+    words *= np.uint64(0x94D049BB133111EB)
+    words ^= words >> np.uint64(31)
+    return words
+
+
+def _half_hash(words: Words, salts: Words) -> Words:
+    """32 bits that depend on all of a small number and its salt: what a round of :func:`permuted` needs, no more."""
+    words = words ^ salts
+    words *= _GOLDEN
+    words ^= words >> _HALF
+    words *= np.uint64(0xD6E8FEB86659FD93)
+    words >>= _HALF
+    return words
