@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 from harness.errors import MoemixError, StageFailed, nearest
-from harness.plugins import code_hash
 from harness.recipe import (
     Mixing,
     Model,
@@ -211,7 +210,7 @@ class _Builder:
             fingerprints=self._fingerprints(recipe.data.sources),
             training=recipe.training if rule.trains else Training(),
             mixing=recipe.mixing if rule.updates else Mixing(),
-            strategy_code=code_hash(strategy.name),
+            strategy_code=stage_function("trainers.mixing", "strategy_code")(strategy.name),
             reference=reference.config.id if reference else None,
         )
         if config.id not in self.planned:

@@ -1,23 +1,29 @@
-"""``moemix strategies``: what can be compared, what it needs, where it comes from."""
+"""``moemix strategies``: what can be compared, what it needs, where it comes from; and a file to begin your own."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
+from pathlib import Path
 from typing import Any
 
 import click
 
 
-@click.command()
+@click.group(invoke_without_command=True)
 @click.option("--format", "style", type=click.Choice(["table", "json"]), default="table", show_default=True)
-def strategies(style: str) -> None:
+@click.pass_context
+def strategies(context: click.Context, style: str) -> None:
     """List the mixing strategies: signals, what they need, options with defaults, source."""
+    if context.invoked_subcommand is not None:
+        return
     from tabulate import tabulate
 
-    from trainers.mixing import strategy_cards
+    from trainers.mixing import plugin_faults, strategy_cards
 
     cards = strategy_cards()
+    for fault in plugin_faults():
+        click.echo(f"warning: {fault}", err=True)
     if style == "json":
         click.echo(json.dumps([dataclasses.asdict(card) for card in cards], indent=1, ensure_ascii=False))
         return
@@ -35,9 +41,25 @@ def strategies(style: str) -> None:
     widths = [None, 34, 12, 14, 18, 34]
     click.echo(tabulate(rows, headers="keys", tablefmt="simple_grid", maxcolwidths=widths))
     click.echo(
-        "\nYour own: name a file's class, `path/to/file.py:ClassName`, or install an entry point `moemix.strategies`."
+        "\nYour own: `moemix strategies new NAME` writes a file to begin with. Use it as `path/to/file.py:ClassName`,"
+        "\nor install an entry point `moemix.strategies`."
     )
 
 
 def _options(defaults: dict[str, Any]) -> str:
     return "\n".join(f"{option}={value}" for option, value in defaults.items()) or "–"
+
+
+@strategies.command()
+@click.argument("name")
+@click.option(
+    "--out", type=click.Path(file_okay=False, path_type=Path), default=Path("."), help="Folder.  [default: this one]"
+)
+def new(name: str, out: Path) -> None:
+    """Write NAME.py with a strategy that works, and test_NAME.py that checks it."""
+    from trainers.mixing import strategy_names
+    from trainers.strategy_template import class_name, write_strategy
+
+    file, test = write_strategy(name, out, set(strategy_names()))
+    click.echo(f"written: {file}\nwritten: {test}")
+    click.echo(f"\ncheck:  pytest {test}\ntrain:  moemix train quickstart --strategy {file}:{class_name(name)}")

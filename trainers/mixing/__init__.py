@@ -4,7 +4,14 @@ Numpy only, so that listing strategies and simulating them never waits for torch
 """
 
 from trainers.mixing.base import MixingStrategy, MixtureState, Observation, Sources
-from trainers.mixing.registry import StrategyCard, load_strategy, strategy_cards
+from trainers.mixing.registry import (
+    StrategyCard,
+    load_strategy,
+    plugin_faults,
+    strategy_cards,
+    strategy_code,
+    strategy_names,
+)
 
 __all__ = [
     "MixingStrategy",
@@ -13,5 +20,8 @@ __all__ = [
     "Sources",
     "StrategyCard",
     "load_strategy",
+    "plugin_faults",
     "strategy_cards",
+    "strategy_code",
+    "strategy_names",
 ]

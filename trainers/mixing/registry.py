@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import importlib
@@ -11,6 +12,7 @@ import pkgutil
 import typing
 from collections.abc import Iterator
 from importlib import metadata
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -18,7 +20,8 @@ from pydantic import PydanticSchemaGenerationError, TypeAdapter, ValidationError
 
 import trainers.mixing as package
 from harness.errors import MoemixError, nearest, unknown
-from harness.plugins import file_reference, module_from
+from harness.files import hash_file
+from harness.plugins import code_hash, file_reference, module_from
 from trainers.mixing.base import MixingStrategy
 
 ENTRY_POINTS = "moemix.strategies"
@@ -60,9 +63,39 @@ def load_strategy(name: str, /, **options: Any) -> MixingStrategy:
 
 
 def strategy_cards() -> list[StrategyCard]:
-    """Every strategy that can be named without a path, by name: ours and those of installed plug-ins."""
-    classes = {**{name: _plugin(name) for name in _plugins()}, **_builtin()}
+    """Every strategy that can be named without a path, by name: ours and those of installed plug-ins that load."""
+    classes = dict(_builtin())
+    for name in _plugins().keys() - classes.keys():
+        with contextlib.suppress(MoemixError):  # told by plugin_faults
+            classes[name] = _plugin(name)
     return [_card(name, classes[name]) for name in sorted(classes)]
+
+
+def strategy_names() -> list[str]:
+    """Every name that stands for a strategy, without importing plug-ins."""
+    return sorted(_builtin().keys() | _plugins().keys())
+
+
+def plugin_faults() -> list[str]:
+    """What is wrong with installed plug-ins, one sentence each; no fault of one keeps the others from being used."""
+    faults = []
+    for name in sorted(_plugins()):
+        if name in _builtin():
+            faults.append(f"{_where(name)}: {name!r} is a built-in strategy; the plug-in of that name is not used")
+            continue
+        try:
+            _plugin(name)
+        except MoemixError as error:
+            faults.append(str(error))
+    return faults
+
+
+def strategy_code(name: str) -> str | None:
+    """Hash of the file that a strategy comes from, unless it is built in: edited, it is another strategy."""
+    if name in _builtin() or name not in _plugins():
+        return code_hash(name)
+    file = inspect.getsourcefile(_plugin(name))
+    return hash_file(Path(file)) if file else None
 
 
 # --- finding --------------------------------------------------------------------------------------
@@ -98,13 +131,20 @@ def _plugins() -> dict[str, metadata.EntryPoint]:
 
 
 def _plugin(name: str) -> StrategyClass:
-    point = _plugins()[name]
-    where = f"entry point {ENTRY_POINTS}:{name} ({point.value})"
+    point, where = _plugins()[name], _where(name)
+    if not point.attr:
+        raise MoemixError("which class of the module?", where=where, hint=f"write {point.module}:ClassName")
     try:
         module = importlib.import_module(point.module)
     except Exception as error:
-        raise MoemixError(f"the plug-in cannot be imported: {error}", where=where) from error
+        raise MoemixError(f"the plug-in cannot be imported: {type(error).__name__}: {error}", where=where) from error
     return _strategy_class(module, point.attr, where=where)
+
+
+def _where(name: str) -> str:
+    point = _plugins()[name]
+    package = f" of {point.dist.name}" if point.dist else ""
+    return f"entry point {ENTRY_POINTS}:{name} ({point.value}){package}"
 
 
 def _defined_in(module: ModuleType) -> Iterator[StrategyClass]:
