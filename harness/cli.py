@@ -19,7 +19,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "eval": ("evals.cli:eval_command", "Score a checkpoint on a suite of lm-eval tasks."),
     "cache": ("evals.cache_cli:cache", "Look at and prune the cache of model answers."),
     "table": ("leaderboards.cli:table", "Compare runs in a table."),
-    "model": ("trainers.models.cli:model", "Make MoE checkpoints."),
+    "model": ("trainers.models_cli:model", "Make MoE checkpoints."),
     "data": ("trainers.data_cli:data", "Make and inspect training data."),
     "strategies": ("trainers.strategies_cli:strategies", "List the mixing strategies."),
     "recipes": ("harness.commands:recipes", "List the built-in recipes."),

@@ -3,6 +3,7 @@
 What is counted is the selection that the experts compute with, not a top-k taken again from logits: transformers' MoE
 layers hand it to a module of experts as ``experts(hidden_states, top_k_index, top_k_weights)``, whatever the router
 does before that (groups, biases, noise). The few architectures that do otherwise have a reader of their own below.
+The same places tell with what weights the selected experts are summed, which a balance loss needs (``record``).
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import inspect
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -20,21 +21,48 @@ from torch import Tensor, nn
 
 from harness.errors import MoemixError, StageFailed
 
-# What the argument with the selected experts is called, in transformers and in vLLM.
+# What the arguments with the selected experts and with their weights are called, in transformers and in vLLM.
 _SELECTION_ARGUMENTS = ("top_k_index", "router_indices", "selected_experts", "topk_ids")
+_SCORE_ARGUMENTS = ("top_k_weights", "routing_weights", "topk_weights")
 
-# (positional arguments, keyword arguments, output) of a module's forward → its selection, i64[N, k], for N tokens.
+# (positional arguments, keyword arguments, output) of a module's forward → a value [N, k] for N tokens.
 Reader = Callable[[tuple[Any, ...], dict[str, Any], Any], Tensor]
 
 
 @dataclass(frozen=True)
 class _MoeLayer:
-    """Where the selection of one MoE layer can be seen."""
+    """Where one MoE layer's selection i64[N, k], and the weights f[N, k] of the selected experts, can be seen."""
 
     name: str
     module: nn.Module
     num_experts: int
     read: Reader
+    read_scores: Reader | None
+
+
+class GateNoise(NamedTuple):
+    """What a noisy router drew for N tokens. ``noisy_NE = clean_NE + std_NE · ε`` with standard normal ε."""
+
+    clean_NE: Tensor
+    noisy_NE: Tensor
+    std_NE: Tensor
+
+
+@dataclass
+class Routing:
+    """What one MoE layer's router decided in one forward pass, for N tokens; gradients reach the router through it.
+
+    Attributes:
+        num_experts: E.
+        selected_Nk: i64[N, k].
+        scores_Nk: f[N, k], the weights with which the selected experts are summed.
+        noise: None where the router added none.
+    """
+
+    num_experts: int
+    selected_Nk: Tensor
+    scores_Nk: Tensor
+    noise: GateNoise | None = None
 
 
 class RouterObserver:
@@ -56,6 +84,9 @@ class RouterObserver:
         self.num_layers = len(self._layers)
         self.num_experts = max(layer.num_experts for layer in self._layers)
         self._counts_LKE: Tensor | None = None
+        named = dict(model.named_modules())
+        beside = (f"{_parent(layer.name)}.gate" for layer in self._layers)
+        self._noisy = {name: named[name] for name in beside if hasattr(named.get(name), "add_noise")}
 
     @contextmanager
     def count(self, source_ids_RT: Tensor, num_sources: int) -> Iterator[None]:
@@ -104,6 +135,48 @@ class RouterObserver:
             if position not in counted:
                 raise StageFailed("the MoE layer did not run, so its gate load is unknown", where=layer.name)
 
+    @contextmanager
+    def record(self) -> Iterator[list[Routing]]:
+        """Keep what the routers decide in the one forward pass in this context; the list is filled when it ends.
+
+        Nothing is computed inside the forward pass, so activation checkpointing runs the same operations twice.
+
+        Raises:
+            MoemixError: the weights of the selected experts cannot be seen.
+            StageFailed: a layer did not run.
+        """
+        for layer in self._layers:
+            if layer.read_scores is None:
+                raise MoemixError(
+                    f"{type(layer.module).__name__} does not show the weights of its selected experts",
+                    where=layer.name,
+                    hint=f"missing: an argument called {' or '.join(f'`{name}`' for name in _SCORE_ARGUMENTS)}",
+                )
+        calls: dict[str, tuple[tuple[Any, ...], dict[str, Any], Any]] = {}
+        routings: list[Routing] = []
+
+        def keep(name: str) -> Callable[..., None]:
+            def report(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+                calls.setdefault(name, (args, kwargs, output))
+
+            return report
+
+        with ExitStack() as hooks:
+            for name, module in ((layer.name, layer.module) for layer in self._layers):
+                hooks.callback(module.register_forward_hook(keep(name), with_kwargs=True).remove)
+            for name, module in self._noisy.items():
+                hooks.callback(module.register_forward_hook(keep(name), with_kwargs=True).remove)
+            yield routings
+        for layer in self._layers:
+            if layer.name not in calls:
+                raise StageFailed("the MoE layer did not run, so its routing is unknown", where=layer.name)
+            call, noisy = calls[layer.name], calls.get(f"{_parent(layer.name)}.gate")
+            assert layer.read_scores is not None
+            routing = Routing(layer.num_experts, layer.read(*call), layer.read_scores(*call))
+            if noisy is not None:
+                routing.noise = noisy[2].noise
+            routings.append(routing)
+
     def take(self) -> NDArray[np.int64]:
         """The counts i64[K, L, E] since the last call; they start again from zero."""
         if self._counts_LKE is None:
@@ -121,16 +194,21 @@ def _observe(name: str, module: nn.Module) -> _MoeLayer | None:
     if kind == "JetMoeMoE":
         # The attention experts of a JetMoE layer have a router of the same kind; its gate load is not the paper's.
         router: Any = module.router
-        return _MoeLayer(f"{name}.router", router, router.num_experts, _grouped_by_expert)
+        return _MoeLayer(f"{name}.router", router, router.num_experts, _grouped_by_expert, _scores_by_expert)
     if kind == "Llama4Router":
-        return _MoeLayer(
-            name, module, _integer(module, "num_experts"), _zero_unless_selected(_integer(module, "top_k"))
-        )
-    parameters = list(inspect.signature(module.forward).parameters)
-    argument = next((parameter for parameter in parameters if parameter in _SELECTION_ARGUMENTS), None)
-    if argument is None or not hasattr(module, "num_experts"):
+        selected, scores = (_largest(_integer(module, "top_k"), part) for part in ("indices", "values"))
+        return _MoeLayer(name, module, _integer(module, "num_experts"), selected, scores)
+    if not hasattr(module, "num_experts"):
         return None
-    return _MoeLayer(name, module, _integer(module, "num_experts"), _argument(argument, parameters.index(argument)))
+    parameters = list(inspect.signature(module.forward).parameters)
+    read = _argument(parameters, _SELECTION_ARGUMENTS)
+    if read is None:
+        return None
+    return _MoeLayer(name, module, _integer(module, "num_experts"), read, _argument(parameters, _SCORE_ARGUMENTS))
+
+
+def _parent(name: str) -> str:
+    return name.rpartition(".")[0]
 
 
 def _integer(module: nn.Module, attribute: str) -> int:
@@ -138,12 +216,16 @@ def _integer(module: nn.Module, attribute: str) -> int:
     return int(value)
 
 
-def _argument(name: str, position: int) -> Reader:
-    """Experts that are handed the selection."""
+def _argument(parameters: list[str], names: tuple[str, ...]) -> Reader | None:
+    """Experts that are handed the value, as the first parameter that has one of the names."""
+    name = next((parameter for parameter in parameters if parameter in names), None)
+    if name is None:
+        return None
+    position = parameters.index(name)
 
     def read(args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Tensor:
-        selected: Tensor = kwargs[name] if name in kwargs else args[position]
-        return selected.reshape(-1, selected.shape[-1])
+        value: Tensor = kwargs[name] if name in kwargs else args[position]
+        return value.reshape(-1, value.shape[-1])
 
     return read
 
@@ -157,12 +239,18 @@ def _grouped_by_expert(args: tuple[Any, ...], kwargs: dict[str, Any], output: An
     return selected_M.view(len(logits_NE), -1)
 
 
-def _zero_unless_selected(top_k: int) -> Reader:
+def _scores_by_expert(args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Tensor:
+    """The weights of the same pairs, in the order of tokens."""
+    positions_M, _, scores_M, _, logits_NE = output
+    return scores_M.new_zeros(scores_M.shape).index_copy(0, positions_M, scores_M).view(len(logits_NE), -1)
+
+
+def _largest(top_k: int, part: str) -> Reader:
     """Llama 4's router: scores that are zero for all but the selected experts."""
 
     def read(args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Tensor:
         scores_NE: Tensor = output[0]
-        return scores_NE.topk(top_k, dim=-1).indices
+        return getattr(scores_NE.topk(top_k, dim=-1), part)
 
     return read
 

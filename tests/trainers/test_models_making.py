@@ -18,9 +18,9 @@ from harness.records import ModelConfig, ModelManifest
 from harness.store import Store, checkpoint_hash
 from trainers.data.template import Encoder
 from trainers.models.bpe import train_tokenizer
-from trainers.models.cli import model as model_command
 from trainers.models.making import make_model
 from trainers.models.tiny import texts
+from trainers.models_cli import model as model_command
 
 CONVERSATION = [
     {"role": "system", "content": "Be brief."},

@@ -7,6 +7,7 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
+import trainers.models  # noqa: F401  (registers LLaMA-MoE)
 from harness.errors import MoemixError, StageFailed
 from trainers.routers import RouterObserver
 
@@ -53,6 +54,7 @@ ARCHITECTURES = {
     "deepseek_v3": DEEPSEEK,
     "gpt_oss": {"num_local_experts": 4, "num_experts_per_tok": 2, "head_dim": 8},
     "ernie4_5_moe": {"moe_num_experts": 6, "moe_k": 2, "moe_intermediate_size": 16, "moe_layer_start_index": 0},
+    "llama_moe": {"num_experts": 6, "num_selects": 2, "size_experts": [[16] * 6] * 2},
     "llama4_text": {"num_local_experts": 4, "num_experts_per_tok": 1, "intermediate_size_mlp": 16, "head_dim": 8},
 }
 # Architectures whose every layer is run a second time under activation checkpointing.
@@ -139,6 +141,24 @@ def test_gate_load_equals_which_experts_move_which_tokens(architecture: str):
     real = [(source_ids == source).sum().item() for source in range(3)]
     assert (counted.sum(axis=2) == top_k * np.array(real)[:, None]).all(), "each real token counts top-k times a layer"
     assert len(np.unique(counted[0, -1])) > 1, "a load that is the same for all experts proves nothing"
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_recorded_routing_is_what_is_counted_and_reaches_the_router(architecture: str):
+    model = tiny(architecture)
+    input_ids, source_ids = batch()
+    observer = RouterObserver(model)
+    with observer.record() as routings:
+        model(input_ids=input_ids, use_cache=False)
+    counted = observe(model, input_ids, torch.zeros_like(source_ids), sources=1)[0]
+    for layer, routing in enumerate(routings):
+        selected = torch.bincount(routing.selected_Nk.flatten(), minlength=routing.num_experts)
+        np.testing.assert_array_equal(selected.numpy(), counted[layer])
+        assert routing.scores_Nk.shape == routing.selected_Nk.shape
+        assert (routing.scores_Nk > 0).all(), "a selected expert has a weight"
+    sum(routing.scores_Nk.square().sum() for routing in routings).backward()
+    learnt = [name for name, p in model.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0]
+    assert any("router" in name or "gate" in name for name in learnt)
 
 
 @pytest.mark.parametrize("architecture", CHECKPOINTING)
