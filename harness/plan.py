@@ -209,7 +209,7 @@ class _Builder:
             data_seed=recipe.data.seed,
             fingerprints=self._fingerprints(recipe.data.sources),
             training=recipe.training if rule.trains else Training(),
-            mixing=recipe.mixing if rule.updates else Mixing(),
+            mixing=recipe.mixing if rule.updates or rule.at_start else Mixing(),
             strategy_code=stage_function("trainers.mixing", "strategy_code")(strategy.name),
             reference=reference.config.id if reference else None,
         )
@@ -228,8 +228,12 @@ class _Builder:
         return self.planned[config.id]
 
     def _strategy(self, name: str, *, wanted_by: str) -> Strategy:
-        """The recipe's row for a strategy that another one needs, or a plain one where the recipe has none."""
+        """The recipe's row for a strategy that another one needs, or a plain one where the recipe has none.
+
+        Of several rows it is the one that is called like the strategy.
+        """
         rows = [row for row in self.recipe.strategies if row.name == name]
+        rows = [row for row in rows if row.label == name] or rows
         if len(rows) > 1:
             raise MoemixError(
                 f"strategy {wanted_by!r} needs a finished {name!r} run, and the recipe has several",

@@ -106,6 +106,7 @@ class Mixing(Strict):
     gate_load: Literal["online", "probe"] = Field("online", description="online: counted from the training batches")
     probe_batches: int = Field(5, ge=1, description="probe batches per source before each update")
     probe_batch_size: int = Field(4, ge=1, description="examples in a probe batch")
+    embedding_examples: int = Field(256, ge=1, description="training examples per source that are embedded")
     min_tokens: int = Field(
         256, ge=1, description="a source with fewer tokens since the last update keeps its last known load"
     )

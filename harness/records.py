@@ -133,6 +133,10 @@ class TrainResult(Strict):
     mixing_seconds: float = Field(description="of these, spent on signals and weight updates")
     final_loss: float | None = Field(description="mean loss per target token over the last logged window")
     final_weights: dict[str, float]
+    average_weights: dict[str, float] | None = Field(
+        None, description="their mean over the run, of a strategy whose paper proposes that for a next run"
+    )
+    scales: Literal["draws", "loss"] = Field("draws", description="what the weights acted on")
     realised_examples: dict[str, int]
     realised_tokens: dict[str, int]
     source_losses: dict[str, float | None] = Field(description="last mean loss per target token of each source")
@@ -163,7 +167,8 @@ class MixtureUpdate(Record):
     before: tuple[float, ...]
     after: tuple[float, ...]
     observation: dict[str, Any] = Field(default_factory=dict, description="the signals that caused it")
-    requested: tuple[float, ...] = Field(description="mean requested share since the last update")
+    scales: Literal["draws", "loss"] = Field("draws", description="what the weights act on")
+    requested: tuple[float, ...] = Field(description="share of draws in force since the last update")
     realised_examples: tuple[int, ...] = Field(description="examples drawn since the last update")
     realised_tokens: tuple[int, ...] = Field(description="tokens trained on since the last update")
     cost: dict[str, float] = Field(default_factory=dict, description="seconds, by signal and `update`")

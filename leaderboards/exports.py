@@ -19,7 +19,10 @@ FIELDS = (
     "suite", "model", "strategy", "seed", "quantity", "name", "value", "stderr", "n", "difference",
     "difference_stderr", "p", "p_holm", "best", "tied", "note",
 )  # fmt: skip
-COSTS = ("steps", "examples", "tokens", "seconds", "mixing_seconds", "mixing_share")
+COSTS = (
+    "steps", "examples", "tokens", "seconds", "mixing_seconds", "mixing_share", "total_steps", "total_tokens",
+    "total_seconds",
+)  # fmt: skip
 
 
 def as_csv(comparisons: Sequence[Comparison]) -> str:
@@ -61,6 +64,7 @@ def _run_lines(row: Row) -> Iterator[dict[str, Any]]:
             ("final_weight", fact.weights),
             ("examples_share", fact.examples_share),
             ("tokens_share", fact.tokens_share),
+            ("average_weight", fact.average),
         ):
             for source, share in shares.items():
                 yield {"seed": fact.seed, "quantity": quantity, "name": source, "value": share}

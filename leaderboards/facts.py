@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from harness.records import TrainResult
+from harness.store import Run
 from leaderboards.members import Member
 from leaderboards.table import Row
 
@@ -17,6 +19,10 @@ class RunFacts:
         examples_share, tokens_share: source → the part of all examples and of all real tokens that came from it.
         tokens: real tokens, padding excluded.
         seconds: wall time of the training steps; ``mixing_seconds`` of these went into signals and weight updates.
+        scales: what the weights acted on: the draws, or the loss.
+        average: source → mean weight over the run, of a strategy whose paper proposes that for a next run.
+        needed: the runs that this one starts from, directly or through each other, by the strategy's label.
+        total_steps, total_tokens, total_seconds: with those of the runs it needed; None where one of them is gone.
     """
 
     name: str
@@ -31,6 +37,12 @@ class RunFacts:
     tokens: int | None = None
     seconds: float | None = None
     mixing_seconds: float | None = None
+    scales: str = "draws"
+    average: dict[str, float] = field(default_factory=dict)
+    needed: tuple[str, ...] = ()
+    total_steps: int | None = None
+    total_tokens: int | None = None
+    total_seconds: float | None = None
 
     @property
     def mixing_share(self) -> float | None:
@@ -52,6 +64,10 @@ def _facts(member: Member, name: str) -> RunFacts:
     result = member.manifest.result if member.manifest else None
     if result is None or result.steps == 0:
         return RunFacts(name, member.run.folder.name, member.seed, member.problem, {}, {}, {})
+    needed = _needed(member.run)
+    spent = [result, *(found for _, found in needed)]
+    whole = [each for each in spent if each is not None]
+    complete = len(whole) == len(spent)
     return RunFacts(
         name=name,
         run_id=member.run.folder.name,
@@ -65,7 +81,26 @@ def _facts(member: Member, name: str) -> RunFacts:
         tokens=result.tokens,
         seconds=result.seconds,
         mixing_seconds=result.mixing_seconds,
+        scales=result.scales,
+        average=result.average_weights or {},
+        needed=tuple(label for label, _ in needed),
+        total_steps=sum(each.steps for each in whole) if complete else None,
+        total_tokens=sum(each.tokens for each in whole) if complete else None,
+        total_seconds=sum(each.seconds for each in whole) if complete else None,
     )
+
+
+def _needed(run: Run) -> list[tuple[str, TrainResult | None]]:
+    """The runs that a run starts from, nearest first, each by its strategy's label with its totals, if it is there."""
+    found: list[tuple[str, TrainResult | None]] = []
+    manifest = run.manifest
+    while manifest.reference_run is not None:
+        needed = Run(run.store / manifest.reference_run)
+        if not needed.manifest_path.is_file():
+            return [*found, (f"{needed.folder.name} (not here)", None)]
+        manifest = needed.manifest
+        found.append((manifest.config.strategy.label, manifest.result))
+    return found
 
 
 def _share(counts: dict[str, int]) -> dict[str, float]:

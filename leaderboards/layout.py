@@ -140,7 +140,12 @@ def _mixture(facts: Sequence[RunFacts]) -> Grid:
         heaviest = sorted(names, key=lambda name: -max(fact.weights.get(name, 0.0) for fact in facts))[:MOST_SOURCES]
         caption += f" (the {MOST_SOURCES} heaviest of {len(names)} sources)"
         names = sorted(heaviest)
-    rows = [[Entry(fact.name), *(_mix_entry(fact, name) for name in names)] for fact in facts]
+    if any(fact.scales == "loss" for fact in facts):
+        caption += "; (loss): the weights scale the loss, and draws stay even"
+    rows = []
+    for fact in facts:
+        marked = f"{fact.name} (loss)" if fact.scales == "loss" else fact.name
+        rows.append([Entry(marked), *(_mix_entry(fact, name) for name in names)])
     return Grid(caption, ["run", *names], rows)
 
 
@@ -153,12 +158,26 @@ def _mix_entry(fact: RunFacts, source: str) -> Entry:
 
 def _cost(facts: Sequence[RunFacts]) -> Grid:
     header = ["run", "steps", "examples", "tokens", "seconds", "mixing seconds", "mixing %"]
+    caption, dependent = "Training, and what the mixing itself took of it", any(fact.needed for fact in facts)
+    if dependent:
+        header += ["needed first", "total tokens", "total seconds"]
+        caption += "; totals with the runs that were needed first"
     rows = []
     for fact in facts:
-        counts = [NOTHING if count is None else f"{count:,}" for count in (fact.steps, fact.examples, fact.tokens)]
-        times = [NOTHING if time is None else f"{time:,.1f}" for time in (fact.seconds, fact.mixing_seconds)]
-        rows.append([Entry(text) for text in (fact.name, *counts, *times, _percent(fact.mixing_share, decimals=2))])
-    return Grid("Training, and what the mixing itself took of it", header, rows)
+        texts = [_count(fact.steps), _count(fact.examples), _count(fact.tokens), _time(fact.seconds)]
+        texts += [_time(fact.mixing_seconds), _percent(fact.mixing_share, decimals=2)]
+        if dependent:
+            texts += [", ".join(fact.needed) or NOTHING, _count(fact.total_tokens), _time(fact.total_seconds)]
+        rows.append([Entry(text) for text in (fact.name, *texts)])
+    return Grid(caption, header, rows)
+
+
+def _count(count: int | None) -> str:
+    return NOTHING if count is None else f"{count:,}"
+
+
+def _time(seconds: float | None) -> str:
+    return NOTHING if seconds is None else f"{seconds:,.1f}"
 
 
 def _percent(share: float | None, decimals: int = 1) -> str:

@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +27,13 @@ from harness.records import StepMetrics, TrainResult
 from trainers.batches import GlobalBatch, Layout
 from trainers.data import Draws, SourceExhausted, TokenSource
 from trainers.loss import TargetLosses
-from trainers.mixing import MixingStrategy, Sources
+from trainers.mixing import MixingStrategy, Reference, Sources
 from trainers.mixture import Mixture
 from trainers.optimizer import freeze, learning_rate, make_optimizer, moments, restore_moments
 from trainers.packing_check import check_packing
 from trainers.ranks import Ranks
 from trainers.runtime import Interrupts, accelerator, deterministic, peak_memory, seed_step
-from trainers.signals import make_signals
+from trainers.signals import Resources, make_signals
 from trainers.state import State, States, below, prefixed, writing
 from trainers.tally import Tally
 
@@ -49,6 +50,9 @@ def fit(
     seed: int,
     folder: Path,
     title: str,
+    *,
+    reference: Reference | None = None,
+    resources: Resources | None = None,
 ) -> TrainResult:
     """Train ``model`` in place, resuming from ``folder`` if an earlier attempt left a state there.
 
@@ -58,6 +62,8 @@ def fit(
         folder: gets ``state/``, ``metrics.jsonl`` and ``mixture.jsonl``. The states are the caller's to remove, once
             the trained model is safe (:meth:`trainers.state.States.clear`).
         title: what progress is called.
+        reference: of the finished run that the strategy needs.
+        resources: what signals may want beside the model.
 
     Raises:
         MoemixError: model, sources and strategy do not go together.
@@ -65,7 +71,8 @@ def fit(
         KeyboardInterrupt: asked to stop; a state was written first.
     """
     with deterministic():
-        return _Loop(model, tokenizer, sources, strategy, training, mixing, seed, folder, title).run()
+        loop = _Loop(model, tokenizer, sources, strategy, training, mixing, seed, folder, title, reference, resources)
+        return loop.run()
 
 
 class _Loop:
@@ -82,6 +89,8 @@ class _Loop:
         seed: int,
         folder: Path,
         title: str,
+        reference: Reference | None = None,
+        resources: Resources | None = None,
     ) -> None:
         self.accelerator = accelerator()
         self.ranks = Ranks(self.accelerator.num_processes, self.accelerator.process_index, self.accelerator.device)
@@ -98,19 +107,24 @@ class _Loop:
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         self.model = model
         losses = TargetLosses(model, bfloat16=training.dtype == "bfloat16", balance=training.balance_loss == "model")
-        signals = make_signals(
-            strategy.signals,
+        signals = partial(
+            make_signals,
             losses=losses,
             sources=sources,
-            mixing=mixing,
             layout=self.layout,
             seed=seed,
             ranks=self.ranks,
+            resources=resources or Resources(tokenizer),
         )
-        facts = Sources(self.names, np.array([source.size for source in sources], dtype=np.int64))
+        # Nothing has been trained on before the first step, so the model's gate load can only be probed.
+        at_start = partial(signals, strategy.at_start, mixing=mixing.model_copy(update={"gate_load": "probe"}))
+        sizes = np.array([source.size for source in sources], dtype=np.int64)
+        facts = Sources(self.names, sizes, training.steps, seed, reference)
         if self.ranks.first and (advice := strategy.advice(facts)):
             print(f"warning: {advice}", file=sys.stderr, flush=True)
-        self.mixture = Mixture(strategy, facts, signals, mixing.interval, self.ranks)
+        observed = signals(strategy.signals, mixing=mixing)
+        self.mixture = Mixture(strategy, facts, observed, at_start, mixing.interval, self.ranks)
+        self.scales = strategy.scales
         self.losses, self.optimizer = self.accelerator.prepare(losses, make_optimizer(model, training))
 
         self.states = States(folder / "state", training.keep_states)
@@ -174,7 +188,7 @@ class _Loop:
 
     def _draw(self) -> GlobalBatch:
         count = self.training.batch_examples
-        source_ids, indices = self.draws.take(self.step * count, count, self.mixture.weights, self.seen.examples)
+        source_ids, indices = self.draws.take(self.step * count, count, self.mixture.draw_weights, self.seen.examples)
         return GlobalBatch.of(self.sources, source_ids, indices, self.layout)
 
     def _set_learning_rate(self) -> float:
@@ -186,17 +200,20 @@ class _Loop:
     def _forward_backward(self, batch: GlobalBatch, interrupts: Interrupts) -> tuple[Tally, bool]:
         """Gradients of the mean loss over the global batch's targets; sums over sources and all ranks.
 
+        Where the mixture scales the loss, it is the weighted mean with each source's scale as its targets' weight.
         Ranks average their gradients, hence the factor that turns this into a sum.
         """
         seed_step(self.seed, self.step, self.ranks.index)
-        targets, tokens = int(batch.tally.targets.sum()), int(batch.tally.tokens.sum())
+        scale_K = self.mixture.loss_scale
+        targets = float(batch.tally.targets.sum() if scale_K is None else batch.tally.targets @ scale_K)
+        tokens = int(batch.tally.tokens.sum())
         losses, sources = [], []
         forwards = list(batch.forwards(self.ranks.index, self.ranks.count, self.accelerator.device))
         for i, forward in enumerate(forwards):
             unsynced = i + 1 < len(forwards) and self.ranks.count > 1
             with self.accelerator.no_sync(self.losses) if unsynced else nullcontext():
                 with self.mixture.watch(forward.source_RT):
-                    found = self.losses(forward)
+                    found = self.losses(forward, scale_K)
                 loss = found.total / targets + found.balance * (forward.tokens / tokens)
                 self.accelerator.backward(loss * self.ranks.count)
             losses.append(found.each_N)
@@ -292,7 +309,9 @@ class _Loop:
                 with open(self.folder / name, "ab") as file:
                     file.truncate(size)
         if state is None:
-            self._append(TRACE, self.mixture.beginning().model_dump(mode="json"))
+            started = time.perf_counter()
+            self._append(TRACE, self.mixture.begin(self.seen).model_dump(mode="json"))
+            self.seconds = time.perf_counter() - started
             return
         self.step, self.seconds = state.step, state.facts["seconds"]
         for name, tensor in _tensors(self.model).items():
@@ -311,6 +330,7 @@ class _Loop:
 
     def _result(self) -> TrainResult:
         sizes = np.array([len(source.train) for source in self.sources])
+        average = self.mixture.average
         return TrainResult(
             steps=self.step,
             examples=int(self.seen.examples.sum()),
@@ -320,6 +340,8 @@ class _Loop:
             mixing_seconds=self.mixture.seconds,
             final_loss=None if math.isnan(self.window_loss) else self.window_loss,
             final_weights=self._by_source(self.mixture.weights),
+            average_weights=None if average is None else self._by_source(average),
+            scales=self.scales,
             realised_examples=self._by_source(self.seen.examples),
             realised_tokens=self._by_source(self.seen.tokens),
             source_losses=self._by_source(self.source_loss),

@@ -12,8 +12,10 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import LongTensor, Tensor, nn
 
 from harness.errors import MoemixError
@@ -26,8 +28,8 @@ class Losses(NamedTuple):
     """What a forward pass of N targets gives.
 
     Attributes:
-        total: the sum of the losses, to be differentiated.
-        each_N: f32[N], the loss of each target, detached.
+        total: the sum of the losses, each times the scale of its source, to be differentiated.
+        each_N: f32[N], the loss of each target, detached and unscaled.
         balance: the architecture's auxiliary loss over real tokens, coefficient included; zero if it is off.
     """
 
@@ -51,24 +53,32 @@ class TargetLosses(nn.Module):
     def __init__(self, model: Any, *, bfloat16: bool = False, balance: bool = False) -> None:
         super().__init__()
         self.model = model
-        self._bfloat16 = bfloat16
+        self.autocast = bfloat16
         if bfloat16:
             # Autocast reaches plain matrix products only: over float32 weights a grouped one stays in float32.
             model.set_experts_implementation("eager")
         self._balance = _balance_loss(model) if balance else None
         self._linear_head = _head_is_all(model)
 
-    def forward(self, batch: Forward) -> Losses:
+    def forward(self, batch: Forward, scale_K: NDArray[np.float64] | None = None) -> Losses:
+        """
+        Args:
+            scale_K: f64[K], what the losses of each source's targets are multiplied by in ``total``; None for 1.
+        """
+        scale_N = None
+        if scale_K is not None:
+            scale_N = torch.from_numpy(scale_K[batch.target_source_N]).to(batch.at_N.device, torch.float32)
         with self._autocast():
             if self._linear_head:
                 outputs = self._base(batch)
                 hidden_NH = outputs.last_hidden_state.flatten(0, 1)[batch.at_N]
                 head = self.model.get_output_embeddings()
-                total, each_N = _head_losses(hidden_NH, head.weight, head.bias, batch.target_N)
+                total, each_N = _head_losses(hidden_NH, head.weight, head.bias, batch.target_N, scale_N)
             else:
                 outputs = self._whole(batch)
                 losses_N = F.cross_entropy(outputs.logits[0].float(), batch.target_N, reduction="none")
-                total, each_N = losses_N.sum(), losses_N.detach()
+                total = losses_N.sum() if scale_N is None else losses_N @ scale_N
+                each_N = losses_N.detach()
             balance = total.new_zeros(())
             if self._balance is not None and batch.tokens:
                 balance = self._balance(outputs.router_logits, batch.source_RT >= 0)
@@ -80,7 +90,7 @@ class TargetLosses(nn.Module):
             self._base(batch)
 
     def _autocast(self) -> AbstractContextManager:
-        return torch.autocast(self.model.device.type, torch.bfloat16, enabled=self._bfloat16)
+        return torch.autocast(self.model.device.type, torch.bfloat16, enabled=self.autocast)
 
     def _arguments(self, batch: Forward) -> dict[str, Any]:
         """Without an attention mask and a cache, restarted positions are what tells transformers' attention masks where
@@ -108,13 +118,14 @@ class TargetLosses(nn.Module):
 
 
 def _head_losses(
-    hidden_NH: Tensor, weight_VH: Tensor, bias_V: Tensor | None, target_N: LongTensor
+    hidden_NH: Tensor, weight_VH: Tensor, bias_V: Tensor | None, target_N: LongTensor, scale_N: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     device = hidden_NH.device.type
     if torch.is_autocast_enabled(device):
         hidden_NH = hidden_NH.to(torch.get_autocast_dtype(device))
     with torch.autocast(device, enabled=False):
-        return _HeadLosses.apply(hidden_NH, weight_VH, bias_V, target_N, torch.is_grad_enabled())  # type: ignore[no-any-return]
+        grads = torch.is_grad_enabled()
+        return _HeadLosses.apply(hidden_NH, weight_VH, bias_V, target_N, scale_N, grads)  # type: ignore[no-any-return]
 
 
 class _HeadLosses(torch.autograd.Function):
@@ -126,7 +137,13 @@ class _HeadLosses(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, hidden_NH: Tensor, weight_VH: Tensor, bias_V: Tensor | None, target_N: LongTensor, training: bool
+        ctx: Any,
+        hidden_NH: Tensor,
+        weight_VH: Tensor,
+        bias_V: Tensor | None,
+        target_N: LongTensor,
+        scale_N: Tensor | None,
+        training: bool,
     ) -> tuple[Tensor, Tensor]:
         rows = max(1, CHUNK_LOGITS // len(weight_VH))
         low_VH = weight_VH.to(hidden_NH.dtype)
@@ -146,6 +163,8 @@ class _HeadLosses(torch.autograd.Function):
                 continue
             error_CV = logits_CV.sub_(norm_C1).exp_()  # d loss / d logits = softmax − one-hot
             error_CV.scatter_(1, picked_C1, error_CV.gather(1, picked_C1) - 1)
+            if scale_N is not None:
+                error_CV *= scale_N[part, None]
             if bias_grad is not None:
                 bias_grad += error_CV.sum(0)
             error_CV = error_CV.to(hidden_NH.dtype)
@@ -155,12 +174,12 @@ class _HeadLosses(torch.autograd.Function):
                 weight_grad += error_CV.T @ hidden_NH[part]
         ctx.gradients = hidden_grad, weight_grad, bias_grad
         ctx.mark_non_differentiable(each_N)
-        return each_N.sum(), each_N
+        return each_N.sum() if scale_N is None else each_N @ scale_N, each_N
 
     @staticmethod
     def backward(ctx: Any, upstream: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         gradients, ctx.gradients = ctx.gradients, None
-        return *(None if g is None else g.mul_(upstream) for g in gradients), None, None
+        return *(None if g is None else g.mul_(upstream) for g in gradients), None, None, None
 
 
 @torch.no_grad()

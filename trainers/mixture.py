@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import math
+import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -15,11 +15,14 @@ from torch import LongTensor
 from harness.errors import StageFailed
 from harness.records import MixtureUpdate
 from trainers.mixing import MixingStrategy, MixtureState, Observation, Sources
+from trainers.mixing.simplex import even
 from trainers.mixing.state import from_arrays, to_arrays, weights_hash
 from trainers.ranks import Ranks
 from trainers.signals.base import Signal
 from trainers.state import below, prefixed
 from trainers.tally import Tally
+
+DOMINATED = 1.5  # effective number of sources, exp(entropy), below which one source is nearly the whole mixture
 
 
 class Mixture:
@@ -27,20 +30,30 @@ class Mixture:
 
     Args:
         signals: the strategy's signals by the observation's field.
-        interval: optimizer steps between updates.
+        at_start: makes those of the observation before the first step; only called if one is made.
+        interval: optimizer steps between updates, of a strategy without a rhythm of its own.
 
     Attributes:
         history: (first draw, weights f64[K]) of each stretch, from draw 0 on: with the seed, all that determines draws.
+            Of a strategy that scales the loss, even ones throughout.
         since_update: what was drawn and trained on since the last update.
         seconds: spent on signals and updates.
     """
 
     def __init__(
-        self, strategy: MixingStrategy, sources: Sources, signals: Mapping[str, Signal], interval: int, ranks: Ranks
+        self,
+        strategy: MixingStrategy,
+        sources: Sources,
+        signals: Mapping[str, Signal],
+        at_start: Callable[[], Mapping[str, Signal]],
+        interval: int,
+        ranks: Ranks,
     ) -> None:
         self._strategy, self._sources, self._signals, self._ranks = strategy, sources, signals, ranks
-        self._interval = interval if strategy.updates else 0
+        self._at_start = at_start
+        self._interval = (strategy.interval(sources) or interval) if strategy.updates else 0
         self._state = strategy.init(sources)
+        self._warned = False
         self.history: list[tuple[int, NDArray[np.float64]]] = []
         self.since_update = Tally.empty(len(sources.names))
         self.seconds = 0.0
@@ -48,12 +61,33 @@ class Mixture:
 
     @property
     def weights(self) -> NDArray[np.float64]:
+        """f64[K], what the strategy decided last."""
+        return self._state.weights
+
+    @property
+    def draw_weights(self) -> NDArray[np.float64]:
         """f64[K], in force for the next draws."""
         return self.history[-1][1]
 
-    def beginning(self) -> MixtureUpdate:
-        """The first line of the trace: the weights that training starts from, caused by no observation."""
-        return self._record(0, self.weights, {}, {})
+    @property
+    def loss_scale(self) -> NDArray[np.float64] | None:
+        """f64[K], what the losses of each source's tokens are multiplied by; None where weights act on draws.
+
+        Weight over share of draws, so that a source's part of the expected loss is its weight; 1 for even weights.
+        """
+        return self.weights / self.draw_weights if self._strategy.scales == "loss" else None
+
+    @property
+    def average(self) -> NDArray[np.float64] | None:
+        """f64[K], the mean of the weights so far, where the strategy's paper proposes that for a next run."""
+        return self._strategy.average(self._state)
+
+    def begin(self, seen: Tally) -> MixtureUpdate:
+        """The first line of the trace: the weights that training starts from, and what was observed for them."""
+        if not self._strategy.at_start:
+            self._warn_if_dominated()
+            return self._record(0, self.weights, self.draw_weights, {}, {})
+        return self._decide(self._at_start(), self._strategy.start, 0, 0, seen)
 
     @contextmanager
     def watch(self, source_RT: LongTensor) -> Iterator[None]:
@@ -81,9 +115,19 @@ class Mixture:
             draw: number of the next draw, the first under the new weights.
             seen: sums since training began.
         """
+        return self._decide(self._signals, self._strategy.update, step, draw, seen)
+
+    def _decide(
+        self,
+        signals: Mapping[str, Signal],
+        rule: Callable[[MixtureState, Observation], MixtureState],
+        step: int,
+        draw: int,
+        seen: Tally,
+    ) -> MixtureUpdate:
         cost: dict[str, float] = {}
         observed: dict[str, NDArray] = {}
-        for field, signal in self._signals.items():
+        for field, signal in signals.items():
             started = time.perf_counter()
             observed[field] = signal.observe(step)
             cost[field] = time.perf_counter() - started
@@ -95,11 +139,13 @@ class Mixture:
             tokens_seen=seen.tokens.copy(),
             **observed,
         )
-        before = self.weights
-        self._enact(self._strategy.update(self._state, observation) if self._ranks.first else self._state, draw)
+        before, drawn = self.weights, self.draw_weights
+        self._enact(rule(self._state, observation) if self._ranks.first else self._state, draw)
         cost["update"] = time.perf_counter() - started
         self.seconds += sum(cost.values())
-        record = self._record(step, before, {field: _plain(array) for field, array in observed.items()}, cost)
+        self._warn_if_dominated()
+        told = {field: signals[field].trace(array) for field, array in observed.items()}
+        record = self._record(step, before, drawn, told, cost)
         self.since_update.clear()
         return record
 
@@ -112,7 +158,8 @@ class Mixture:
         return arrays
 
     def facts(self) -> dict[str, Any]:
-        return {"history": [(draw, weights.tolist()) for draw, weights in self.history], "seconds": self.seconds}
+        history = [(draw, weights.tolist()) for draw, weights in self.history]
+        return {"history": history, "seconds": self.seconds, "warned": self._warned}
 
     def restore(self, arrays: Mapping[str, NDArray], facts: dict[str, Any]) -> None:
         """The inverse of :meth:`arrays` and :meth:`facts`."""
@@ -121,7 +168,7 @@ class Mixture:
         for field, signal in self._signals.items():
             signal.restore(below(f"signal/{field}", arrays))
         self.history = [(draw, np.array(weights)) for draw, weights in facts["history"]]
-        self.seconds = facts["seconds"]
+        self.seconds, self._warned = facts["seconds"], facts["warned"]
 
     def _enact(self, state: MixtureState, draw: int) -> None:
         weights = self._ranks.from_first(np.asarray(state.weights, dtype=np.float64))
@@ -132,10 +179,38 @@ class Mixture:
             )
         self._ranks.agree("the weights of the mixture", weights_hash(weights))
         self._state = MixtureState(weights, state.memory)
-        self.history.append((draw, weights))
+        if self._strategy.scales == "draws":
+            if self.history and self.history[-1][0] == draw:
+                self.history.pop()  # decided before anything was drawn with what was there
+            self.history.append((draw, weights))
+        elif not self.history:
+            self.history.append((draw, even(len(weights))))
+
+    def _warn_if_dominated(self) -> None:
+        """Say once in a run that one source has become nearly the whole mixture, if that is not what was meant."""
+        weights = self.weights
+        positive = weights[weights > 0]
+        effective = float(np.exp(-(positive * np.log(positive)).sum()))
+        if self._warned or self._strategy.concentrates or len(weights) < 2 or effective >= DOMINATED:
+            return
+        self._warned = True
+        if self._ranks.first:
+            what = "draws" if self._strategy.scales == "draws" else "loss"
+            print(
+                f"warning: `{self._strategy.name}` gives {weights.max():.0%} of the {what} to source"
+                f" {self._sources.names[int(weights.argmax())]}: by their entropy the weights are worth"
+                f" {effective:.2f} of {len(weights)} sources",
+                file=sys.stderr,
+                flush=True,
+            )
 
     def _record(
-        self, step: int, before: NDArray[np.float64], observation: dict[str, Any], cost: dict[str, float]
+        self,
+        step: int,
+        before: NDArray[np.float64],
+        drawn: NDArray[np.float64],
+        observation: dict[str, Any],
+        cost: dict[str, float],
     ) -> MixtureUpdate:
         return MixtureUpdate(
             step=step,
@@ -143,15 +218,9 @@ class Mixture:
             before=tuple(before.tolist()),
             after=tuple(self.weights.tolist()),
             observation=observation,
-            requested=tuple(before.tolist()),
+            scales=self._strategy.scales,
+            requested=tuple(drawn.tolist()),
             realised_examples=tuple(self.since_update.examples.tolist()),
             realised_tokens=tuple(self.since_update.tokens.tolist()),
             cost=cost,
         )
-
-
-def _plain(array: NDArray) -> Any:
-    """Nested lists with null for what is not finite, which JSON cannot say."""
-    if array.dtype.kind != "f" or np.isfinite(array).all():
-        return array.tolist()
-    return [_plain(row) if row.ndim else (float(row) if math.isfinite(row) else None) for row in array]

@@ -8,15 +8,18 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 import trainers.models  # noqa: F401  (registers this project's architectures with transformers)
-from harness.errors import MoemixError
+from harness.errors import MoemixError, StageFailed
 from harness.files import whole_directory
 from harness.records import RunManifest, TrainResult
 from harness.store import Run, Store, checkpoint_hash, exclusive, stage
 from trainers.data import load_sources
 from trainers.loop import fit
-from trainers.mixing import load_strategy
+from trainers.mixing import Reference, load_strategy
 from trainers.runtime import accelerator
+from trainers.signals import Resources
 from trainers.state import States, writing
 
 
@@ -55,9 +58,22 @@ def _train(run: Run, first: bool) -> None:
             root=Path(manifest.data_root) if manifest.data_root else None,
             cache=Store(run.store).cache / "tokens",
         )
+        reference = _reference(run, tuple(source.name for source in sources)) if strategy.needs else None
+        compared = run.store / manifest.reference_run / "checkpoint" if manifest.reference_run else base
+        resources = Resources(tokenizer, lambda: _load(compared)[0], Store(run.store).cache / "embeddings")
         title = f"{config.strategy.label} · {config.model_id} · seed {config.seed}"
         result = fit(
-            model, tokenizer, sources, strategy, config.training, config.mixing, config.seed, run.folder, title
+            model,
+            tokenizer,
+            sources,
+            strategy,
+            config.training,
+            config.mixing,
+            config.seed,
+            run.folder,
+            title,
+            reference=reference,
+            resources=resources,
         )
     else:
         result = _untrained(manifest)
@@ -70,6 +86,33 @@ def _train(run: Run, first: bool) -> None:
         else:
             shutil.copytree(base, folder, dirs_exist_ok=True, copy_function=_link)
     run.update(result=result, checkpoint_hash=checkpoint_hash(run.checkpoint))
+
+
+def _reference(run: Run, names: tuple[str, ...]) -> Reference:
+    """What the run that a strategy needs came to.
+
+    Raises:
+        MoemixError: the manifest names none.
+        StageFailed: it has not finished, or was of other sources.
+    """
+    manifest = run.manifest
+    if manifest.reference_run is None:
+        raise MoemixError(
+            f"{manifest.config.strategy.name!r} starts from a finished run, and the manifest names none",
+            where=str(run.manifest_path),
+            hint="let `moemix bench` or `moemix train RECIPE` create the run",
+        )
+    needed = Run(run.store / manifest.reference_run)
+    result = needed.manifest.result if needed.manifest_path.is_file() else None
+    if result is None or not needed.trained:
+        raise StageFailed("the run that this one starts from has not finished", where=str(needed.folder))
+    if tuple(sorted(result.final_weights)) != names:
+        raise StageFailed("the run that this one starts from is of other sources", where=str(needed.folder))
+    losses = [result.source_losses[name] for name in names]
+    return Reference(
+        weights=np.array([result.final_weights[name] for name in names]),
+        losses=np.array([np.nan if loss is None else loss for loss in losses], dtype=np.float64),
+    )
 
 
 def _load(base: Path) -> tuple[Any, Any]:

@@ -9,6 +9,8 @@ from typing import Any
 
 import click
 
+from trainers.mixing.registry import StrategyCard
+
 
 @click.group(invoke_without_command=True)
 @click.option("--format", "style", type=click.Choice(["table", "json"]), default="table", show_default=True)
@@ -31,19 +33,25 @@ def strategies(context: click.Context, style: str) -> None:
         {
             "name": card.name,
             "what it does": card.summary,
-            "signals": ", ".join(card.signals) or "–",
+            "signals": _signals(card),
+            "weights scale": f"the {card.scales}",
             "needs": f"a finished {card.needs} run" if card.needs else "–",
             "defaults": _options(card.defaults),
             "source": card.source or "–",
         }
         for card in cards
     ]
-    widths = [None, 34, 12, 14, 18, 34]
+    widths = [None, 32, 14, 7, 12, 18, 32]
     click.echo(tabulate(rows, headers="keys", tablefmt="simple_grid", maxcolwidths=widths))
     click.echo(
         "\nYour own: `moemix strategies new NAME` writes a file to begin with. Use it as `path/to/file.py:ClassName`,"
         "\nor install an entry point `moemix.strategies`."
     )
+
+
+def _signals(card: StrategyCard) -> str:
+    wanted = [*card.signals, *(f"{signal} (at the start)" for signal in card.at_start)]
+    return ", ".join(wanted) or "–"
 
 
 def _options(defaults: dict[str, Any]) -> str:

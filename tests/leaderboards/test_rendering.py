@@ -194,3 +194,43 @@ def test_a_result_of_another_filter_is_told_in_the_column_note(bench):
     samples.write_text("".join(json.dumps(line) + "\n" for line in lines))
     text = terminal([compare(bench.runs, bench.folders, "uniform")])
     assert "GSM8K: exact_match (flexible-extract) of gsm, 8-shot." in text
+
+
+def test_what_a_run_needed_first_counts_in_its_total_cost(bench, answers):
+    needed = bench.run("uniform", {"arc": answers(4, 100, 0.45)})
+    run = bench.run("ref_loss", {"arc": answers(7, 100, 0.5)})
+    run.update(reference_run=str(needed.folder.relative_to(bench.root)))
+    comparison = compare(bench.runs, bench.folders, "uniform", "kr")
+    (table,) = json.loads(as_json([comparison]))["comparisons"][0]["tables"]
+    uniform, dependent = (row["runs"][0] for row in table["rows"])
+    assert (uniform["needed"], uniform["total_tokens"], uniform["total_seconds"]) == ([], 40_000, 120.0)
+    assert (dependent["needed"], dependent["tokens"]) == (["uniform"], 40_000)
+    assert (dependent["total_steps"], dependent["total_tokens"], dependent["total_seconds"]) == (200, 80_000, 240.0)
+    text = markdown([comparison])
+    assert re.search(r"\| ref\\_loss +\|.*\| uniform +\| 80,000 +\| 240\.0 +\|", text), text
+    lines = list(csv.DictReader(io.StringIO(as_csv([comparison]))))
+    totals = [line["value"] for line in lines if line["quantity"] == "total_tokens"]
+    assert totals == ["40000", "80000"]
+
+
+def test_a_needed_run_that_is_gone_leaves_the_total_unknown_rather_than_too_low(bench, answers):
+    run = bench.run("ref_loss", {"arc": answers(7, 100, 0.5)})
+    run.update(reference_run="bench/gone")
+    (table,) = json.loads(as_json([compare(bench.runs, bench.folders, "uniform", "kr")]))["comparisons"][0]["tables"]
+    (facts,) = table["rows"][0]["runs"]
+    assert facts["needed"] == ["gone (not here)"]
+    assert facts["total_tokens"] is None
+
+
+def test_weights_that_scale_the_loss_are_marked_as_such(bench, answers):
+    run = bench.run("doremi", {"arc": answers(7, 100, 0.5)})
+    result = run.manifest.result
+    run.update(
+        result=result.model_copy(update={"scales": "loss", "average_weights": dict.fromkeys(result.epochs, 1 / 3)})
+    )
+    comparison = compare(bench.runs, bench.folders, "uniform", "kr")
+    text = markdown([comparison])
+    assert "doremi (loss)" in text
+    assert "draws stay even" in text
+    lines = csv.DictReader(io.StringIO(as_csv([comparison])))
+    assert sum(line["quantity"] == "average_weight" for line in lines) == 3

@@ -135,7 +135,14 @@ def byte_tokenizer() -> Any:
     return fast
 
 
-def create_run(store: Path, strategy: str = "dynamic", *, changes: dict[str, Any] | None = None, **mix: Any) -> Run:
+def create_run(
+    store: Path,
+    strategy: str = "dynamic",
+    *,
+    changes: dict[str, Any] | None = None,
+    reference: Run | None = None,
+    **mix: Any,
+) -> Run:
     """A run in a store, with its base checkpoint and three sources of conversations in files of their own."""
     base, data = store / "_models" / "small" / "checkpoint", store.parent / "data"
     if not base.is_dir():
@@ -165,8 +172,9 @@ def create_run(store: Path, strategy: str = "dynamic", *, changes: dict[str, Any
         fingerprints={source.name: fingerprint(source, data) for source in sources},
         training=training(**changes or {}),
         mixing=mixing(**mix),
+        reference=reference.manifest.run_id if reference else None,
     )
-    return Store(store).create_run("small", config, base, None, str(data))
+    return Store(store).create_run("small", config, base, reference, str(data))
 
 
 def wait_until(condition: Callable[[], Any], seconds: float = 120.0) -> None:

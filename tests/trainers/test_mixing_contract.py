@@ -14,7 +14,8 @@ from trainers.mixing.contract import check_strategy
 from trainers.mixing.state import from_arrays, to_arrays, weights_hash
 from trainers.mixing.static import Uniform
 
-VARIANTS = [(card.name, {}) for card in strategy_cards()] + [
+QUICKER = {"balanced": {"steps": 50}}
+VARIANTS = [(card.name, QUICKER.get(card.name, {})) for card in strategy_cards()] + [
     ("dynamic", {"distance": distance, "aggregate": aggregate, "layers": layers, "c": c})
     for distance, aggregate, layers, c in [
         ("cos", "mean", "last", 0.8),

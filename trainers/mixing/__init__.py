@@ -3,7 +3,7 @@
 Numpy only, so that listing strategies and simulating them never waits for torch.
 """
 
-from trainers.mixing.base import MixingStrategy, MixtureState, Observation, Sources
+from trainers.mixing.base import MixingStrategy, MixtureState, Observation, Reference, Sources
 from trainers.mixing.registry import (
     StrategyCard,
     load_strategy,
@@ -17,6 +17,7 @@ __all__ = [
     "MixingStrategy",
     "MixtureState",
     "Observation",
+    "Reference",
     "Sources",
     "StrategyCard",
     "load_strategy",

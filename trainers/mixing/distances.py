@@ -35,6 +35,13 @@ def dissimilarity(shares_LKE: Floats, distance: Distance, aggregate: Aggregate) 
     return 1.0 - aggregated_K if distance == "cos" else aggregated_K
 
 
+def pairwise(shares_LKE: Floats, distance: Distance) -> Floats:
+    """δ f64[K, K], averaged over layers: for the few strategies that cannot do without every pair."""
+    if distance == "cos":
+        return 1.0 - np.concatenate(list(_cosine_blocks(shares_LKE)))
+    return np.concatenate(list(_l2_blocks(shares_LKE)))
+
+
 def _l2_blocks(shares_LKE: Floats) -> Iterator[Floats]:
     """Rows of the mean distance matrix over layers, some [B, K] at a time."""
     layers, count, _ = shares_LKE.shape

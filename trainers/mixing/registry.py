@@ -37,7 +37,7 @@ class StrategyCard:
         summary: the first line of its docstring.
         source: the paper (and variant) it follows.
         needs: the strategy whose finished run it starts from, if any.
-        trains, updates: as in :class:`MixingStrategy`.
+        at_start, scales, trains, updates: as in :class:`MixingStrategy`.
     """
 
     name: str
@@ -48,6 +48,8 @@ class StrategyCard:
     needs: str | None
     trains: bool
     updates: bool
+    at_start: tuple[str, ...] = ()
+    scales: str = "draws"
 
 
 def load_strategy(name: str, /, **options: Any) -> MixingStrategy:
@@ -220,4 +222,6 @@ def _card(name: str, strategy: StrategyClass) -> StrategyCard:
         needs=strategy.needs,
         trains=strategy.trains,
         updates=strategy.updates,
+        at_start=tuple(sorted(strategy.at_start)),
+        scales=strategy.scales,
     )

@@ -7,7 +7,6 @@ Counts are the router's own selections, as integers, so they add up exactly over
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from contextlib import AbstractContextManager
 
 import numpy as np
@@ -15,13 +14,11 @@ import torch
 from numpy.typing import NDArray
 from torch import LongTensor
 
-from harness.errors import MoemixError
-from trainers.batches import Layout
-from trainers.data import TokenSource
 from trainers.loss import TargetLosses
 from trainers.ranks import Ranks
 from trainers.routers import RouterObserver
 from trainers.signals.base import Signal
+from trainers.signals.probe import Probe, evaluating
 from trainers.tally import Tally
 
 
@@ -71,51 +68,19 @@ class OnlineGateLoad(Signal):
 
 
 class ProbeGateLoad(Signal):
-    """i64[K, L, E], counted over ``examples`` held-out examples of each source, drawn anew for every update.
-
-    Raises:
-        MoemixError: a source holds out no examples.
-    """
+    """i64[K, L, E], counted over held-out examples of each source."""
 
     field = "gate_load"
 
-    def __init__(
-        self,
-        observer: RouterObserver,
-        losses: TargetLosses,
-        sources: Sequence[TokenSource],
-        examples: int,
-        layout: Layout,
-        seed: int,
-        ranks: Ranks,
-    ) -> None:
-        for source in sources:
-            if not len(source.probe):
-                raise MoemixError(
-                    "holds out no examples to probe the gate load with",
-                    where=f"source {source.name}",
-                    hint="set its `probe_examples` (the paper: 1000), or mixing.gate_load=online",
-                )
-        self._observer, self._losses, self._sources = observer, losses, sources
-        self._examples, self._layout, self._seed, self._ranks = examples, layout, seed, ranks
+    def __init__(self, observer: RouterObserver, losses: TargetLosses, probe: Probe, ranks: Ranks) -> None:
+        self._observer, self._losses, self._probe, self._ranks = observer, losses, probe, ranks
 
     def observe(self, step: int) -> NDArray:
-        examples, source_ids = [], []
-        for k, source in enumerate(self._sources):
-            order = np.random.default_rng((self._seed, step, k)).permutation(len(source.probe))
-            picked = order[: self._examples].tolist()
-            examples += [source.probe[i] for i in picked]
-            source_ids += [k] * len(picked)
-        lengths = np.array([len(example.input_ids) for example in examples], dtype=np.int64)
-        was_training = self._losses.training
-        self._losses.eval()
-        shape = (len(self._sources), self._observer.num_layers, self._observer.num_experts)
-        counts_KLE = np.zeros(shape, dtype=np.int64)
-        with torch.no_grad():
-            for rows in self._layout.forwards(lengths)[self._ranks.index :: self._ranks.count]:
-                batch = self._layout.collate(rows, examples, source_ids, self._losses.model.device)
-                with self._observer.count(batch.source_RT, len(self._sources)):
+        count = self._probe.num_sources
+        counts_KLE = np.zeros((count, self._observer.num_layers, self._observer.num_experts), dtype=np.int64)
+        with evaluating(self._losses), torch.no_grad():
+            for batch in self._probe.forwards(step, self._losses.model.device):
+                with self._observer.count(batch.source_RT, count):
                     self._losses.observe(batch)
                 counts_KLE += self._observer.take()
-        self._losses.train(was_training)
         return self._ranks.sum(counts_KLE)
