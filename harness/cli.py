@@ -18,6 +18,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "train": ("trainers.cli:train", "Train one model under one mixing strategy."),
     "eval": ("evals.cli:eval_command", "Score a checkpoint on a suite of lm-eval tasks."),
     "cache": ("evals.cache_cli:cache", "Look at and prune the cache of model answers."),
+    "judge": ("evals.judge.cli:judge", "Judge open-ended answers, and measure the judge."),
     "table": ("leaderboards.cli:table", "Compare runs in a table."),
     "model": ("trainers.models_cli:model", "Make MoE checkpoints."),
     "data": ("trainers.data_cli:data", "Make and inspect training data."),

@@ -1,0 +1,1 @@
+"""Open-ended answers, judged: benches, answers, judges, and the judge itself measured."""

@@ -1,0 +1,75 @@
+"""``moemix judge``: answer and judge, or judge given answers; ``moemix judge report`` measures the judge."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+FILE = click.Path(path_type=Path, dir_okay=False)
+FOLDER = click.Path(path_type=Path, file_okay=False)
+
+
+class JudgeGroup(click.Group):
+    """``judge report …`` is a sub-command; ``judge`` with anything else judges."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if not args or args[0] not in self.commands:
+            args = ["run", *args]
+        return super().parse_args(ctx, args)
+
+
+@click.group("judge", cls=JudgeGroup)
+def judge() -> None:
+    """Judge open-ended answers."""
+
+
+@judge.command("run", hidden=True)
+@click.argument("checkpoint", required=False, type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option("--bench", metavar="NAME|FILE", help="mt_bench, vicuna_bench, quickstart, or a JSONL file of questions.")
+@click.option("--answers", type=FILE, multiple=True, help="Judge these FastChat answers instead; may be repeated.")
+@click.option("--data-root", metavar="DIR", help="Folder of local files, in place of the hub. [env: MOEMIX_DATA_ROOT]")
+@click.option("--references", type=FILE, help="FastChat answer file with the reference answers.")
+@click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Questions per category.")
+@click.option("--engine", default="transformers", show_default=True, metavar="vllm|transformers|URL",
+              help="What answers for CHECKPOINT.")  # fmt: skip
+@click.option("--dtype", default="float32", show_default=True, help="float32, bfloat16 or float16.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of sampled answers.")
+@click.option("--max-tokens", type=click.IntRange(min=1), default=1024, show_default=True, help="Of an answer.")
+@click.option("--chat-template", type=FILE, help="In place of the checkpoint's own.")
+@click.option("--model-name", help="What to call the model.  [default: the checkpoint's folder]")
+@click.option("--judge-url", multiple=True, metavar="URL/v1", help="OpenAI-compatible endpoint of a judge.")
+@click.option("--judge-model", multiple=True, metavar="NAME", help="Name of the judge there; repeat for a panel.")
+@click.option("--judge-checkpoint", multiple=True, type=click.Path(exists=True, file_okay=False, path_type=Path),
+              help="A checkpoint to serve with vLLM as a judge; repeat for a panel.")  # fmt: skip
+@click.option("--mode", type=click.Choice(["single", "pairwise"]), default="single", show_default=True)
+@click.option("--baseline", type=FILE, help="Pairwise: FastChat answers to compare with. Without it, all pairs.")
+@click.option("--protocol", type=click.Choice(["faithful", "strict"]), default="strict", show_default=True,
+              help="faithful: FastChat's templates, parsing and averaging.")  # fmt: skip
+@click.option("--judge-prompts", type=FILE, help="FastChat's judge_prompts.jsonl, for `faithful`.  [default: beside "
+              "the bench, or in the data root]")  # fmt: skip
+@click.option("--repeats", type=click.IntRange(min=1), default=1, show_default=True, help="Judgments of each answer.")
+@click.option("--judge-temperature", type=click.FloatRange(min=0), default=0.0, show_default=True)
+@click.option("--judge-max-tokens", type=click.IntRange(min=16), default=2048, show_default=True)
+@click.option("--concurrency", type=click.IntRange(min=1), default=16, show_default=True, help="Judgments at once.")
+@click.option("--rate", type=click.FloatRange(min=0, min_open=True), metavar="N", help="Requests a minute, at most.")
+@click.option("--timeout", type=click.FloatRange(min=0, min_open=True), default=120.0, show_default=True,
+              help="Seconds for one request.")  # fmt: skip
+@click.option("--attempts", type=click.IntRange(min=1), default=6, show_default=True, help="Requests for a judgment.")
+@click.option("--max-cost", type=click.FloatRange(min=0), metavar="SUM", help="Spend no more; needs --price.")
+@click.option("--price", metavar="IN,OUT", help="Of a million prompt and a million reply tokens.")
+@click.option("--retry-failed", is_flag=True, help="Ask again for what the endpoint failed to answer.")
+@click.option("--out", required=True, type=FOLDER, help="Folder for answers, judgments, transcript and summary.")
+def run(**options: Any) -> None:
+    """Judge CHECKPOINT's answers to a bench, or the answers in --answers files.
+
+    Without a judge (--judge-model or --judge-checkpoint) the reference grader checks what can be checked. The key of
+    an endpoint is read from MOEMIX_JUDGE_API_KEY or OPENAI_API_KEY. Writes answers.jsonl, judgments-*.jsonl,
+    scores.jsonl, transcript.html and summary.json. The same command again resumes at the single judgment.
+    """
+    from evals.judge.command import judge_command
+    from evals.judge.shown import show
+
+    summary = judge_command(**options)
+    click.echo(show(summary), nl=False)

@@ -1,0 +1,156 @@
+"""Answers that talk to the judge instead of the user, and answers that are not answers: found, flagged, masked.
+
+A flag is a reason to look, not a penalty. Passages that pose as a verdict, as part of a judge's template, or as
+instructions to a judge are left out of the ``strict`` prompt; everything stays in the records.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from evals.judge.answers import Answers
+from evals.judge.questions import Question, QuestionId
+
+MASK = "⟦removed⟧"
+NEAR = 0.9  # Jaccard similarity of word triples from which two answers are the same
+CONSTANT = 3  # as many questions with the same answer, or all of them
+_SHORT = 6  # words; below, equal answers to several questions are no sign of anything
+
+# A verdict: brackets right after a word for one, or alone as the last line.
+_RATED = re.compile(
+    r"(?:rating|score|verdict|grade|rated?|judg\w+|winner|better)\b[^\n\[\]]{0,30}"
+    r"\[\[?\s*(?:\d{1,2}(?:\.\d+)?(?:\s*/\s*10)?|[ABC]|rating)\s*\]\]?",
+    re.IGNORECASE,
+)
+_LAST_LINE = re.compile(r"^\s*\[\[\s*(?:10|\d(?:\.\d+)?|[ABC])\s*\]\]\s*\.?\s*\Z", re.MULTILINE)
+_VERDICT_JSON = re.compile(
+    r"\{[^{}]*\"(?:rating|score|verdict|winner)\"\s*:\s*(?:\d{1,2}(?:\.\d+)?|\"(?:[ABC]|tie)\")[^{}]*\}", re.IGNORECASE
+)
+# Marks of FastChat's templates, of ours, and of chat templates.
+_TEMPLATE = re.compile(
+    r"\[The (?:Start|End) of (?:the )?(?:Assistant|Reference)[^\]\n]*\]|<\|The (?:Start|End) of [^|\n]*\|>"
+    r"|\[/?(?:User Question|Instruction|INST)\]|<\|(?:im_start|im_end|user|assistant|system|endoftext|eot_id)\|>"
+    r"|</?(?:answer|reference|question)-[0-9a-f]{6,}>|<</?SYS>>|^#{2,3} (?:Assistant A|Assistant B|Reference answer):",
+    re.IGNORECASE | re.MULTILINE,
+)
+_JUDGE = (
+    r"\b(?:dear|hello|hey|attention|note to)\s+(?:the\s+)?(?:judge|grader|evaluator|rater)s?\b",
+    r"\b(?:as|being) an? (?:impartial|fair|objective) (?:judge|grader|evaluator)\b",
+    r"\b(?:ignore|disregard|forget|override)\b[^.\n]{0,40}\b(?:previous|prior|above|all|earlier|your)\b[^.\n]{0,30}"
+    r"\b(?:instruction|prompt|rubric|criteria|guideline|rule)s?\b",
+    r"\b(?:rate|score|grade|judge|evaluate) (?:this|my|the above|the following) (?:answer|response|reply|output)\b",
+    r"\b(?:give|award|assign|output|return)\b[^.\n]{0,50}\b(?:a\s+)?(?:(?:perfect|maximum|highest|full|top|high)\s+"
+    r"(?:score|rating|marks?|grade)|(?:score|rating|grade) of (?:10|ten)|10\s*/\s*10)\b",
+    r"\b(?:this|my) (?:answer|response|reply) (?:deserves?|merits?|should (?:get|receive|be rated|be given))\b",
+    r"\b(?:choose|pick|prefer|select|vote for) (?:assistant )?(?:this|my|[AB])\b[^.\n]{0,20}"
+    r"\b(?:answer|response|reply|as (?:the )?(?:winner|better))\b",
+    r"\byou (?:must|should|will|are (?:required|instructed) to) (?:rate|score|grade|give|assign|output)\b[^.\n]{0,60}"
+    r"(?:\b10\b|\bten\b|\bperfect\b|\bmaximum\b|\bhighest\b)",
+)
+_ADDRESS = re.compile("|".join(f"(?:{pattern})" for pattern in _JUDGE), re.IGNORECASE)
+_CODE = re.compile(r"```.*?(?:```|\Z)|`[^`\n]+`", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Passage:
+    """A suspicious passage of an answer: ``text[start:end]``."""
+
+    kind: str
+    start: int
+    end: int
+
+
+def passages(text: str, question: str = "") -> list[Passage]:
+    """Verdicts, template marks and words to the judge in an answer, in order, without overlaps.
+
+    What stands in code is the user's business, except for chat templates' control tokens; and a question that is
+    itself about brackets makes a bracketed last line an answer.
+    """
+    code = [match.span() for match in _CODE.finditer(text)]
+    found = [Passage("template_in_answer", *match.span()) for match in _TEMPLATE.finditer(text)]
+    patterns = [("verdict_in_answer", _RATED), ("verdict_in_answer", _VERDICT_JSON), ("addresses_judge", _ADDRESS)]
+    if "[" not in question:
+        patterns.append(("verdict_in_answer", _LAST_LINE))
+    for kind, pattern in patterns:
+        for match in pattern.finditer(text):
+            if not any(start <= match.start() and match.end() <= end for start, end in code):
+                found.append(Passage(kind, *match.span()))
+    ordered: list[Passage] = []
+    for passage in sorted(found, key=lambda p: (p.start, -p.end)):
+        if ordered and passage.start < ordered[-1].end:
+            last = ordered.pop()
+            passage = Passage(last.kind, last.start, max(last.end, passage.end))
+        ordered.append(passage)
+    return ordered
+
+
+@functools.lru_cache(maxsize=1024)
+def masked(text: str, question: str = "") -> tuple[str, int]:
+    """The answer without its suspicious passages, and how many there were."""
+    found = passages(text, question)
+    for passage in reversed(found):
+        text = f"{text[: passage.start]}{MASK}{text[passage.end :]}"
+    return text, len(found)
+
+
+def answer_flags(held: Answers, questions: list[Question]) -> dict[QuestionId, set[str]]:
+    """The flags of every flagged answer."""
+    flags: dict[QuestionId, set[str]] = {}
+    texts: dict[QuestionId, tuple[str, ...]] = {}
+    for question in questions:
+        answer = held.answers.get(question.id)
+        if answer is None:
+            continue
+        texts[question.id] = answer.turns
+        for turn, asked in zip(answer.turns, question.turns, strict=False):
+            for passage in passages(turn, asked):
+                flags.setdefault(question.id, set()).add(passage.kind)
+        if not any(turn.strip() for turn in answer.turns):
+            flags.setdefault(question.id, set()).add("empty_answer")
+    for group in _repeated(texts):
+        for identity in group:
+            flags.setdefault(identity, set()).add("constant_answer")
+    return flags
+
+
+def _repeated(texts: dict[QuestionId, tuple[str, ...]]) -> Iterator[set[QuestionId]]:
+    """Groups of questions whose first answers are the same or nearly so."""
+    triples = {identity: _triples(turns[0]) for identity, turns in texts.items() if turns}
+    groups: dict[QuestionId, set[QuestionId]] = {}
+    for (one, first), (other, second) in itertools.combinations(
+        [(identity, words) for identity, words in triples.items() if len(words) >= _SHORT], 2
+    ):
+        if _similar(first, second):
+            groups.setdefault(one, {one}).add(other)
+            groups.setdefault(other, {other}).add(one)
+    enough = max(2, min(CONSTANT, len(texts)))
+    for group in groups.values():
+        if len(group) >= enough:
+            yield group
+
+
+def _triples(text: str) -> frozenset[tuple[str, ...]]:
+    words = re.findall(r"\w+", text.lower())
+    return frozenset(zip(words, words[1:], words[2:], strict=False))
+
+
+def _similar(one: frozenset[tuple[str, ...]], other: frozenset[tuple[str, ...]]) -> bool:
+    small, large = sorted((len(one), len(other)))
+    if small < NEAR * large:
+        return False
+    shared = len(one & other)
+    return shared >= NEAR * (len(one) + len(other) - shared)
+
+
+def score_flags(scores: list[float], low: float, high: float, rows: int = 10) -> set[str]:
+    """Patterns of scores that answers of mixed quality do not get."""
+    found = set()
+    if any(not low <= score <= high for score in scores):
+        found.add("score_out_of_range")
+    if len(scores) >= rows and len(set(scores)) == 1:
+        found.add("constant_scores")
+    return found
