@@ -47,8 +47,11 @@ def parse_price(text: str) -> Price:
     try:
         prompt, reply = (float(part) for part in text.split(","))
     except ValueError:
-        raise MoemixError(f"{text!r} is not a price", where="--price",
-                          hint="expected IN,OUT: the price of a million prompt and of a million reply tokens, 2.5,10") from None  # fmt: skip
+        raise MoemixError(
+            f"{text!r} is not a price",
+            where="--price",
+            hint="expected IN,OUT, for a million prompt and a million reply tokens: 2.5,10",
+        ) from None
     if prompt < 0 or reply < 0:
         raise MoemixError("a price is not negative", where="--price")
     return Price(prompt, reply)

@@ -146,7 +146,7 @@ def _similar(one: frozenset[tuple[str, ...]], other: frozenset[tuple[str, ...]])
     return shared >= NEAR * (len(one) + len(other) - shared)
 
 
-def score_flags(scores: list[float], low: float, high: float, rows: int = 10) -> set[str]:
+def score_flags(scores: list[float], low: float, high: float, rows: int = 20) -> set[str]:
     """Patterns of scores that answers of mixed quality do not get."""
     found = set()
     if any(not low <= score <= high for score in scores):

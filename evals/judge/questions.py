@@ -87,8 +87,8 @@ def bench_names() -> list[str]:
 def load_bench(name: str, root: Path | None, references: Path | None = None) -> Bench:
     """A bench by name, or from a JSONL file.
 
-    Reference answers are those in the questions themselves (``reference``), else of ``reference_answer/gpt-4.jsonl``
-    beside the file.
+    Reference answers are those of ``reference_answer/gpt-4.jsonl`` beside the file, as FastChat's, else those in the
+    questions themselves (``reference``).
 
     Args:
         root: the data root; published benches come from it, or from the hub without one.
@@ -154,10 +154,10 @@ def _keys(row: dict[str, Any]) -> str:
 def _with_references(questions: Iterable[Question], file: Path) -> Iterable[Question]:
     from evals.judge.answers import read_answers
 
-    (held,) = [read_answers(file)]
+    held = read_answers(file)
     for question in questions:
         answer = held.answers.get(question.id)
-        yield replace(question, reference=answer.turns) if answer and not question.reference else question
+        yield replace(question, reference=answer.turns) if answer else question
 
 
 def _file(name: str, root: Path | None) -> tuple[Path, str]:

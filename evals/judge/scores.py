@@ -36,7 +36,7 @@ class Row:
 
 @dataclass
 class Tally:
-    """Everything judged about one model."""
+    """Everything judged about one model; rows in the order in which their first judgments came."""
 
     rows: dict[RowKey, Row] = field(default_factory=dict)
     failed: Counter[str] = field(default_factory=Counter)
@@ -83,7 +83,7 @@ def clustered(values: Iterable[float], clusters: Iterable[Any]) -> Score:
     x = np.asarray(list(values), dtype=np.float64)
     if not len(x):
         return Score(value=None, stderr=None, n=0)
-    mean = math.fsum(x) / len(x)
+    mean = math.fsum(x) / len(x)  # exact, whatever the order in which judgments came
     names = list(clusters)
     index = {name: i for i, name in enumerate(dict.fromkeys(names))}
     groups = len(index)

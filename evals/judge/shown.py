@@ -14,9 +14,7 @@ def show(summary: JudgeSummary) -> str:
         lines += _model(model, judged)
     if summary.variance.get("judge") is not None:
         within, between = summary.variance["judge"], summary.variance["question"]
-        lines.append(
-            f"variance of a score: {between:.3f} between questions, {within:.3f} between repeats"
-        )
+        lines.append(f"variance of a score: {between:.3f} between questions, {within:.3f} between repeats")
     return "\n".join([*lines, *(f"note: {note}" for note in summary.notes)]) + "\n"
 
 

@@ -50,17 +50,15 @@ def summarise(
             yield {**line, "g1_winner": "error", "g2_winner": "error", "attempts": 0}
 
     tallies = tally_pairs(lines()) if pairwise else tally_single(lines())
-    order = {question.id: number for number, question in enumerate(bench.questions)}
-    for tally in tallies.values():  # judgments come in any order
-        tally.rows = dict(sorted(tally.rows.items(), key=lambda row: (order[row[0][0]], row[0][1])))
     scale = SCALES["reference" if request.protocol == "reference" else request.mode]
     models = [model for model in request.answers if model != request.baseline] or list(request.answers)
     empty = Tally()
     judged = {
-        model: _judged(tallies.get(model, empty), flags.get(model, {}), scale, pairwise=pairwise) for model in models
+        model: _judged(tallies.get(model, empty), flags.get(model, {}), scale, bench, pairwise=pairwise)
+        for model in models
     }
     first = tallies.get(models[0], empty)
-    write_scores(out / "scores.jsonl", {model: tallies[model] for model in models if model in tallies})
+    write_scores(out / "scores.jsonl", {model: tallies[model] for model in models if model in tallies}, bench)
     summary = JudgeSummary(
         **vars(judged[models[0]]),
         request=request,
@@ -90,11 +88,12 @@ def title(request: JudgeRequest, bench: Bench) -> str:
     return bench.title + (f" win rate against {request.baseline}" if request.mode == "pairwise" else "")
 
 
-def write_scores(path: Path, tallies: Mapping[str, Tally]) -> None:
+def write_scores(path: Path, tallies: Mapping[str, Tally], bench: Bench) -> None:
     """A line for each model, question and turn: its score, the judgments behind it, and those that failed."""
+    order = {question.id: number for number, question in enumerate(bench.questions)}
     lines = []
     for model, tally in tallies.items():
-        for (question, turn), row in tally.rows.items():
+        for (question, turn), row in sorted(tally.rows.items(), key=lambda item: (order[item[0][0]], item[0][1])):
             line = {
                 "model": model,
                 "question_id": question,
@@ -108,8 +107,11 @@ def write_scores(path: Path, tallies: Mapping[str, Tally]) -> None:
     write_text(path, "".join(lines))
 
 
-def _judged(tally: Tally, flags: Mapping[Any, set[str]], scale: tuple[float, float], *, pairwise: bool) -> Judged:
-    categories = list(dict.fromkeys(row.category for row in tally.rows.values()))
+def _judged(
+    tally: Tally, flags: Mapping[Any, set[str]], scale: tuple[float, float], bench: Bench, *, pairwise: bool
+) -> Judged:
+    present = {row.category for row in tally.rows.values()}
+    categories = [c for c in dict.fromkeys(question.category for question in bench.questions) if c in present]
     flagged: dict[str, list[Any]] = {}
     for question, kinds in flags.items():
         for kind in sorted(kinds):
@@ -119,7 +121,7 @@ def _judged(tally: Tally, flags: Mapping[Any, set[str]], scale: tuple[float, flo
         patterns = score_flags(list(scored.values()), *scale) if scale[0] else set()
         for kind in sorted(patterns):
             odd = [q for (q, _), v in scored.items() if kind != "score_out_of_range" or not scale[0] <= v <= scale[1]]
-            flagged[kind] = list(dict.fromkeys(odd))
+            flagged[kind] = [question.id for question in bench.questions if question.id in odd]
     outcomes = tally.outcomes
     games = sum(outcomes.values())
     return Judged(

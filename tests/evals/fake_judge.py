@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import socket
-import struct
 import threading
 import time
 from collections.abc import Callable
@@ -103,9 +102,8 @@ class FakeJudge:
         if say.fault == "hang":
             time.sleep(3.0)
         if say.fault == "drop":
-            linger = struct.pack("ii", 1, 0)  # close with a reset
-            handler.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
-            handler.connection.close()
+            handler.connection.shutdown(socket.SHUT_RDWR)
+            handler.close_connection = True
             return
         message = {"role": "assistant", "content": say.text, **({"refusal": say.refusal} if say.refusal else {})}
         reply = {

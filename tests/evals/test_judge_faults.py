@@ -1,0 +1,263 @@
+"""Every fault of an endpoint is retried or recorded as what it is, the counts add up, and nothing is asked twice."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+
+import pytest
+from fake_judge import FakeJudge, Say
+from small_judgings import answer_file, bench_file, judged, lines
+
+from evals.judge import endpoint
+from harness.errors import MoemixError, StageFailed
+
+KEY = "sk-very-secret-0123456789"
+TRANSIENT = {
+    "rate_limited": lambda: Say(status=429, headers={"Retry-After": "0"}, body="slow down"),
+    "server_error": lambda: Say(status=500, body="oops"),
+    "timeout": lambda: Say(fault="hang"),
+    "connection": lambda: Say(fault="drop"),
+    "bad_reply": lambda: Say("[[5]]", fault="half"),
+    "empty": lambda: Say(""),
+}
+FINAL = {
+    "refused": lambda: Say("", refusal="I will not"),
+    "no_verdict": lambda: Say("It is a fine answer."),
+    "out_of_range": lambda: Say("[[11]]"),
+    "cut_off": lambda: Say("It is a fine ans", finish="length"),
+    "rejected": lambda: Say(status=400, body="the prompt is too long"),
+}
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch):
+    monkeypatch.setattr(endpoint, "FIRST_WAIT", 0.01)
+    for name in endpoint.KEY_VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def small(tmp_path):
+    bench_file(tmp_path)
+    answer_file(tmp_path)
+    return tmp_path
+
+
+def number_of(payload) -> int:
+    """Which of the twelve judgments is asked for: question (1–6) and turn."""
+    text = payload["messages"][-1]["content"]
+    question = next(n for n in range(1, 7) if f"mine says {n} first" in text)
+    return 2 * (question - 1) + ("then" in text)
+
+
+def test_what_passes_is_retried_and_nothing_is_missing(small):
+    faults = [*TRANSIENT.values(), lambda: Say("[[5]]", fault="cut"), lambda: Say(fault="null")]
+
+    def script(payload, before):
+        number = number_of(payload)
+        return faults[number % len(faults)]() if before == 0 else "[[6]]"
+
+    with FakeJudge(script) as judge:
+        summary = judged(small, judge.url, timeout=1.0)
+    assert summary.judged == 12
+    assert summary.failed == {}
+    assert summary.average.value == 6
+    assert summary.requests == 24 == len(judge.requests)
+
+
+def test_what_does_not_pass_is_recorded_as_what_it_is_and_the_counts_add_up(small):
+    faults = {**TRANSIENT, **FINAL}
+    names = list(faults)
+
+    def script(payload, _):
+        number = number_of(payload)
+        return faults[names[number]]() if number < len(names) else "[[8]]"
+
+    with FakeJudge(script) as judge:
+        summary = judged(small, judge.url, timeout=0.5, attempts=2)
+        again = judged(small, judge.url, timeout=0.5, attempts=2)
+    assert summary.failed == dict.fromkeys(sorted(names), 1)
+    assert summary.judged == 1
+    assert summary.average.value == 8
+    assert summary.bounds == pytest.approx(((8 + 11 * 1) / 12, (8 + 11 * 10) / 12))
+    assert any("11 of 12 judgments failed" in note for note in summary.notes)
+    assert summary.requests == 2 * len(TRANSIENT) + len(FINAL) + 1
+    assert again == summary
+    held = lines(small / "out" / "judgments-fake.jsonl")
+    assert {line["reason"] for line in held} == {*names, None}
+    assert all(line["score"] == -1 for line in held if line["reason"])
+
+
+def test_what_the_endpoint_failed_to_give_can_be_asked_again_alone(small):
+    broken = {"now": True}
+
+    def script(payload, _):
+        number = number_of(payload)
+        if number == 0:
+            return "nothing to say"
+        return Say(status=503) if number < 4 and broken["now"] else "[[5]]"
+
+    with FakeJudge(script) as judge:
+        first = judged(small, judge.url, attempts=1)
+        broken["now"], sent = False, len(judge.requests)
+        second = judged(small, judge.url, attempts=1, retry_failed=True)
+        assert len(judge.requests) == sent + 3
+    assert first.failed == {"server_error": 3, "no_verdict": 1}
+    assert second.failed == {"no_verdict": 1}
+    assert second.judged == 11
+
+
+def test_answers_that_are_missing_are_counted(small):
+    answer_file(small, count=4, turns=lambda number: ["only one"] if number == 1 else ["one", "two"])
+    with FakeJudge(lambda *_: "[[5]]") as judge:
+        summary = judged(small, judge.url)
+    assert summary.judged == 7
+    assert summary.failed == {"no_answer": 5}
+
+
+def test_an_endpoint_that_is_gone_stops_the_work_and_writes_no_failures(small):
+    with FakeJudge(lambda *_: "[[5]]") as judge:
+        pass
+    with pytest.raises(StageFailed, match="cannot be reached"):
+        judged(small, judge.url, attempts=2)
+    assert lines(small / "out" / "judgments-fake.jsonl") == []
+    assert not (small / "out" / "summary.json").exists()
+
+
+@pytest.mark.parametrize("status", [401, 403, 404])
+def test_an_endpoint_that_refuses_us_stops_at_once(small, status):
+    with FakeJudge(lambda *_: Say(status=status, body="no")) as judge, pytest.raises(StageFailed, match=str(status)):
+        judged(small, judge.url, concurrency=1)
+    assert len(judge.requests) <= 2
+
+
+def test_a_rate_limit_pauses_everybody_for_as_long_as_it_says(small):
+    def script(payload, before):
+        return Say(status=429, headers={"Retry-After": "1"}) if number_of(payload) == 0 and not before else "[[5]]"
+
+    with FakeJudge(script) as judge:
+        started = time.monotonic()
+        judged(small, judge.url, concurrency=1)
+        assert time.monotonic() - started >= 1.0
+
+
+def test_a_rate_of_our_own_is_kept(small):
+    with FakeJudge(lambda *_: "[[5]]") as judge:
+        started = time.monotonic()
+        judged(small, judge.url, rate=600)
+        assert time.monotonic() - started >= 1.1  # twelve requests, a tenth of a second apart
+
+
+def test_as_many_as_asked_for_are_under_way_at_once(small):
+    with FakeJudge(lambda *_: Say("[[5]]", seconds=0.1)) as judge:
+        judged(small, judge.url, concurrency=4)
+    assert judge.most_at_once == 4
+
+
+# --- budget -----------------------------------------------------------------------------------------
+
+
+def test_a_budget_that_is_too_small_is_refused_before_any_request(small, capsys):
+    with FakeJudge(lambda *_: "[[5]]") as judge, pytest.raises(MoemixError, match="12 requests, about"):
+        judged(small, judge.url, max_cost=0.0001, price="1,1")
+    assert judge.requests == []
+    assert "12 requests" in capsys.readouterr().err
+
+
+def test_a_budget_needs_prices(small):
+    with pytest.raises(MoemixError, match="--price IN,OUT"):
+        judged(small, "http://127.0.0.1:1", max_cost=1.0)
+
+
+def test_spending_stops_at_the_budget_and_a_larger_one_goes_on(small):
+    # each judgment uses 100 + 10 tokens by the endpoint's count: 11 at these prices; the estimate is below
+    options = {"price": "100000,100000", "judge_max_tokens": 16}
+    with FakeJudge(lambda *_: Say("[[5]]")) as judge:
+        with pytest.raises(MoemixError, match="would cost about"):
+            judged(small, judge.url, max_cost=30.0, **options)
+        # the estimate is above the real use, so a budget that passes it is enough
+        summary = judged(small, judge.url, max_cost=1000.0, **options)
+    assert summary.cost == pytest.approx(12 * 11)
+    assert summary.tokens == {"prompt": 1200, "reply": 120}
+
+
+# --- interruptions ------------------------------------------------------------------------------------
+
+
+def test_killed_and_run_again_it_loses_nothing_and_asks_nothing_twice(tmp_path):
+    bench_file(tmp_path, 60)
+    answer_file(tmp_path, count=60)
+    command = [sys.executable, "-m", "harness.cli", "judge", "--answers", str(tmp_path / "mine.jsonl")]
+    command += ["--bench", str(tmp_path / "bench.jsonl"), "--judge-model", "fake", "--out", str(tmp_path / "out")]
+    journal = tmp_path / "out" / "judgments-fake.jsonl"
+    with FakeJudge(lambda *_: Say("[[5]]", seconds=0.02)) as judge:
+        command += ["--judge-url", judge.url, "--concurrency", "4"]
+        for aim in (10, 50, 90):
+            process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            deadline = time.monotonic() + 60
+            while not (journal.exists() and journal.read_bytes().count(b"\n") >= aim):
+                assert time.monotonic() < deadline
+                assert process.poll() is None
+                time.sleep(0.01)
+            os.kill(process.pid, signal.SIGKILL)
+            process.wait()
+            with journal.open("ab") as file:
+                file.write(b'{"key": "torn')  # as a writer in the middle of a line leaves it
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+    held = lines(journal)
+    assert len(held) == len({line["key"] for line in held}) == 120
+    # only what was under way at a kill may have been asked again, and none of it had been kept
+    asked = Counter(judge.asked)
+    assert len(asked) == 120
+    assert sum(asked.values()) <= 120 + 3 * 4
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert summary["judged"] == 120
+    assert summary["failed"] == {}
+
+
+def test_another_request_does_not_overwrite_a_folder(small):
+    with FakeJudge(lambda *_: "[[5]]") as judge:
+        judged(small, judge.url)
+        with pytest.raises(MoemixError, match="another repeats"):
+            judged(small, judge.url, repeats=2)
+
+
+# --- keys -----------------------------------------------------------------------------------------------
+
+
+def test_no_key_reaches_a_record_a_log_or_an_error(small, monkeypatch, capsys):
+    monkeypatch.setenv("MOEMIX_JUDGE_API_KEY", KEY)
+
+    def script(payload, _):
+        number = number_of(payload)
+        if number == 0:
+            return Say(status=500, body=f"bad header Bearer {KEY}")
+        if number == 1:
+            return Say(status=400, body=f"key {KEY} is over its limit")
+        return f"You sent {KEY}. [[5]]"
+
+    with FakeJudge(script) as judge:
+        summary = judged(small, judge.url, attempts=2)
+        assert set(judge.keys) == {f"Bearer {KEY}"}
+    assert summary.judged == 10
+    with FakeJudge(lambda *_: Say(status=401, body=f"wrong key {KEY}")) as judge, pytest.raises(StageFailed) as refused:
+        judged(small, judge.url, out=small / "refused")
+    assert KEY not in str(refused.value)
+    assert KEY not in repr(refused.value.__cause__) + repr(refused.value.__context__)
+    for path in small.rglob("*"):
+        if path.is_file():
+            assert KEY.encode() not in path.read_bytes(), path
+    assert KEY not in "".join(capsys.readouterr())
+
+
+def test_a_key_in_an_address_is_refused_without_repeating_it(small):
+    with pytest.raises(MoemixError) as refused:
+        judged(small, f"http://user:{KEY}@127.0.0.1:1/v1")
+    assert KEY not in str(refused.value)

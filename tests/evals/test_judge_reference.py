@@ -1,0 +1,98 @@
+"""The reference grader: right or wrong by a fixed rule, on a bench of our own, under a name of its own."""
+
+from __future__ import annotations
+
+import pytest
+from small_judgings import answer_file, bench_file, judged, write_lines
+
+from evals.judge.questions import load_bench
+from evals.judge.reference import _wrong, check_checks
+from evals.sandbox import available
+from harness.errors import MoemixError
+from trainers.data.world import _split
+from trainers.data.world_families import FAMILIES
+
+
+@pytest.mark.parametrize(
+    ("check", "answer", "right"),
+    [
+        ({"kind": "text", "value": "Again: a b."}, "again:  A b", True),
+        ({"kind": "text", "value": "Again: a b."}, "Again: a b c.", False),
+        ({"kind": "text", "value": "a"}, "", False),
+        ({"kind": "number", "value": 7}, "3 + 4 = 7\n#### 7", True),
+        ({"kind": "number", "value": 7}, "7 is wrong\n#### 8", False),
+        ({"kind": "number", "value": 1200}, "It is 1,200.", True),
+        ({"kind": "number", "value": 7}, "none", False),
+        ({"kind": "contains", "value": ["red", "blue"]}, "Blue and red", True),
+        ({"kind": "contains", "value": ["red"]}, "reddish", False),
+    ],
+)
+def test_answers_are_compared_as_the_check_says(check, answer, right):
+    assert (_wrong(check, answer) == "") is right
+
+
+def test_a_program_is_run_with_its_tests_in_the_sandbox():
+    if available():
+        pytest.skip(available())
+    check = {"kind": "program", "tests": ["assert f(2) == 4"]}
+    assert _wrong(check, "def f(x):\n    return x * 2") == ""
+    assert _wrong(check, "Here:\n```python\ndef f(x):\n    return x + 2\n```\nThat is it.") == ""
+    assert "Assertion" in _wrong(check, "def f(x):\n    return x")
+
+
+def test_unknown_checks_are_refused():
+    with pytest.raises(MoemixError, match="valid: contains"):
+        check_checks(({"kind": "guess"},), "bench, question 1")
+    with pytest.raises(MoemixError, match="needs `value`"):
+        check_checks(({"kind": "text"},), "bench, question 1")
+
+
+def test_the_bundled_bench_has_every_category_and_its_references_are_right(tmp_path):
+    bench = load_bench("quickstart", None)
+    assert {question.category for question in bench.questions} == {
+        "writing", "roleplay", "reasoning", "math", "coding", "extraction", "stem", "humanities",
+    }  # fmt: skip
+    assert all(len(question.turns) == 2 for question in bench.questions)
+    checked = [question for question in bench.questions if question.checks]
+    assert {question.category for question in checked} == {"reasoning", "math", "coding", "extraction"}
+    rows = [{"question_id": q.id, "model_id": "right", "choices": [{"turns": list(q.reference)}]} for q in checked]
+    write_lines(tmp_path / "mine.jsonl", rows)
+    summary = judged(tmp_path, "", judge_url=(), judge_model=(), bench="quickstart")
+    assert summary.average.n + sum(summary.failed.values()) == 80
+    assert summary.average.value == 1
+    assert set(summary.failed) <= {"no_sandbox"}
+    assert summary.title == "Reference grader (quickstart)"
+    assert summary.requests == 0
+    assert "MT-Bench" not in summary.model_dump_json()
+    assert any("not by a judge" in note for note in summary.notes)
+
+
+def test_no_question_of_the_bundled_bench_is_taught_in_the_quickstarts_world():
+    taught, held_out = _split(0)
+    import random
+
+    wordings = {}
+    for side, problems in (("taught", taught), ("held out", held_out)):
+        for family in ("words", "math", "code"):
+            for problem in problems[family]:
+                for seed in range(12):
+                    question = FAMILIES[family].ask(problem, random.Random(seed))
+                    wordings.setdefault(_plain(question.prompt), set()).add(side)
+    asked = [_plain(turn) for q in load_bench("quickstart", None).questions if q.checks for turn in q.turns]
+    found = [wordings.get(text) for text in asked]
+    assert all(sides == {"held out"} for sides in found)
+
+
+def _plain(prompt):
+    """A prompt without what its wording draws at random."""
+    import re
+
+    prompt = re.sub(r"^(He|She) has (\d+) \w+s, (.*)\. How many \w+s\?$", r"has \2 things, \3", prompt)
+    return re.sub(r"^Write \w+\(x\)", "Write f(x)", prompt)
+
+
+def test_a_bench_without_checks_needs_a_judge(tmp_path):
+    bench_file(tmp_path)
+    answer_file(tmp_path)
+    with pytest.raises(MoemixError, match="--judge-model"):
+        judged(tmp_path, "", judge_url=(), judge_model=())
