@@ -15,6 +15,7 @@ from harness.errors import MoemixError, nearest
 COMMANDS: dict[str, tuple[str, str]] = {
     "bench": ("harness.commands:bench", "Run a recipe to its comparison table; resumes where it stopped."),
     "plan": ("harness.commands:plan", "Show what a recipe would run, and what is already done."),
+    "status": ("harness.status:status", "Show what runs, waits and failed, with the time left."),
     "train": ("trainers.cli:train", "Train one model under one mixing strategy."),
     "eval": ("evals.cli:eval_command", "Score a checkpoint on a suite of lm-eval tasks."),
     "cache": ("evals.cache_cli:cache", "Look at and prune the cache of model answers."),

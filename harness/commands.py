@@ -32,10 +32,36 @@ def build_plan(recipe: str, overrides: tuple[str, ...], store: str | None, root:
     return build(load_recipe(recipe, overrides), Store(store_root(store)), data_root(root))
 
 
+def executor_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options of every command that runs a plan: short for two keys of the recipe."""
+    for option in (
+        click.option("--jobs", type=click.IntRange(min=1), help="Jobs at once, the same as --set executor.jobs=N."),
+        click.option(
+            "--executor", type=click.Choice(["local", "slurm"]), help="Where jobs run: --set executor.kind=NAME."
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def executor_settings(executor: str | None, jobs: int | None) -> tuple[str, ...]:
+    """The two options as overrides."""
+    found = (f"executor.kind={executor}" if executor else "", f"executor.jobs={jobs}" if jobs else "")
+    return tuple(filter(None, found))
+
+
 @click.command()
 @click.argument("recipe")
 @recipe_options
-def bench(recipe: str, overrides: tuple[str, ...], store: str | None, data_root: str | None) -> int:
+@executor_options
+def bench(
+    recipe: str,
+    overrides: tuple[str, ...],
+    store: str | None,
+    data_root: str | None,
+    executor: str | None,
+    jobs: int | None,
+) -> int:
     """Run RECIPE to its comparison table: make models, train, evaluate, compare.
 
     Whatever is already done is kept; after an interruption the same command goes on. A run that fails is reported
@@ -43,6 +69,7 @@ def bench(recipe: str, overrides: tuple[str, ...], store: str | None, data_root:
     """
     from harness.conductor import conduct
 
+    overrides += executor_settings(executor, jobs)
     plan = build_plan(recipe, overrides, store, data_root)
     outcome = conduct(plan)
     table = ["table", recipe, "--store", str(plan.store.root)]

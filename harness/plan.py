@@ -60,6 +60,11 @@ class Job:
     run: Path | None = None
 
     @property
+    def arguments(self) -> tuple[str, ...]:
+        """Of the Python interpreter that runs it."""
+        return ("-m", "harness.cli", *self.command)
+
+    @property
     def done(self) -> bool:
         """Whether its completion marker is there."""
         if self.kind == "model":

@@ -187,6 +187,63 @@ class CheckpointModel(Strict):
 Model = Annotated[TinyModel | UpcycledModel | CheckpointModel, Field(discriminator="kind")]
 
 
+# --- where it runs ----------------------------------------------------------------------------------
+
+
+class LocalExecutor(Strict):
+    """Jobs as processes of this machine, several at once where it has room for them."""
+
+    kind: Literal["local"] = "local"
+    jobs: int = Field(1, ge=1, description="slots: so many jobs at once, if each takes one")
+    slots: dict[str, int] = Field(default_factory=dict, description="slots that a job of a kind takes (`train: 2`); 1")
+    devices: tuple[str, ...] = Field((), description="GPUs, one a slot, dealt out in CUDA_VISIBLE_DEVICES")
+    threads: int | None = Field(None, ge=1, description="OMP_NUM_THREADS of each job; null: as the environment says")
+
+    @model_validator(mode="after")
+    def _a_slot_is_a_device(self) -> LocalExecutor:
+        if self.devices and self.jobs != 1 and self.jobs != len(self.devices):
+            raise ValueError(f"`jobs` is {self.jobs} and there are {len(self.devices)} devices: each is one slot")
+        return self
+
+
+class SlurmResources(Strict):
+    """What a job of one kind asks Slurm for."""
+
+    minutes: int = Field(24 * 60, ge=1, description="time limit")
+    cpus: int = Field(1, ge=1)
+    memory_gb: float | None = Field(None, gt=0)
+    gpus: int = Field(0, ge=0, description="on its node")
+
+
+class SlurmExecutor(Strict):
+    """The same jobs on a Slurm cluster, through submitit."""
+
+    kind: Literal["slurm"]
+    partition: str | None = None
+    account: str | None = None
+    qos: str | None = None
+    constraint: str | None = None
+    resources: dict[str, SlurmResources] = Field(default_factory=dict, description="by kind: model, train, eval, …")
+    at_once: int = Field(64, ge=1, description="most jobs of one array that run at the same time")
+    warning_seconds: int = Field(120, ge=1, description="a job is told so long before its time is up, to write a state")
+    continuations: int = Field(3, ge=0, description="times a job whose time was up is queued again to go on")
+    retries: int = Field(1, ge=0, description="times a job is submitted again that a node or a signal took down")
+    poll_seconds: float = Field(10.0, gt=0)
+    setup: tuple[str, ...] = Field((), description="shell lines before each job (`module load …`)")
+    options: dict[str, Any] = Field(default_factory=dict, description="further sbatch options, without dashes")
+
+
+def _kind_by_name(value: Any) -> Any:
+    if isinstance(value, str):
+        return {"kind": value}
+    return {"kind": "local", **value} if isinstance(value, dict) else value
+
+
+Executor = Annotated[
+    Annotated[LocalExecutor | SlurmExecutor, Field(discriminator="kind")], BeforeValidator(_kind_by_name)
+]
+
+
 # --- evaluation and the whole -----------------------------------------------------------------------
 
 
@@ -213,6 +270,7 @@ class Recipe(Strict):
     evaluation: Evaluation = Evaluation()
     engine: str = Field("transformers", description="transformers, vllm, or the URL of an OpenAI-compatible server")
     baseline: str = Field("uniform", description="the row that differences are taken to")
+    executor: Executor = Field(LocalExecutor(), description="where jobs run; changes no result and no run's id")
 
     @model_validator(mode="after")
     def _distinct(self) -> Recipe:
@@ -333,7 +391,7 @@ def parse(schema: type[T], tree: Any, *, where: str) -> T:
 
 
 def _describe(schema: type[BaseModel], fault: Any) -> str:
-    path = [part for part in fault["loc"] if part not in ("tiny", "upcycle", "checkpoint")]
+    path = [part for part in fault["loc"] if part not in ("tiny", "upcycle", "checkpoint", "local", "slurm")]
     key = ".".join(str(part) for part in path)
     if fault["type"] == "extra_forbidden":
         return f"unknown key `{key}` ({nearest(str(path[-1]), _siblings(schema, fault['loc']))})"
