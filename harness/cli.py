@@ -24,6 +24,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "model": ("trainers.models_cli:model", "Make MoE checkpoints."),
     "data": ("trainers.data_cli:data", "Make and inspect training data."),
     "strategies": ("trainers.strategies_cli:strategies", "List the mixing strategies."),
+    "simulate": ("trainers.simulation.cli:simulate", "Run strategies in a simulated world; nothing is trained."),
     "recipes": ("harness.commands:recipes", "List the built-in recipes."),
     "suites": ("evals.cli:suites", "List the evaluation suites."),
     "doctor": ("harness.doctor:doctor", "Tell what this machine can do."),

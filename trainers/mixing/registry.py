@@ -34,6 +34,7 @@ class StrategyCard:
 
     Attributes:
         defaults: option → default value.
+        required: options without one.
         summary: the first line of its docstring.
         source: the paper (and variant) it follows.
         needs: the strategy whose finished run it starts from, if any.
@@ -43,6 +44,7 @@ class StrategyCard:
     name: str
     signals: tuple[str, ...]
     defaults: dict[str, Any]
+    required: tuple[str, ...]
     summary: str
     source: str
     needs: str | None
@@ -217,6 +219,7 @@ def _card(name: str, strategy: StrategyClass) -> StrategyCard:
         name=name,
         signals=tuple(sorted(strategy.signals)),
         defaults={option: value for option, value in defaults.items() if value is not dataclasses.MISSING},
+        required=tuple(option for option, value in defaults.items() if value is dataclasses.MISSING),
         summary=(inspect.getdoc(strategy) or "").partition("\n")[0],
         source=strategy.source,
         needs=strategy.needs,

@@ -1,0 +1,108 @@
+"""``moemix simulate``: strategies in a simulated world, in seconds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+import yaml
+
+from harness.errors import MoemixError, nearest
+
+
+@click.command()
+@click.argument("strategies", nargs=-1, metavar="[STRATEGY...]")
+@click.option("--all", "every", is_flag=True, help="Every strategy that `moemix strategies` lists.")
+@click.option("--world", metavar="NAME", default="redundant", show_default=True, help="One of docs/simulation.md.")
+@click.option(
+    "--set", "changes", metavar="KEY=VALUE", multiple=True,
+    help="Change a key of the world (`redundancy=0.5`) or an option of a strategy (`dynamic.eta=5`).",
+)  # fmt: skip
+@click.option("--steps", type=click.IntRange(min=1), metavar="N", help="Optimizer steps; short for --set steps=N.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of worlds, draws and noise.")
+@click.option("--repeats", type=click.IntRange(min=1), default=8, show_default=True, help="Worlds to average over.")
+@click.option(
+    "--out", type=click.Path(file_okay=False, path_type=Path), default=Path("simulation"), show_default=True,
+    help="Folder for simulation.json and simulation.png.",
+)  # fmt: skip
+def simulate(
+    strategies: tuple[str, ...],
+    every: bool,
+    world: str,
+    changes: tuple[str, ...],
+    steps: int | None,
+    seed: int,
+    repeats: int,
+    out: Path,
+) -> None:
+    """Run STRATEGY… against a simulated world with known redundancy, drift and noise; nothing is trained.
+
+    Tells the regret against the best fixed mix, how stable the weights are, and draws them over time.
+    """
+    if bool(strategies) == every:
+        raise click.UsageError("name strategies, or give --all")
+    from harness.progress import progress
+    from trainers.simulation.comparison import compare, table
+    from trainers.simulation.figures import draw
+    from trainers.simulation.worlds import load_world
+
+    labels = _labels(strategies, every)
+    of_world, of_strategies = _sort(changes, labels)
+    if steps is not None:
+        of_world["steps"] = steps
+    chosen = load_world(world, of_world)
+    rules = _rules(labels, of_strategies)
+    with progress("simulate", len(rules) * repeats) as bar:
+        found = compare(rules, chosen, seed, repeats, bar.advance)
+    found.write(out / "simulation.json")
+    draw(found, out / "simulation.png")
+    click.echo(table(found))
+    for name in ("simulation.json", "simulation.png"):
+        click.echo(f"written: {out / name}", err=True)
+
+
+def _labels(strategies: tuple[str, ...], every: bool) -> dict[str, str]:
+    """Label → name. A file's class is called by its name alone, as in a recipe."""
+    from trainers.mixing import strategy_cards
+
+    if every:  # what needs an option has nothing to be simulated with
+        return {card.name: card.name for card in strategy_cards() if card.trains and not card.required}
+    labels = {name.rpartition(":")[2]: name for name in strategies}
+    if len(labels) < len(strategies):
+        raise MoemixError(f"strategies must differ: {', '.join(strategies)}")
+    return labels
+
+
+def _sort(changes: tuple[str, ...], labels: dict[str, str]) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+    """The ``--set`` of the world, and those of each strategy."""
+    of_world: dict[str, Any] = {}
+    of_strategies: dict[str, dict[str, Any]] = {}
+    for change in changes:
+        key, separator, text = change.partition("=")
+        if not separator:
+            raise MoemixError(f"`--set {change}` has no `=`", hint="expected --set key=value")
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise MoemixError(f"the value is not valid YAML: {error}", where=f"--set {change}") from None
+        label, dot, option = key.strip().rpartition(".")
+        if not dot:
+            of_world[option] = value
+        elif label in labels:
+            of_strategies.setdefault(label, {})[option] = value
+        else:
+            raise MoemixError(
+                f"no strategy {label!r} is simulated", where=f"--set {change}", hint=nearest(label, labels)
+            )
+    return of_world, of_strategies
+
+
+def _rules(labels: dict[str, str], options: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    from trainers.mixing import load_strategy
+
+    rules = {label: load_strategy(name, **options.get(label, {})) for label, name in labels.items()}
+    for label, rule in rules.items():
+        if not rule.trains:
+            raise MoemixError(f"`{label}` trains nothing, so there is nothing to simulate")
+    return rules
