@@ -25,6 +25,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "data": ("trainers.data_cli:data", "Make and inspect training data."),
     "strategies": ("trainers.strategies_cli:strategies", "List the mixing strategies."),
     "simulate": ("trainers.simulation.cli:simulate", "Run strategies in a simulated world; nothing is trained."),
+    "propose": ("trainers.proposals.cli:propose", "Propose fixed weights from proxy runs (regmix, mixing_law)."),
     "recipes": ("harness.commands:recipes", "List the built-in recipes."),
     "suites": ("evals.cli:suites", "List the evaluation suites."),
     "doctor": ("harness.doctor:doctor", "Tell what this machine can do."),

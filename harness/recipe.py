@@ -113,7 +113,17 @@ class Mixing(Strict):
 
 
 def _by_name(value: Any) -> Any:
-    return {"name": value} if isinstance(value, str) else value
+    """A strategy's row: a mapping, a name, or a YAML file that holds the mapping (``moemix propose`` writes one)."""
+    if not isinstance(value, str):
+        return value
+    if not value.endswith((".yaml", ".yml")):
+        return {"name": value}
+    if not Path(value).is_file():
+        raise MoemixError("the strategy file does not exist", where=value)
+    row = read_yaml(Path(value))
+    if not isinstance(row, dict):
+        raise MoemixError("a strategy's row is a mapping with a `name`", where=value)
+    return row
 
 
 class Strategy(Strict):

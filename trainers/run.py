@@ -49,7 +49,7 @@ def _train(run: Run, first: bool) -> None:
         raise MoemixError("the base checkpoint is missing", where=str(base))
     strategy = load_strategy(config.strategy.name, **config.strategy.options)
     if strategy.trains:
-        model, tokenizer = _load(base)
+        model, tokenizer = load_checkpoint(base)
         sources = load_sources(
             config.sources,
             tokenizer=tokenizer,
@@ -60,7 +60,7 @@ def _train(run: Run, first: bool) -> None:
         )
         reference = _reference(run, tuple(source.name for source in sources)) if strategy.needs else None
         compared = run.store / manifest.reference_run / "checkpoint" if manifest.reference_run else base
-        resources = Resources(tokenizer, lambda: _load(compared)[0], Store(run.store).cache / "embeddings")
+        resources = Resources(tokenizer, lambda: load_checkpoint(compared)[0], Store(run.store).cache / "embeddings")
         title = f"{config.strategy.label} · {config.model_id} · seed {config.seed}"
         result = fit(
             model,
@@ -115,7 +115,7 @@ def _reference(run: Run, names: tuple[str, ...]) -> Reference:
     )
 
 
-def _load(base: Path) -> tuple[Any, Any]:
+def load_checkpoint(base: Path) -> tuple[Any, Any]:
     """Model in float32, whatever it is stored in, and tokenizer."""
     import torch
     from safetensors import SafetensorError

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness.errors import MoemixError
-from harness.records import Simulation
+from harness.records_offline import Simulation
 from trainers.mixing import MixingStrategy, MixtureState, load_strategy, strategy_cards
 from trainers.mixing.contract import SIGNALS
 from trainers.simulation import WORLDS, follow, load_world

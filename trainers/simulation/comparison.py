@@ -9,7 +9,7 @@ import numpy as np
 from tabulate import tabulate
 
 from harness.provenance import provenance
-from harness.records import BestMix, Estimate, SimulatedStrategy, Simulation
+from harness.records_offline import BestMix, Estimate, SimulatedStrategy, Simulation
 from trainers.mixing import MixingStrategy, load_strategy
 from trainers.mixing.base import Floats
 from trainers.simulation.best import Best, best_fixed

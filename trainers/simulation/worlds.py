@@ -6,7 +6,7 @@ from typing import Any
 
 from harness.errors import unknown
 from harness.recipe import parse
-from harness.records import SimulatedWorld
+from harness.records_offline import SimulatedWorld
 
 World = SimulatedWorld
 
