@@ -87,7 +87,6 @@ class HeldOut(Record):
 
     checkpoint_hash: str
     losses: dict[str, float] = Field(description="mean loss per target token of each source")
-    target_tokens: dict[str, int]
     seconds: float
     provenance: Provenance
 

@@ -97,7 +97,7 @@ class _Loop:
         self.training, self.seed, self.folder, self.title = training, seed, folder, title
         self.sources, self.names = sources, tuple(source.name for source in sources)
         self.draws = Draws(np.array([len(source.train) for source in sources]), seed, training.exhausted)
-        self.layout = Layout(training.max_length, training.pack, training.rows_per_forward, _pad_id(tokenizer))
+        self.layout = Layout(training.max_length, training.pack, training.rows_per_forward, pad_id(tokenizer))
 
         model.to(self.accelerator.device)
         freeze(model, training.freeze)
@@ -357,5 +357,5 @@ def _tensors(model: torch.nn.Module) -> dict[str, torch.Tensor]:
     return {name: tensor.detach() for name, tensor in (*model.named_parameters(), *buffers.items())}
 
 
-def _pad_id(tokenizer: Any) -> int:
+def pad_id(tokenizer: Any) -> int:
     return next((i for i in (tokenizer.pad_token_id, tokenizer.eos_token_id) if i is not None), 0)

@@ -1,80 +1,87 @@
-"""A checkpoint's loss on what its run's sources held out of training."""
+"""Checkpoints' losses on what their sources held out of training."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
 
-from harness.errors import MoemixError
+from harness.errors import StageFailed
 from harness.provenance import provenance
 from harness.records_offline import HeldOut
 from harness.store import Run, Store, checkpoint_hash
 from trainers.batches import Layout
 from trainers.data import TokenSource, load_sources
+from trainers.loop import pad_id
 from trainers.loss import TargetLosses
+from trainers.ranks import Ranks
 from trainers.run import load_checkpoint
+from trainers.signals.probe import Probe, evaluating
+from trainers.signals.probe_loss import mean_by_source
 
 
-def held_out(run: Run) -> HeldOut:
-    """The losses of a finished run, measured once and kept in ``held_out.json`` beside its manifest.
+def held_out(runs: Sequence[Run], shown: Callable[[], None] = lambda: None) -> list[HeldOut]:
+    """The losses of finished runs of one recipe, each measured once and kept in ``held_out.json`` beside its manifest.
+
+    Args:
+        shown: called after each run.
 
     Raises:
-        MoemixError: a source holds out nothing.
+        MoemixError: a source holds out nothing, or a checkpoint cannot be loaded.
+        StageFailed: a checkpoint is no longer what its run left.
     """
-    path, manifest = run.folder / "held_out.json", run.manifest
-    fingerprint = manifest.checkpoint_hash or checkpoint_hash(run.checkpoint)
-    if path.is_file() and (kept := HeldOut.read(path)).checkpoint_hash == fingerprint:
+    found, sources = [], None
+    for run in runs:
+        record = _kept(run)
+        if record is None:
+            started = time.perf_counter()
+            model, tokenizer = load_checkpoint(run.checkpoint)
+            sources = sources or _sources(run, tokenizer)
+            losses = _losses(run, model, sources, pad_id(tokenizer))
+            record = HeldOut(
+                checkpoint_hash=run.manifest.checkpoint_hash or checkpoint_hash(run.checkpoint),
+                losses=losses,
+                seconds=time.perf_counter() - started,
+                provenance=provenance(),
+            )
+            record.write(run.folder / "held_out.json")
+        found.append(record)
+        shown()
+    return found
+
+
+def _kept(run: Run) -> HeldOut | None:
+    """What was measured of this checkpoint before. The checkpoint itself is no longer needed then."""
+    path, expected = run.folder / "held_out.json", run.manifest.checkpoint_hash
+    if path.is_file() and (kept := HeldOut.read(path)).checkpoint_hash == expected:
         return kept
-    started = time.perf_counter()
-    config = manifest.config
-    model, tokenizer = load_checkpoint(run.checkpoint)
-    sources = load_sources(
-        config.sources,
+    if expected is not None and expected != checkpoint_hash(run.checkpoint):
+        raise StageFailed("the checkpoint is not what its run left", where=str(run.checkpoint))
+    return None
+
+
+def _sources(run: Run, tokenizer: object) -> tuple[TokenSource, ...]:
+    manifest = run.manifest
+    return load_sources(
+        manifest.config.sources,
         tokenizer=tokenizer,
-        max_length=config.training.max_length,
-        seed=config.data_seed,
+        max_length=manifest.config.training.max_length,
+        seed=manifest.config.data_seed,
         root=Path(manifest.data_root) if manifest.data_root else None,
         cache=Store(run.store).cache / "tokens",
     )
-    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
-    training = config.training
-    layout = Layout(training.max_length, training.pack, training.rows_per_forward, int(pad or 0))
+
+
+def _losses(run: Run, model: object, sources: Sequence[TokenSource], padding: int) -> dict[str, float]:
+    """Mean loss per target token over all that each source holds out."""
+    training, seed = run.manifest.config.training, run.manifest.config.seed
+    layout = Layout(training.max_length, training.pack, training.rows_per_forward, padding)
     losses = TargetLosses(model, bfloat16=training.dtype == "bfloat16")
-    sums, targets = _sums(losses, sources, layout)
-    record = HeldOut(
-        checkpoint_hash=fingerprint,
-        losses={source.name: s / n for source, s, n in zip(sources, sums, targets, strict=True)},
-        target_tokens={source.name: n for source, n in zip(sources, targets, strict=True)},
-        seconds=time.perf_counter() - started,
-        provenance=provenance(),
-    )
-    record.write(path)
-    return record
-
-
-def _sums(losses: TargetLosses, sources: Sequence[TokenSource], layout: Layout) -> tuple[list[float], list[int]]:
-    """For each source, the sum of its held-out losses and how many tokens they are of."""
-    sums, targets = [], []
-    losses.eval()
-    for source in sources:
-        examples = [source.probe[i] for i in range(len(source.probe))]
-        lengths = np.array([len(example.input_ids) for example in examples], dtype=np.int64)
-        total, count = 0.0, 0
-        with torch.no_grad():
-            for rows in layout.forwards(lengths):
-                forward = layout.collate(rows, examples, [0] * len(examples), losses.model.device)
-                total += float(losses(forward).each_N.double().sum())
-                count += len(forward.target_N)
-        if not count:
-            raise MoemixError(
-                "holds out nothing to measure its loss on",
-                where=f"source {source.name}",
-                hint="set its `probe_examples`",
-            )
-        sums.append(total)
-        targets.append(count)
-    return sums, targets
+    alone = Ranks(1, 0, losses.model.device)
+    most = max(len(source.probe) for source in sources)
+    probe = Probe(sources, most, layout, seed, alone, wanted_for="held-out loss")
+    with evaluating(losses):
+        mean_K = mean_by_source(probe, alone, losses, 0, lambda batch: losses(batch).each_N)
+    return dict(zip((source.name for source in sources), np.asarray(mean_K).tolist(), strict=True))

@@ -135,11 +135,7 @@ def _measure(plan: Plan) -> list[HeldOut]:
     from trainers.proposals.held_out import held_out
 
     with progress("held-out losses", len(plan.runs)) as bar:
-        found = []
-        for planned in plan.runs:
-            found.append(held_out(planned.run))
-            bar.advance()
-    return found
+        return held_out([planned.run for planned in plan.runs], bar.advance)
 
 
 def _proposal(
