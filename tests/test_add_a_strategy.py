@@ -63,9 +63,11 @@ def test_the_page_works_as_printed(tmp_path: Path, elsewhere: dict[str, str]):
             ran.append(command.split()[0])
             said += done.stdout
     assert not any(waiting.values())
-    assert ran == ["moemix", "pytest", "pytest", "pip", "moemix", "moemix"]
+    assert ran == ["moemix", "pytest", "pytest", "moemix", "pip", "moemix", "moemix"]
     assert said.count("2 passed") == 2
     assert "Weight moves to sources" in said  # its row in the listing
+    assert "regret" in said
+    assert (folder / "simulation" / "simulation.png").is_file()
     (run,) = (tmp_path / "store").glob("quickstart/*/run.json")
     manifest = json.loads(run.read_text())
     assert manifest["config"]["strategy"]["name"] == "steepest_first"
