@@ -104,6 +104,7 @@ def _dots(panel: Any, found: Sequence[SimulatedStrategy]) -> None:
 
 def _stability(panel: Any, found: Sequence[SimulatedStrategy]) -> None:
     height = _rows(panel, found)
+    panel.tick_params(labelleft=False)
     panel.plot([strategy.variation.mean for strategy in found], height, "o", color="0.15", markersize=3.5)
     panel.set_xscale("symlog", linthresh=1e-4)
     panel.set_xlim(left=0)
