@@ -26,6 +26,9 @@ import click
     metavar="DIR",
     help="Folder of local benchmark files, in place of the hub  [default: MOEMIX_DATA_ROOT]",
 )
+@click.option(
+    "--unsafe-code", is_flag=True, help="Run generated programs even where there is no sandbox for them: your own risk."
+)
 @click.option("--no-cache", is_flag=True, help="Ask everything anew; neither read nor keep cached answers.")
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder for results, samples and summary.")
 def eval_command(
@@ -37,6 +40,7 @@ def eval_command(
     dtype: str,
     seed: int,
     data_root: str | None,
+    unsafe_code: bool,
     no_cache: bool,
     out: Path,
 ) -> None:
@@ -56,7 +60,14 @@ def eval_command(
         dtype=dtype,
         seed=seed,
     )
-    summary = evaluate(checkpoint, request, out, data_root=find_data_root(data_root), keep_answers=not no_cache)
+    summary = evaluate(
+        checkpoint,
+        request,
+        out,
+        data_root=find_data_root(data_root),
+        keep_answers=not no_cache,
+        unsafe_code=unsafe_code,
+    )
     for name, column in summary.columns.items():
         value = "–" if column.value is None else f"{column.value:.4f}"
         error = "" if column.stderr is None else f" ± {column.stderr:.4f}"

@@ -3,6 +3,7 @@
 <out>/request.json          what was asked, first
 <out>/results.json          lm-eval's own, untouched
 <out>/samples_<task>.jsonl  lm-eval's own, untouched
+<out>/verdicts_<task>.jsonl how each generated program ended, test by test
 <out>/summary.json          our records, last: an evaluation is finished when this is there
 
 Every answer is stored as it comes in the response cache (``evals/cache.py``), so a stopped evaluation resumes.
@@ -19,6 +20,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from evals import sandbox
 from evals.cache import open_cache
 from evals.engines.base import check_engine, open_engine
 from evals.scores import columns, refused_result, task_results
@@ -35,11 +37,18 @@ if TYPE_CHECKING:
 
 
 def evaluate(
-    checkpoint: Path, request: EvalRequest, out: Path, *, data_root: Path | None = None, keep_answers: bool = True
+    checkpoint: Path,
+    request: EvalRequest,
+    out: Path,
+    *,
+    data_root: Path | None = None,
+    keep_answers: bool = True,
+    unsafe_code: bool = False,
 ) -> EvalSummary:
     """Score a checkpoint. The same request into the same folder resumes, or returns what is there if it is finished.
 
     Args:
+        unsafe_code: run generated programs even where there is no sandbox for them.
         keep_answers: take answers from the response cache and store them there; without it all are asked anew.
 
     Raises:
@@ -56,7 +65,7 @@ def evaluate(
             print(f"{request.suite}: already evaluated in {out} (remove the folder to do it anew)", file=sys.stderr)
             _tell_refused(finished.results)
             return finished
-        return _evaluate(checkpoint, fingerprint, request, suite, out, data_root, keep_answers)
+        return _evaluate(checkpoint, fingerprint, request, suite, out, data_root, keep_answers, unsafe_code)
 
 
 def request_for(
@@ -100,12 +109,16 @@ def _evaluate(
     out: Path,
     data_root: Path | None,
     keep_answers: bool,
+    unsafe_code: bool,
 ) -> EvalSummary:
     started = time.monotonic()
     _quiet()
+    from evals.code_eval import is_sandboxed, judge_ahead
     from evals.lm import CachedLM
     from evals.loading import load_tasks
 
+    if unsafe_code:
+        sandbox.allow_unsafe()
     loaded = load_tasks(suite, request.suite, only=request.tasks, limit=request.limit, root=data_root)
     results = [refused_result(column, task, reason) for task, (column, reason) in loaded.refused.items()]
     _tell_refused(results)
@@ -116,9 +129,12 @@ def _evaluate(
             cache = open_cache({"checkpoint": fingerprint, "engine": engine_says}, keep=keep_answers)
             inner = engine.lm()
             lm = CachedLM(inner, cache, max_length=inner.max_length, seed=request.seed)
+            for name, task in loaded.tasks.items():
+                if is_sandboxed(task):
+                    judge_ahead(name, task, out)
             raw = _run_lm_eval(lm, loaded, suite, request, checkpoint, out)
             cache.close()
-        results += task_results(raw, lm.notes)
+        results += task_results(raw, _notes(loaded, lm.notes))
     summary = EvalSummary(
         request=request,
         checkpoint=str(checkpoint),
@@ -132,6 +148,18 @@ def _evaluate(
     summary.write(out / "summary.json")
     print(f"{request.suite}: evaluated in {duration(summary.seconds)}", file=sys.stderr)
     return summary
+
+
+def _notes(loaded: LoadedTasks, notes: dict[str, str]) -> dict[str, str]:
+    """What a reader must know about each task's numbers."""
+    from evals.code_eval import is_sandboxed
+
+    bare = "generated programs ran without a sandbox" if sandbox.unprotected() else ""
+    found = {
+        name: [notes.get(name), loaded.notes.get(name), bare if is_sandboxed(task) else ""]
+        for name, task in loaded.tasks.items()
+    }
+    return {name: "; ".join(filter(None, parts)) for name, parts in found.items() if any(parts)}
 
 
 def _tell_refused(results: Iterable[EvalResult]) -> None:
@@ -163,6 +191,7 @@ def _run_lm_eval(
             samples=chosen,
             log_samples=True,
             apply_chat_template=suite.chat_template,
+            confirm_run_unsafe_code=True,  # those that do not go through the sandbox were refused before
             evaluation_tracker=tracker,
         )
         assert raw is not None

@@ -15,6 +15,7 @@ import os
 import secrets
 import selectors
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -26,6 +27,7 @@ from pathlib import Path
 from harness.errors import MoemixError, StageFailed
 
 INSTALL_HINT = "install bubblewrap (Debian, Ubuntu: apt-get install bubblewrap; Fedora: dnf install bubblewrap)"
+_unsafe = False
 _NOT_STARTED = "the sandbox did not start"
 _START_GRACE = 10.0  # seconds for the sandbox itself to come up on a loaded machine, on top of a program's own time
 
@@ -38,6 +40,7 @@ class Limits:
     processes: int = 16
     file_bytes: int = 16 << 20
     output_bytes: int = 1 << 20
+    cpu_seconds: int | None = None  # None: a second more than the wall time
 
 
 @dataclass(frozen=True)
@@ -46,21 +49,25 @@ class Verdict:
 
     Attributes:
         passed: it ran to its last line without an error.
-        reason: ``passed``, ``timeout``, ``output limit``, ``exited early``, ``killed``, or the exception, in one line.
+        reason: ``passed``, ``timeout``, ``output limit``, ``exited early``, ``killed``, or the first exception, in one
+            line.
         seconds: wall time, the sandbox's own start included.
         output: what it printed (stdout and stderr), cut at the limit.
+        tests: how each test ended: ``passed``, an exception, or ``not reached``.
     """
 
     passed: bool
     reason: str
     seconds: float
     output: str
+    tests: tuple[str, ...] = ()
 
 
-# Runs inside: reads its order and the program, takes away its own rights, runs the program, reports on a pipe.
-# The token, unknown outside these two processes, tells "ran to its last line" from a program that exits with 0.
+# Runs inside: reads its order and the program, takes away its own rights, runs the program, then each test in a copy
+# of the program's names, and reports on a pipe, one JSON pair a line. The token, unknown outside these two processes,
+# tells "ran to its last line" from a program that exits with 0.
 _RUNNER = """
-import json, os, resource, sys
+import json, os, resource, signal, sys
 order = json.loads(sys.stdin.readline())
 code = sys.stdin.read()
 if os.getuid() == 0:
@@ -68,41 +75,58 @@ if os.getuid() == 0:
     os.setresgid(order["uid"], order["uid"], order["uid"])
     os.setresuid(order["uid"], order["uid"], order["uid"])
 for name, value in order["limits"].items():
-    resource.setrlimit(getattr(resource, name), (value, value))
-token, report = order["token"], order["report"]
-def main():
+    resource.setrlimit(getattr(resource, name), (value, value + (name == "RLIMIT_CPU")))
+token, report, me = order["token"], order["report"], os.getpid()
+def attempt(source, names):
     try:
-        exec(compile(code, "program.py", "exec"), {"__name__": "__main__"})
+        exec(compile(source, "program.py", "exec"), names)
     except SystemExit:
         return "exited early"
     except BaseException as error:
         return f"{type(error).__name__}: {error}".splitlines()[0][:500]
     return token
-os.write(report, b"started\\n")
-me = os.getpid()
-verdict = main()
+def tell(what, verdict):
+    if os.getpid() != me:
+        os._exit(0)
+    os.write(report, json.dumps([what, verdict]).encode() + bytes([10]))
+def overtime(*_):
+    tell("end", "timeout")
+    os._exit(1)
+signal.signal(signal.SIGXCPU, overtime)
+tell("start", token)
+names = {"__name__": "__main__"}
+ending = attempt(code, names)
+if ending == token:
+    names = dict(names)
+    for test in order["tests"]:
+        verdict = attempt(test, names)
+        tell("test", verdict)
+        if ending == token:
+            ending = verdict
 if os.getpid() == me:
     sys.stdout.flush()
-    os.write(report, verdict.encode("utf-8", "replace"))
+tell("end", ending)
 os._exit(0)
 """
 
 
-def run_program(code: str, timeout: float = 5.0, limits: Limits | None = None) -> Verdict:
+def run_program(code: str, timeout: float = 5.0, limits: Limits | None = None, tests: Sequence[str] = ()) -> Verdict:
     """Run Python source in a sandbox of its own; only the standard library is there.
 
     Args:
-        code: the whole program, its tests included: an error anywhere, or ending before the last line, is a failure.
-        timeout: wall seconds the program has; processor time per process is limited to the same.
+        code: the program: an error anywhere, or ending before the last line, is a failure.
+        timeout: wall seconds it has with all its tests.
+        tests: sources run one after the other with the program's names in reach, the next even if one fails; the
+            program passes if all do.
 
     Raises:
         MoemixError: the sandbox cannot be used on this machine (see :func:`available`).
         StageFailed: it worked before and did not start this time.
     """
     missing = available()
-    if missing:
+    if missing and not _unsafe:
         raise MoemixError(f"generated programs are not run here: {missing}", hint=INSTALL_HINT)
-    verdict = _run(code, timeout, limits or Limits())
+    verdict = _run(_bare_command() if missing else _command(), code, timeout, limits or Limits(), tests)
     if verdict.reason == _NOT_STARTED:
         raise StageFailed(f"{_NOT_STARTED}: {verdict.output.strip() or 'no reason given'}")
     return verdict
@@ -114,6 +138,22 @@ def run_programs(codes: Sequence[str], timeout: float = 5.0, workers: int | None
         return list(pool.map(lambda code: run_program(code, timeout), codes))
 
 
+def allow_unsafe(allow: bool = True) -> None:
+    """Where there is no sandbox, let this process run programs without one: for a user who insists."""
+    global _unsafe
+    _unsafe = allow
+
+
+def insisted() -> bool:
+    """Whether the user allowed programs to run without a sandbox."""
+    return _unsafe
+
+
+def unprotected() -> bool:
+    """Whether programs run here without a sandbox, because the user insisted."""
+    return _unsafe and available() is not None
+
+
 @functools.cache
 def available() -> str | None:
     """Why the sandbox cannot be used here; None if it can. Found by running a program, once a process."""
@@ -121,7 +161,7 @@ def available() -> str | None:
         return f"bubblewrap needs Linux, this is {sys.platform}"
     if shutil.which("bwrap") is None:
         return "bubblewrap (bwrap) is not installed"
-    trial = _run("pass", 10.0, Limits())
+    trial = _run(_command(), "pass", 10.0, Limits(), ())
     return None if trial.passed else f"bubblewrap cannot make a sandbox: {trial.output.strip() or trial.reason}"
 
 
@@ -151,7 +191,12 @@ def _command() -> tuple[str, ...]:
     return (*command, interpreter, "-I", "-S", "-B", "-X", "utf8", "-c", _RUNNER)
 
 
-def _run(code: str, timeout: float, limits: Limits) -> Verdict:
+def _bare_command() -> tuple[str, ...]:
+    """The same runner as a plain process: limits on memory, time, processes and files hold, nothing else does."""
+    return (sys.executable, "-I", "-S", "-B", "-X", "utf8", "-c", _RUNNER)
+
+
+def _run(command: tuple[str, ...], code: str, timeout: float, limits: Limits, tests: Sequence[str]) -> Verdict:
     """One sandbox from start to end; a reason of ``_NOT_STARTED`` means the program never got its turn."""
     token = secrets.token_hex(16)
     report_read, report_write = os.pipe()
@@ -159,10 +204,11 @@ def _run(code: str, timeout: float, limits: Limits) -> Verdict:
     order = {
         "token": token,
         "report": report_write,
+        "tests": list(tests),
         "uid": 61000 + secrets.randbelow(3000),
         "limits": {
             "RLIMIT_AS": limits.memory_bytes,
-            "RLIMIT_CPU": max(1, int(timeout + 1)),
+            "RLIMIT_CPU": limits.cpu_seconds or max(1, int(timeout + 1)),
             "RLIMIT_NPROC": limits.processes,
             "RLIMIT_FSIZE": limits.file_bytes,
             "RLIMIT_CORE": 0,
@@ -171,7 +217,12 @@ def _run(code: str, timeout: float, limits: Limits) -> Verdict:
     started = time.monotonic()
     try:
         process = subprocess.Popen(
-            _command(), stdin=subprocess.PIPE, stdout=output_write, stderr=output_write, pass_fds=(report_write,)
+            command,
+            stdin=subprocess.PIPE,
+            stdout=output_write,
+            stderr=output_write,
+            pass_fds=(report_write,),
+            start_new_session=True,
         )
     finally:
         os.close(report_write)
@@ -182,13 +233,30 @@ def _run(code: str, timeout: float, limits: Limits) -> Verdict:
             stdin.write(f"{json.dumps(order)}\n{code}".encode("utf-8", "replace"))
         cut, report, output = _listen(report_read, output_read, timeout, limits.output_bytes)
     finally:
-        process.kill()  # bwrap's death is the death of everything in its process namespace
+        # bwrap's death is the death of everything in its process namespace; a bare process has only its group.
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
         process.wait()
         os.close(report_read)
         os.close(output_read)
-    _, begun, ending = report.decode("utf-8", "replace").partition("started\n")
-    reason = "passed" if ending == token else cut or ending or ("killed" if begun else _NOT_STARTED)
-    return Verdict(reason == "passed", reason, time.monotonic() - started, output.decode("utf-8", "replace"))
+    seconds, said = time.monotonic() - started, output.decode("utf-8", "replace")
+    told = _told(report)
+    ends = ["passed" if verdict == token else verdict for what, verdict in told if what == "test"][: len(tests)]
+    ends += ["not reached"] * (len(tests) - len(ends))
+    ending = told[-1][1] if told and told[-1][0] == "end" else ""
+    reason = "passed" if ending == token else cut or ending or ("killed" if told else _NOT_STARTED)
+    return Verdict(reason == "passed", reason, seconds, said, tuple(ends))
+
+
+def _told(report: bytes) -> list[tuple[str, str]]:
+    """The runner's lines; what a program wrote among them is left out."""
+    told = []
+    for line in report.decode("utf-8", "replace").split("\n")[:-1]:
+        with contextlib.suppress(ValueError, TypeError):
+            what, verdict = json.loads(line)
+            if isinstance(what, str) and isinstance(verdict, str):
+                told.append((what, verdict))
+    return told
 
 
 def _listen(report: int, output: int, timeout: float, output_bytes: int) -> tuple[str | None, bytes, bytes]:

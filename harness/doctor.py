@@ -74,6 +74,9 @@ def examine(store: str | None, root: str | None) -> list[tuple[str, bool, str]]:
             f"{path}: {', '.join(entries) or 'no folders'}" if path else "none given (--data-root): the hub is used"
         )
         findings.append(("data root", True, detail))
+        if path:
+            held = stage_function("evals.data_root", "inventory")(path)
+            findings += [(f"  {name}", ok, said) for name, ok, said in held]
     except MoemixError as error:
         findings.append(("data root", False, str(error)))
     return findings

@@ -34,6 +34,8 @@ class SuiteColumn(Strict):
     filter: str = "none"
     aggregation: Literal["macro", "micro"] = Field("macro", description="tasks count equally, or by their questions")
     limit: int | None = Field(None, ge=1, description="questions per task; null for all")
+    samples: int | None = Field(None, ge=1, description="answers per question, all of which the metric gets")
+    generation: dict[str, Any] = Field({}, description="generation arguments in place of the task's own")
 
 
 class Average(Strict):
@@ -67,12 +69,12 @@ class Suite(Strict):
         for name in names:
             if names.count(name) > 1:
                 raise ValueError(f"the name {name!r} is used twice")
-        settings: dict[str, tuple[int | None, int | None]] = {}
+        settings: dict[str, tuple[Any, ...]] = {}
         for column in self.columns:
             for task in column.tasks:
-                mine = (column.shots, column.limit)
+                mine = (column.shots, column.limit, column.samples, column.generation)
                 if settings.setdefault(task, mine) != mine:
-                    raise ValueError(f"the task {task!r} has different shots or limits in two columns")
+                    raise ValueError(f"the task {task!r} has different shots, limits or sampling in two columns")
         return self
 
     @property
@@ -135,6 +137,10 @@ def suite_hash(name: str) -> str:
     tree = suite.model_dump(mode="json", exclude={"description": True, "include": True})
     for item in (*tree["columns"], *tree["averages"]):
         item.pop("title")
+    for item in tree["columns"]:
+        for key in ("samples", "generation"):
+            if not item[key]:
+                item.pop(key)  # a setting that is not made is no part of the suite
     local = _local_tasks(task_folders(name))
     folders = {local[task] for task in suite.tasks if task in local}
     tree["files"] = sorted([file.name, hash_file(file)] for folder in folders for file in _contents(folder))

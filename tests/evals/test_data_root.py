@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import csv
+import dataclasses
 import json
 
 import pytest
 
-from evals.data_root import DATASETS, local_datasets, mirror
+from evals.benchmarks import DATASETS
+from evals.data_root import inventory, local_datasets, mirror
 from evals.loading import load_tasks
 from evals.suites import Suite, load_suite
 from harness.errors import MoemixError
@@ -103,3 +106,140 @@ def test_the_hub_is_asked_again_once_the_data_root_is_left(tmp_path):
     with local_datasets(tmp_path):
         assert datasets.load_dataset is not before
     assert datasets.load_dataset is before
+
+
+STOCK = "mmlu_anatomy,bbh_fewshot_penguins_in_a_table,mbpp,humaneval,ifeval,agieval_aqua_rat".split(",")
+
+
+@pytest.fixture(scope="module")
+def stock(real_data):
+    """lm-eval's own task for every further format of a data root."""
+    metrics = {"mbpp": "pass_at_1", "humaneval": "pass@1", "ifeval": "prompt_level_strict_acc"}
+    filters = {"humaneval": "create_test"}
+    columns = [
+        {
+            "name": name,
+            "tasks": [name],
+            "metric": metrics.get(name, "exact_match" if "bbh" in name else "acc"),
+            "filter": filters.get(name, "none"),
+        }
+        for name in STOCK
+    ]
+    suite = Suite.model_validate({"name": "s", "columns": columns})
+    loaded = load_tasks(suite, "smol_kr", only=(), limit=None, root=real_data)
+    return loaded.tasks | {name: reason for name, (_, reason) in loaded.refused.items()}
+
+
+@pytest.mark.data
+def test_every_format_gives_all_its_questions(stock):
+    expected = {
+        "mmlu_anatomy": 135,
+        "bbh_fewshot_penguins_in_a_table": 146,
+        "mbpp": 500,
+        "humaneval": 164,
+        "ifeval": 541,
+        "agieval_aqua_rat": 254,
+    }
+    assert {name: len(stock[name].eval_docs) for name in expected} == expected
+
+
+@pytest.mark.data
+def test_mmlu_takes_its_five_examples_from_the_dev_split_in_their_order(stock, real_data):
+    task = stock["mmlu_anatomy"]
+    prompt = task.fewshot_context(task.eval_docs[0], 5)
+    with open(real_data / "mmlu" / "dev" / "anatomy_dev.csv", newline="") as lines:
+        _, *dev = csv.reader(lines)
+    with open(real_data / "mmlu" / "test" / "anatomy_test.csv", newline="") as lines:
+        _, first, *_ = csv.reader(lines)
+    shown = [
+        f"{question.strip()}\nA. {a}\nB. {b}\nC. {c}\nD. {d}\nAnswer:" for question, a, b, c, d, _ in [*dev, first]
+    ]
+    answers = [f" {'ABCD'[int(row[-1])]}\n\n" for row in dev]
+    assert prompt.endswith("".join(f"{q}{a}" for q, a in zip(shown, [*answers, ""], strict=True)))
+    assert task.doc_to_target(task.eval_docs[0]) == int(first[-1])
+
+
+@pytest.mark.data
+def test_bbh_asks_for_the_answer_after_three_examples(stock, real_data):
+    task = stock["bbh_fewshot_penguins_in_a_table"]
+    raw = json.loads((real_data / "bbh" / "bbh" / "penguins_in_a_table.json").read_text())["examples"]
+    assert [doc["target"] for doc in task.eval_docs] == [row["target"] for row in raw]
+    prompt = task.fewshot_context(task.eval_docs[0], 3)
+    assert prompt.endswith(f"Q: {raw[0]['input']}\nA:")
+    assert prompt.count("\nA:") == 4
+    assert task.process_results(task.eval_docs[0], [raw[0]["target"]])["exact_match"] == 1
+
+
+@pytest.mark.data
+def test_aqua_is_asked_as_agieval_words_it(stock):
+    task = stock["agieval_aqua_rat"]
+    doc = task.eval_docs[0]
+    assert task.doc_to_text(doc).startswith("Q: A car is being driven, in a straight line")
+    assert task.doc_to_text(doc).endswith("(E)None of these\nA: Among A through E, the answer is")
+    assert task.doc_to_choice(doc)[doc["gold"][0]] == "(A)5(√3 + 1)"
+
+
+@pytest.mark.data
+def test_ifeval_follows_its_instructions_with_the_published_sentence_model(stock):
+    task = stock["ifeval"]
+    docs = {doc["key"]: doc for doc in task.eval_docs}
+    no_comma = next(doc for doc in docs.values() if doc["instruction_id_list"] == ["punctuation:no_comma"])
+    assert task.process_results(no_comma, ["There is none."])["prompt_level_strict_acc"]
+    assert not task.process_results(no_comma, ["First, second."])["prompt_level_strict_acc"]
+
+    from lm_eval.tasks.ifeval import instructions_util
+
+    assert (
+        instructions_util.count_sentences("Dr. Smith met Mr. Jones at 5 p.m. on Main St. They talked. It rained.") == 3
+    )
+
+
+@pytest.mark.data
+def test_doctor_says_what_a_data_root_holds_and_what_it_lacks(real_data, tmp_path):
+    found = {name: (ok, detail) for name, ok, detail in inventory(real_data)}
+    assert found["mmlu"] == (
+        True,
+        "57 parts, dev 285 rows, test 14042 rows (no validation split: no few-shot examples from it)",
+    )
+    assert "test 500 rows" in found["mbpp"][1]
+    (tmp_path / "boolq").mkdir()
+    (tmp_path / "boolq" / "val.jsonl").write_text('{"question": "q"}\n')
+    found = {name: (ok, detail) for name, ok, detail in inventory(tmp_path)}
+    assert not found["boolq"][0]
+    assert "val.jsonl:1" in found["boolq"][1]
+    assert found["gsm8k"] == (False, "missing: gsm8k/train.jsonl, gsm8k/test.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "where"),
+    [
+        ("mmlu/test/anatomy_test.csv", "question,a,b,c,d,answer\nq,1,2,3,4,0\nq,1,2,3,4,E\n", "anatomy_test.csv:3"),
+        ("mmlu/test/anatomy_test.csv", "q,1,2,3,C\n", "anatomy_test.csv:1"),
+        ("bbh/bbh/snarks.json", '{"examples": [{"input": "i"}]}', "snarks.json:1"),
+        ("humaneval/HumanEval.jsonl.gz", "not gzip", "HumanEval.jsonl.gz: cannot be read"),
+    ],
+)
+def test_a_file_of_another_format_is_named_with_the_row(tmp_path, name, content, where):
+    (tmp_path / name).parent.mkdir(parents=True)
+    (tmp_path / name).write_text(content)
+    found = {folder: (ok, detail) for folder, ok, detail in _inventory_of(tmp_path, name)}
+    ok, detail = found[name.split("/")[0]]
+    assert not ok
+    assert where in detail
+
+
+def _inventory_of(root, name):
+    """The inventory as if nothing but this file were looked for."""
+    kept = {key: d for key, d in DATASETS.items() if any(s and s.file == name for s in d.splits.values())}
+    alone = {
+        key: dataclasses.replace(d, splits={n: s for n, s in d.splits.items() if s and s.file == name})
+        for key, d in kept.items()
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("evals.data_root.DATASETS", alone)
+        return inventory(root)
+
+
+def test_an_authors_mmlu_file_without_header_and_with_letters_is_the_same_data():
+    convert = DATASETS["cais/mmlu", "anatomy"].convert
+    assert convert({"cells": ["q", "1", "2", "3", "4", "C"]}) == convert({"cells": ["q", "1", "2", "3", "4", "2"]})

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from evals.sandbox import run_program
+from evals.code_eval import Program, judge
 
 
 def passes(doc: dict[str, Any], results: list[str]) -> dict[str, float]:
-    """Whether the first generated program, followed by the question's asserts, runs to its last line."""
-    program = "\n".join([results[0], *doc["tests"]])
-    return {"pass_at_1": float(run_program(program).passed)}
+    """Whether the first generated program runs and the question's asserts hold."""
+    return {"pass_at_1": float(judge.verdict(Program(results[0], tuple(doc["tests"]))).passed)}

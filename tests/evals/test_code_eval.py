@@ -1,0 +1,145 @@
+"""Stock tasks that run programs give published solutions their due, in the sandbox, test by test."""
+
+from __future__ import annotations
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from evals import sandbox
+from evals.code_eval import Judge, Program, SandboxedCodeEval, judge_ahead, pass_at_k, single_tests
+from evals.loading import load_tasks
+from evals.suites import load_suite
+
+pytestmark = pytest.mark.skipif(sandbox.available() is not None, reason=f"no sandbox here: {sandbox.available()}")
+
+
+@pytest.fixture(scope="module")
+def loaded(real_data):
+    return load_tasks(
+        load_suite("paper_extended"), "paper_extended", only=("mbpp", "humaneval"), limit=None, root=real_data
+    )
+
+
+def scores(task, docs, answers, metric):
+    with ThreadPoolExecutor(2) as pool:
+        return list(
+            pool.map(lambda pair: task.process_results(pair[0], [pair[1]])[metric], zip(docs, answers, strict=True))
+        )
+
+
+@pytest.mark.data
+def test_published_solutions_of_humaneval_all_pass(loaded):
+    task = loaded.tasks["humaneval"]
+    docs = list(task.eval_docs)
+    programs = [[doc["prompt"] + doc["canonical_solution"]] for doc in docs]
+    assert scores(task, docs, programs, "pass@1") == [1.0] * 164
+    assert sum(len(single_tests(task.doc_to_target(doc))) for doc in docs) > 1000  # single tests, not one a question
+
+
+@pytest.mark.data
+def test_published_solutions_of_mbpp_pass_the_slow_one_and_the_one_with_setup_code_too(loaded):
+    task = loaded.tasks["mbpp"]
+    docs = [doc for doc in task.eval_docs if doc["task_id"] % 7 == 0 or doc["task_id"] in (123, 367)]
+    assert scores(task, docs, [[doc["code"]] * 15 for doc in docs], "pass_at_1") == [1.0] * len(docs)
+    wrong = [[doc["code"]] * 5 + ["raise SystemExit"] * 10 for doc in docs[:3]]
+    assert scores(task, docs[:3], wrong, "pass_at_1") == [pytest.approx(1 / 3)] * 3
+    assert "setup code is run before the tests of 1 question" in loaded.notes["mbpp"]
+    assert "Node(" not in task.doc_to_text(next(doc for doc in docs if doc["task_id"] == 367))
+
+
+@pytest.mark.data
+def test_mbpp_is_asked_without_examples_and_sampled_as_released(loaded):
+    config = loaded.tasks["mbpp"].config
+    assert (config.num_fewshot, config.repeats) == (0, 15)
+    assert config.generation_kwargs == {"until": ["[DONE]"], "do_sample": True, "temperature": 0.1}
+
+
+def test_a_verdict_names_each_test():
+    reference = "assert f(1) == 1\nassert f(2) == 3, 'two'\nassert f(3) == 3"
+    verdict = Judge().verdict(Program("def f(x): return x", single_tests(reference)))
+    assert not verdict.passed
+    assert verdict.tests == ("passed", "AssertionError: two", "passed")
+    stuck = Judge().verdict(Program("def f(x):\n while x == 2: pass\n return x", single_tests(reference), seconds=0.3))
+    assert (stuck.reason, stuck.tests) == ("timeout", ("passed", "not reached", "not reached"))
+
+
+@pytest.mark.parametrize(
+    ("reference", "count"),
+    [
+        ("assert a\nassert b", 2),
+        ("x = 1\nassert a\ny = 2", 2),
+        ("def check(c):\n    assert c(1)\n    for i in range(3):\n        assert c(i)\ncheck(f)", 2),
+        ("def check(c):\n    if c: return\n    assert c(1)\n    assert c(2)\ncheck(f)", 1),
+        ("def check(c):\n    assert c(1)\n    assert c(2)", 1),
+        ("this is not python", 1),
+    ],
+)
+def test_tests_are_told_apart_only_where_that_changes_nothing(reference, count):
+    assert len(single_tests(reference)) == count
+
+
+def test_names_that_tests_define_do_not_change_the_program():
+    reference = "def check(c):\n    helper = 0\n    assert c() == 5\ncheck(f)"
+    assert Judge().verdict(Program("helper = 5\ndef f(): return helper", single_tests(reference))).passed
+
+
+def test_pass_at_k_is_that_of_the_metric():
+    assert pass_at_k(15, 5, 1) == pytest.approx(1 / 3)
+    assert pass_at_k(10, 3, 5) == pytest.approx(1 - 21 / 252)
+    assert pass_at_k(3, 1, 3) == 1.0
+    metric = SandboxedCodeEval()
+    metric.loading = False
+    found, details = metric.compute(
+        references=["assert f() == 1"], predictions=[["def f(): return 1", "x"]], k=[1, 2, 5]
+    )
+    assert found == {"pass@1": 0.5, "pass@2": 1.0}
+    assert [run["passed"] for _, run in details[0]] == [True, False]
+
+
+def test_a_program_runs_once_however_often_it_is_asked_about(monkeypatch):
+    ran = []
+    monkeypatch.setattr("evals.code_eval.run_program", lambda *args: ran.append(1) or sandbox.run_program("pass"))
+    judge = Judge()
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda _: judge.verdict(Program("pass")), range(8)))
+    assert len(ran) == 1
+
+
+@pytest.mark.data
+def test_programs_run_ahead_and_every_verdict_is_kept(loaded, tmp_path):
+    from lm_eval.api.instance import Instance
+
+    task = loaded.tasks["humaneval"]
+    docs = [task.eval_docs[i] for i in (0, 2)]
+    task._instances = [
+        Instance("generate_until", doc, ("p", {}), 0, metadata=("humaneval", i, 1), resps=[answer])
+        for i, (doc, answer) in enumerate(zip(docs, [docs[0]["canonical_solution"], "    return 7"], strict=True))
+    ]
+    judge_ahead("humaneval", task, tmp_path)
+    task.apply_filters()
+    lines = [json.loads(line) for line in (tmp_path / "verdicts_humaneval.jsonl").open()]
+    assert [line["programs"][0]["passed"] for line in lines] == [True, False]
+    assert set(lines[0]["programs"][0]["tests"]) == {"passed"}
+    assert len(lines[1]["programs"][0]["tests"]) == len(single_tests(task.doc_to_target(docs[1])))
+
+
+@pytest.fixture
+def no_sandbox(monkeypatch):
+    monkeypatch.setattr("evals.sandbox.available", lambda: "bubblewrap (bwrap) is not installed")
+    yield
+    sandbox.allow_unsafe(False)
+
+
+@pytest.mark.data
+@pytest.mark.usefixtures("no_sandbox")
+def test_without_a_sandbox_the_task_is_refused_unless_the_user_insists(real_data):
+    suite = load_suite("paper_extended")
+    refused = load_tasks(suite, "paper_extended", only=("humaneval",), limit=None, root=real_data)
+    assert "it runs generated programs, and bubblewrap (bwrap) is not installed" in refused.refused["humaneval"][1]
+    sandbox.allow_unsafe()
+    assert sandbox.run_program("print(1)").passed
+    assert sandbox.run_program("while True: pass", timeout=1.0).reason == "timeout"
+    insisted = load_tasks(suite, "paper_extended", only=("humaneval",), limit=None, root=real_data)
+    assert not insisted.refused
