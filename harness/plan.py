@@ -1,7 +1,7 @@
 """The plan: every job that a recipe needs, in an order in which each finds what it depends on.
 
-strategies × models × seeds → make models → train runs → evaluate checkpoints. Planning is pure but for one thing:
-a generated data root (``data.world``) is made first, because runs are identified by what is in it.
+strategies × models × seeds → make models → train runs → evaluate checkpoints → judge their answers. Planning is pure
+but for one thing: a generated data root (``data.world``) is made first, because runs are identified by what is in it.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from typing import Any, Literal
 
 from harness.errors import MoemixError, StageFailed, nearest
 from harness.recipe import (
+    CheckpointModel,
     Mixing,
     Model,
     Recipe,
@@ -31,9 +32,9 @@ from harness.recipe import (
 )
 from harness.records import EvalRequest, ModelConfig, ModelManifest, RunConfig
 from harness.sources import fingerprint
-from harness.store import Run, Store, checkpoint_hash
+from harness.store import Run, Store, checkpoint_hash, mark_judging
 
-Kind = Literal["model", "train", "eval"]
+Kind = Literal["model", "train", "eval", "judge"]
 
 
 @dataclass(frozen=True)
@@ -77,12 +78,13 @@ class Job:
 
 @dataclass(frozen=True)
 class PlannedRun:
-    """A run of the plan, with where its evaluations go."""
+    """A run of the plan, with where its evaluations and judgings go."""
 
     run: Run
     config: RunConfig
     model: str
     evaluations: dict[str, Path]
+    judgings: dict[str, Path] = dataclasses.field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -229,7 +231,8 @@ class _Builder:
             evaluations = {
                 suite: self._evaluation(run, train_job, suite, strategy) for suite in recipe.evaluation.suites
             }
-            self.planned[config.id] = PlannedRun(run, config, model.name, evaluations)
+            judgings = {bench: self._judging(run, train_job, bench, strategy) for bench in recipe.judging.benches}
+            self.planned[config.id] = PlannedRun(run, config, model.name, evaluations, judgings)
         return self.planned[config.id]
 
     def _strategy(self, name: str, *, wanted_by: str) -> Strategy:
@@ -268,4 +271,31 @@ class _Builder:
         job_id = f"eval:{run.folder.name}:{suite}"
         title = f"evaluate {strategy.label} on {suite}"
         self.jobs[job_id] = Job(job_id, "eval", title, tuple(command), (train_job,), folder, run=run.folder)
+        return folder
+
+    def _judging(self, run: Run, train_job: str, bench: str, strategy: Strategy) -> Path:
+        """Adds the job that answers and judges a bench, and the one that makes the judge; the folder of its results."""
+        judging, evaluation, engine = self.recipe.judging, self.recipe.evaluation, self.recipe.engine
+        after = [train_job]
+        command = ["judge", str(run.checkpoint), "--bench", bench, "--engine", engine, "--dtype", evaluation.dtype]
+        command += ["--model-name", run.folder.name, "--seed", str(evaluation.seed)]
+        command += ["--max-tokens", str(judging.max_tokens), "--protocol", judging.protocol]
+        if isinstance(judging.judge, CheckpointModel):
+            judge_job, checkpoint = self._model(judging.judge)
+            after.append(judge_job)
+            command += ["--judge-checkpoint", str(checkpoint)]
+        elif judging.judge_model is not None:
+            command += ["--judge-url", judging.judge, "--judge-model", judging.judge_model]
+        command += ["--repeats", str(judging.repeats), "--judge-max-tokens", str(judging.judge_max_tokens)]
+        if judging.limit is not None:
+            command += ["--limit", str(judging.limit)]
+        if self.root_text:
+            command += ["--data-root", self.root_text]
+        content = stage_function("evals.judge.questions", "content_hash")(bench, self.root)
+        folder = run.judge_folder(bench, [command[2:], content])
+        command += ["--concurrency", str(judging.concurrency), "--out", str(folder)]
+        job_id = f"judge:{run.folder.name}:{bench}"
+        title = f"judge {strategy.label} on {bench}"
+        create = partial(mark_judging, folder, [command[2:-4], content])
+        self.jobs[job_id] = Job(job_id, "judge", title, tuple(command), tuple(after), folder, create, run=run.folder)
         return folder

@@ -266,6 +266,33 @@ class Evaluation(Strict):
     seed: int = 0
 
 
+class Judging(Strict):
+    """How open-ended answers of every checkpoint are judged (`docs/judging.md`)."""
+
+    benches: tuple[str, ...] = Field((), description="names or JSONL files of questions")
+    judge: str | CheckpointModel = Field(
+        "reference",
+        description="reference: a fixed rule, for answers that can be checked; the URL of an OpenAI-compatible"
+        " endpoint; or a checkpoint (`kind: checkpoint`), which is served with vLLM",
+    )
+    judge_model: str | None = Field(None, description="the judge's name at the URL")
+    protocol: Literal["faithful", "strict"] = "strict"
+    repeats: int = Field(1, ge=1, description="judgments of each answer")
+    limit: int | None = Field(None, ge=1, description="questions per category; null for all")
+    max_tokens: int = Field(1024, ge=1, description="of an answer")
+    judge_max_tokens: int = Field(2048, ge=16, description="of a judgment")
+    concurrency: int = Field(16, ge=1, description="judgments under way at once")
+
+    @model_validator(mode="after")
+    def _named(self) -> Judging:
+        url = isinstance(self.judge, str) and self.judge.startswith(("http://", "https://"))
+        if isinstance(self.judge, str) and self.judge != "reference" and not url:
+            raise ValueError("`judge` is `reference`, a URL, or {kind: checkpoint, name: …, source: …}")
+        if url != (self.judge_model is not None):
+            raise ValueError("`judge_model` goes with the URL of a judge, and only with it")
+        return self
+
+
 class Recipe(Strict):
     """Strategies × models × seeds on one mixture, and how they are compared."""
 
@@ -278,6 +305,7 @@ class Recipe(Strict):
     training: Training = Training()
     mixing: Mixing = Mixing()
     evaluation: Evaluation = Evaluation()
+    judging: Judging = Judging()
     engine: str = Field("transformers", description="transformers, vllm, or the URL of an OpenAI-compatible server")
     baseline: str = Field("uniform", description="the row that differences are taken to")
     executor: Executor = Field(LocalExecutor(), description="where jobs run; changes no result and no run's id")

@@ -11,11 +11,12 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
 
 from harness.errors import MoemixError, StageFailed
-from harness.files import hash_tree, hash_value
+from harness.files import hash_tree, hash_value, read_json, write_json
 from harness.provenance import now, provenance
 from harness.records import EvalRequest, EvalSummary, ModelConfig, ModelManifest, RunConfig, RunManifest, Stage
 
@@ -108,6 +109,20 @@ class Run:
             if held is None or held == request:
                 return folder
         raise AssertionError("a folder named by the request's hash holds another request")
+
+    def judge_folder(self, bench: str, asked: list[Any]) -> Path:
+        """Where a judging lies or may go: the bench's name, unless another judging already has that folder."""
+        plain = self.folder / "judge" / Path(bench).stem
+        for folder in (plain, plain.with_name(f"{plain.name}.{hash_value(asked)[:12]}")):
+            free = not (folder / "stage.json").is_file() and not (folder / "request.json").is_file()
+            if free or ((folder / "stage.json").is_file() and read_json(folder / "stage.json") == asked):
+                return folder
+        raise AssertionError("a folder named by a judging's hash holds another judging")
+
+
+def mark_judging(folder: Path, asked: list[Any]) -> None:
+    """Say what a judging's folder is for, before it starts."""
+    write_json(folder / "stage.json", asked)
 
 
 def eval_request(folder: Path) -> EvalRequest | None:

@@ -26,6 +26,7 @@ def compare(
     baseline: str,
     suite: str = "",
     planned: Mapping[Path, RunConfig] | None = None,
+    judgings: Mapping[str, Mapping[str, Path]] | None = None,
 ) -> Comparison:
     """Compare runs on one suite.
 
@@ -35,11 +36,12 @@ def compare(
         baseline: label of the row that differences are taken to.
         suite: its name, for the heading.
         planned: folder → configuration, for runs that may have no manifest yet.
+        judgings: bench → run id → folder of its judging, whose scores become columns beside the suite's.
 
     Raises:
         MoemixError: damaged records, samples that contradict their summary, or two rows that are the baseline.
     """
-    models = group([open_member(run, eval_folders, planned or {}) for run in runs])
+    models = group([open_member(run, eval_folders, planned or {}, judgings or {}) for run in runs])
     names = model_names(list(models))
     tables = []
     for model_id, groups in models.items():
@@ -51,6 +53,7 @@ def compare(
 def _fill(table: Table) -> Table:
     for row in table.rows:
         row.notes += [row.of_seed(member.seed, member.problem) for member in row.members if member.problem]
+        row.notes += [row.of_seed(member.seed, text) for member in row.members for text in member.remarks]
     base = _base(table)
     _set_aside_unlike(table, base)
     table.columns = _headings(table.rows)
@@ -126,7 +129,7 @@ def _check_same_questions(table: Table) -> None:
         for heading in table.columns:
             for key, here in ((k, s) for scores in row.scored(heading.name).values() for k, s in scores.items()):
                 there = first.setdefault((scope, key), here)
-                if here.questions != there.questions:
+                if here.complete and there.complete and here.questions != there.questions:
                     odd = min(set(here.questions) ^ set(there.questions))
                     raise MoemixError(
                         f"question {odd[0]} of {key.task} is not that of {there.path}",

@@ -11,7 +11,7 @@ import numpy as np
 
 from leaderboards.pooling import cautious_detectable, cautious_p, pooled
 from leaderboards.ranks import rank_intervals, tied_groups
-from leaderboards.scores import Key
+from leaderboards.scores import Key, TaskScores
 from leaderboards.statistics import ALPHA, Estimate, Part, estimate, holm
 from leaderboards.table import Heading, Row, Scored, Table
 
@@ -33,11 +33,20 @@ class Tested:
 
 
 def parts(scored: Scored, shares: Mapping[Key, float], seeds: Sequence[int]) -> list[Part]:
-    """The score vectors of a column as an estimate takes them: tasks, each seeds × questions."""
-    return [
-        Part(share, np.stack([scored[seed][key].values for seed in seeds]), scored[seeds[0]][key].clusters)
-        for key, share in shares.items()
-    ]
+    """The score vectors of a column as an estimate takes them: tasks, each seeds × questions that all seeds have."""
+    found = []
+    for key, share in shares.items():
+        held = on_common_questions([scored[seed][key] for seed in seeds])
+        found.append(Part(share, np.stack([scores.values for scores in held]), held[0].clusters))
+    return found
+
+
+def on_common_questions(held: Sequence[TaskScores]) -> list[TaskScores]:
+    """Score vectors on the questions that all have; only where judgments failed are there others."""
+    if all(scores.complete for scores in held):
+        return list(held)
+    common = set.intersection(*(set(scores.questions) for scores in held))
+    return [scores.on(common) for scores in held]
 
 
 def difference(row: Row, other: Row, heading: Heading) -> Estimate | None:
@@ -55,6 +64,15 @@ def difference(row: Row, other: Row, heading: Heading) -> Estimate | None:
     seeds = sorted(here.keys() & there.keys())
     if not seeds:
         return None
+    for key in heading.shares:
+        both = on_common_questions([*(here[s][key] for s in seeds), *(there[s][key] for s in seeds)])
+        if not len(both[0].values):
+            return None
+        halves = both[: len(seeds)], both[len(seeds) :]
+        here, there = (
+            {**side, **{s: {**side[s], key: scores} for s, scores in zip(seeds, half, strict=True)}}
+            for side, half in zip((here, there), halves, strict=True)
+        )
     pairs = zip(parts(here, heading.shares, seeds), parts(there, heading.shares, seeds), strict=True)
     return estimate([Part(mine.weight, mine.scores - theirs.scores, mine.clusters) for mine, theirs in pairs])
 

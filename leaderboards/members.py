@@ -12,6 +12,7 @@ from harness.errors import MoemixError
 from harness.files import hash_value
 from harness.records import EvalSummary, RunConfig, RunManifest
 from harness.store import Run
+from leaderboards.judged import with_judging
 from leaderboards.scores import Evaluation
 
 
@@ -21,6 +22,7 @@ class Member:
 
     Attributes:
         manifest: None for a run that is planned and was never started.
+        remarks: what a reader has to know about its scores.
     """
 
     run: Run
@@ -28,6 +30,7 @@ class Member:
     manifest: RunManifest | None
     evaluation: Evaluation | None = None
     problem: str | None = None
+    remarks: tuple[str, ...] = ()
 
     @property
     def seed(self) -> int:
@@ -83,8 +86,13 @@ def model_names(model_ids: Sequence[str]) -> dict[str, str]:
     return {model_id: name if names.count(name) == 1 else model_id for model_id, name in short.items()}
 
 
-def open_member(run: Run, eval_folders: Mapping[str, Path], planned: Mapping[Path, RunConfig]) -> Member:
-    """Read a run's manifest and, where it is finished, its evaluation."""
+def open_member(
+    run: Run,
+    eval_folders: Mapping[str, Path],
+    planned: Mapping[Path, RunConfig],
+    judgings: Mapping[str, Mapping[str, Path]],
+) -> Member:
+    """Read a run's manifest and, where they are finished, its evaluation and judgings."""
     if run.folder in planned and not run.manifest_path.is_file():
         return Member(run, planned[run.folder], None, problem="has not run yet")
     manifest = run.manifest
@@ -96,7 +104,13 @@ def open_member(run: Run, eval_folders: Mapping[str, Path], planned: Mapping[Pat
     evaluation = Evaluation.open(folder)
     if manifest.checkpoint_hash and evaluation.summary.checkpoint_hash != manifest.checkpoint_hash:
         return replace(member, problem=f"evals/{folder.name} is of another checkpoint; evaluate it again")
-    return replace(member, evaluation=evaluation)
+    remarks: list[str] = []
+    for folders in judgings.values():
+        judged = folders.get(manifest.run_id)
+        if judged is not None and (judged / "summary.json").is_file():
+            evaluation, said = with_judging(evaluation, judged)
+            remarks += said
+    return replace(member, evaluation=evaluation, remarks=tuple(remarks))
 
 
 def conditions(summary: EvalSummary) -> dict[str, str]:

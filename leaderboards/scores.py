@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -37,12 +37,28 @@ class TaskScores:
         values: f64[n], in that order.
         clusters: i64[n]; questions about one passage, or a question that the benchmark holds twice, are one cluster.
         path: the samples file.
+        complete: false where some questions may have no score (a judgment failed): what is compared is then what both
+            sides have.
     """
 
     questions: tuple[tuple[int, str], ...]
     values: NDArray[np.float64]
     clusters: NDArray[np.int64]
     path: Path
+    complete: bool = True
+
+    def on(self, questions: set[tuple[int, str]]) -> TaskScores:
+        """The scores of some questions only."""
+        kept = [i for i, question in enumerate(self.questions) if question in questions]
+        if len(kept) == len(self.questions):
+            return self
+        _, clusters = np.unique(self.clusters[kept], return_inverse=True)
+        return replace(
+            self,
+            questions=tuple(self.questions[i] for i in kept),
+            values=self.values[kept],
+            clusters=clusters.astype(np.int64),
+        )
 
 
 @dataclass
@@ -51,7 +67,7 @@ class Evaluation:
 
     folder: Path
     summary: EvalSummary
-    _samples: dict[Key, TaskScores] = field(default_factory=dict)
+    samples: dict[Key, TaskScores] = field(default_factory=dict)
     _columns: dict[str, dict[Key, float]] = field(default_factory=dict)
 
     @classmethod
@@ -68,9 +84,9 @@ class Evaluation:
         Raises:
             MoemixError: a bad line, a question twice or missing, or samples that contradict the summary.
         """
-        if key not in self._samples:
-            self._samples[key] = read_samples(self.folder / f"samples_{key.task}.jsonl", self.results[key])
-        return self._samples[key]
+        if key not in self.samples:
+            self.samples[key] = read_samples(self.folder / f"samples_{key.task}.jsonl", self.results[key])
+        return self.samples[key]
 
     def column(self, name: str) -> dict[Key, TaskScores]:
         """The score vectors that a column is computed from.

@@ -23,12 +23,14 @@ class Selection:
         evaluations: suite → run id → folder of the evaluation, present or still to come.
         baseline: label of the row that differences are taken to.
         planned: folder → configuration of the runs of a plan, some of which may not have started.
+        judgings: bench → run id → folder of the judging, present or still to come.
     """
 
     runs: tuple[Run, ...]
     evaluations: dict[str, dict[str, Path]]
     baseline: str
     planned: dict[Path, RunConfig] = field(default_factory=dict)
+    judgings: dict[str, dict[str, Path]] = field(default_factory=dict)
 
     def compare(self, suite: str | None = None) -> list[Comparison]:
         """A comparison per suite, or of the one that is named.
@@ -40,9 +42,9 @@ class Selection:
             raise unknown("suite", suite, self.evaluations, where="these runs")
         names = [suite] if suite is not None else list(self.evaluations) or [""]  # "": nothing is evaluated yet
         folders = [self.evaluations.get(name, {}) for name in names]
-        return [
-            compare(self.runs, held, self.baseline, name, self.planned)
-            for name, held in zip(names, folders, strict=True)
+        return [  # judgings stand beside the first suite, once
+            compare(self.runs, held, self.baseline, name, self.planned, self.judgings if number == 0 else {})
+            for number, (name, held) in enumerate(zip(names, folders, strict=True))
         ]
 
 
@@ -52,8 +54,12 @@ def from_plan(plan: Plan) -> Selection:
     for planned in plan.runs:
         for suite, folder in planned.evaluations.items():
             evaluations.setdefault(suite, {})[planned.config.id] = folder
+    judgings: dict[str, dict[str, Path]] = {}
+    for planned in plan.runs:
+        for bench, folder in planned.judgings.items():
+            judgings.setdefault(bench, {})[planned.config.id] = folder
     configs = {planned.run.folder: planned.config for planned in plan.runs}
-    return Selection(tuple(planned.run for planned in plan.runs), evaluations, plan.recipe.baseline, configs)
+    return Selection(tuple(planned.run for planned in plan.runs), evaluations, plan.recipe.baseline, configs, judgings)
 
 
 def from_folders(folders: Iterable[Path], baseline: str) -> Selection:
@@ -70,7 +76,11 @@ def from_folders(folders: Iterable[Path], baseline: str) -> Selection:
                 evaluations.setdefault(folder.name, {})
     for suite, by_run in evaluations.items():
         by_run.update({run.manifest.run_id: run.folder / "evals" / suite for run in runs})
-    return Selection(tuple(runs), evaluations, baseline)
+    judgings: dict[str, dict[str, Path]] = {}
+    for run in runs:
+        for folder in sorted((run.folder / "judge").glob("*/summary.json")):
+            judgings.setdefault(folder.parent.name, {})[run.manifest.run_id] = folder.parent
+    return Selection(tuple(runs), evaluations, baseline, judgings=judgings)
 
 
 def joined(selections: Sequence[Selection]) -> Selection:
@@ -80,8 +90,12 @@ def joined(selections: Sequence[Selection]) -> Selection:
     for selection in selections:
         for suite, by_run in selection.evaluations.items():
             evaluations.setdefault(suite, {}).update(by_run)
+    judgings: dict[str, dict[str, Path]] = {}
+    for selection in selections:
+        for bench, by_run in selection.judgings.items():
+            judgings.setdefault(bench, {}).update(by_run)
     planned = {folder: config for selection in selections for folder, config in selection.planned.items()}
-    return Selection(tuple(runs.values()), evaluations, selections[0].baseline, planned)
+    return Selection(tuple(runs.values()), evaluations, selections[0].baseline, planned, judgings)
 
 
 def _runs_in(folder: Path) -> list[Run]:

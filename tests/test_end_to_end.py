@@ -18,6 +18,7 @@ SMALL = [
     "training.steps=6",
     "mixing.interval=2",
     "evaluation.limit=4",
+    "judging.benches=[]",
     "strategies=[none, uniform, dynamic]",
 ]
 
@@ -65,6 +66,25 @@ def test_every_run_holds_its_records(finished):
     summary = json.loads((dynamic / "evals" / "quickstart" / "summary.json").read_text())
     assert summary["request"]["limit"] == 4
     assert runs["dynamic"]["checkpoint_hash"] == summary["checkpoint_hash"] != runs["uniform"]["checkpoint_hash"]
+
+
+def test_judging_is_a_stage_of_the_recipe_and_a_column_of_its_table(finished):
+    store, _ = finished
+    settings = [*SMALL[:3], SMALL[3], "judging.limit=1", "judging.max_tokens=8", "strategies=[uniform, dynamic]"]
+    process = moemix("bench", "quickstart", store=store, settings=settings)
+    assert process.returncode == 0, process.stderr
+    assert "judge dynamic on quickstart: done" in process.stderr
+    assert "Reference grader (quickstart)" in process.stdout
+    assert "MT-Bench" not in process.stdout
+    run = strategies_of(store)["dynamic"]
+    assert run["stages"]["judge:quickstart"]["status"] == "done"
+    folder = store / "quickstart" / run["run_id"] / "judge" / "quickstart"
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["checkpoint_hash"] == run["checkpoint_hash"]
+    assert summary["average"]["n"] + sum(summary["failed"].values()) == 8
+    again = moemix("bench", "quickstart", store=store, settings=settings)
+    assert again.returncode == 0
+    assert again.stderr.count("already done") == 7  # a model; two runs, their evaluations and judgings
 
 
 def test_the_same_command_again_does_nothing_and_prints_the_same_table(finished):

@@ -200,5 +200,8 @@ def _fingerprint(questions: Iterable[Question]) -> str:
     return hash_value([[q.id, q.category, q.turns, q.reference, q.checks, q.required_temperature] for q in questions])
 
 
-def file_hash(path: Path | None) -> str | None:
-    return hash_file(path) if path else None
+def content_hash(name: str, root: Path | None) -> str | None:
+    """What a bench's question file is; None for one that comes from the hub."""
+    if name in PUBLISHED and root is None:
+        return None
+    return hash_file(_file(name, root)[0])
