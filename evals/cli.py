@@ -13,6 +13,12 @@ import click
 @click.option("--tasks", metavar="A,B", default="", help="Only these tasks or columns of the suite.")
 @click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Questions per task.")
 @click.option(
+    "--questions",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help='Only these questions: JSON of task → numbers, {"arc_easy": [3, 17]}.',
+)
+@click.option(
     "--engine",
     default="transformers",
     show_default=True,
@@ -36,6 +42,7 @@ def eval_command(
     suite: str,
     tasks: str,
     limit: int | None,
+    questions: Path | None,
     engine: str,
     dtype: str,
     seed: int,
@@ -49,6 +56,7 @@ def eval_command(
     Writes lm-eval's results.json and samples_<task>.jsonl, and summary.json. The same command again resumes, or does
     nothing if it is finished.
     """
+    from evals.questions import questions_in
     from evals.runner import evaluate, request_for
     from harness.store import data_root as find_data_root
 
@@ -56,6 +64,7 @@ def eval_command(
         suite,
         tasks=tuple(name.strip() for name in tasks.split(",") if name.strip()),
         limit=limit,
+        questions=questions_in(questions) if questions else {},
         engine=engine,
         dtype=dtype,
         seed=seed,

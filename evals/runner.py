@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 from evals import sandbox
 from evals.cache import open_cache
 from evals.engines.base import check_engine, open_engine
+from evals.questions import keep_asked
 from evals.scores import columns, refused_result, task_results
 from evals.suites import Suite, load_suite, suite_hash
 from harness.errors import MoemixError, StageFailed
@@ -69,11 +70,27 @@ def evaluate(
 
 
 def request_for(
-    suite: str, *, tasks: tuple[str, ...], limit: int | None, engine: str, dtype: str, seed: int
+    suite: str,
+    *,
+    tasks: tuple[str, ...],
+    limit: int | None,
+    engine: str,
+    dtype: str,
+    seed: int,
+    questions: dict[str, tuple[int, ...]] | None = None,
 ) -> EvalRequest:
-    """The request, with the hash of the suite as it is now."""
+    """The request, with the hash of the suite as it is now. Questions, where given, say which tasks too."""
+    if questions and (tasks or limit):
+        raise MoemixError("questions are a selection already; tasks and a limit cannot be given beside them")
     return EvalRequest(
-        suite=suite, suite_hash=suite_hash(suite), tasks=tasks, limit=limit, engine=engine, dtype=dtype, seed=seed
+        suite=suite,
+        suite_hash=suite_hash(suite),
+        tasks=tasks,
+        limit=limit,
+        engine=engine,
+        dtype=dtype,
+        seed=seed,
+        questions=questions or {},
     )
 
 
@@ -120,6 +137,8 @@ def _evaluate(
     if unsafe_code:
         sandbox.allow_unsafe()
     loaded = load_tasks(suite, request.suite, only=request.tasks, limit=request.limit, root=data_root)
+    if request.questions:
+        keep_asked(loaded, request.questions)
     results = [refused_result(column, task, reason) for task, (column, reason) in loaded.refused.items()]
     _tell_refused(results)
     engine_says: dict[str, Any] = {}
@@ -180,6 +199,8 @@ def _run_lm_eval(
     if len(limits) > 1:
         sizes = {name: len(task.eval_docs) for name, task in loaded.tasks.items()}
         chosen = {name: list(range(min(n, sizes[name]))) for name, n in loaded.limits.items() if n is not None}
+    if request.questions:
+        chosen = {name: list(request.questions[name]) for name in loaded.tasks}
     with tempfile.TemporaryDirectory(prefix=".lm_eval.", dir=out) as scratch:
         tracker = EvaluationTracker(output_path=scratch)
         raw = simple_evaluate(

@@ -21,6 +21,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "cache": ("evals.cache_cli:cache", "Look at and prune the cache of model answers."),
     "judge": ("evals.judge.cli:judge", "Judge open-ended answers, and measure the judge."),
     "table": ("leaderboards.cli:table", "Compare runs in a table."),
+    "submit": ("leaderboards.board.cli:submit", "Submit a run or a checkpoint to a leaderboard."),
+    "board": ("leaderboards.board.cli:board", "Make, verify and build a leaderboard."),
     "model": ("trainers.models_cli:model", "Make MoE checkpoints."),
     "data": ("trainers.data_cli:data", "Make and inspect training data."),
     "strategies": ("trainers.strategies_cli:strategies", "List the mixing strategies."),

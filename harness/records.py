@@ -202,10 +202,13 @@ class EvalRequest(Strict):
     engine: str
     dtype: str = "float32"
     seed: int = 0
+    questions: dict[str, tuple[int, ...]] = Field(
+        default_factory=dict, description="task → the numbers of the only questions to ask; empty for all"
+    )
 
     @property
     def id(self) -> str:
-        return hash_value(self.model_dump(mode="json"))[:12]
+        return hash_value(self.model_dump(mode="json", exclude=None if self.questions else {"questions"}))[:12]
 
 
 class EvalResult(Strict):

@@ -39,7 +39,7 @@ def as_csv(comparisons: Sequence[Comparison]) -> str:
             for row in table.rows:
                 for line in (*_score_lines(table, row), *_run_lines(row)):
                     known = {"suite": comparison.suite, "model": table.model, "strategy": row.label, **line}
-                    writer.writerow({key: _csv_value(value) for key, value in known.items()})
+                    writer.writerow({key: csv_value(value) for key, value in known.items()})
     return out.getvalue()
 
 
@@ -72,7 +72,7 @@ def _run_lines(row: Row) -> Iterator[dict[str, Any]]:
             yield {"seed": fact.seed, "quantity": quantity, "value": getattr(fact, quantity)}
 
 
-def _csv_value(value: Any) -> Any:
+def csv_value(value: Any) -> Any:
     """Spreadsheets run text that looks like a formula, so such text gets a leading apostrophe; numbers stay numbers."""
     if isinstance(value, float) and math.isnan(value):
         return ""

@@ -1,0 +1,310 @@
+"""``moemix board build``: a folder of files that any web server, or a browser alone, shows.
+
+``index.html``, ``site.js``, ``style.css``   written by hand (``leaderboards/site``); the first rows are in the page
+``data/*.js``                                what the page loads: the table first, a submission when it is opened
+``records/<id>.json``                        each submission as it is shown, for download
+``board.json``, ``board.csv``, ``board.md``  the whole table for programs and for people
+
+Nothing is fetched from elsewhere and nothing runs but ``site.js``: the page's policy forbids it. Whatever a submission
+says is text.
+"""
+
+from __future__ import annotations
+
+import html
+import json
+import math
+import os
+import shutil
+import uuid
+from collections.abc import Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from harness.errors import MoemixError
+from harness.provenance import now
+from harness.submissions import BoardEntry
+from leaderboards.board.folder import BoardFolder
+from leaderboards.board.standings import Standing, Standings, ordered
+from leaderboards.board.tables import as_csv, as_json, as_markdown
+from leaderboards.board.untrusted import read_lines, read_record
+from leaderboards.board.verify import Vector
+
+MARKER = ".moemix-site"  # what may be replaced by a newer site
+FIRST_ROWS = 50
+MOST_POINTS = 200  # of a mixture's drawn trajectory
+MOST_SOURCES = 40
+_ASSETS = ("site.js", "style.css")
+
+
+def build_site(boards: Mapping[str, Standings], out: Path) -> None:
+    """Write the site of one board, or of several side by side under their names. An older site is replaced as a whole.
+
+    Raises:
+        MoemixError: ``out`` holds something else.
+    """
+    if out.exists() and not (out / MARKER).is_file() and (not out.is_dir() or any(out.iterdir())):
+        raise MoemixError("the folder holds something that is no site of a board", where=str(out),
+                          hint="choose another --out, or empty it")  # fmt: skip
+    out.parent.mkdir(parents=True, exist_ok=True)
+    scratch = out.parent / f".{out.name}.{uuid.uuid4().hex[:8]}.tmp"
+    try:
+        if len(boards) == 1:
+            _write_board(next(iter(boards.values())), scratch)
+        else:
+            for name, standings in boards.items():
+                _write_board(standings, scratch / name)
+            _write(scratch / "index.html", _overview(boards))
+            _copy_assets(scratch)
+        _write(scratch / MARKER, "made by `moemix board build`\n")
+        if out.exists():
+            shutil.rmtree(out)
+        os.replace(scratch, out)
+    except BaseException:
+        shutil.rmtree(scratch, ignore_errors=True)
+        raise
+
+
+def _write_board(standings: Standings, out: Path) -> None:
+    entries = standings.entries()
+    for folder in ("data/s", "data/t", "records"):
+        (out / folder).mkdir(parents=True)
+    _copy_assets(out)
+    _write(out / "index.html", _page(standings))
+    _write(out / "data" / "board.js", _script("board", table_data(standings)))
+    for row, entry in enumerate(entries):
+        name = entry.submission.submission_id
+        record = entry.model_dump(mode="json")
+        _write(out / "records" / f"{name}.json", json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+        _write(out / "data" / "s" / f"{name}.js", _script(f"s/{name}", submission_data(standings, row, entry, record)))
+    for number, standing in enumerate(standings.suites):
+        for name, tasks in _task_tables(standing).items():
+            _write(out / "data" / "t" / f"{number}-{name}.js", _script(f"t/{number}-{name}", tasks))
+    _write(out / "board.json", as_json(standings, entries))
+    _write(out / "board.csv", as_csv(standings, entries))
+    _write(out / "board.md", as_markdown(standings))
+
+
+def table_data(standings: Standings) -> dict[str, Any]:
+    """What the table needs, column by column so that it stays small."""
+    submissions = [standings.submission(row) for row in range(len(standings.checked))]
+    strategies = sorted({s.strategy or "" for s in submissions})
+    position = {strategy: i for i, strategy in enumerate(strategies)}
+    board = standings.board.board
+    return {
+        "title": board.title,
+        "description": board.description,
+        "built": now(),
+        "refused": len(standings.refused),
+        "strategies": strategies,
+        "rows": {
+            "id": [s.submission_id for s in submissions],
+            "model": [s.model for s in submissions],
+            "strategy": [position[s.strategy or ""] for s in submissions],
+            "parameters": [s.parameters for s in submissions],
+            "seed": [s.seed for s in submissions],
+            "created": [s.created[:10] for s in submissions],
+        },
+        "history": [[row, status, note] for row, (status, note) in enumerate(standings.status) if status != "current"],
+        "suites": [_suite_data(standing) for standing in standings.suites],
+    }
+
+
+def _suite_data(standing: Standing) -> dict[str, Any]:
+    suite = standing.suite
+    return {
+        "key": suite.key,
+        "main": suite.main if suite.main in standing.shares else next(iter(standing.shares), ""),
+        "higher": suite.higher_is_better,
+        "results": [[key.task, key.metric, key.filter] for key in standing.keys],
+        "clusters": {task: clusters.tolist() for task, clusters in standing.clusters.items()},
+        "tasks": {
+            name: {
+                "questions": task.questions,
+                "shots": task.shots,
+                "version": task.version,
+                "hash": task.question_hash[:12],
+            }
+            for name, task in suite.tasks.items()
+        },
+        "columns": [
+            {
+                "name": name,
+                "title": suite.columns[name].title or name,
+                "of": list(suite.columns[name].columns),
+                "n": sum(suite.tasks[key.task].questions for key in shares),
+                "shares": [[standing.keys.index(key), share] for key, share in shares.items()],
+            }
+            for name, shares in standing.shares.items()
+        ],
+        "rows": standing.rows,
+        "scores": {
+            name: {"v": _short(r.values), "h": _short(r.half), "b": r.best.tolist(), "w": r.worst.tolist()}
+            for name, r in standing.columns.items()
+        },
+    }
+
+
+def _short(values: Any) -> list[float | None]:
+    return [round(v, 5) if math.isfinite(v) else None for v in values.tolist()]
+
+
+def submission_data(standings: Standings, row: int, entry: BoardEntry, record: Mapping[str, Any]) -> dict[str, Any]:
+    """A submission's page: its record, its tasks, its score vectors, its mixture over time."""
+    checked = standings.checked[row]
+    where = standings.board.path / "submissions" / checked.label
+    vectors = {}
+    for standing in standings.suites:
+        held = {vector.key: vector for vector in checked.vectors.get(standing.suite.key, ())}
+        if held:
+            vectors[standing.suite.key] = [_vector(held[key]) for key in standing.keys]
+    return {
+        "record": record,
+        "vectors": vectors,
+        "mixture": _mixture(where) if "mixture.jsonl" in entry.submission.files else None,
+        "run": _run(where) if "run.json" in entry.submission.files else None,
+        "engine": {key: _engine(where / "evals" / key) for key in entry.submission.suites},
+    }
+
+
+def _vector(vector: Vector) -> dict[str, Any]:
+    return {"n": vector.n, "bits": vector.bits} if vector.bits else {"n": vector.n, "floats": _short(vector.values)}
+
+
+def _mixture(where: Path) -> dict[str, Any]:
+    """Weights from step 0 on, thinned to what a drawing can show."""
+    updates = [line for _, line in read_lines(where / "mixture.jsonl")]
+    if not updates:
+        return {"names": [], "steps": [], "weights": []}
+    names = updates[0]["names"][:MOST_SOURCES]
+    points = [(0, updates[0]["before"])] + [(update["step"], update["after"]) for update in updates]
+    chosen = np.unique(np.linspace(0, len(points) - 1, min(len(points), MOST_POINTS)).astype(int))
+    return {
+        "names": names,
+        "steps": [points[i][0] for i in chosen],
+        "weights": [[round(float(w), 4) for w in points[i][1][: len(names)]] for i in chosen],
+    }
+
+
+def _run(where: Path) -> dict[str, Any]:
+    """What a reader asks of a run: its strategy's options and its training."""
+    manifest = read_record(where / "run.json")
+    config, result = manifest["config"], manifest.get("result") or {}
+    return {
+        "options": config["strategy"].get("options", {}),
+        "training": {key: config["training"].get(key) for key in ("steps", "batch_examples", "max_length",
+                                                                  "learning_rate")},
+        "interval": config["mixing"].get("interval"),
+        "tokens": result.get("tokens"),
+        "seconds": result.get("seconds"),
+        "mixing_seconds": result.get("mixing_seconds"),
+    }  # fmt: skip
+
+
+def _engine(where: Path) -> str:
+    engine = read_record(where / "summary.json")["engine"]
+    return " ".join(str(engine[key]) for key in ("name", "version", "dtype") if engine.get(key))[:120]
+
+
+def _task_tables(standing: Standing) -> dict[str, Any]:
+    """Column → the scores of its tasks, of columns computed from several tasks."""
+    tables = {}
+    for name, shares in standing.shares.items():
+        if len(shares) > 1 and standing.rows:
+            tables[name] = [
+                {"v": _short(standing.tasks[key][0]), "h": _short(1.96 * standing.tasks[key][1])} for key in shares
+            ]
+    return tables
+
+
+# --- pages ------------------------------------------------------------------------------------------
+
+
+def _script(name: str, value: Any) -> str:
+    """A data file: a call with one JSON value. It is ASCII, and holds no character that ends a script."""
+    text = json.dumps(value, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
+    return f"moemix.take({json.dumps(name)},{text})\n"
+
+
+def _page(standings: Standings) -> str:
+    """The page with the first rows of the newest suite, so that there is something to read at once, without scripts."""
+    board = standings.board.board
+    header, rows = "", ""
+    if standings.suites and standings.suites[-1].rows:
+        standing = standings.suites[-1]
+        titles = [standing.suite.columns[name].title or name for name in standing.columns]
+        header = "".join(f"<th>{_text(t)}</th>" for t in ("", "Rank", "Model", "Strategy", "Size", *titles, "Date"))
+        rows = "".join(_row(standings, standing, at) for at in ordered(standing)[:FIRST_ROWS])
+    template = _asset("index.html")
+    fields = {"title": _text(board.title), "description": _text(board.description), "header": header, "rows": rows}
+    for name, value in fields.items():
+        template = template.replace(f"{{{{{name}}}}}", value)
+    return template
+
+
+def _row(standings: Standings, standing: Standing, at: int) -> str:
+    submission = standings.submission(standing.rows[at])
+    ranked = standing.columns[standing.suite.main]
+    best, worst = int(ranked.best[at]), int(ranked.worst[at])
+    cells = [
+        "",
+        f"{best}" if best == worst else f"{best}–{worst}",
+        f'<a href="#s/{submission.submission_id}">{_text(submission.model)}</a>',
+        _text(submission.strategy or "–"),
+        _size(submission.parameters),
+        *(_score(float(r.values[at]), float(r.half[at])) for r in standing.columns.values()),
+        _text(submission.created[:10]),
+    ]
+    return f"<tr>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>"
+
+
+def _score(value: float, half: float) -> str:
+    shown = f"{100 * value:.1f}"
+    return f"{shown} <small>± {100 * half:.1f}</small>" if math.isfinite(half) else shown
+
+
+def _size(parameters: int | None) -> str:
+    """As ``site.js`` writes it."""
+    if not parameters:
+        return "–"
+    for limit, unit in ((1e9, "B"), (1e6, "M"), (1e3, "K")):
+        if parameters >= limit:
+            return f"{parameters / limit:.3g}{unit}"
+    return str(parameters)
+
+
+def _overview(boards: Mapping[str, Standings]) -> str:
+    links = "".join(
+        f'<li><a href="{_text(name)}/index.html">{_text(standings.board.board.title)}</a> '
+        f"{sum(status == 'current' for status, _ in standings.status)} submissions</li>"
+        for name, standings in boards.items()
+    )
+    return _asset("boards.html").replace("{{boards}}", links)
+
+
+def _text(text: str) -> str:
+    return html.escape(text, quote=True)
+
+
+def _asset(name: str) -> str:
+    return resources.files("leaderboards").joinpath("site", name).read_text(encoding="utf-8")
+
+
+def _copy_assets(out: Path) -> None:
+    for name in _ASSETS:
+        _write(out / name, _asset(name))
+
+
+def _write(path: Path, text: str) -> None:
+    """Without fsync: a site is made anew from the board, and renamed into place as a whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "w", encoding="utf-8", errors="backslashreplace", newline="\n") as file:
+        file.write(text)
+
+
+def board_name(board: BoardFolder) -> str:
+    """A board's folder in a site of several."""
+    return board.path.resolve().name

@@ -1,0 +1,485 @@
+// A board's page: table, filters, submissions, comparisons. Data come as calls of moemix.take from files beside this
+// one, so the page also works when it is opened from a disk. Whatever a submission says becomes a text node; there is
+// no innerHTML here.
+"use strict";
+
+const moemix = (() => {
+  const PAGE = 50;
+  const SIZES = [["all sizes", 0, Infinity], ["under 100M", 1, 1e8], ["100M to 1B", 1e8, 1e9], ["1B to 10B", 1e9, 1e10],
+    ["10B and more", 1e10, Infinity]];
+  const loaded = new Map(), waiting = new Map();
+  const view = { suite: 0, sort: "", descending: true, query: "", strategy: "", size: 0, page: 0, task: null };
+  const chosen = new Set();
+  let board = null, names = [], rowOf = new Map();
+
+  // --- data -------------------------------------------------------------------------------------------
+
+  function take(name, value) {
+    loaded.set(name, value);
+    if (name === "board") board = value;
+    for (const ready of waiting.get(name) || []) ready(value);
+    waiting.delete(name);
+  }
+
+  function load(name) {
+    if (loaded.has(name)) return Promise.resolve(loaded.get(name));
+    return new Promise((resolve, reject) => {
+      waiting.set(name, [...(waiting.get(name) || []), resolve]);
+      const script = document.createElement("script");
+      script.src = `data/${name}.js`;
+      script.onload = () => script.remove();
+      script.onerror = () => { waiting.delete(name); reject(new Error(`there is no ${name}`)); };
+      document.head.append(script);
+    });
+  }
+
+  // --- building blocks ----------------------------------------------------------------------------------
+
+  function el(tag, attributes, ...children) {
+    const made = document.createElement(tag);
+    for (const [key, value] of Object.entries(attributes || {})) {
+      if (value === null || value === undefined || value === false) continue;
+      if (key.startsWith("on")) made.addEventListener(key.slice(2), value);
+      else made.setAttribute(key, value === true ? "" : value);
+    }
+    made.append(...children.flat(Infinity).filter((child) => child !== null && child !== undefined));
+    return made;
+  }
+
+  function svg(tag, attributes, ...children) {
+    const made = document.createElementNS("http://www.w3.org/2000/svg", tag);
+    for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
+    made.append(...children);
+    return made;
+  }
+
+  function show(...content) {
+    const main = document.getElementById("main");
+    main.replaceChildren(...content.flat(Infinity));
+    return main;
+  }
+
+  function percent(value, signed) {
+    if (value === null || !Number.isFinite(value)) return "–";
+    const text = (100 * value).toFixed(1).replace(/^-(0\.0)$/, "$1");
+    return (signed && Number(text) > 0 ? "+" : "") + text.replace("-", "−");
+  }
+
+  function score(value, half) {
+    if (value === null || value === undefined) return "–";
+    return half === null || half === undefined ? percent(value) : [percent(value), " ", el("small", {}, `± ${percent(half)}`)];
+  }
+
+  function size(count) {
+    if (!count) return "–";
+    for (const [limit, unit] of [[1e9, "B"], [1e6, "M"], [1e3, "K"]])
+      if (count >= limit) return Number((count / limit).toPrecision(3)) + unit;
+    return String(count);
+  }
+
+  const rank = (best, worst) => (best === worst ? `${best}` : `${best}–${worst}`);
+  const suiteOf = () => board.suites[view.suite];
+  const columnOf = (suite, name) => suite.columns.find((column) => column.name === name);
+  const modelLink = (row) => el("a", { href: `#s/${board.rows.id[row]}`, title: board.rows.model[row] }, board.rows.model[row]);
+  const strategyOf = (row) => board.strategies[board.rows.strategy[row]];
+
+  function safeLink(address) {
+    try {
+      const url = new URL(address);
+      if (url.protocol === "https:" || url.protocol === "http:")
+        return el("a", { href: url.href, rel: "noopener noreferrer nofollow ugc" }, address);
+    } catch { /* not an address: shown as text */ }
+    return address;
+  }
+
+  // --- the table ----------------------------------------------------------------------------------------
+
+  // Positions in the suite's rows that pass the filters, in the chosen order.
+  function selection(suite, values) {
+    const query = view.query.trim().toLowerCase(), [, low, high] = SIZES[view.size];
+    const found = [];
+    for (let i = 0; i < suite.rows.length; i++) {
+      const row = suite.rows[i], count = board.rows.parameters[row] || 0;
+      if (view.strategy !== "" && board.rows.strategy[row] !== Number(view.strategy)) continue;
+      if (view.size && !(count >= low && count < high)) continue;
+      if (query && !names[row].includes(query)) continue;
+      found.push(i);
+    }
+    const key = { model: (i) => names[suite.rows[i]], strategy: (i) => strategyOf(suite.rows[i]),
+      size: (i) => board.rows.parameters[suite.rows[i]] || 0, date: (i) => board.rows.created[suite.rows[i]] }[view.sort]
+      || ((i) => { const v = values(view.sort)[i]; return v === null ? -Infinity : v; });
+    const keys = new Map(found.map((i) => [i, key(i)]));
+    const sign = view.descending ? -1 : 1;
+    return found.sort((a, b) => {
+      const x = keys.get(a), y = keys.get(b);
+      return x < y ? -sign : x > y ? sign : a - b;
+    });
+  }
+
+  function heading(name, label, redraw, extra) {
+    const sorted = view.sort === name ? (view.descending ? "descending" : "ascending") : null;
+    const text = ["model", "strategy", "date"].includes(name);
+    return el("th", { scope: "col", "aria-sort": sorted, class: `${text ? "text " : ""}${extra || ""}` },
+      el("button", { type: "button", "data-sort": name, onclick: () => {
+        view.descending = view.sort === name ? !view.descending : !text;
+        view.sort = name;
+        view.page = 0;
+        redraw();
+        const again = document.querySelector(`button[data-sort="${CSS.escape(name)}"]`);
+        if (again) again.focus();
+      } }, label));
+  }
+
+  // A sortable table of submissions with some columns: [name, title, values, halves].
+  function submissions(suite, columns, ranks, redraw) {
+    const values = (name) => (columns.find(([key]) => key === name) || columns[0])[2];
+    const order = selection(suite, values);
+    const pages = Math.max(1, Math.ceil(order.length / PAGE));
+    view.page = Math.min(view.page, pages - 1);
+    const head = el("tr", {}, el("th", { scope: "col" }, el("span", { class: "note" }, "⇄")),
+      el("th", { scope: "col" }, "Rank"), heading("model", "Model", redraw),
+      heading("strategy", "Strategy", redraw, "wide"), heading("size", "Size", redraw, "wide"),
+      columns.map(([name, title]) => heading(name, title, redraw)), heading("date", "Date", redraw, "wide"));
+    const body = order.slice(view.page * PAGE, (view.page + 1) * PAGE).map((i) => {
+      const row = suite.rows[i], id = board.rows.id[row];
+      const box = el("input", { type: "checkbox", "aria-label": `Compare ${board.rows.model[row]}`, "data-id": id,
+        onchange: (event) => { event.target.checked ? chosen.add(id) : chosen.delete(id); compareButton(); } });
+      box.checked = chosen.has(id);
+      return el("tr", { class: ranks && ranks.b[i] === 1 ? "top" : null }, el("td", {}, box),
+        el("td", { class: "rank" }, ranks ? rank(ranks.b[i], ranks.w[i]) : "–"),
+        el("td", { class: "text name" }, modelLink(row)), el("td", { class: "text wide" }, strategyOf(row) || "–"),
+        el("td", { class: "wide" }, size(board.rows.parameters[row])),
+        columns.map(([, , v, h]) => el("td", {}, score(v[i], h[i]))),
+        el("td", { class: "text wide" }, board.rows.created[row]));
+    });
+    if (!body.length) body.push(el("tr", {}, el("td", { colspan: columns.length + 6, class: "text" }, "Nothing fits these filters.")));
+    const turn = (by) => () => { view.page += by; redraw(); };
+    return [
+      el("div", { class: "scroll" }, el("table", { id: "table" }, el("thead", {}, head), el("tbody", {}, body))),
+      el("div", { class: "pager" },
+        el("button", { type: "button", disabled: view.page === 0, onclick: turn(-1) }, "Previous"),
+        el("span", { id: "count" }, `${order.length.toLocaleString("en")} of ${suite.rows.length.toLocaleString("en")} submissions, page ${view.page + 1} of ${pages}`),
+        el("button", { type: "button", disabled: view.page >= pages - 1, onclick: turn(1) }, "Next"),
+        el("button", { type: "button", id: "compare", disabled: true, onclick: () => { location.hash = `c/${[...chosen].join("/")}`; } }, "Compare two")),
+    ];
+  }
+
+  function compareButton() {
+    const button = document.getElementById("compare");
+    if (!button) return;
+    button.disabled = chosen.size !== 2;
+    button.textContent = chosen.size === 2 ? "Compare these two" : `Compare two (${chosen.size} ticked)`;
+  }
+
+  function option(value, label, current) {
+    return el("option", { value, selected: String(value) === String(current) }, label);
+  }
+
+  function filters(redraw, columnSelect) {
+    const change = (key, number) => (event) => { view[key] = number ? Number(event.target.value) : event.target.value; view.page = 0; redraw(); };
+    return el("div", { class: "filters" },
+      el("label", { class: "grow" }, "Model", el("input", { id: "query", type: "search", value: view.query, placeholder: "press / to search",
+        autocomplete: "off", oninput: change("query") })),
+      el("label", {}, "Strategy", el("select", { id: "strategy", onchange: change("strategy") }, option("", "all strategies", view.strategy),
+        board.strategies.map((name, i) => option(i, name || "(trained elsewhere)", view.strategy)))),
+      el("label", {}, "Size", el("select", { id: "size", onchange: change("size", true) }, SIZES.map(([label], i) => option(i, label, view.size)))),
+      el("label", {}, "Suite", el("select", { id: "suite", onchange: (event) => { location.hash = `b/${event.target.value}`; } },
+        board.suites.map((suite, i) => option(suite.key, suite.key, suiteOf().key)))),
+      columnSelect);
+  }
+
+  function columnLinks(suite) {
+    return el("p", { class: "note" }, "Pages: ", suite.columns.map((column, i) => [i ? " · " : "",
+      el("a", { href: `#t/${suite.key}/${column.name}` }, column.title)]).flat());
+  }
+
+  function table() {
+    const suite = suiteOf();
+    if (!suite) return void show(el("p", {}, "The board pins no suite yet."));
+    if (!suite.scores[view.sort] && !["model", "strategy", "size", "date"].includes(view.sort)) {
+      view.sort = suite.main;
+      view.descending = suite.higher;
+    }
+    const ranked = suite.scores[view.sort] ? view.sort : suite.main;
+    const columns = suite.columns.filter((column) => suite.scores[column.name])
+      .map((column) => [column.name, column.title, suite.scores[column.name].v, suite.scores[column.name].h]);
+    const place = el("div", { id: "place" });
+    const redraw = () => {
+      const by = suite.scores[view.sort] ? view.sort : ranked;
+      place.replaceChildren(...(suite.rows.length ? submissions(suite, columns, suite.scores[by], redraw) : [el("p", {}, "No submission yet.")]));
+      compareButton();
+    };
+    show(board.description ? el("p", { class: "lead" }, board.description) : [], filters(redraw), columnLinks(suite), place,
+      board.refused ? el("p", { class: "note" }, `${board.refused} submissions fail their checks and are not shown.`) : []);
+    redraw();
+  }
+
+  // --- a column or a task --------------------------------------------------------------------------------
+
+  async function columnPage(key, name, task) {
+    const number = board.suites.findIndex((suite) => suite.key === key);
+    const suite = board.suites[number], column = suite && columnOf(suite, name);
+    if (!column || !suite.scores[name]) return missing();
+    view.suite = number;
+    const results = column.shares.map(([index, share]) => [...suite.results[index], share]);
+    const tables = results.length > 1 ? await load(`t/${number}-${name}`) : [suite.scores[name]];
+    const wanted = task ? results.findIndex(([t]) => t === task) : -1;
+    if (task && wanted < 0) return missing();
+    let columns = results.map(([t], i) => [`task ${t}`, t, tables[i].v, tables[i].h]);
+    if (task) columns = [columns[wanted]];
+    else columns = [[name, column.title, suite.scores[name].v, suite.scores[name].h], ...(results.length > 1 ? columns : [])];
+    view.sort = columns[0][0];
+    view.descending = suite.higher;
+    view.page = 0;
+    const about = el("div", { class: "scroll" }, el("table", {}, el("thead", {}, el("tr", {},
+      ["Task", "Metric", "Filter", "Shots", "Version", "Questions", "Weight", "Question set"].map((t) => el("th", { scope: "col", class: "text" }, t)))),
+    el("tbody", {}, results.filter((_, i) => !task || i === wanted).map(([t, metric, filter, share]) => {
+      const pin = suite.tasks[t] || {};
+      return el("tr", {}, el("td", { class: "text" }, el("a", { href: `#t/${key}/${name}/${t}` }, t)), el("td", { class: "text" }, metric), el("td", { class: "text" }, filter),
+        el("td", {}, String(pin.shots)), el("td", {}, pin.version), el("td", {}, String(pin.questions)), el("td", {}, percent(share) + " %"),
+        el("td", {}, el("code", {}, pin.hash)));
+    }))));
+    const place = el("div");
+    const redraw = () => {
+      const ranks = !task && view.sort === name ? suite.scores[name] : results.length === 1 ? suite.scores[name] : null;
+      place.replaceChildren(...submissions(suite, columns, ranks, redraw));
+      compareButton();
+    };
+    show(el("p", {}, el("a", { href: `#b/${key}` }, "← all columns"), task ? [" · ", el("a", { href: `#t/${key}/${name}` }, column.title)] : []),
+      el("h2", {}, task || column.title, " ", el("small", {}, `of ${key}`)), about, filters(redraw), place);
+    redraw();
+  }
+
+  // --- a submission ----------------------------------------------------------------------------------------
+
+  function terms(pairs) {
+    return el("dl", {}, pairs.filter(([, value]) => value !== null && value !== undefined && value !== "")
+      .map(([name, value]) => [el("dt", {}, name), el("dd", {}, value)]).flat());
+  }
+
+  async function submissionPage(id) {
+    if (!rowOf.has(id)) return missing();
+    const { record, mixture, run, engine } = await load(`s/${id}`);
+    const s = record.submission, made = s.provenance;
+    const scores = Object.entries(record.scores).map(([key, columns]) => [el("h3", {}, key, " ", el("small", {}, engine[key] || "")),
+      el("div", { class: "scroll" }, el("table", {}, el("thead", {}, el("tr", {}, ["Column", "Score", "95 % interval", "Questions", "Rank"].map((t) => el("th", { scope: "col", class: t === "Column" ? "text" : null }, t)))),
+        el("tbody", {}, Object.entries(columns).map(([name, c]) => el("tr", {},
+          el("td", { class: "text" }, el("a", { href: `#t/${key}/${name}` }, (columnOf(board.suites.find((x) => x.key === key) || { columns: [] }, name) || { title: name }).title)),
+          el("td", {}, percent(c.value)), el("td", {}, `${percent(c.lower)} to ${percent(c.upper)}`), el("td", {}, String(c.n)), el("td", {}, rank(c.rank, c.rank_worst)))))))]);
+    const options = run && Object.entries(run.options).map(([k, v]) => `${k}=${v}`).join(", ");
+    show(el("p", {}, el("a", { href: "#" }, "← the table")),
+      el("h2", {}, s.model, " ", el("small", {}, s.submission_id), " ", record.status === "current" ? null : el("span", { class: "badge" }, record.status)),
+      record.note ? el("p", {}, record.status + " ", record.note) : [],
+      s.description ? el("p", { class: "lead" }, s.description) : [],
+      el("p", {}, el("a", { href: `records/${id}.json`, download: `${s.model}-${id}.json`, id: "record" }, "Download the record")),
+      el("h2", {}, "Scores"), scores.length ? scores.flat() : el("p", {}, "Not in the ranking."),
+      mixture && mixture.names.length ? [el("h2", {}, "Mixture over time"), trajectory(mixture, run)] : [],
+      el("h2", {}, "Provenance"), terms([
+        ["Strategy", s.strategy && (options ? `${s.strategy} (${options})` : s.strategy)], ["Recipe", s.recipe], ["Run", s.run_id], ["Seed", s.seed === null ? null : String(s.seed)],
+        ["Started from", s.base_model], ["Architecture", s.architecture], ["Parameters", s.parameters && `${s.parameters.toLocaleString("en")}${s.active_parameters ? `, ${s.active_parameters.toLocaleString("en")} a token` : ""}`],
+        ["Training", run && `${run.training.steps} steps of ${run.training.batch_examples} examples, at most ${run.training.max_length} tokens, learning rate ${run.training.learning_rate}; weights every ${run.interval} steps`],
+        ["Cost", run && run.tokens ? `${run.tokens.toLocaleString("en")} tokens, ${Math.round(run.seconds)} s, of which mixing ${run.mixing_seconds.toFixed(1)} s` : null],
+        ["Checkpoint", el("code", {}, s.checkpoint_hash)], ["Licence", s.licence], ["Contact", s.contact],
+        ...Object.entries(s.links).map(([kind, address]) => [kind, safeLink(address)]),
+        ["Supersedes", s.supersedes && (rowOf.has(s.supersedes) ? el("a", { href: `#s/${s.supersedes}` }, s.supersedes) : s.supersedes)],
+        ["Submitted", s.created], ["Code", made.git_sha ? `${made.git_sha.slice(0, 12)}${made.git_dirty ? " (changed)" : ""}` : null],
+        ["Machine", `${made.processor}, ${made.cpu_count} cores${made.gpus.length ? `, ${made.gpus.join(", ")}` : ""}; Python ${made.python}`],
+        ["Packages", Object.entries(made.versions).map(([k, v]) => `${k} ${v}`).join(", ")]]),
+      el("h2", {}, "Checks"), el("div", { class: "scroll" }, el("table", {}, el("tbody", {}, record.verdicts.map((v) => el("tr", {},
+        el("td", { class: "text" }, v.check), el("td", { class: `text ${v.verdict === "skip" ? "skip-verdict" : v.verdict}` }, v.verdict), el("td", { class: "text" }, v.detail)))))),
+      el("h2", {}, "Files"), el("details", {}, el("summary", {}, `${Object.keys(s.files).length} files in the board's repository`),
+        terms(Object.entries(s.files).map(([path, file]) => [path, [`${file.bytes.toLocaleString("en")} bytes `, el("code", {}, file.sha256.slice(0, 16))]]))));
+  }
+
+  function trajectory(mixture, run) {
+    const width = 720, height = 260, left = 44, bottom = 32, top = 10;
+    const last = Math.max(mixture.steps.at(-1), (run && run.training.steps) || 0, 1);
+    const highest = Math.min(1, Math.max(...mixture.weights.flat(), 0.01) * 1.1);
+    const x = (step) => left + (width - left - 10) * step / last, y = (w) => top + (height - top - bottom) * (1 - w / highest);
+    const style = (k) => `line s${k % 8} dash${Math.floor(k / 8) % 4}`;
+    const lines = mixture.names.map((name, k) => {
+      const points = mixture.steps.map((step, u) => `${u ? `H${x(step).toFixed(1)}V` : `M${x(step).toFixed(1)} `}${y(mixture.weights[u][k]).toFixed(1)}`);
+      return svg("path", { class: style(k), d: `${points.join("")}H${x(last).toFixed(1)}` }, svg("title", {}, name));
+    });
+    const ticks = [0, 0.5, 1].map((f) => svg("text", { x: left - 6, y: y(f * highest) + 4, "text-anchor": "end" }, `${(100 * f * highest).toFixed(0)} %`));
+    const picture = svg("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": `Sampling weights of ${mixture.names.join(", ")} over ${last} steps` },
+      svg("path", { class: "axis", d: `M${left} ${top}V${height - bottom}H${width - 10}` }), ...ticks,
+      svg("text", { x: left, y: height - 10 }, "0"), svg("text", { x: width - 10, y: height - 10, "text-anchor": "end" }, `step ${last}`), ...lines);
+    return [picture, el("div", { class: "legend" }, mixture.names.map((name, k) => el("span", {},
+      svg("svg", { viewBox: "0 0 24 8", "aria-hidden": "true" }, svg("path", { class: style(k), d: "M0 4H24" })), `${name} ${percent(mixture.weights.at(-1)[k])} %`)))];
+  }
+
+  // --- two submissions --------------------------------------------------------------------------------------
+
+  function vector(packed) {
+    if (packed.floats) return packed.floats;
+    const bytes = atob(packed.bits);
+    return Array.from({ length: packed.n }, (_, i) => (bytes.charCodeAt(i >> 3) >> (7 - (i & 7))) & 1);
+  }
+
+  // A weighted sum of task means of paired differences, with its standard error over clusters of questions and
+  // Satterthwaite's degrees of freedom: what leaderboards/statistics.py computes.
+  function difference(a, b, shares, clustersOf) {
+    let value = 0, variance = 0, spread = 0, better = 0, worse = 0, least = Infinity, groups = 0;
+    for (const [index, share] of shares) {
+      const d = a[index].map((x, i) => x - b[index][i]), n = d.length, mean = d.reduce((s, x) => s + x, 0) / n;
+      const clusters = clustersOf(index), sums = new Map();
+      d.forEach((x, i) => {
+        const group = clusters ? clusters[i] : i;
+        sums.set(group, (sums.get(group) || 0) + x - mean);
+        if (x > 0) better++;
+        if (x < 0) worse++;
+      });
+      const g = sums.size;
+      let squares = 0;
+      for (const sum of sums.values()) squares += sum * sum;
+      const part = g > 1 ? share * share * (g / (g - 1)) * squares / (n * n) : NaN;
+      value += share * mean;
+      variance += part;
+      spread += part * part / (g - 1);
+      least = Math.min(least, g);
+      groups += g;
+    }
+    const se = Math.sqrt(variance);
+    if (!(least > 1)) return { value, se: NaN, p: NaN, half: NaN, better, worse };
+    if (se < 1e-12) return { value, se: 0, p: Math.abs(value) < 1e-12 ? 1 : Math.min(1, 2 ** (1 - groups)), half: 0, better, worse };
+    const dof = variance * variance / spread;
+    return { value, se, p: tail(Math.abs(value) / se, dof), half: quantile(dof) * se, better, worse };
+  }
+
+  // P(|T| > t) by the incomplete beta function (continued fraction, Lentz).
+  function tail(t, dof) {
+    const x = dof / (dof + t * t), a = dof / 2, b = 0.5;
+    const front = Math.exp(gammaln(a + b) - gammaln(a) - gammaln(b) + a * Math.log(x) + b * Math.log1p(-x));
+    return x < (a + 1) / (a + b + 2) ? front * fraction(x, a, b) / a : 1 - front * fraction(1 - x, b, a) / b;
+  }
+
+  function fraction(x, a, b) {
+    const tiny = 1e-300;
+    let c = 1, d = 1 / (1 - (a + b) * x / (a + 1) || tiny), h = d;
+    for (let m = 1; m < 300; m++) {
+      for (const step of [m * (b - m) * x / ((a + 2 * m - 1) * (a + 2 * m)), -(a + m) * (a + b + m) * x / ((a + 2 * m) * (a + 2 * m + 1))]) {
+        d = 1 / (1 + step * d || tiny);
+        c = 1 + step / c || tiny;
+        h *= d * c;
+      }
+      if (Math.abs(d * c - 1) < 1e-12) break;
+    }
+    return h;
+  }
+
+  function gammaln(x) { // Stirling's series, after raising x to where it is exact
+    let shift = 0;
+    for (; x < 12; x++) shift -= Math.log(x);
+    const r = 1 / (x * x);
+    return shift + (x - 0.5) * Math.log(x) - x + 0.9189385332046727 + (1 / 12 - r * (1 / 360 - r * (1 / 1260 - r / 1680))) / x;
+  }
+
+  function quantile(dof) { // the two-sided 95 % point
+    let low = 1, high = 1000;
+    for (let i = 0; i < 80; i++) {
+      const middle = (low + high) / 2;
+      if (tail(middle, dof) > 0.05) low = middle; else high = middle;
+    }
+    return high;
+  }
+
+  function holm(p) {
+    const order = p.map((v, i) => [v, i]).filter(([v]) => !Number.isNaN(v)).sort((x, y) => x[0] - y[0]);
+    const adjusted = p.map(() => NaN);
+    let most = 0;
+    order.forEach(([v, i], k) => { most = Math.max(most, Math.min(1, v * (order.length - k))); adjusted[i] = most; });
+    return adjusted;
+  }
+
+  async function comparePage(ids) {
+    if (ids.length !== 2 || !ids.every((id) => rowOf.has(id))) return missing();
+    const [one, two] = await Promise.all(ids.map((id) => load(`s/${id}`)));
+    const label = (s) => `${s.record.submission.model} ${s.record.submission.seed === null ? "" : `seed ${s.record.submission.seed}`}`.trim();
+    const parts = board.suites.filter((suite) => one.vectors[suite.key] && two.vectors[suite.key]).map((suite) => {
+      const a = one.vectors[suite.key].map(vector), b = two.vectors[suite.key].map(vector);
+      const mean = (held, shares) => shares.reduce((sum, [i, share]) => sum + share * held[i].reduce((s, x) => s + x, 0) / held[i].length, 0);
+      const found = suite.columns.map((column) => difference(a, b, column.shares, (i) => suite.clusters[suite.results[i][0]]));
+      const corrected = holm(found.map((d) => d.p));
+      const unlike = one.engine[suite.key] !== two.engine[suite.key]
+        ? el("p", { class: "warn" }, `Evaluated by different engines: ${one.engine[suite.key]} and ${two.engine[suite.key]}.`) : null;
+      return [el("h2", {}, suite.key), unlike, el("div", { class: "scroll" }, el("table", { class: "comparison" }, el("thead", {}, el("tr", {},
+        ["Column", label(one), label(two), "Difference", "95 % interval", "p", "p (Holm)", "Better / worse"].map((t) => el("th", { scope: "col" }, t)))),
+      el("tbody", {}, suite.columns.map((column, i) => {
+        const d = found[i], significant = corrected[i] < 0.05;
+        return el("tr", {}, el("td", { class: "text" }, column.title), el("td", {}, percent(mean(a, column.shares))), el("td", {}, percent(mean(b, column.shares))),
+          el("td", { class: significant ? (d.value > 0 === suite.higher ? "pass" : "fail") : null, "data-difference": d.value, "data-se": d.se, "data-p": d.p }, percent(d.value, true) + (significant ? " *" : "")),
+          el("td", {}, `${percent(d.value - d.half, true)} to ${percent(d.value + d.half, true)}`), el("td", {}, small(d.p)), el("td", {}, small(corrected[i])), el("td", {}, `${d.better} / ${d.worse}`));
+      }))))];
+    });
+    show(el("p", {}, el("a", { href: "#" }, "← the table"), " · ", el("a", { href: `#c/${ids[1]}/${ids[0]}` }, "swap")),
+      el("h2", {}, el("a", { href: `#s/${ids[0]}` }, label(one)), " minus ", el("a", { href: `#s/${ids[1]}` }, label(two))),
+      parts.length ? parts.flat().filter(Boolean) : el("p", {}, "They were not evaluated on the same suite version."),
+      el("p", { class: "note" }, "Paired by question; * significant at 5 % after Holm's correction over these columns. Better / worse: questions on which the first scores higher, and lower."));
+  }
+
+  const small = (p) => (Number.isNaN(p) ? "–" : p < 0.001 ? "< 0.001" : p.toFixed(3));
+
+  // --- the rest ------------------------------------------------------------------------------------------------
+
+  function historyPage() {
+    const rows = board.history.map(([row, status, note]) => el("tr", {}, el("td", { class: "text" }, board.rows.created[row]), el("td", { class: "text name" }, modelLink(row)),
+      el("td", { class: "text" }, status), el("td", { class: "text" }, note)));
+    show(el("p", {}, el("a", { href: "#" }, "← the table")), el("h2", {}, "Superseded and withdrawn"),
+      rows.length ? el("div", { class: "scroll" }, el("table", {}, el("tbody", {}, rows))) : el("p", {}, "Nothing yet."));
+  }
+
+  function missing() {
+    show(el("h2", {}, "There is no such page"), el("p", {}, el("a", { href: "#" }, "Back to the table")));
+  }
+
+  async function route() {
+    const parts = location.hash.slice(1).split("/").map((part) => { try { return decodeURIComponent(part); } catch { return part; } });
+    try {
+      if (parts[0] === "s") await submissionPage(parts[1]);
+      else if (parts[0] === "c") await comparePage(parts.slice(1));
+      else if (parts[0] === "t") await columnPage(parts[1], parts[2], parts[3]);
+      else if (parts[0] === "history") historyPage();
+      else if (parts[0] === "main") return;
+      else {
+        const wanted = parts[0] === "b" ? board.suites.findIndex((suite) => suite.key === parts[1]) : -1;
+        if (parts[0] === "b" && wanted < 0) return missing();
+        if (wanted >= 0) view.suite = wanted;
+        table();
+      }
+    } catch (error) {
+      show(el("h2", {}, "This page could not be loaded"), el("p", {}, error.message));
+    }
+  }
+
+  function theme() {
+    let stored = null;
+    try { stored = localStorage.getItem("theme"); } catch { /* a page from a disk may have no storage */ }
+    if (stored === "dark" || stored === "light") document.documentElement.dataset.theme = stored;
+    document.getElementById("theme").addEventListener("click", () => {
+      const root = document.documentElement;
+      const dark = root.dataset.theme ? root.dataset.theme === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
+      root.dataset.theme = dark ? "light" : "dark";
+      try { localStorage.setItem("theme", root.dataset.theme); } catch { /* it holds until the page is left */ }
+    });
+  }
+
+  function start() {
+    names = board.rows.model.map((name, row) => `${name} ${board.rows.id[row]}`.toLowerCase());
+    rowOf = new Map(board.rows.id.map((id, row) => [id, row]));
+    view.suite = Math.max(0, board.suites.length - 1);
+    theme();
+    addEventListener("hashchange", () => { route().then(() => { if (location.hash !== "#main") scrollTo(0, 0); }); });
+    addEventListener("keydown", (event) => {
+      const typing = /^(INPUT|SELECT|TEXTAREA)$/.test(event.target.tagName) && event.target.type !== "checkbox";
+      const query = document.getElementById("query");
+      if (event.key === "/" && !typing && query) { event.preventDefault(); query.focus(); }
+      else if (event.key === "Escape" && typing) event.target.blur();
+    });
+    route().then(() => performance.mark("moemix-ready"));
+  }
+
+  return { take, start };
+})();
+
+document.addEventListener("DOMContentLoaded", moemix.start);
