@@ -34,6 +34,7 @@ from leaderboards.board.untrusted import FILE_BYTES, SUBMISSION_BYTES, read_byte
 from leaderboards.scores import TOLERANCE, Evaluation, Key
 
 MOST_TOLD = 3
+NEEDED = ("layout", "schema", "suite", "questions")  # where one fails, the checks after it have nothing to go by
 
 
 @dataclass
@@ -74,7 +75,7 @@ def few(texts: list[str]) -> str:
 
 
 def check_alone(board: BoardFolder, where: SubmissionFolder) -> Findings:
-    """Every check that needs only the submission and the board's pins. The first that fails ends the ones that need it.
+    """Every check that needs only the submission and the board's pins.
 
     Whatever is wrong with a submission is a verdict, never an exception: one bad submission hides no other.
     """
@@ -89,19 +90,20 @@ def check_alone(board: BoardFolder, where: SubmissionFolder) -> Findings:
         ("scores", _scores),
         ("statistics", _statistics),
     ]
+    stopped = False
     for name, step in steps:
+        if stopped and not (name == "hashes" and found.submission is not None):
+            continue
         try:
-            if not step(board, found) and name in ("layout", "schema", "suite", "questions"):
-                break
+            stopped |= not step(board, found) and name in NEEDED
+            continue
         except MoemixError as error:
             found.say(name, "fail", _within(error, where.path))
-            break
         except RecursionError:
             found.say(name, "fail", "nested too deeply")
-            break
         except OSError as error:
             found.say(name, "fail", f"a file cannot be read: {error.strerror}")
-            break
+        stopped = True
     return found
 
 

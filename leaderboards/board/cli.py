@@ -257,3 +257,34 @@ def serve(folder: Path, port: int, host: str) -> None:
                 running.serve_forever()
             except KeyboardInterrupt:
                 click.echo("stopped")
+
+
+@board.command()
+@click.argument("folder", type=BOARD, metavar="DIR")
+@click.option("--format", "style", required=True, type=click.Choice(["every-eval-ever", "eval-results", "fastchat"]))
+@click.option("--out", required=True, type=BOARD, metavar="FOLDER")
+@click.option(
+    "--developer", metavar="NAME", help="Organisation that stands for the models.  [default: the board's name]"
+)
+def export(folder: Path, style: str, out: Path, developer: str | None) -> None:
+    """Write a board's submissions in another project's format.
+
+    Every Eval Ever's records with their samples, the hub's .eval_results YAML, or FastChat's answers and judgments.
+    """
+    from harness.errors import MoemixError
+    from leaderboards.board import exchange
+    from leaderboards.board.folder import BoardFolder, is_member
+
+    held = BoardFolder(folder)
+    name = developer or held.board.name
+    if not is_member(f"judge/{name}/x.json"):
+        raise MoemixError("letters, digits and ._+- only", where=f"--developer {name}")
+    standings = _standings(held, None)
+    if style == "every-eval-ever":
+        count = exchange.every_eval_ever(standings, out, name)
+    else:
+        count = (exchange.eval_results if style == "eval-results" else exchange.fastchat)(standings, out)
+    click.echo(f"{out}: {count} records")
+    if not count:
+        told = {"eval-results": "no task of the board is from a hub data set", "fastchat": "no submission was judged"}
+        click.echo(told.get(style, "the board has no submission that passes its checks"), err=True)

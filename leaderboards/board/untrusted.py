@@ -19,6 +19,7 @@ import yaml
 from harness.errors import MoemixError
 
 RECORD_BYTES = 4 << 20  # submission.json, summary.json, run.json, …
+YAML_BYTES = 8 << 20
 LINE_BYTES = 4 << 20
 FILE_BYTES = 1 << 30
 SUBMISSION_BYTES = 4 << 30
@@ -101,7 +102,7 @@ def parse_json(data: bytes, *, where: str) -> Any:
     return _parse(_RECORDS, data, where)
 
 
-def read_yaml(path: Path, limit: int = FILE_BYTES) -> Any:
+def read_yaml(path: Path, limit: int = YAML_BYTES) -> Any:
     """A YAML file of plain values: no alias, no tag, no key twice."""
     try:
         return yaml.load(read_bytes(path, limit).decode("utf-8"), Loader=_PlainLoader)
