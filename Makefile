@@ -10,7 +10,7 @@ PYTEST_ARGS ?=
 BENCH ?=
 BENCH_ARGS ?=
 
-.PHONY: help install install-serve sandbox quickstart test check bench format clean
+.PHONY: help install install-serve sandbox browser quickstart test check bench format clean
 
 help:
 	@grep -E '^# make|^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/ —/; s/^# //'
@@ -37,7 +37,17 @@ sandbox: ## bubblewrap, in which generated code runs
 quickstart: install ## the whole path in minutes: a comparison table and a plot under runs/quickstart
 	$(BIN)/moemix bench quickstart --store $(STORE)
 
-test: install-serve ## all tests, a real vLLM server among them
+browser: ## Chromium and its driver, in which the leaderboard's pages are tested
+	@command -v chromium >/dev/null && command -v chromedriver >/dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null \
+	  && apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends chromium chromium-driver >/dev/null; } \
+	  || echo 'note: Chromium is missing, so the tests in a browser are skipped (install the packages `chromium` and `chromium-driver`)'
+
+# The readers of other projects' formats, only to test what is exported; one asks for a newer Python than it needs.
+$(VENV)/.formats: $(VENV)/.core requirements/formats.txt
+	$(PIP) --ignore-requires-python -r requirements/formats.txt || echo 'note: without them the exports are not tested'
+	touch $@
+
+test: install-serve browser $(VENV)/.formats ## all tests, a real vLLM server and a browser among them
 	$(BIN)/pytest $(PYTEST_ARGS)
 
 check: install ## what CI holds besides tests: lint, format, types, the one-way house

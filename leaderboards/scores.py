@@ -166,7 +166,7 @@ def read_samples(path: Path, result: EvalResult) -> TaskScores:
             continue
         if question in found:
             raise MoemixError(f"question {question} comes twice", where=where)
-        found[question] = (digest, value, _shared_text(line.get("doc")) or digest)
+        found[question] = (digest, value, shared_text(line.get("doc")) or digest)
     if len(found) != result.n:
         raise MoemixError(
             f"{len(found)} questions where the summary says {result.n} ({result.metric} after filter {result.filter})",
@@ -185,7 +185,7 @@ def read_samples(path: Path, result: EvalResult) -> TaskScores:
     return TaskScores(tuple(zip(ids, digests, strict=True)), values, clusters.astype(np.int64), path)
 
 
-def _shared_text(doc: Any) -> str | None:
+def shared_text(doc: Any) -> str | None:
     """The text that a question is asked about; None where it stands alone."""
     texts = (doc.get(name) for name in SHARED_TEXTS) if isinstance(doc, dict) else ()
     return next((text for text in texts if isinstance(text, str) and text.strip()), None)

@@ -77,12 +77,12 @@ def _write_board(standings: Standings, out: Path) -> None:
     _write(out / "data" / "board.js", _script("board", table_data(standings)))
     for row, entry in enumerate(entries):
         name = entry.submission.submission_id
-        record = entry.model_dump(mode="json")
-        _write(out / "records" / f"{name}.json", json.dumps(record, indent=1, ensure_ascii=False) + "\n")
-        _write(out / "data" / "s" / f"{name}.js", _script(f"s/{name}", submission_data(standings, row, entry, record)))
+        _write(out / "records" / f"{name}.json", entry.model_dump_json(indent=1) + "\n")
+        data = submission_data(standings, row, entry)
+        _write(out / "data" / "s" / f"{name}.js", _script(f"s/{name}", data, record=entry.model_dump_json()))
     for number, standing in enumerate(standings.suites):
         for name, tasks in _task_tables(standing).items():
-            _write(out / "data" / "t" / f"{number}-{name}.js", _script(f"t/{number}-{name}", tasks))
+            _write(out / "data" / "t" / f"{number}-{name}.js", _script(f"t/{number}-{name}", {"tasks": tasks}))
     _write(out / "board.json", as_json(standings, entries))
     _write(out / "board.csv", as_csv(standings, entries))
     _write(out / "board.md", as_markdown(standings))
@@ -152,8 +152,8 @@ def _short(values: Any) -> list[float | None]:
     return [round(v, 5) if math.isfinite(v) else None for v in values.tolist()]
 
 
-def submission_data(standings: Standings, row: int, entry: BoardEntry, record: Mapping[str, Any]) -> dict[str, Any]:
-    """A submission's page: its record, its tasks, its score vectors, its mixture over time."""
+def submission_data(standings: Standings, row: int, entry: BoardEntry) -> dict[str, Any]:
+    """What a submission's page shows besides its record: score vectors, mixture over time, run."""
     checked = standings.checked[row]
     where = standings.board.path / "submissions" / checked.label
     vectors = {}
@@ -162,11 +162,10 @@ def submission_data(standings: Standings, row: int, entry: BoardEntry, record: M
         if held:
             vectors[standing.suite.key] = [_vector(held[key]) for key in standing.keys]
     return {
-        "record": record,
         "vectors": vectors,
         "mixture": _mixture(where) if "mixture.jsonl" in entry.submission.files else None,
         "run": _run(where) if "run.json" in entry.submission.files else None,
-        "engine": {key: _engine(where / "evals" / key) for key in entry.submission.suites},
+        "engine": checked.engines,
     }
 
 
@@ -204,11 +203,6 @@ def _run(where: Path) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _engine(where: Path) -> str:
-    engine = read_record(where / "summary.json")["engine"]
-    return " ".join(str(engine[key]) for key in ("name", "version", "dtype") if engine.get(key))[:120]
-
-
 def _task_tables(standing: Standing) -> dict[str, Any]:
     """Column → the scores of its tasks, of columns computed from several tasks."""
     tables = {}
@@ -223,18 +217,20 @@ def _task_tables(standing: Standing) -> dict[str, Any]:
 # --- pages ------------------------------------------------------------------------------------------
 
 
-def _script(name: str, value: Any) -> str:
-    """A data file: a call with one JSON value. It is ASCII, and holds no character that ends a script."""
-    text = json.dumps(value, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
+def _script(name: str, value: dict[str, Any], **encoded: str) -> str:
+    """A data file: a call with one JSON object, some parts of it encoded already. No character in it ends a script."""
+    text = json.dumps(value, separators=(",", ":"), allow_nan=False)
+    parts = [f"{json.dumps(key)}:{part}" for key, part in encoded.items()]
+    text = f"{{{','.join([*parts, text[1:-1]])}}}".replace("<", "\\u003c")
     return f"moemix.take({json.dumps(name)},{text})\n"
 
 
 def _page(standings: Standings) -> str:
-    """The page with the first rows of the newest suite, so that there is something to read at once, without scripts."""
+    """The page with the first rows of the newest suite that has some: to read at once, and without scripts."""
     board = standings.board.board
     header, rows = "", ""
-    if standings.suites and standings.suites[-1].rows:
-        standing = standings.suites[-1]
+    standing = next((s for s in reversed(standings.suites) if s.rows), None)
+    if standing is not None:
         titles = [standing.suite.columns[name].title or name for name in standing.columns]
         header = "".join(f"<th>{_text(t)}</th>" for t in ("", "Rank", "Model", "Strategy", "Size", *titles, "Date"))
         rows = "".join(_row(standings, standing, at) for at in ordered(standing)[:FIRST_ROWS])

@@ -148,14 +148,18 @@ def _judge(found: Findings) -> None:
         except MoemixError as error:
             found.say("judge", "fail", str(error).replace(f"{found.where.path}/", ""))
             return
+        judged = summary.get("checkpoint_hash") if isinstance(summary, dict) else None
+        if judged not in (None, submission.checkpoint_hash):
+            found.say("judge", "fail", f"{bench}: the answers are another checkpoint's ({str(judged)[:12]})")
+            return
         benches.append(bench)
         flags += [f"{bench}: {text}" for text in _flags(summary)]
     found.say("judge", "warn" if flags else "pass", few(flags) or f"{', '.join(benches)}: no flag")
 
 
 def _flags(summary: Any) -> Iterable[str]:
-    """Whatever a summary holds under ``flags``: counts by name, or a list of texts."""
+    """What a judging's summary holds under ``flags``: flag → the questions it was raised for."""
     flags = summary.get("flags") if isinstance(summary, dict) else None
-    if isinstance(flags, dict):
-        return [f"{name} × {count}" for name, count in flags.items() if count]
-    return [str(flag)[:120] for flag in flags] if isinstance(flags, list) else []
+    if not isinstance(flags, dict):
+        return []
+    return [f"{name[:60]} in {len(held)} questions" for name, held in flags.items() if isinstance(held, list) and held]

@@ -7,7 +7,6 @@ The questions are drawn by the verifier, who is not known beforehand. The evalua
 from __future__ import annotations
 
 import math
-import os
 import random
 import subprocess
 import sys
@@ -131,12 +130,11 @@ def _replay_suite(
         command = [
             "eval", str(checkpoint), "--suite", suite_argument(board, suite), "--engine", used.name,
             "--dtype", used.dtype, "--seed", str(suite.seed), "--questions", str(Path(scratch) / "questions.json"),
+            "--no-cache",
             "--out", str(out),
         ]  # fmt: skip
         command += ["--data-root", used.data_root] if used.data_root else []
-        environment = {**os.environ, "MOEMIX_CACHE": str(Path(scratch) / "cache")}  # answers given before do not count
-        process = subprocess.run((sys.executable, "-m", "harness.cli", *command), stdout=sys.stderr, check=False,
-                                 env=environment)  # fmt: skip
+        process = subprocess.run((sys.executable, "-m", "harness.cli", *command), stdout=sys.stderr, check=False)
         if process.returncode:
             raise MoemixError("the checkpoint could not be evaluated again here", hint="the output above says why")
         again = {task: _samples(out / f"samples_{task}.jsonl") for task in chosen}

@@ -19,7 +19,7 @@ from harness.files import hash_value
 from harness.submissions import Scorer
 from leaderboards.board.rescoring import Contradiction, rescore
 from leaderboards.board.untrusted import read_lines
-from leaderboards.scores import Key
+from leaderboards.scores import Key, shared_text
 
 _NEEDED = ("doc_id", "doc", "target", "arguments", "resps", "filtered_resps", "filter", "doc_hash", "target_hash")
 
@@ -31,6 +31,7 @@ class TaskSamples:
     Attributes:
         numbers: doc_id of each question, ascending.
         documents: question → (hash of the document, hash of the target), recomputed.
+        groups: question → what it is asked about: a passage that others share, or its own document.
         scores: what is recorded, f64[n] in the order of ``numbers``.
         recomputed: what the responses give; only metrics that can be scored from them.
         differing: where the two differ or a sample contradicts itself, in words, at most a few.
@@ -42,6 +43,7 @@ class TaskSamples:
     documents: dict[int, tuple[str, str]]
     prompt_hash: str
     question_hash: str
+    groups: dict[int, str] = field(default_factory=dict)
     scores: dict[Key, NDArray[np.float64]] = field(default_factory=dict)
     recomputed: dict[Key, NDArray[np.float64]] = field(default_factory=dict)
     differing: list[str] = field(default_factory=list)
@@ -78,6 +80,7 @@ def read_task(path: Path, task: str, keys: Iterable[Key], scorer: Scorer) -> Tas
         if filter_name == first:
             requests.append(_requests(sample, where))
             found.documents[number] = _identity(sample, found.faults)
+            found.groups[number] = shared_text(sample["doc"]) or found.documents[number][0]
     found.numbers = sorted(found.documents)
     found.question_hash = hash_value([[number, *found.documents[number]] for number in found.numbers])
     found.prompt_hash = hash_value(requests)

@@ -29,7 +29,7 @@ class Standing:
         shares: column → result → how much it counts.
         columns: column → scores and ranks, in the order of ``rows``.
         tasks: result → mean and standard error of each row.
-        clusters: task → cluster of each question, where the task holds a question twice.
+        clusters: task → cluster of each question, where some share a passage or are the same.
     """
 
     suite: PinnedSuite

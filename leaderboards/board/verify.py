@@ -73,8 +73,9 @@ class Checked(Strict):
     verdicts: tuple[Verdict, ...]
     prints: dict[str, str]
     vectors: dict[str, tuple[Vector, ...]]
+    engines: dict[str, str] = Field(default_factory=dict, description="suite → what answered")
     repeats: dict[str, dict[str, tuple[int, ...]]] = Field(
-        default_factory=dict, description="suite → task → cluster of each question, of tasks that hold a question twice"
+        default_factory=dict, description="suite → task → cluster of each question, where some share a passage"
     )
 
     @property
@@ -109,16 +110,21 @@ def check_one(board: BoardFolder, where: SubmissionFolder) -> Checked:
         verdicts=tuple(found.verdicts),
         prints=fingerprints(found) if not found.failed else {},
         vectors=vectors,
+        engines={suite: _engine(summary.engine) for suite, summary in found.summaries.items()},
         repeats={suite: _repeats(tasks) for suite, tasks in found.tasks.items()},
     )
+
+
+def _engine(engine: Mapping[str, Any]) -> str:
+    return " ".join(str(engine[key]) for key in ("name", "version", "dtype") if engine.get(key))[:120]
 
 
 def _repeats(tasks: Mapping[str, TaskSamples]) -> dict[str, tuple[int, ...]]:
     found = {}
     for task, samples in tasks.items():
-        documents = [samples.documents[number][0] for number in samples.numbers]
-        if len(set(documents)) < len(documents):
-            found[task] = tuple(int(i) for i in np.unique(np.array(documents), return_inverse=True)[1])
+        groups = [samples.groups[number] for number in samples.numbers]
+        if len(set(groups)) < len(groups):
+            found[task] = tuple(int(i) for i in np.unique(np.array(groups, dtype=object), return_inverse=True)[1])
     return found
 
 

@@ -222,7 +222,7 @@ const moemix = (() => {
     if (!column || !suite.scores[name]) return missing();
     view.suite = number;
     const results = column.shares.map(([index, share]) => [...suite.results[index], share]);
-    const tables = results.length > 1 ? await load(`t/${number}-${name}`) : [suite.scores[name]];
+    const tables = results.length > 1 ? (await load(`t/${number}-${name}`)).tasks : [suite.scores[name]];
     const wanted = task ? results.findIndex(([t]) => t === task) : -1;
     if (task && wanted < 0) return missing();
     let columns = results.map(([t], i) => [`task ${t}`, t, tables[i].v, tables[i].h]);
@@ -467,7 +467,7 @@ const moemix = (() => {
   function start() {
     names = board.rows.model.map((name, row) => `${name} ${board.rows.id[row]}`.toLowerCase());
     rowOf = new Map(board.rows.id.map((id, row) => [id, row]));
-    view.suite = Math.max(0, board.suites.length - 1);
+    view.suite = Math.max(0, board.suites.map((suite) => suite.rows.length > 0).lastIndexOf(true));
     theme();
     addEventListener("hashchange", () => { route().then(() => { if (location.hash !== "#main") scrollTo(0, 0); }); });
     addEventListener("keydown", (event) => {

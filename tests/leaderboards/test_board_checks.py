@@ -303,10 +303,18 @@ def test_a_contamination_report_is_read(made, report, verdict, said):
 def test_flags_of_the_judge_are_told(made):
     board, _, where = made
     (where.path / "judge" / "mt_bench").mkdir(parents=True)
-    (where.path / "judge/mt_bench/summary.json").write_text('{"flags": {"talks to the judge": 3, "empty": 0}}')
+    flags = {"talks to the judge": [81, 90, 101], "empty": []}
+    (where.path / "judge/mt_bench/summary.json").write_text(json.dumps({"flags": flags}))
     checked = check_one(board, reseal(board, where))
     assert outcomes(checked)["judge"] == "warn"
-    assert detail(checked, "judge") == "mt_bench: talks to the judge × 3"
+    assert detail(checked, "judge") == "mt_bench: talks to the judge in 3 questions"
+
+
+def test_answers_of_another_checkpoint_are_not_this_ones(made):
+    board, _, where = made
+    (where.path / "judge" / "mt_bench").mkdir(parents=True)
+    (where.path / "judge/mt_bench/summary.json").write_text(json.dumps({"checkpoint_hash": "d" * 64}))
+    assert failing(check_one(board, reseal(board, where))) == ["judge"]
 
 
 # --- verified once ----------------------------------------------------------------------------------------

@@ -1,0 +1,304 @@
+"""The site in a real browser: sorted, filtered, compared, opened, by mouse and keyboard; hostile text is text."""
+
+from __future__ import annotations
+
+import json
+import re
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from board_records import make_board, reseal, write_evaluation, write_submission  # type: ignore[import-not-found]
+from browser import chromium, open_page, texts, until, why_not  # type: ignore[import-not-found]
+
+from leaderboards import statistics
+from leaderboards.board.build import build_site
+from leaderboards.board.folder import BoardFolder
+from leaderboards.board.pins import add_pin, pin
+from leaderboards.board.serving import server
+from leaderboards.board.standings import ordered, stand
+from leaderboards.board.verify import verify
+
+pytestmark = pytest.mark.skipif(why_not() is not None, reason=f"no browser: {why_not()}")
+
+SIZES = {"pick": 30, "count": 24, "run": 16}
+MARKUP = (
+    "<script>owned=1</script><img src=x onerror='owned=1'><svg onload='owned=1'>"
+    "{{constructor.constructor('owned=1')()}} \"'></textarea><a href='javascript:owned=1'>x</a>"
+)
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory) -> tuple[BoardFolder, Path]:
+    """A board of 64 submissions in two suite versions, one of them hostile, with a history."""
+    folder = tmp_path_factory.mktemp("site")
+    board, asked = make_board(folder / "board", SIZES)
+    made = [
+        write_submission(
+            board, asked, f"model-{i:02d}", seed=i, ability=0.2 + 0.01 * i,
+            strategy=("uniform", "dynamic", "datasize")[i % 3], parameters=10 ** (6 + i % 5),
+        )
+        for i in range(62)
+    ]  # fmt: skip
+    write_submission(board, asked, "model-00", seed=100, ability=0.9, supersedes=made[0].name)
+    text = {"schema_version": 1, "submission_id": made[1].name, "reason": f"wrong {MARKUP}", "date": "2026-03-01"}
+    (made[1].path / "withdrawn.json").write_text(json.dumps(text))
+    hostile = write_submission(board, asked, "hostile", seed=200, ability=0.95)
+    reseal(board, hostile, strategy=MARKUP[:190], contact=MARKUP[:190], licence="<b>bold</b>", base_model=MARKUP[:190],
+           description=MARKUP, links={"weights": "https://example.org/?q=<script>owned=1</script>"})  # fmt: skip
+    add_pin(board, pin(write_evaluation(folder / "second", asked, seed=7), version="2"))
+    standings = stand(board, verify(board))
+    assert not standings.refused
+    build_site({"board": standings}, folder / "site")
+    return board, folder / "site"
+
+
+@pytest.fixture(scope="module")
+def driver(tmp_path_factory) -> Iterator[Any]:
+    with chromium(tmp_path_factory.mktemp("profile")) as running:
+        yield running
+
+
+@pytest.fixture
+def page(built, driver) -> Iterator[Any]:
+    """The table, opened from the disk; afterwards nothing may be on the console and no hostile script have run."""
+    driver.get_log("browser")
+    open_page(driver, f"{(built[1] / 'index.html').as_uri()}#b/made@1")
+    yield driver
+    assert driver.get_log("browser") == []
+    assert driver.execute_script("return typeof owned") == "undefined"
+
+
+def models(driver: Any) -> list[str]:
+    return texts(driver, "#table td.name a")
+
+
+def click(driver: Any, selector: str) -> None:
+    driver.find_element("css selector", selector).click()
+
+
+def go(driver: Any, fragment: str, selector: str) -> None:
+    driver.execute_script(f"location.hash = {fragment!r}")
+    until(lambda: driver.find_elements("css selector", selector), f"{selector} at {fragment}")
+
+
+def test_the_best_come_first_with_score_interval_and_rank(page, built):
+    standings = stand(built[0], verify(built[0]))
+    standing = standings.suites[0]
+    column = standing.columns["average"]
+    order = np.argsort(-column.values, kind="stable")
+    assert models(page) == [standings.submission(standing.rows[i]).model for i in order[:50]]
+    at = int(order[0])
+    first = texts(page, "#table tbody tr:first-child td")
+    assert first[1] == f"{column.best[at]}–{column.worst[at]}"
+    assert first[8] == f"{100 * column.values[at]:.1f} ± {100 * column.half[at]:.1f}"
+    assert texts(page, "#count") == ["63 of 63 submissions, page 1 of 2".replace("63", str(len(standing.rows)))]
+
+
+def test_without_scripts_the_first_rows_are_there_to_read(built):
+    text = (built[1] / "index.html").read_text()
+    assert text.count("<tr>") == 1 + 50
+    shown = re.findall(r'<a href="#s/\w+">([^<]+)</a>', text)
+    standings = stand(built[0], verify(built[0]))
+    assert shown == [standings.submission(standings.suites[0].rows[i]).model for i in ordered(standings.suites[0])[:50]]
+    assert "hostile" in shown
+    assert "&lt;script&gt;owned=1" in text
+
+
+def test_a_click_on_a_heading_sorts_and_another_turns_it_round(page):
+    click(page, "button[data-sort='pick']")
+    values = [float(text.split()[0]) for text in texts(page, "#table tbody td:nth-child(6)")]
+    assert values == sorted(values, reverse=True)
+    assert (
+        page.execute_script("return document.querySelector('th[aria-sort]').getAttribute('aria-sort')") == "descending"
+    )
+    click(page, "button[data-sort='pick']")
+    values = [float(text.split()[0]) for text in texts(page, "#table tbody td:nth-child(6)")]
+    assert values == sorted(values)
+    click(page, "button[data-sort='model']")
+    assert models(page) == sorted(models(page))
+
+
+def test_filters_by_model_strategy_and_size_and_pages(page):
+    from selenium.webdriver.support.select import Select
+
+    click(page, ".pager button:nth-of-type(2)")
+    assert len(models(page)) == 13 - 1
+    page.find_element("id", "query").send_keys("model-1")
+    assert set(models(page)) == {f"model-1{i}" for i in range(10)}
+    Select(page.find_element("id", "strategy")).select_by_visible_text("dynamic")
+    assert set(models(page)) == {"model-10", "model-13", "model-16", "model-19"}
+    Select(page.find_element("id", "size")).select_by_visible_text("1B to 10B")
+    assert models(page) == ["model-13"]
+    page.find_element("id", "query").send_keys("zzz")
+    assert texts(page, "#table tbody td") == ["Nothing fits these filters."]
+    Select(page.find_element("id", "size")).select_by_index(0)
+    Select(page.find_element("id", "strategy")).select_by_index(0)
+    page.execute_script("const q = document.getElementById('query'); q.value = ''; q.dispatchEvent(new Event('input'))")
+
+
+def test_another_suite_version_is_chosen(page):
+    from selenium.webdriver.support.select import Select
+
+    Select(page.find_element("id", "suite")).select_by_visible_text("made@2")
+    until(lambda: "No submission yet." in page.page_source, "the other version")
+
+
+def test_two_are_compared_as_the_statistics_do_it(page, built):
+    names = ("model-20", "model-55")
+    ids = {s.model: s.name for s in built[0].submissions()}
+    go(page, f"#c/{ids[names[1]]}/{ids[names[0]]}", "table.comparison")
+    cells = page.execute_script(
+        "return [...document.querySelectorAll('[data-difference]')]"
+        ".map(e => [e.dataset.difference, e.dataset.se, e.dataset.p])"
+    )
+    found = {checked.submission.model: checked for checked in verify(built[0]) if checked.submission}
+    vectors = {name: {v.task: v.values for v in found[name].vectors["made@1"]} for name in names}
+
+    def part(task: str, weight: float) -> statistics.Part:
+        scores = (vectors[names[1]][task] - vectors[names[0]][task])[None]
+        return statistics.Part(weight, scores, np.arange(scores.shape[1]))
+
+    expected = [statistics.estimate([part(task, 1.0)]) for task in SIZES]
+    expected.append(statistics.estimate([part(task, 1 / 3) for task in SIZES]))
+    assert len(cells) == 4
+    for cell, estimate in zip(cells, expected, strict=True):
+        assert [float(text) for text in cell] == pytest.approx(
+            [estimate.value, estimate.se, statistics.p_value(estimate)], rel=1e-7
+        )
+
+
+def test_ticking_two_leads_to_their_comparison(page):
+    assert not page.find_element("id", "compare").is_enabled()
+    boxes = page.find_elements("css selector", "#table input[type=checkbox]")
+    chosen = [box.get_attribute("data-id") for box in boxes[:2]]
+    for box in boxes[:2]:
+        box.click()
+    click(page, "#compare")
+    until(lambda: page.find_elements("css selector", "table.comparison"), "the comparison")
+    assert page.execute_script("return location.hash") == f"#c/{chosen[0]}/{chosen[1]}"
+    page.back()
+
+
+def test_a_submission_shows_scores_mixture_provenance_checks_and_its_record(page, built):
+    where = next(s for s in built[0].submissions() if s.model == "model-40")
+    go(page, f"#s/{where.name}", "dl")
+    text = page.find_element("id", "main").text
+    for part in ("model-40", where.name, "someone@example.org", "MIT", "95 % interval", "hashes", "lm_eval 0.4.13"):
+        assert part in text, part
+    assert page.execute_script("return document.querySelectorAll('#main > svg path.line').length") == 3
+    assert texts(page, "#main > svg path.line title") == ["chat", "code", "math"]
+    link = page.find_element("id", "record").get_attribute("href")
+    assert link.endswith(f"records/{where.name}.json")
+    record = json.loads((built[1] / "records" / f"{where.name}.json").read_text())
+    assert record["submission"]["model"] == "model-40"
+    assert record["scores"]["made@1"]["average"]["n"] == sum(SIZES.values())
+
+
+def test_a_column_and_a_task_have_pages(page):
+    go(page, "#t/made@1/average", "#table")
+    assert {"pick", "count", "run"} <= set(texts(page, "#main table td a"))
+    go(page, "#t/made@1/average/count", "h2")
+    until(lambda: texts(page, "h2")[0].startswith("count"), "the task's page")
+    assert "exact_match" in texts(page, "#main table td")
+    values = [float(text.split()[0]) for text in texts(page, "#table tbody td:nth-child(6)")]
+    assert values == sorted(values, reverse=True)
+    go(page, "#t/made@1/nothing", "h2")
+    assert texts(page, "h2") == ["There is no such page"]
+
+
+def test_superseded_and_withdrawn_are_history(page):
+    assert "model-01" not in models(page)
+    go(page, "#history", "table")
+    text = page.find_element("id", "main").text
+    assert "superseded" in text
+    assert "withdrawn" in text
+    assert "model-01" in text
+
+
+def test_the_keyboard_is_enough(page):
+    from selenium.webdriver.common.keys import Keys
+
+    page.find_element("tag name", "body").send_keys("/")
+    assert page.execute_script("return document.activeElement.id") == "query"
+    page.switch_to.active_element.send_keys("model-6" + Keys.ESCAPE)
+    assert len(models(page)) == 2
+    button = page.find_element("css selector", "button[data-sort='pick']")
+    page.execute_script("arguments[0].focus()", button)
+    page.switch_to.active_element.send_keys(Keys.ENTER)
+    focused = "return document.activeElement.getAttribute('data-sort')"
+    assert page.execute_script(focused) == "pick"  # still there, in the table that was drawn anew
+    page.switch_to.active_element.send_keys(Keys.TAB)
+    assert page.execute_script(focused) == "count"
+    page.execute_script("const q = document.getElementById('query'); q.value = ''; q.dispatchEvent(new Event('input'))")
+
+
+def test_a_hostile_submission_is_text_and_no_script_runs(page, built):
+    where = next(s for s in built[0].submissions() if s.model == "hostile")
+    assert MARKUP[:60] in page.find_element("id", "main").text
+    for fragment in (f"#s/{where.name}", "#history", f"#c/{where.name}/{where.name}", "#t/made@1/%3Cscript%3E/x"):
+        go(page, fragment, "h2")
+        until(lambda: page.execute_script("return document.readyState") == "complete", "the page")
+        assert (
+            page.execute_script("return document.querySelectorAll('#main script, #main img, #main textarea').length")
+            == 0
+        )
+        assert page.execute_script("return typeof owned") == "undefined"
+    go(page, f"#s/{where.name}", "dl")
+    links = page.execute_script("return [...document.querySelectorAll('#main a')].map(a => a.protocol)")
+    assert set(links) <= {"https:", "file:"}
+    assert page.title == "A board"
+
+
+def test_even_a_smuggled_script_would_not_run(page):
+    """The page's policy refuses inline scripts and handlers, so an escaping mistake would still do nothing."""
+    page.execute_script(
+        "const d = document.createElement('div'); d.innerHTML = \"<img src='nothing.png' onerror='owned=1'>\";"
+        "document.body.append(d); const s = document.createElement('script'); s.textContent = 'owned=1';"
+        "document.body.append(s)"
+    )
+    blocked = until(lambda: page.get_log("browser"), "the browser's refusal")
+    assert any("Content Security Policy" in entry["message"] for entry in blocked)
+    page.get_log("browser")
+
+
+def test_a_phone_shows_it_without_scrolling_sideways(built, tmp_path):
+    with chromium(tmp_path / "phone", width=375, height=700, dark=True) as phone:
+        open_page(phone, f"{(built[1] / 'index.html').as_uri()}#b/made@1")
+        assert len(models(phone)) == 50
+        wide = "return document.documentElement.scrollWidth > innerWidth"
+        assert not phone.execute_script(wide)
+        dark = phone.execute_script("return getComputedStyle(document.body).backgroundColor")
+        click(phone, "#theme")
+        assert phone.execute_script("return getComputedStyle(document.body).backgroundColor") != dark
+        where = next(s for s in built[0].submissions() if s.model == "hostile")
+        go(phone, f"#s/{where.name}", "dl")
+        assert not phone.execute_script(wide)
+        assert phone.get_log("browser") == []
+
+
+def test_served_it_is_the_same_and_asks_nobody_else(built, driver):
+    with server(built[1], "127.0.0.1", 0) as running:
+        threading.Thread(target=running.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{running.server_address[1]}/"
+        driver.get_log("browser")
+        open_page(driver, f"{address}#b/made@1")
+        assert len(models(driver)) == 50
+        asked = driver.execute_script("return performance.getEntriesByType('resource').map(e => e.name)")
+        assert asked
+        assert all(name.startswith(address) for name in asked)
+        assert [e for e in driver.get_log("browser") if "favicon" not in e["message"]] == []
+        running.shutdown()
+
+
+def test_several_boards_stand_side_by_side(built, driver, tmp_path):
+    standings = stand(built[0], verify(built[0]))
+    build_site({"one": standings, "two": standings}, tmp_path / "site")
+    driver.get((tmp_path / "site" / "index.html").as_uri())
+    assert texts(driver, ".boards a") == ["A board", "A board"]
+    click(driver, ".boards a")
+    until(lambda: driver.find_elements("css selector", "#suite"), "the first board")
+    assert "one/index.html" in driver.current_url
