@@ -11,15 +11,17 @@ import importlib
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
 from harness.errors import MoemixError, StageFailed, nearest
+from harness.launch import launch_command
 from harness.recipe import (
     CheckpointModel,
+    Launcher,
     Mixing,
     Model,
     Recipe,
@@ -49,6 +51,7 @@ class Job:
         folder: where it works and leaves its log.
         create: writes the manifest that its process reads; called just before it starts.
         run: the run whose manifest tells how it ended, where the job does not write that itself.
+        launcher: how many processes work on it, and how they share the work.
     """
 
     id: str
@@ -59,11 +62,12 @@ class Job:
     folder: Path
     create: Callable[[], object] = lambda: None
     run: Path | None = None
+    launcher: Launcher = field(default_factory=Launcher)
 
     @property
     def arguments(self) -> tuple[str, ...]:
         """Of the Python interpreter that runs it."""
-        return ("-m", "harness.cli", *self.command)
+        return launch_command(self.launcher, self.command)
 
     @property
     def done(self) -> bool:
@@ -227,7 +231,16 @@ class _Builder:
             create = partial(self.store.create_run, recipe.name, config, checkpoint, needed, self.root_text)
             title = f"train {strategy.label} on {model.name}, seed {config.seed}"
             command = ("train", "--run", str(run.folder))
-            self.jobs[train_job] = Job(train_job, "train", title, command, (model_job, *after), run.folder, create)
+            self.jobs[train_job] = Job(
+                train_job,
+                "train",
+                title,
+                command,
+                (model_job, *after),
+                run.folder,
+                create,
+                launcher=recipe.launcher if rule.trains else Launcher(),
+            )
             evaluations = {
                 suite: self._evaluation(run, train_job, suite, strategy) for suite in recipe.evaluation.suites
             }

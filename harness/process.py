@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from typing import BinaryIO
 
+from harness.launch import launch_environment
 from harness.plan import Job
 
 GRACE_SECONDS = 60.0  # what an interrupted job gets to write its state
@@ -31,7 +32,7 @@ class JobProcess:
         self._prefix = prefix
         self._tail: deque[str] = deque(maxlen=20)
         self._pending = b""
-        surroundings = {**os.environ, "PYTHONUNBUFFERED": "1", **(environment or {})}
+        surroundings = {**launch_environment(job.launcher), "PYTHONUNBUFFERED": "1", **(environment or {})}
         if sys.stderr.isatty() and not prefix:
             surroundings["MOEMIX_PROGRESS"] = "bar"
         self._file: BinaryIO = open(self.log, "ab")  # noqa: SIM115  (closed by finish)

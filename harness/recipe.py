@@ -99,6 +99,22 @@ class Training(Strict):
     keep_states: int = Field(2, ge=2)
 
 
+class Launcher(Strict):
+    """How many processes train a run, and how they share its work. No part of a run's identity: a run that was begun
+    on two processes goes on, with the same draws, on one."""
+
+    processes: int = Field(1, ge=1, description="on this machine; one for each GPU, as a rule")
+    strategy: Literal["ddp", "fsdp2"] = Field(
+        "ddp", description="ddp: whole replicas; fsdp2: weights, gradients and optimizer state in shards"
+    )
+
+    @model_validator(mode="after")
+    def _something_to_share(self) -> Launcher:
+        if self.strategy != "ddp" and self.processes == 1:
+            raise ValueError(f"strategy {self.strategy} divides its work among processes, and `processes` is 1")
+        return self
+
+
 class Mixing(Strict):
     """When and from what the weights are updated; the strategy says how."""
 
@@ -304,6 +320,7 @@ class Recipe(Strict):
     seeds: tuple[int, ...] = Field((0,), min_length=1)
     training: Training = Training()
     mixing: Mixing = Mixing()
+    launcher: Launcher = Launcher()
     evaluation: Evaluation = Evaluation()
     judging: Judging = Judging()
     engine: str = Field("transformers", description="transformers, vllm, or the URL of an OpenAI-compatible server")

@@ -141,7 +141,9 @@ class TrainResult(Strict):
     realised_tokens: dict[str, int]
     source_losses: dict[str, float | None] = Field(description="last mean loss per target token of each source")
     epochs: dict[str, float] = Field(description="passes over each source")
-    peak_memory_bytes: int | None = None
+    peak_memory_bytes: int | None = Field(None, description="of the first process")
+    processes: int = 1
+    parallel: str = Field("ddp", description="how several processes shared the work")
 
 
 class RunManifest(Record):

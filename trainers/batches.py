@@ -100,6 +100,13 @@ class Layout:
             packed.position_ids[:] = torch.arange(self.max_length)
         return Forward.of(packed, device)
 
+    @staticmethod
+    def share(forwards: Sequence[Rows], rank: int, ranks: int) -> Iterator[Rows | None]:
+        """A rank's forward passes. Every rank gets equally many, for they meet in each: where there are no rows left
+        for it, None stands for :meth:`idle`."""
+        for first in range(0, len(forwards), ranks):
+            yield forwards[first + rank] if first + rank < len(forwards) else None
+
     def idle(self, device: torch.device) -> Forward:
         """A forward pass of padding, for a rank that has no rows left while others do."""
         return Forward.of(collate([[]], [], [], self.pad_id, 1), device)
@@ -152,10 +159,7 @@ class GlobalBatch:
         return cls(examples, source_ids, layout, forwards, tally, computed)
 
     def forwards(self, rank: int, ranks: int, device: torch.device) -> Iterator[Forward]:
-        """This rank's forward passes; every rank gets equally many, for they meet at the end of the backward pass."""
+        """This rank's forward passes; every rank gets equally many."""
         source_ids = self.source_ids.tolist()
-        for first in range(0, len(self.all_forwards), ranks):
-            if first + rank < len(self.all_forwards):
-                yield self.layout.collate(self.all_forwards[first + rank], self.examples, source_ids, device)
-            else:
-                yield self.layout.idle(device)
+        for rows in self.layout.share(self.all_forwards, rank, ranks):
+            yield self.layout.collate(rows, self.examples, source_ids, device) if rows else self.layout.idle(device)

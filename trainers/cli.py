@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from harness.commands import recipe_options
 from harness.errors import MoemixError
+from harness.launch import is_first
+
+if TYPE_CHECKING:
+    from harness.plan import Job, Plan
+    from harness.recipe import Launcher
 
 
 @click.command()
@@ -31,7 +38,8 @@ def train(
 ) -> None:
     """Train one model of RECIPE under one mixing strategy, and leave its checkpoint in the run store.
 
-    A run that is finished is left as it is; one that was interrupted goes on where it stopped.
+    A run that is finished is left as it is; one that was interrupted goes on where it stopped. Several processes:
+    `--set launcher.processes=2`, or start this command by `accelerate launch`.
     """
     if run_folder is None:
         if recipe is None:
@@ -63,6 +71,7 @@ def _train_recipe(
     data_root: str | None,
 ) -> None:
     from harness.conductor import run_only
+    from harness.launch import process_count
     from harness.plan import build
     from harness.recipe import Strategy, load_recipe
     from harness.store import Store, store_root
@@ -73,7 +82,45 @@ def _train_recipe(
     if row is None:  # any strategy can be trained on a recipe, whether or not it is one of its rows
         row = Strategy(name=strategy)
         tree = tree.model_copy(update={"strategies": (*tree.strategies, row)})
-    plan = build(tree, Store(store_root(store)), find_data_root(data_root))
-    folder = plan.select(row.label, model, seed).run.folder
-    run_only(plan, next(job.id for job in plan.jobs if job.kind == "train" and job.folder == folder))
-    click.echo(folder / "checkpoint")
+
+    def job() -> tuple[Plan, Job]:
+        plan = build(tree, Store(store_root(store)), find_data_root(data_root))
+        folder = plan.select(row.label, model, seed).run.folder
+        return plan, next(job for job in plan.jobs if job.kind == "train" and job.folder == folder)
+
+    if process_count() > 1:
+        folder = _train_launched(tree.launcher, job)
+    else:
+        plan, train_job = job()
+        run_only(plan, train_job.id)
+        folder = train_job.folder
+    if is_first():
+        click.echo(folder / "checkpoint")
+
+
+def _train_launched(launcher: Launcher, job: Callable[[], tuple[Plan, Job]]) -> Path:
+    """Train in these very processes, which a launcher started; the first one makes what the run needs before."""
+    from harness.conductor import run_only
+    from harness.launch import process_count
+    from harness.store import Run
+    from trainers.parallel import asked_for, made_by_first
+    from trainers.run import train
+
+    asked, here = (launcher.processes, launcher.strategy), (process_count(), asked_for())
+    if launcher.processes > 1 and asked != here:
+        raise MoemixError(
+            f"the recipe asks for {asked[0]} processes under {asked[1]}, and {here[0]} under {here[1]} were launched",
+            where="launcher",
+            hint="launch what it asks for, or start one process and let it launch the others",
+        )
+
+    def prepared() -> str:
+        plan, train_job = job()
+        for needed in train_job.after:
+            run_only(plan, needed)
+        train_job.create()
+        return str(train_job.folder)
+
+    folder = Path(made_by_first(prepared))
+    train(Run(folder))
+    return folder

@@ -29,10 +29,10 @@ from trainers.data import Draws, SourceExhausted, TokenSource
 from trainers.loss import TargetLosses
 from trainers.mixing import MixingStrategy, Reference, Sources
 from trainers.mixture import Mixture
-from trainers.optimizer import freeze, learning_rate, make_optimizer, moments, restore_moments
+from trainers.optimizer import freeze, learning_rate
 from trainers.packing_check import check_packing
-from trainers.ranks import Ranks
-from trainers.runtime import Interrupts, accelerator, deterministic, peak_memory, seed_step
+from trainers.parallel import parallel
+from trainers.runtime import Interrupts, deterministic, peak_memory, seed_forward
 from trainers.signals import Resources, make_signals
 from trainers.state import State, States, below, prefixed, writing
 from trainers.tally import Tally
@@ -92,19 +92,20 @@ class _Loop:
         reference: Reference | None = None,
         resources: Resources | None = None,
     ) -> None:
-        self.accelerator = accelerator()
-        self.ranks = Ranks(self.accelerator.num_processes, self.accelerator.process_index, self.accelerator.device)
+        self.parallel = parallel(training)
+        self.ranks, self.device = self.parallel.ranks, self.parallel.device
         self.training, self.seed, self.folder, self.title = training, seed, folder, title
         self.sources, self.names = sources, tuple(source.name for source in sources)
         self.draws = Draws(np.array([len(source.train) for source in sources]), seed, training.exhausted)
         self.layout = Layout(training.max_length, training.pack, training.rows_per_forward, pad_id(tokenizer))
 
-        model.to(self.accelerator.device)
+        model.to(self.device)
         freeze(model, training.freeze)
         if training.pack:
             check_packing(model)
         if training.gradient_checkpointing:
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        self.parallel.check_signals(strategy.signals | strategy.at_start)
         self.model = model
         losses = TargetLosses(model, bfloat16=training.dtype == "bfloat16", balance=training.balance_loss == "model")
         signals = partial(
@@ -125,7 +126,7 @@ class _Loop:
         observed = signals(strategy.signals, mixing=mixing)
         self.mixture = Mixture(strategy, facts, observed, at_start, mixing.interval, self.ranks)
         self.scales = strategy.scales
-        self.losses, self.optimizer = self.accelerator.prepare(losses, make_optimizer(model, training))
+        self.losses, self.optimizer = self.parallel.prepare(losses, model, training)
 
         self.states = States(folder / "state", training.keep_states)
         self.step = 0
@@ -140,7 +141,7 @@ class _Loop:
     def run(self) -> TrainResult:
         self._resume()
         self.losses.train()
-        if self.accelerator.device.type == "cuda":
+        if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats()
         bar = progress(self.title, self.training.steps, self.step) if self.ranks.first else nullcontext()
         with Interrupts() as interrupts, bar as shown:
@@ -157,6 +158,7 @@ class _Loop:
                     if self.step % self.training.save_every:
                         self._save()
                     raise KeyboardInterrupt
+        self.parallel.release(self.model)
         return self._result()
 
     def _advance(self, interrupts: Interrupts, shown: Progress | None) -> bool:
@@ -203,19 +205,18 @@ class _Loop:
         Where the mixture scales the loss, it is the weighted mean with each source's scale as its targets' weight.
         Ranks average their gradients, hence the factor that turns this into a sum.
         """
-        seed_step(self.seed, self.step, self.ranks.index)
         scale_K = self.mixture.loss_scale
         targets = float(batch.tally.targets.sum() if scale_K is None else batch.tally.targets @ scale_K)
         tokens = int(batch.tally.tokens.sum())
         losses, sources = [], []
-        forwards = list(batch.forwards(self.ranks.index, self.ranks.count, self.accelerator.device))
+        forwards = list(batch.forwards(self.ranks.index, self.ranks.count, self.device))
         for i, forward in enumerate(forwards):
-            unsynced = i + 1 < len(forwards) and self.ranks.count > 1
-            with self.accelerator.no_sync(self.losses) if unsynced else nullcontext():
+            seed_forward(self.seed, self.step, i * self.ranks.count + self.ranks.index)
+            with self.parallel.accumulate(self.losses, last=i + 1 == len(forwards)):
                 with self.mixture.watch(forward.source_RT):
                     found = self.losses(forward, scale_K)
                 loss = found.total / targets + found.balance * (forward.tokens / tokens)
-                self.accelerator.backward(loss * self.ranks.count)
+                self.parallel.backward(loss * self.ranks.count)
             losses.append(found.each_N)
             sources.append(forward.target_source_N)
         each, source = torch.cat(losses).cpu().double().numpy(), np.concatenate(sources)
@@ -228,12 +229,9 @@ class _Loop:
 
     def _learn(self, tally: Tally) -> float:
         """Clip and step; the gradient's norm before clipping."""
-        limit = self.training.max_grad_norm
-        norm = float(self.accelerator.clip_grad_norm_(self.losses.parameters(), math.inf if limit is None else limit))
+        norm = self.parallel.learn(self.losses, self.optimizer, self.training.max_grad_norm)
         if not math.isfinite(norm):
             raise self._diverged("the gradient", int(np.nanargmax(tally.source_loss)))
-        self.optimizer.step()
-        self.optimizer.zero_grad()
         return norm
 
     def _diverged(self, what: str, source: int) -> StageFailed:
@@ -287,6 +285,7 @@ class _Loop:
             "source_loss": self.source_loss,
             "window_loss": np.array(self.window_loss),
         }
+        weights, learnt = self.parallel.tensors(self.model), self.parallel.moments(self.model, self.optimizer)
         if not self.ranks.first:
             return
         facts = {
@@ -295,8 +294,7 @@ class _Loop:
             "threads": torch.get_num_threads(),
             "files": {name: (self.folder / name).stat().st_size for name in (METRICS, TRACE)},
         }
-        learnt = moments(self.model, self.optimizer)
-        self.states.save(State(self.step, _tensors(self.model), learnt, arrays, facts))
+        self.states.save(State(self.step, weights, learnt, arrays, facts))
 
     def _resume(self) -> None:
         """Take up the newest valid state, or begin."""
@@ -314,9 +312,7 @@ class _Loop:
             self.seconds = time.perf_counter() - started
             return
         self.step, self.seconds = state.step, state.facts["seconds"]
-        for name, tensor in _tensors(self.model).items():
-            tensor.copy_(state.model[name])
-        restore_moments(self.model, self.optimizer, state.optimizer)
+        self.parallel.restore(self.model, self.optimizer, state.model, state.optimizer)
         self.mixture.restore(below("mixture", state.arrays), state.facts["mixture"])
         self.seen, self.window = (Tally(**below(part, state.arrays)) for part in ("seen", "window"))
         self.source_loss, self.window_loss = state.arrays["source_loss"], float(state.arrays["window_loss"])
@@ -346,15 +342,10 @@ class _Loop:
             realised_tokens=self._by_source(self.seen.tokens),
             source_losses=self._by_source(self.source_loss),
             epochs=self._by_source(self.seen.examples / sizes),
-            peak_memory_bytes=peak_memory(self.accelerator.device),
+            peak_memory_bytes=peak_memory(self.device),
+            processes=self.ranks.count,
+            parallel=self.parallel.name,
         )
-
-
-def _tensors(model: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """Parameters and persistent buffers by name, shared ones once."""
-    saved = set(model.state_dict(keep_vars=True))
-    buffers = {name: buffer for name, buffer in model.named_buffers() if name in saved}
-    return {name: tensor.detach() for name, tensor in (*model.named_parameters(), *buffers.items())}
 
 
 def pad_id(tokenizer: Any) -> int:

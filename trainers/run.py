@@ -18,7 +18,7 @@ from harness.store import Run, Store, checkpoint_hash, exclusive, stage
 from trainers.data import load_sources
 from trainers.loop import fit
 from trainers.mixing import Reference, load_strategy
-from trainers.runtime import accelerator
+from trainers.parallel import connect
 from trainers.signals import Resources
 from trainers.state import States, writing
 
@@ -32,7 +32,7 @@ def train(run: Run) -> None:
         MoemixError: model, data and strategy do not go together.
         StageFailed: another process works on this run, or training failed.
     """
-    first = accelerator().is_main_process
+    first = connect().is_main_process
     with exclusive(run.folder) if first else nullcontext():
         if not (run.trained and (run.checkpoint / "config.json").is_file()):
             with stage(run, "train") if first else nullcontext():

@@ -8,28 +8,11 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
 
 import torch
-
-from harness.errors import MoemixError
-
-
-def accelerator() -> Any:
-    """accelerate's view of this process and its peers; on a machine without GPUs they talk through gloo.
-
-    Raises:
-        MoemixError: the launcher started several processes that would not train together.
-    """
-    from accelerate import Accelerator
-
-    made = Accelerator(cpu=not torch.accelerator.is_available())
-    launched = int(os.environ.get("WORLD_SIZE", "1"))
-    if made.num_processes != launched:
-        raise MoemixError(f"{launched} processes were launched, and accelerate sees {made.num_processes}")
-    return made
 
 
 @contextmanager
@@ -47,9 +30,10 @@ def deterministic() -> Iterator[None]:
         torch.utils.deterministic.fill_uninitialized_memory = filling  # type: ignore[attr-defined]
 
 
-def seed_step(seed: int, step: int, rank: int) -> None:
-    """Seed dropout and gate noise of one step on one rank, so that no generator's state has to be stored."""
-    digest = hashlib.sha256(f"{seed} {step} {rank}".encode()).digest()
+def seed_forward(seed: int, step: int, number: int) -> None:
+    """Seed dropout and gate noise of one forward pass, counted over all ranks: no generator's state has to be stored,
+    and the noise is the same however many processes share the step."""
+    digest = hashlib.sha256(f"{seed} {step} {number}".encode()).digest()
     torch.manual_seed(int.from_bytes(digest[:8], "little") >> 1)
 
 
@@ -87,4 +71,5 @@ class Interrupts:
         if self.pending:
             raise KeyboardInterrupt
         self.pending = True
-        print("stopping after this step (once more to stop at once)", file=sys.stderr, flush=True)
+        with suppress(OSError):  # who would have read this may be gone
+            print("stopping after this step (once more to stop at once)", file=sys.stderr, flush=True)

@@ -9,6 +9,7 @@ from harness.errors import MoemixError
 from harness.recipe import (
     Data,
     Evaluation,
+    Launcher,
     Mixing,
     Part,
     Recipe,
@@ -110,6 +111,6 @@ def test_a_resolved_recipe_reads_back_as_itself():
 
 def test_every_key_of_a_recipe_is_documented():
     documented = (Path(__file__).parents[2] / "docs" / "recipes.md").read_text()
-    models = [Recipe, Data, Source, Part, Training, Mixing, Strategy, Evaluation, TinyModel, UpcycledModel]
+    models = [Recipe, Data, Source, Part, Training, Mixing, Launcher, Strategy, Evaluation, TinyModel, UpcycledModel]
     missing = [f"{m.__name__}.{name}" for m in models for name in m.model_fields if name not in documented]
     assert not missing

@@ -56,12 +56,8 @@ class Probe:
             examples += [source.probe[i] for i in picked]
             source_ids += [k] * len(picked)
         lengths = np.array([len(example.input_ids) for example in examples], dtype=np.int64)
-        rows = self._layout.forwards(lengths)
-        for first in range(0, len(rows), self._ranks.count):
-            if first + self._ranks.index < len(rows):
-                yield self._layout.collate(rows[first + self._ranks.index], examples, source_ids, device)
-            else:
-                yield self._layout.idle(device)
+        for rows in self._layout.share(self._layout.forwards(lengths), self._ranks.index, self._ranks.count):
+            yield self._layout.collate(rows, examples, source_ids, device) if rows else self._layout.idle(device)
 
 
 @contextmanager

@@ -1,0 +1,103 @@
+"""A program for several processes: trains small models, one case after another, and leaves each where a test looks.
+
+Run by torchrun with a folder that holds ``cases.json``; see ``test_parallel.py``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from small_runs import TOKENIZER, mixing, small_model, small_sources, training
+
+from harness.launch import WANTED, is_first
+from trainers import loop
+from trainers.mixing import load_strategy
+from trainers.parallel.base import stored_tensors
+
+Case = dict[str, Any]
+
+
+class Stopped(Exception):
+    """A case that ends early, as if the machine had gone."""
+
+
+def run_case(folder: Path, sources: Any, case: Case) -> None:
+    """Train one case in ``folder/<name>``, going on from a state that is there. Leaves its records, the weights it
+    ends with, and how many of the parameters' numbers this process held while it trained."""
+    case = dict(case)
+    here = folder / case.pop("name")
+    here.mkdir(exist_ok=True)
+    model = small_model(**case.pop("model", {}))
+    strategy, mix, stop = case.pop("strategy", "dynamic"), case.pop("mix", {}), case.pop("stop_after", None)
+    plan = training(**{"learning_rate": 1e-3, **({"save_every": stop} if stop else {}), **case})
+    with watched(here, stop):
+        try:
+            loop.fit(model, TOKENIZER, sources, load_strategy(strategy), plan, mixing(**mix), 0, here, here.name)
+        except Stopped:
+            return
+    if is_first():
+        save_file({name: p.contiguous() for name, p in stored_tensors(model).items()}, here / "weights.safetensors")
+
+
+@contextmanager
+def watched(here: Path, stop: int | None) -> Iterator[None]:
+    """While active, what a process holds is written down after each step, and training may break off after a state."""
+    learn, save = loop._Loop._learn, loop._Loop._save
+
+    def noting_learn(one: Any, tally: Any) -> float:
+        held = sum(getattr(p, "_local_tensor", p).numel() for p in one.model.parameters())
+        moments = sum(
+            getattr(tensor, "_local_tensor", tensor).numel()
+            for state in one.optimizer.state.values()
+            for tensor in state.values()
+            if torch.is_tensor(tensor)
+        )
+        (here / f"held-{one.ranks.index}.json").write_text(json.dumps({"weights": held, "moments": moments}))
+        return learn(one, tally)
+
+    def breaking_save(one: Any) -> None:
+        save(one)
+        if stop is not None:
+            raise Stopped
+
+    loop._Loop._learn, loop._Loop._save = noting_learn, breaking_save  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        loop._Loop._learn, loop._Loop._save = learn, save  # type: ignore[method-assign]
+
+
+def run_cases(folder: Path, cases: Sequence[Case]) -> None:
+    """Every case, on the same three sources."""
+    folder.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory() as scratch:
+        sources = small_sources(Path(scratch))
+        for case in cases:
+            run_case(folder, sources, case)
+
+
+def launch(folder: Path, cases: Sequence[Case], strategy: str, processes: int = 2) -> None:
+    """Run the cases on several processes, in one launch."""
+    folder.mkdir(exist_ok=True)
+    (folder / "cases.json").write_text(json.dumps(cases))
+    command = ("torch.distributed.run", "--standalone", "--nproc-per-node", str(processes), __file__, str(folder))
+    path = os.pathsep.join(path for path in sys.path if path)
+    environment = {**os.environ, **WANTED[strategy], "OMP_NUM_THREADS": "1", "PYTHONPATH": path}
+    done = subprocess.run(
+        (sys.executable, "-m", *command), capture_output=True, text=True, check=False, env=environment
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+
+
+if __name__ == "__main__":
+    run_cases(Path(sys.argv[1]), json.loads((Path(sys.argv[1]) / "cases.json").read_text()))
