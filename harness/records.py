@@ -343,3 +343,42 @@ class JudgeSummary(Judged, Record):
     engine: dict[str, Any] = Field(default_factory=dict)
     seconds: float
     provenance: Provenance
+
+
+# --- contamination --------------------------------------------------------------------------------
+
+
+class FoundText(Strict):
+    """One place where training data hold a question."""
+
+    where: str = Field(description="file and line of the training row")
+    doc_id: int
+    kind: Literal["exact", "near"]
+    share: float = Field(description="of the question's rare word 3-grams")
+    question: str
+    text: str = Field(description="the beginning of the row")
+
+
+class FoundQuestions(Strict):
+    """What of one task stands in one source."""
+
+    questions: int = Field(description="of the task in all")
+    exact: tuple[int, ...] = Field(description="doc ids that stand there word by word")
+    near: tuple[int, ...] = Field(description="doc ids that stand there reworded only")
+    rows: int = Field(description="rows with any of them")
+    examples: tuple[FoundText, ...] = Field(description="a few, the surest first")
+
+
+class Contamination(Record):
+    """Which of a suite's questions stand in a source of training data."""
+
+    suite: str
+    suite_hash: str
+    source: str
+    fingerprint: str = Field(description="of the source")
+    rows: int = Field(description="rows that were compared")
+    method: str
+    tasks: dict[str, FoundQuestions] = Field(description="every task that was compared, found or not")
+    unchecked: dict[str, str] = Field({}, description="tasks whose questions are not here, with the reason")
+    seconds: float
+    provenance: Provenance

@@ -2,6 +2,7 @@
 
 <store>/<recipe>/<run_id>/   a run (run.json, mixture.jsonl, metrics.jsonl, state/, checkpoint/, evals/, judge/)
 <store>/_models/<model_id>/  a made model (model.json, checkpoint/)
+<store>/_contamination/      which suites' questions stand in which sources (`moemix data check`)
 <store>/_cache/              tokenised data and generated worlds: safe to delete
 """
 
@@ -171,6 +172,10 @@ class Store:
 
     def run(self, recipe: str, config: RunConfig) -> Run:
         return Run(self.root / recipe / config.id)
+
+    def contamination_path(self, suite_hash: str, fingerprint: str) -> Path:
+        """Where the record of a suite's questions in a source lies, if the two were compared."""
+        return self.root / "_contamination" / f"{hash_value([suite_hash, fingerprint])[:24]}.json"
 
     def create_run(
         self, recipe: str, config: RunConfig, base_checkpoint: Path, reference: Run | None, data_root: str | None

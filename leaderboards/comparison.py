@@ -13,6 +13,7 @@ from pathlib import Path
 from harness.errors import MoemixError
 from harness.records import RunConfig
 from harness.store import Run
+from leaderboards.contamination import footnotes
 from leaderboards.differences import compare_pairs, mark_best, parts, show_differences
 from leaderboards.members import conditions, group, model_names, open_member, unlike
 from leaderboards.scores import Key, TaskScores
@@ -63,6 +64,8 @@ def _fill(table: Table) -> Table:
             row.cells[heading.name] = _cell(row, heading)
         vectors = [s.values for row in table.rows for v in row.scored(heading.name).values() for s in v.values()]
         heading.fraction = all(vector.min() >= 0 and vector.max() <= 1 for vector in vectors)
+    for name, note in footnotes(table).items():
+        table.heading(name).note = note
     tested = compare_pairs(table)
     if base is not None:
         show_differences(table, base, tested)

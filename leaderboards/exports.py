@@ -114,6 +114,7 @@ def _heading(column: Heading) -> dict[str, Any]:
         "fraction": column.fraction,
         "detectable": column.detectable,
         "groups": column.groups,
+        "note": column.note,
     }
 
 

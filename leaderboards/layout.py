@@ -93,7 +93,12 @@ def _scores(table: Table, footnotes: _Footnotes) -> Grid:
     if any(not math.isnan(column.detectable) for column in table.columns):
         detectable = (Entry(_number(column.detectable, column)) for column in table.columns)
         rows.append([Entry("detectable difference"), *detectable])
-    header = [column.title + ("" if column.higher_is_better else " ↓") for column in table.columns]
+    header = [
+        column.title
+        + ("" if column.higher_is_better else " ↓")
+        + (f" {footnotes.mark(column.note)}" if column.note else "")
+        for column in table.columns
+    ]
     return Grid("", ["strategy", *header], rows)
 
 

@@ -50,6 +50,7 @@ class Heading:
         columns: the columns it is the mean of; empty for one that is computed from tasks.
         fraction: every score lies in [0, 1], so it may be printed in percent.
         detectable: smallest difference to the baseline found with 80 % power after correction, median over rows.
+        note: test questions that stand in training data.
         groups: labels of rows that cannot be told apart, largest groups first met; a row may stand in several.
     """
 
@@ -61,6 +62,7 @@ class Heading:
     higher_is_better: bool
     fraction: bool = True
     detectable: float = math.nan
+    note: str | None = None
     groups: list[list[str]] = field(default_factory=list)
 
 
@@ -121,6 +123,9 @@ class Table:
     conditions: dict[str, str] = field(default_factory=dict)
     comparisons: int = 0
     notes: list[str] = field(default_factory=list)
+
+    def heading(self, name: str) -> Heading:
+        return next(heading for heading in self.columns if heading.name == name)
 
     def cells(self, heading: Heading) -> list[Cell]:
         """A column's cells, in the order of the rows."""

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
+
+if TYPE_CHECKING:
+    from harness.records import Contamination
 
 
 @click.group()
@@ -22,3 +26,55 @@ def make(world: str, out: Path, seed: int) -> None:
 
     make_world(world, out, seed)
     click.echo(out)
+
+
+@data.command()
+@click.argument("target", metavar="RECIPE|RUN_FOLDER|FILE")
+@click.option("--suite", metavar="NAME|FILE", help="The evaluation questions.  [default: the recipe's suites]")
+@click.option("--tasks", metavar="A,B", default="", help="Only these tasks or columns of the suite.")
+@click.option("--data-root", metavar="DIR", help="Folder of local data files. [env: MOEMIX_DATA_ROOT]")
+@click.option("--store", metavar="DIR", help="Run store, where tables find the result. [env: MOEMIX_STORE]")
+@click.option("--format", "style", type=click.Choice(["text", "json"]), default="text", show_default=True)
+def check(target: str, suite: str | None, tasks: str, data_root: str | None, store: str | None, style: str) -> None:
+    """Look for evaluation questions in training data: those of a recipe, of a run, or in a file.
+
+    Reports how many questions stand there word by word or reworded, with examples. What is found about a recipe's or
+    run's sources is kept in the store, and tables footnote the columns it concerns.
+    """
+    import json
+
+    from trainers.data.contamination import check_target
+
+    only = tuple(name.strip() for name in tasks.split(",") if name.strip())
+    found = check_target(target, suite, only, data_root, store)
+    if style == "json":
+        click.echo(json.dumps([record.model_dump(mode="json") for record in found], indent=1, ensure_ascii=False))
+        return
+    for record in found:
+        for line in _told(record):
+            click.echo(line)
+
+
+def _told(record: Contamination) -> list[str]:
+    """A source's findings as lines to read."""
+    lines = [f"{record.source} × {record.suite}: {record.rows:,} rows, {len(record.tasks)} tasks"]
+    clean = True
+    for task, hits in record.tasks.items():
+        if not hits.rows:
+            continue
+        clean = False
+        count = len(hits.exact) + len(hits.near)
+        words = f"{len(hits.exact)} word by word, {len(hits.near)} reworded"
+        lines.append(f"  {task}: {count} of {hits.questions:,} questions ({words}) in {hits.rows:,} rows")
+        for example in hits.examples:
+            lines.append(f"    {example.where} holds question {example.doc_id} ({example.kind}, {example.share:.0%})")
+            lines.append(f"      question: {_short(example.question)}")
+            lines.append(f"      training: {_short(example.text)}")
+    if clean:
+        lines.append("  none of the questions stands there")
+    return lines + [f"  {task}: not compared: {why}" for task, why in record.unchecked.items()]
+
+
+def _short(text: Any) -> str:
+    line = " ".join(str(text).split())
+    return line if len(line) <= 160 else f"{line[:159]}…"

@@ -82,6 +82,23 @@ def test_choices_and_texts_equal_those_of_transformers(checkpoint, mini_suite, i
     assert summary.engine["args"]["max-model-len"] == 1024
 
 
+def test_the_letters_of_a_choice_score_as_in_transformers(engine, checkpoint, monkeypatch):
+    """One request a question, by vLLM's ``logprob_token_ids``, and never by way of the whole prompt."""
+    from lm_eval.api.instance import Instance
+
+    from evals.engines.hflm import SeededHFLM
+
+    prefix = "the question and the answer are in the text " * 12
+    pairs = [(f"{prefix}{i} and the answer is", letter) for i in range(6) for letter in "ABCD"]
+    requests = [Instance("loglikelihood", {}, pair, i, metadata=("t", i, 1)) for i, pair in enumerate(pairs)]
+    lm = engine.lm()
+    monkeypatch.setattr(lm, "_ask_echo", lambda request: pytest.fail("asked the long way"))
+    mine = lm.loglikelihood(requests)
+    theirs = SeededHFLM(pretrained=str(checkpoint), dtype="float32", device="cpu").loglikelihood(requests)
+    assert [value for value, _ in mine] == pytest.approx([value for value, _ in theirs], abs=1e-3)
+    assert [greedy for _, greedy in mine] == [greedy for _, greedy in theirs]
+
+
 @pytest.mark.usefixtures("borrowed")
 def test_a_server_killed_midway_is_started_again_once_and_asked_only_for_the_rest(
     engine, checkpoint, mini_suite, in_process, tmp_path, killing, monkeypatch

@@ -10,7 +10,7 @@ from harness.errors import MoemixError, unknown
 from harness.progress import progress
 from harness.recipe import Part, Source
 from trainers.data.adapters import Adapter, load_adapter
-from trainers.data.conversation import Malformed, Unusable
+from trainers.data.conversation import Conversation, Malformed, Unusable
 from trainers.data.reading import Located, read_part
 from trainers.data.template import Encoder, Rendered
 from trainers.data.tokens import SourceReport, TokenWriter
@@ -47,8 +47,8 @@ class PartAdapter:
         """Whether ``select`` keeps the row."""
         return all(self._matches(row, column, wanted) for column, wanted in self._select.items())
 
-    def render(self, row: Mapping[str, Any], encoder: Encoder) -> Rendered:
-        """The row as text to tokenise. A blank system turn says nothing and is left out."""
+    def adapt(self, row: Mapping[str, Any]) -> str | Conversation:
+        """The row as the adapter reads it: raw text that is not blank, or turns."""
         try:
             made: Any = self._adapter(row)
         except (Malformed, Unusable, MoemixError):
@@ -58,9 +58,16 @@ class PartAdapter:
         if isinstance(made, str):
             if not made.strip():
                 raise Unusable("empty text")
-            return Rendered(made)
+            return made
         if not isinstance(made, list) or not all(_is_message(turn) for turn in made):
             raise Malformed("the adapter should return text or a list of {role, content}")
+        return made
+
+    def render(self, row: Mapping[str, Any], encoder: Encoder) -> Rendered:
+        """The row as text to tokenise. A blank system turn says nothing and is left out."""
+        made = self.adapt(row)
+        if isinstance(made, str):
+            return Rendered(made)
         return encoder.render([turn for turn in made if turn["role"] != "system" or turn["content"].strip()])
 
     @staticmethod

@@ -1,0 +1,47 @@
+"""Columns whose test questions stand in the training data of the runs beside them, as far as that was looked into."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from harness.records import Contamination
+from harness.store import Store
+from leaderboards.table import Heading, Row, Table
+
+
+def footnotes(table: Table) -> dict[str, str]:
+    """Column → what ``moemix data check`` found about its questions; columns of clean tasks are left out."""
+    return {heading.name: text for heading in table.columns if (text := _footnote(table, heading))}
+
+
+def _footnote(table: Table, heading: Heading) -> str:
+    found: dict[str, None] = {}
+    for row in table.rows:
+        asked = _questions(row, heading)
+        for record in _records(row):
+            for task, ids in asked.items():
+                hits = record.tasks.get(task)
+                exact = len(ids.intersection(hits.exact)) if hits else 0
+                near = len(ids.intersection(hits.near)) if hits else 0
+                if exact or near:
+                    words = f"{exact} word by word, {near} reworded"
+                    found[f"{exact + near} of {len(ids):,} in {record.source} for {task} ({words})"] = None
+    return f"Test questions stand in the training data: {'; '.join(found)}." if found else ""
+
+
+def _questions(row: Row, heading: Heading) -> dict[str, set[int]]:
+    """Task → the questions behind a row's score."""
+    scored = row.scored(heading.name).values()
+    return {key.task: {doc for doc, _ in scores.questions} for found in scored for key, scores in found.items()}
+
+
+def _records(row: Row) -> list[Contamination]:
+    """What is known of the sources of a row's runs and the suite they were evaluated on."""
+    paths: dict[Path, None] = {}
+    for member in row.members:
+        if member.manifest is None or member.evaluation is None:
+            continue
+        store, suite = Store(member.run.store), member.evaluation.summary.request.suite_hash
+        for fingerprint in member.config.fingerprints.values():
+            paths[store.contamination_path(suite, fingerprint)] = None
+    return [Contamination.read(path) for path in paths if path.is_file()]
