@@ -73,3 +73,28 @@ def run(**options: Any) -> None:
 
     summary = judge_command(**options)
     click.echo(show(summary), nl=False)
+
+
+@judge.command("report")
+@click.argument("folders", nargs=-1, required=True, type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option("--human", type=FILE, help="People's verdicts: JSONL with model_a, model_b, winner, turn, judge.")
+@click.option("--format", "style", type=click.Choice(["text", "json"]), default="text", show_default=True)
+@click.option("--out", type=FILE, help="Write the report here instead.")
+def report(folders: tuple[Path, ...], human: Path | None, style: str, out: Path | None) -> None:
+    """Measure the judges of judging FOLDERS.
+
+    Position consistency, the pull of length, self-preference, use of the scale, failures, stability under repeats,
+    agreement between judges and with people, and win rates, plain and length-controlled: each with a 95 % interval
+    over questions.
+    """
+    import json
+
+    from evals.judge.report import in_words, make_report
+    from harness.files import write_text
+
+    made = make_report(folders, human)
+    text = json.dumps(made, indent=1, ensure_ascii=False) + "\n" if style == "json" else in_words(made)
+    if out is None:
+        click.echo(text, nl=False)
+    else:
+        write_text(out, text)

@@ -124,8 +124,10 @@ def record(
         line |= {"model_1": first, "model_2": second, "game": task.game, "winner": winner}
     else:
         line |= {"model": match.models[0], "score": verdict.score}
+    lengths = [len(answer.turns[match.turn - 1]) for answer in match.answers]
     return line | {
         "reason": reason,
+        "lengths": lengths if task.game < 2 else lengths[::-1],
         "system_prompt": prompt.system,
         "user_prompt": prompt.user,
         "judgment": reply.text,

@@ -69,4 +69,5 @@ def _load(reference: str, name: str, location: dict[str, Any], dtype: str) -> tu
         raise MoemixError(f"the checkpoint cannot be loaded: {error}", where=reference, hint=hint) from error
     if hasattr(model.config, "quantization_config"):  # GGUF: the weights have been dequantised
         del model.config.quantization_config
+        model.hf_quantizer = None  # else transformers refuses to save it
     return model.eval(), tokenizer

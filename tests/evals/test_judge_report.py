@@ -1,0 +1,205 @@
+"""The judge measured: planted biases come back within the report's intervals, and a fair judge is not accused."""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from fake_judge import FakeJudge
+from small_judgings import answer_file, bench_file, judged, write_lines
+
+from evals.judge.agreement import krippendorff
+from evals.judge.biases import stability
+from evals.judge.report import make_report
+from evals.judge.verdicts import Pair, Score
+from evals.judge.win_rates import length_controlled, win_rate
+from harness.cli import cli
+
+COUNT = 60
+STRENGTH = 0.6  # how often a biased judge follows its bias; else it is fair
+JUDGES = ("first", "longer", "mine", "fair", "another")
+
+
+def verdict(payload):
+    """A judge by its name: over two answers of equal quality, so a fair verdict is chance (fixed by the prompt)."""
+    prompt = payload["messages"][-1]["content"]
+    rng = random.Random(f"{payload['model']} {prompt}")
+    shown = re.findall(r"> (mine|base) says[^\n]*", prompt)
+    lengths = [len(line) for line in re.findall(r"> (?:mine|base) says[^\n]*", prompt)]
+    if "turn 2" in prompt:  # both turns are shown, answers to the second last
+        shown, lengths = shown[-2:], lengths[-2:]
+    fair = rng.choice("ABC")
+    if rng.random() > STRENGTH:
+        return fair
+    return {
+        "first": "A",
+        "longer": "A" if lengths[0] > lengths[1] else "B",
+        "mine": "A" if shown[0] == "mine" else "B",
+    }.get(payload["model"], fair)
+
+
+@pytest.fixture(scope="module")
+def panel(tmp_path_factory):
+    """Five judges over the same pairs of answers, whose lengths have nothing to do with anything."""
+    folder = tmp_path_factory.mktemp("panel")
+    rng = random.Random(3)
+    bench_file(folder, COUNT)
+    for model in ("mine", "base"):
+        answer_file(folder, model, COUNT, lambda n, m=model: [f"{m} says {'word ' * rng.randint(1, 80)}" for _ in "12"])
+
+    def script(payload, _):
+        return json.dumps({"explanation": "", "winner": {"C": "tie"}.get(found := verdict(payload), found)})
+
+    with FakeJudge(script) as judge:
+        judged(folder, judge.url, judge_model=JUDGES, mode="pairwise", baseline=folder / "base.jsonl", concurrency=8)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def report(panel):
+    return make_report([panel / "out"], None)
+
+
+def holds(found, value):
+    assert found["low"] <= value <= found["high"], found
+    return found
+
+
+def test_a_pull_of_the_first_place_is_recovered(report):
+    found = holds(report["judges"]["first"]["position"]["first_place"], STRENGTH)
+    assert found["away"]
+    assert report["judges"]["first"]["position"]["consistency"]["value"] < 0.4
+
+
+def test_a_pull_of_length_is_recovered(report):
+    said = report["judges"]["longer"]["verbosity"]
+    assert said["longer_wins"]["away"]
+    assert said["partial_correlation"]["low"] > 0.3
+    assert said["controlled_for"] == ["models", "other raters"]
+    # a pair counts when both games agree: both follow the bias, or chance agrees with it or against it
+    p, q = STRENGTH + (1 - STRENGTH) / 3, (1 - STRENGTH) / 3
+    holds(said["longer_wins"], p * p - q * q)
+
+
+def test_a_preference_for_its_own_answers_is_recovered_against_the_others(report):
+    said = report["judges"]["mine"]["self_preference"]
+    p, q = STRENGTH + (1 - STRENGTH) / 3, (1 - STRENGTH) / 3
+    holds(said["excess"], p * p - q * q)
+    assert said["excess"]["away"]
+    assert report["judges"]["fair"]["self_preference"] is None
+
+
+def test_a_fair_judge_is_accused_of_nothing(report):
+    accused = {text.split()[0] for text in report["accusations"]}
+    assert accused == {"first", "longer", "mine"}
+    for judge in ("fair", "another"):
+        holds(report["judges"][judge]["position"]["first_place"], 0.0)
+        holds(report["judges"][judge]["verbosity"]["longer_wins"], 0.0)
+
+
+def test_win_rates_have_intervals_and_length_is_taken_out(report):
+    # no answer is better than another, so at equal length each wins half
+    for judge in ("longer", "fair", "first"):
+        holds(report["win_rates"][judge]["mine"]["length_controlled"], 0.5)
+    assert report["win_rates"]["mine"]["mine"]["adjusted"]["low"] > 0.5
+    both = [report["win_rates"]["fair"][model]["adjusted"]["value"] for model in ("mine", "base")]
+    assert sum(both) == pytest.approx(1)
+
+
+def test_judges_agree_by_chance_and_with_people_as_far_as_they_do(panel, report, tmp_path):
+    pair = report["agreement"]["fair and another"]["all"]
+    assert pair["with_ties"]["n"] == 2 * COUNT
+    assert report["agreement"]["alpha_of_verdicts"]["low"] < 0.1
+    # people who say what `mine` says, but for one in four
+    rng = random.Random(5)
+    rows = []
+    games = [json.loads(line) for line in (panel / "out" / "judgments-mine.jsonl").open()]
+    for line in games:
+        same = line["g1_winner"] == line["g2_winner"]
+        winner = {"model_1": "model_a", "model_2": "model_b"}.get(line["g1_winner"], "tie") if same else "tie"
+        for who in ("expert_1", "expert_2"):
+            said = winner if rng.random() > 0.25 else rng.choice(["model_a", "model_b", "tie"])
+            rows.append({"question_id": line["question_id"], "turn": line["turn"], "model_a": line["model_1"],
+                         "model_b": line["model_2"], "winner": said, "judge": [who, "x"]})  # fmt: skip
+    with_people = make_report([panel / "out"], write_lines(tmp_path / "human.jsonl", rows))["agreement"]
+    holds(with_people["mine and human"]["all"]["with_ties"], 0.75 + 0.25 / 3)
+    assert set(with_people["mine and human"]) == {"all", "turn_1", "turn_2"}
+    assert with_people["mine and human"]["turn_1"]["without_ties"]["n"] < with_people["mine and human"]["turn_1"][
+        "with_ties"]["n"]  # fmt: skip
+    assert with_people["people among themselves"]["all"]["with_ties"]["n"] == 2 * COUNT
+    assert with_people["mine and human"]["all"]["with_ties"]["low"] > with_people["fair and human"]["all"]["with_ties"][
+        "high"]  # fmt: skip
+
+
+def test_noise_between_repeats_is_told_apart_from_differences_between_answers(tmp_path):
+    bench_file(tmp_path, COUNT)
+    answer_file(tmp_path, count=COUNT)
+    rng = random.Random(0)
+    quality = {(n, turn): rng.gauss(5.5, 1.0) for n in range(1, COUNT + 1) for turn in (False, True)}
+
+    def script(payload, _):
+        prompt = payload["messages"][-1]["content"]
+        number = int(re.search(r"mine says (\d+)", prompt)[1])
+        noise = random.Random(f"{prompt} {payload['seed']}").gauss(0, 0.7)
+        return json.dumps({"rating": min(10.0, max(1.0, quality[number, "turn 2" in prompt] + noise))})
+
+    with FakeJudge(script) as judge:
+        summary = judged(tmp_path, judge.url, repeats=3)
+    said = make_report([tmp_path / "out"], None)["judges"]["fake"]
+    holds(said["stability"]["judge_sd"], 0.7)
+    holds(said["stability"]["reliability"], 1 / (1 + 0.49))
+    assert summary.variance["judge"] == pytest.approx(0.49, rel=0.25)
+    assert summary.variance["question"] == pytest.approx(1.0, rel=0.5)
+    assert summary.variance["judge_stderr"] == pytest.approx(0.7 / (3 * 2 * COUNT) ** 0.5, rel=0.2)
+    assert summary.average.n == 2 * COUNT
+    assert said["verbosity_of_scores"]["partial_correlation"]["low"] < 0.35
+
+
+def test_a_judge_without_noise_has_none():
+    scores = [Score("j", q, 1, "m", "c", repeat, float(q % 7 + 1), 10) for q in range(20) for repeat in range(2)]
+    assert stability(scores)["judge_sd"].value == 0
+    assert stability(scores)["reliability"].value == 1
+
+
+def test_krippendorffs_alpha_is_that_of_published_examples():
+    # Krippendorff's own example (Computing Krippendorff's Alpha-Reliability, 2011, C): four observers, twelve units
+    table = [
+        [1, 2, 3, 3, 2, 1, 4, 1, 2, None, None, None],
+        [1, 2, 3, 3, 2, 2, 4, 1, 2, 5, None, 3],
+        [None, 3, 3, 3, 2, 3, 4, 2, 2, 5, 1, None],
+        [1, 2, 3, 3, 2, 4, 4, 1, 2, 5, 1, None],
+    ]
+    units = {
+        (unit, 1): {name: [row[unit]] for name, row in zip("ABCD", table, strict=True) if row[unit] is not None}
+        for unit in range(12)
+    }
+    assert krippendorff(units, list("ABCD"), scale="nominal").value == pytest.approx(0.743, abs=5e-4)
+    assert krippendorff(units, list("ABCD"), scale="interval").value == pytest.approx(0.849, abs=5e-4)
+
+
+def test_length_control_finds_the_better_model_behind_a_judge_who_counts_words():
+    rng = random.Random(0)
+    pairs = []
+    for question in range(300):
+        lengths = (rng.randint(100, 300), rng.randint(200, 600))  # the other model talks more
+        logit = 0.8 + 2.5 * np.tanh((lengths[0] - lengths[1]) / 130)
+        winner = "model_1" if rng.random() < 1 / (1 + np.exp(-logit)) else "model_2"
+        pairs.append(Pair("j", question, 1, ("terse", "wordy"), "c", 0, (winner, winner), lengths))
+    assert win_rate(pairs, "terse").high < 0.5
+    found = length_controlled(pairs, "terse")
+    assert found.low <= 1 / (1 + np.exp(-0.8)) <= found.high
+    assert found.low > 0.5
+
+
+def test_the_command_says_it_in_words_and_in_json(panel):
+    text = CliRunner().invoke(cli, ["judge", "report", str(panel / "out")])
+    assert text.exit_code == 0, text.output
+    assert "first prefers an answer for its place: +0." in text.output
+    made = CliRunner().invoke(cli, ["judge", "report", str(panel / "out"), "--format", "json"])
+    assert set(json.loads(made.output)["judges"]) == set(JUDGES)
+    missing = CliRunner().invoke(cli, ["judge", "report", str(panel)])
+    assert missing.exit_code != 0
