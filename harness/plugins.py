@@ -1,9 +1,10 @@
-"""A user's own code by reference, ``path/to/file.py:name``: loaded once for what is in it, and known by its hash."""
+"""Code that the project is told of: by reference, ``path/to/file.py:name``, and by entry points."""
 
 from __future__ import annotations
 
 import importlib.util
 import sys
+from importlib import metadata
 from pathlib import Path
 from types import ModuleType
 
@@ -50,3 +51,13 @@ def module_from(path: Path, kind: str) -> ModuleType:
         message = f"the {kind} file does not run: {type(error).__name__}: {error}"
         raise MoemixError(message, where=str(path)) from error
     return module
+
+
+def register_architectures() -> None:
+    """Make transformers know all model code that is installed: the entry points of the group ``moemix.architectures``.
+
+    Called before a checkpoint is loaded. Each entry point is a function without arguments that registers its
+    configurations and models with transformers' Auto classes, and may be called again.
+    """
+    for entry in metadata.entry_points(group="moemix.architectures"):
+        entry.load()()

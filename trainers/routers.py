@@ -170,12 +170,10 @@ class RouterObserver:
         for layer in self._layers:
             if layer.name not in calls:
                 raise StageFailed("the MoE layer did not run, so its routing is unknown", where=layer.name)
-            call, noisy = calls[layer.name], calls.get(f"{_parent(layer.name)}.gate")
             assert layer.read_scores is not None
-            routing = Routing(layer.num_experts, layer.read(*call), layer.read_scores(*call))
-            if noisy is not None:
-                routing.noise = noisy[2].noise
-            routings.append(routing)
+            call, beside = calls[layer.name], f"{_parent(layer.name)}.gate"
+            noise = calls[beside][2].noise if beside in self._noisy else None
+            routings.append(Routing(layer.num_experts, layer.read(*call), layer.read_scores(*call), noise))
 
     def take(self) -> NDArray[np.int64]:
         """The counts i64[K, L, E] since the last call; they start again from zero."""
@@ -195,6 +193,9 @@ def _observe(name: str, module: nn.Module) -> _MoeLayer | None:
         # The attention experts of a JetMoE layer have a router of the same kind; its gate load is not the paper's.
         router: Any = module.router
         return _MoeLayer(f"{name}.router", router, router.num_experts, _grouped_by_expert, _scores_by_expert)
+    if kind == "ModuleFormerMoE":  # its attention experts likewise
+        gate: Any = module.gate
+        return _MoeLayer(f"{name}.gate", gate, gate.num_experts, _output("selected_Nk"), _output("scores_Nk"))
     if kind == "Llama4Router":
         selected, scores = (_largest(_integer(module, "top_k"), part) for part in ("indices", "values"))
         return _MoeLayer(name, module, _integer(module, "num_experts"), selected, scores)
@@ -226,6 +227,16 @@ def _argument(parameters: list[str], names: tuple[str, ...]) -> Reader | None:
     def read(args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Tensor:
         value: Tensor = kwargs[name] if name in kwargs else args[position]
         return value.reshape(-1, value.shape[-1])
+
+    return read
+
+
+def _output(field: str) -> Reader:
+    """A router whose output has the value in a field."""
+
+    def read(args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Tensor:
+        value: Tensor = getattr(output, field)
+        return value
 
     return read
 

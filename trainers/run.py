@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-import trainers.models  # noqa: F401  (registers this project's architectures with transformers)
 from harness.errors import MoemixError, StageFailed
 from harness.files import whole_directory
 from harness.records import RunManifest, TrainResult
@@ -18,6 +17,7 @@ from harness.store import Run, Store, checkpoint_hash, exclusive, stage
 from trainers.data import load_sources
 from trainers.loop import fit
 from trainers.mixing import Reference, load_strategy
+from trainers.models.checkpoints import load_model
 from trainers.parallel import connect
 from trainers.signals import Resources
 from trainers.state import States, writing
@@ -119,14 +119,14 @@ def load_checkpoint(base: Path) -> tuple[Any, Any]:
     """Model in float32, whatever it is stored in, and tokenizer."""
     import torch
     from safetensors import SafetensorError
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoTokenizer
     from transformers.utils import logging
 
     logging.disable_progress_bar()  # one bar is enough, and it is not the one over files
     try:
-        model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32, local_files_only=True)
+        model = load_model(str(base), where=str(base), dtype=torch.float32, local_files_only=True)
         return model, AutoTokenizer.from_pretrained(base, local_files_only=True)
-    except (OSError, ValueError, SafetensorError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise MoemixError(f"the checkpoint cannot be loaded: {error}", where=str(base)) from error
 
 

@@ -32,7 +32,10 @@ class Engine(Protocol):
     ) -> None: ...
 
     def describe(self) -> dict[str, Any]:
-        """Name, version, dtype and arguments: all that determines answers besides checkpoint and request."""
+        """Name, version, dtype and arguments: all that determines answers besides checkpoint and request.
+
+        ``instead_of_vllm`` says why this is not the engine that was asked for.
+        """
         ...
 
     def lm(self) -> TemplateLM:
@@ -44,7 +47,8 @@ def open_engine(spec: str, checkpoint: Path, *, dtype: str, seed: int, folder: P
     """An engine, not yet started.
 
     Args:
-        spec: ``transformers``, ``vllm``, or the URL of an OpenAI-compatible server.
+        spec: ``transformers``, ``vllm``, or the URL of an OpenAI-compatible server. What vLLM cannot serve is
+            answered by transformers, and the engine's description says why.
         folder: where a server's log goes.
     """
     check_engine(spec, dtype)
@@ -53,8 +57,12 @@ def open_engine(spec: str, checkpoint: Path, *, dtype: str, seed: int, folder: P
 
         return InProcessEngine(checkpoint, dtype=dtype)
     if spec == "vllm":
+        from evals.engines.choice import why_not_vllm
+        from evals.engines.in_process import InProcessEngine
         from evals.engines.vllm_server import VllmEngine
 
+        if reason := why_not_vllm(checkpoint):
+            return InProcessEngine(checkpoint, dtype=dtype, instead_of_vllm=reason)
         return VllmEngine(checkpoint, dtype=dtype, seed=seed, folder=folder)
     from evals.engines.url import UrlEngine
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from evals.engines.base import context_length
 from harness.errors import MoemixError
 from harness.files import read_json
+from harness.plugins import register_architectures
 
 if TYPE_CHECKING:
     from lm_eval.api.model import TemplateLM
@@ -20,10 +22,14 @@ _MAX_BATCH = 64
 
 
 class InProcessEngine:
-    """A checkpoint loaded with plain transformers, on the GPU if there is one."""
+    """A checkpoint loaded with transformers, on the GPU if there is one.
 
-    def __init__(self, checkpoint: Path, *, dtype: str) -> None:
-        self.checkpoint, self.dtype = checkpoint, dtype
+    Args:
+        instead_of_vllm: why vLLM, which was asked for, does not answer.
+    """
+
+    def __init__(self, checkpoint: Path, *, dtype: str, instead_of_vllm: str | None = None) -> None:
+        self.checkpoint, self.dtype, self.instead_of_vllm = checkpoint, dtype, instead_of_vllm
         self.max_length = context_length(checkpoint)
         vocabulary = read_json(checkpoint / "config.json").get("vocab_size", 1 << 16)
         self.batch_size = max(1, min(_MAX_BATCH, _BATCH_LOGITS // (512 * vocabulary)))
@@ -34,6 +40,9 @@ class InProcessEngine:
 
         from evals.engines.hflm import SeededHFLM
 
+        if self.instead_of_vllm:
+            print(f"transformers answers in place of vllm: {self.instead_of_vllm}", file=sys.stderr)
+        register_architectures()
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         try:
             self._lm = SeededHFLM(
@@ -55,12 +64,13 @@ class InProcessEngine:
     def describe(self) -> dict[str, Any]:
         import transformers
 
-        return {
+        said: dict[str, Any] = {
             "name": "transformers",
             "version": transformers.__version__,
             "dtype": self.dtype,
             "args": {"device": self.device, "batch_size": self.batch_size, "max_length": self.max_length},
         }
+        return said | {"instead_of_vllm": self.instead_of_vllm} if self.instead_of_vllm else said
 
     def lm(self) -> TemplateLM:
         assert self._lm is not None, "the engine is not running"

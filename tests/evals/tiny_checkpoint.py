@@ -1,17 +1,35 @@
-"""A tiny Mixtral with random weights and a tokenizer of ASCII characters: a real checkpoint that answers at once."""
+"""A tiny MoE with random weights and a tokenizer of ASCII characters: a real checkpoint that answers at once."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 VOCABULARY = 128
 CONTEXT = 1024
 
 
-def make_checkpoint(folder: Path, seed: int = 0) -> Path:
+# What makes an architecture's feed-forward blocks small MoEs.
+EXPERTS: dict[str, dict[str, Any]] = {
+    "mixtral": {"intermediate_size": 64, "num_local_experts": 4, "num_experts_per_tok": 2},
+    "llama_moe": {
+        "intermediate_size": 256,
+        "num_experts": 4,
+        "num_selects": 2,
+        "score_scale_factor": 2.0,
+        "gate_network": "mlp",
+    },
+}
+
+
+def make_checkpoint(folder: Path, seed: int = 0, architecture: str = "mixtral") -> Path:
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import MixtralConfig, MixtralForCausalLM, PreTrainedTokenizerFast
+    from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
+
+    from harness.plugins import register_architectures
+
+    register_architectures()
 
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -27,21 +45,20 @@ def make_checkpoint(folder: Path, seed: int = 0) -> Path:
         tokenizer_object=tokenizer, eos_token="<|endoftext|>", pad_token="<|endoftext|>"
     ).save_pretrained(folder)
     torch.manual_seed(seed)
-    config = MixtralConfig(
+    config = AutoConfig.for_model(
+        architecture,
         vocab_size=VOCABULARY,
         hidden_size=64,
-        intermediate_size=64,
         num_hidden_layers=2,
         num_attention_heads=2,
         num_key_value_heads=2,
         head_dim=32,
-        num_local_experts=4,
-        num_experts_per_tok=2,
+        **EXPERTS[architecture],
         max_position_embeddings=CONTEXT,
         initializer_range=0.2,  # large enough that greedy choices are not ties
         bos_token_id=None,
         eos_token_id=0,
         pad_token_id=0,
     )
-    MixtralForCausalLM(config).save_pretrained(folder)
+    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
     return folder

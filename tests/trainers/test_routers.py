@@ -55,6 +55,16 @@ ARCHITECTURES = {
     "gpt_oss": {"num_local_experts": 4, "num_experts_per_tok": 2, "head_dim": 8},
     "ernie4_5_moe": {"moe_num_experts": 6, "moe_k": 2, "moe_intermediate_size": 16, "moe_layer_start_index": 0},
     "llama_moe": {"num_experts": 6, "num_selects": 2, "size_experts": [[16] * 6] * 2},
+    "moduleformer": {
+        "n_positions": 64,
+        "att_hidden": 16,
+        "ffd_hidden": 24,
+        "gating_size": 16,
+        "n_att_experts": 4,
+        "n_mlp_experts": 6,
+        "k_att": 2,
+        "k_mlp": 2,
+    },
     "llama4_text": {"num_local_experts": 4, "num_experts_per_tok": 1, "intermediate_size_mlp": 16, "head_dim": 8},
 }
 # Architectures whose every layer is run a second time under activation checkpointing.
@@ -100,6 +110,8 @@ def moe_blocks(model: torch.nn.Module) -> list[tuple[torch.nn.Module, torch.nn.P
             blocks.append((module, experts.down_proj))
         elif type(module).__name__ == "JetMoeMoE":
             blocks.append((module, module.output_linear.weight))
+        elif type(module).__name__ == "ModuleFormerMoE":
+            blocks.append((module, module.output_experts.weight))
     return blocks
 
 

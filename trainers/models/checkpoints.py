@@ -6,9 +6,11 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import trainers.models  # noqa: F401  (registers this project's architectures with transformers)
 from harness.errors import MoemixError
 
 _PACKAGE = "package:"
+_KEYS_NAMED = 5  # of each kind that is wrong
 
 
 def load_checkpoint(reference: str, revision: str | None = None, *, dtype: str = "float32") -> tuple[Any, Any]:
@@ -54,17 +56,56 @@ def packaged_gguf(package: str) -> Path:
     return found[0]
 
 
-def _load(reference: str, name: str, location: dict[str, Any], dtype: str) -> tuple[Any, Any]:
-    from safetensors import SafetensorError
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+def load_model(name: str, *, where: str, dtype: Any, **location: Any) -> Any:
+    """A causal LM with exactly the parameters of its checkpoint; left to itself transformers fills gaps at random.
+
+    Args:
+        where: what to call the checkpoint in errors.
+        location: what else ``from_pretrained`` takes.
+
+    Raises:
+        MoemixError: the configuration makes no sense, or parameters are missing, of no use to the architecture or of
+            another shape; they are named.
+    """
+    from huggingface_hub.errors import StrictDataclassError
+    from transformers import AutoModelForCausalLM
 
     try:
+        model, found = AutoModelForCausalLM.from_pretrained(
+            name, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True, **location
+        )
+    except StrictDataclassError as error:
+        raise MoemixError(f"config.json: {error.__cause__ or error}", where=where) from error
+    wrong = {
+        "missing": sorted(found["missing_keys"]),
+        "of no use to it": sorted(found["unexpected_keys"]),
+        "of another shape": sorted(
+            f"{key} {tuple(stored)} where {tuple(own)} is expected" for key, stored, own in found["mismatched_keys"]
+        ),
+    }
+    told = [
+        f"{what}: {', '.join(keys[:_KEYS_NAMED])}{f' and {len(keys) - _KEYS_NAMED} more' * (len(keys) > _KEYS_NAMED)}"
+        for what, keys in wrong.items()
+        if keys
+    ]
+    if told:
+        raise MoemixError(
+            f"the parameters are not those of the architecture in config.json ({'; '.join(told)})", where=where
+        )
+    return model
+
+
+def _load(reference: str, name: str, location: dict[str, Any], dtype: str) -> tuple[Any, Any]:
+    from safetensors import SafetensorError
+    from transformers import AutoTokenizer
+
+    try:
+        model = load_model(name, where=reference, dtype=dtype, **location)
         tokenizer = AutoTokenizer.from_pretrained(name, **location)
-        model = AutoModelForCausalLM.from_pretrained(name, dtype=dtype, **location)
     except ImportError as error:
         hint = "pip install moemix[gguf]" if "gguf_file" in location else None
         raise MoemixError(f"the checkpoint cannot be loaded: {error}", where=reference, hint=hint) from error
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         hint = "is it a hub id, and is the hub reachable?" if "revision" in location else None
         raise MoemixError(f"the checkpoint cannot be loaded: {error}", where=reference, hint=hint) from error
     if hasattr(model.config, "quantization_config"):  # GGUF: the weights have been dequantised

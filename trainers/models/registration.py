@@ -10,9 +10,14 @@ def register() -> None:
     from trainers.models.llama_moe.configuration import LlamaMoEConfig
     from trainers.models.llama_moe.conversion import register_stacking
     from trainers.models.llama_moe.modeling import LlamaMoEForCausalLM, LlamaMoEModel
+    from trainers.models.moduleformer.configuration import ModuleFormerConfig
+    from trainers.models.moduleformer.modeling import ModuleFormerForCausalLM, ModuleFormerModel
 
     register_stacking()
-    for config, base, causal in ((LlamaMoEConfig, LlamaMoEModel, LlamaMoEForCausalLM),):
+    for config, base, causal in (
+        (LlamaMoEConfig, LlamaMoEModel, LlamaMoEForCausalLM),
+        (ModuleFormerConfig, ModuleFormerModel, ModuleFormerForCausalLM),
+    ):
         AutoConfig.register(config.model_type, config, exist_ok=True)
         AutoModel.register(config, base, exist_ok=True)
         AutoModelForCausalLM.register(config, causal, exist_ok=True)

@@ -1,0 +1,272 @@
+"""ModuleFormer (MoLM) in the style of today's transformers, with the parameters of published checkpoints.
+
+Each layer routes twice: a token's queries come from k attention experts, which share keys and values and each have an
+output projection of their own; its feed-forward experts are two matrices. Both kinds are stored as [E, in, out].
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from transformers import Cache, DynamicCache, GenerationMixin, PreTrainedModel, initialization
+from transformers.activations import ACT2FN
+from transformers.masking_utils import create_causal_mask
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_outputs import MoeCausalLMOutputWithPast, MoeModelOutputWithPast
+from transformers.utils import can_return_tuple
+from transformers.utils.generic import merge_with_config_defaults
+from transformers.utils.output_capturing import OutputRecorder, capture_outputs
+
+from trainers.models.grouped import Groups
+from trainers.models.moduleformer.attention import stick_breaking
+from trainers.models.moduleformer.configuration import ModuleFormerConfig
+
+
+class RouterOutput(NamedTuple):
+    """What a router decides for N tokens. The scores are the softmax over all experts at the selected ones."""
+
+    logits_NE: Tensor
+    scores_Nk: Tensor
+    selected_Nk: Tensor
+
+
+class ModuleFormerRouter(nn.Module):
+    def __init__(self, config: ModuleFormerConfig, num_experts: int, top_k: int) -> None:
+        super().__init__()
+        self.num_experts, self.top_k = num_experts, top_k
+        last = nn.Linear(config.gating_size if config.gate_type == "mlp" else config.n_embd, num_experts, bias=False)
+        before = (nn.Linear(config.n_embd, config.gating_size), nn.GELU(), nn.Dropout(config.moe_pdrop))
+        self.w_gate = nn.Sequential(*(before if config.gate_type == "mlp" else ()), last)
+
+    def forward(self, hidden_NH: Tensor) -> RouterOutput:
+        logits_NE = self.w_gate(hidden_NH)
+        scores_Nk, selected_Nk = logits_NE.softmax(dim=-1, dtype=torch.float32).topk(self.top_k, dim=-1)
+        return RouterOutput(logits_NE, scores_Nk.to(logits_NE.dtype), selected_Nk)
+
+
+class ModuleFormerLinears(nn.Module):
+    """One matrix for each expert."""
+
+    def __init__(self, num_experts: int, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(num_experts, inputs, outputs))
+
+    def forward(self, sorted_MI: Tensor, groups: Groups) -> Tensor:
+        return groups.linear(sorted_MI, self.weight)
+
+
+class ModuleFormerMoE(nn.Module):
+    """The feed-forward experts of a layer."""
+
+    def __init__(self, config: ModuleFormerConfig) -> None:
+        super().__init__()
+        self.gate = ModuleFormerRouter(config, config.n_mlp_experts, config.k_mlp)
+        self.experts = ModuleFormerLinears(config.n_mlp_experts, config.n_embd, config.ffd_hidden)
+        self.output_experts = ModuleFormerLinears(config.n_mlp_experts, config.ffd_hidden, config.n_embd)
+        self.act_fn = ACT2FN[config.activation_function]
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        hidden_NH = hidden_states.reshape(-1, hidden_states.shape[-1])
+        _, scores_Nk, selected_Nk = self.gate(hidden_NH)
+        groups = Groups(selected_Nk, self.gate.num_experts)
+        inner_MI = self.act_fn(self.experts(groups.spread(hidden_NH), groups))
+        outputs_NH = groups.combine(self.output_experts(inner_MI, groups), scores_Nk)
+        return outputs_NH.reshape(hidden_states.shape)
+
+
+class ModuleFormerQueries(nn.Module):
+    """The attention experts of a layer: projections to queries, and back from what the queries found."""
+
+    def __init__(self, config: ModuleFormerConfig) -> None:
+        super().__init__()
+        self.gate = ModuleFormerRouter(config, config.n_att_experts, config.k_att)
+        self.experts = ModuleFormerLinears(config.n_att_experts, config.n_embd, config.att_hidden)
+        self.output_experts = ModuleFormerLinears(config.n_att_experts, config.att_hidden, config.n_embd)
+
+    def forward(self, hidden_NH: Tensor) -> tuple[Tensor, Tensor, Groups]:
+        """Queries f[N · k, A], a token's side by side, and what :meth:`gather` needs."""
+        _, scores_Nk, selected_Nk = self.gate(hidden_NH)
+        groups = Groups(selected_Nk, self.gate.num_experts)
+        return groups.unsort(self.experts(groups.spread(hidden_NH), groups)), scores_Nk, groups
+
+    def gather(self, found_MA: Tensor, scores_Nk: Tensor, groups: Groups) -> Tensor:
+        return groups.combine(self.output_experts(groups.sort(found_MA), groups), scores_Nk)
+
+
+class ModuleFormerAttention(nn.Module):
+    def __init__(self, config: ModuleFormerConfig, layer_idx: int) -> None:
+        super().__init__()
+        self.config, self.layer_idx = config, layer_idx
+        self.top_k, self.num_heads, self.head_dim = config.k_att, config.n_head, config.head_dim
+        self.q_proj = ModuleFormerQueries(config)
+        plain = config.att_hidden == config.n_embd and config.n_head == 1
+        self.k_proj: nn.Module = nn.Identity() if plain else nn.Linear(config.n_embd, config.att_hidden)
+        self.v_proj: nn.Module = nn.Identity() if plain else nn.Linear(config.n_embd, config.att_hidden)
+
+    def forward(
+        self, hidden_states: Tensor, allowed_BTS: Tensor, past_key_values: Cache | None = None, **kwargs: Any
+    ) -> Tensor:
+        rows, tokens, width = hidden_states.shape
+        queries_MA, scores_Nk, groups = self.q_proj(hidden_states.reshape(-1, width))
+        query = queries_MA.view(rows, tokens, self.top_k, self.num_heads, self.head_dim).permute(0, 2, 3, 1, 4)
+        heads = (rows, tokens, self.num_heads, self.head_dim)
+        key = self.k_proj(hidden_states).view(heads).transpose(1, 2)
+        value = self.v_proj(hidden_states).view(heads).transpose(1, 2)
+        if past_key_values is not None:
+            key, value = past_key_values.update(key, value, self.layer_idx)
+        found = stick_breaking(query, key, value, allowed_BTS).permute(0, 3, 1, 2, 4).reshape(queries_MA.shape)
+        return self.q_proj.gather(found, scores_Nk, groups).view(rows, tokens, width)
+
+
+class ModuleFormerBlock(GradientCheckpointingLayer):
+    def __init__(self, config: ModuleFormerConfig, layer_idx: int) -> None:
+        super().__init__()
+        # The published code leaves the norms' epsilon at PyTorch's default, whatever the configuration says.
+        self.ln_1, self.ln_2 = nn.LayerNorm(config.n_embd), nn.LayerNorm(config.n_embd)
+        self.attn = ModuleFormerAttention(config, layer_idx)
+        self.mlpf = ModuleFormerMoE(config)
+        self.resid_dropout = nn.Dropout(config.resid_pdrop)
+
+    def forward(self, hidden_states: Tensor, **kwargs: Any) -> Tensor:
+        hidden_states = hidden_states + self.resid_dropout(self.attn(self.ln_1(hidden_states), **kwargs))
+        output: Tensor = hidden_states + self.resid_dropout(self.mlpf(self.ln_2(hidden_states)))
+        return output
+
+
+class ModuleFormerPreTrainedModel(PreTrainedModel):
+    config: ModuleFormerConfig
+    config_class = ModuleFormerConfig
+    base_model_prefix = "transformer"
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["ModuleFormerBlock"]
+    _skip_keys_device_placement = ["past_key_values"]
+    # Triangles that published checkpoints store, one pair for each layer.
+    _keys_to_ignore_on_load_unexpected = [r"\.attn\.(mask|cum_weight)$"]
+    _can_record_outputs = {
+        "router_logits": OutputRecorder(ModuleFormerRouter, index=0),
+        "hidden_states": ModuleFormerBlock,
+    }
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, ModuleFormerLinears):
+            bound = 1.0 / module.weight.shape[1]
+            initialization.uniform_(module.weight, -bound, bound)
+
+
+class ModuleFormerModel(ModuleFormerPreTrainedModel):
+    def __init__(self, config: ModuleFormerConfig) -> None:
+        super().__init__(config)
+        self.wte = nn.Embedding(config.vocab_size, config.n_embd)
+        self.drop = nn.Dropout(config.embd_pdrop)
+        self.h = nn.ModuleList([ModuleFormerBlock(config, i) for i in range(config.n_layer)])
+        self.ln_f = nn.LayerNorm(config.n_embd)
+        self.gradient_checkpointing = False
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.wte
+
+    def set_input_embeddings(self, value: nn.Embedding) -> None:
+        self.wte = value
+
+    @merge_with_config_defaults
+    @capture_outputs
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: Tensor | None = None,
+        use_cache: bool | None = None,
+        **kwargs: Any,
+    ) -> MoeModelOutputWithPast:
+        """``position_ids`` tell where packed examples begin; the model itself knows no positions."""
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError("give exactly one of input_ids and inputs_embeds")
+        if inputs_embeds is None:
+            inputs_embeds = self.wte(input_ids)
+        if use_cache and past_key_values is None:
+            past_key_values = DynamicCache(config=self.config)
+        mask = create_causal_mask(
+            config=self.config,
+            inputs_embeds=inputs_embeds,
+            attention_mask=attention_mask,
+            past_key_values=past_key_values,
+            position_ids=position_ids,
+        )
+        hidden_states, allowed_BTS = self.drop(inputs_embeds), mask[:, 0] == 0
+        for block in self.h:
+            hidden_states = block(
+                hidden_states, allowed_BTS=allowed_BTS, past_key_values=past_key_values, use_cache=use_cache, **kwargs
+            )
+        return MoeModelOutputWithPast(last_hidden_state=self.ln_f(hidden_states), past_key_values=past_key_values)
+
+
+def load_balancing_loss_func(
+    gate_logits: tuple[Tensor, ...], num_experts: int, top_k: int, attention_mask: Tensor | None = None
+) -> Tensor:
+    """Minus the mutual information of tokens and experts, summed over all routers, those of the attention included.
+
+    It is least where each token is sure of its experts and all experts are used alike.
+    """
+    total = gate_logits[0].new_zeros((), dtype=torch.float32)
+    for logits_NE in gate_logits:
+        if attention_mask is not None:
+            logits_NE = logits_NE[attention_mask.reshape(-1).bool()]
+        logp_NE = logits_NE.float().log_softmax(dim=-1)
+        mean_E = logp_NE.exp().mean(dim=0)
+        sure = (logp_NE.exp() * logp_NE).sum(dim=-1).mean()
+        total = total - sure + (mean_E * (mean_E + 1e-8).log()).sum()
+    return total
+
+
+class ModuleFormerForCausalLM(ModuleFormerPreTrainedModel, GenerationMixin):
+    _tied_weights_keys = {"lm_head.weight": "transformer.wte.weight"}
+
+    def __init__(self, config: ModuleFormerConfig) -> None:
+        super().__init__(config)
+        self.transformer = ModuleFormerModel(config)
+        self.vocab_size = config.vocab_size
+        self.num_experts, self.num_experts_per_tok = config.n_mlp_experts, config.k_mlp
+        self.lm_head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        use_cache: bool | None = None,
+        logits_to_keep: int | Tensor = 0,
+        **kwargs: Any,
+    ) -> MoeCausalLMOutputWithPast:
+        outputs = self.transformer(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
+            use_cache=use_cache,
+            **kwargs,
+        )
+        kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+        logits = self.lm_head(outputs.last_hidden_state[:, kept, :])
+        loss = None
+        if labels is not None:
+            loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.vocab_size, **kwargs)
+        return MoeCausalLMOutputWithPast(
+            loss=loss,
+            logits=logits,
+            past_key_values=outputs.past_key_values,
+            hidden_states=outputs.hidden_states,
+            router_logits=outputs.router_logits,
+        )
