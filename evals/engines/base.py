@@ -80,6 +80,10 @@ def check_engine(spec: str, dtype: str) -> None:
 def context_length(checkpoint: Path) -> int:
     """Tokens of prompt and answer together: what the checkpoint's config allows, at most ``MAX_CONTEXT``."""
     config = read_json(checkpoint / "config.json")
+    if (
+        config.get("model_type") == "moduleformer" and "n_positions" not in config
+    ):  # published MoLM says it in two parts
+        return min(config.get("block_size", 512) + config.get("history_length", 512), MAX_CONTEXT)
     for key in ("max_position_embeddings", "n_positions", "max_sequence_length", "seq_length"):
         if isinstance(config.get(key), int):
             return min(config[key], MAX_CONTEXT)

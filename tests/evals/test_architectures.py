@@ -41,6 +41,18 @@ def test_what_vllm_can_serve_is_left_to_it(checkpoint, llama_moe):
     assert why_not_vllm(llama_moe) is None
 
 
+def test_molm_is_answered_by_transformers_and_the_record_says_why(mini_suite, tmp_path):
+    folder = make_checkpoint(tmp_path / "molm", architecture="moduleformer")
+    summary = run(folder, mini_suite, "vllm", tmp_path / "out")
+    assert summary.request.engine == "vllm"
+    assert summary.engine["name"] == "transformers"
+    assert "attention of ModuleFormerForCausalLM" in summary.engine["instead_of_vllm"]
+    assert summary.columns["choice"].n == 24
+    asked = run(folder, mini_suite, "transformers", tmp_path / "asked")
+    assert "instead_of_vllm" not in asked.engine
+    assert_same_samples(tmp_path / "out", tmp_path / "asked")
+
+
 def test_an_architecture_that_vllm_refuses_is_told_from_other_failures(checkpoint):
     said = "ValueError: Model architectures ['MixtralForCausalLM'] are not supported for now."
     assert unsupported(said, checkpoint) == "vLLM has no implementation of the architecture MixtralForCausalLM"

@@ -19,6 +19,13 @@ EXPERTS: dict[str, dict[str, Any]] = {
         "score_scale_factor": 2.0,
         "gate_network": "mlp",
     },
+    "moduleformer": {
+        "att_hidden": 32,
+        "ffd_hidden": 32,
+        "gating_size": 16,
+        "n_att_experts": 4,
+        "n_mlp_experts": 4,
+    },
 }
 
 

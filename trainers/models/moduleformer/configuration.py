@@ -82,12 +82,3 @@ class ModuleFormerConfig(PreTrainedConfig):
             raise ValueError(f"gate_type={self.gate_type!r} is not implemented; expected 'mlp' or 'linear'")
         if self.sample_topk:
             raise ValueError(f"sample_topk={self.sample_topk} is not implemented; expected 0")
-
-    @property
-    def num_key_value_heads(self) -> int:
-        """Keys and values have the heads of one attention expert; all experts share them."""
-        return self.n_head
-
-    @property
-    def head_dim(self) -> int:
-        return self.att_hidden // self.n_head

@@ -99,7 +99,7 @@ class ModuleFormerAttention(nn.Module):
     def __init__(self, config: ModuleFormerConfig, layer_idx: int) -> None:
         super().__init__()
         self.config, self.layer_idx = config, layer_idx
-        self.top_k, self.num_heads, self.head_dim = config.k_att, config.n_head, config.head_dim
+        self.top_k, self.num_heads, self.head_dim = config.k_att, config.n_head, config.att_hidden // config.n_head
         self.q_proj = ModuleFormerQueries(config)
         plain = config.att_hidden == config.n_embd and config.n_head == 1
         self.k_proj: nn.Module = nn.Identity() if plain else nn.Linear(config.n_embd, config.att_hidden)
