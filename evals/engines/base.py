@@ -57,13 +57,15 @@ def open_engine(spec: str, checkpoint: Path, *, dtype: str, seed: int, folder: P
 
         return InProcessEngine(checkpoint, dtype=dtype)
     if spec == "vllm":
-        from evals.engines.choice import why_not_vllm
+        from evals.engines.choice import VllmOrTransformers
         from evals.engines.in_process import InProcessEngine
         from evals.engines.vllm_server import VllmEngine
 
-        if reason := why_not_vllm(checkpoint):
-            return InProcessEngine(checkpoint, dtype=dtype, instead_of_vllm=reason)
-        return VllmEngine(checkpoint, dtype=dtype, seed=seed, folder=folder)
+        return VllmOrTransformers(
+            checkpoint,
+            lambda: VllmEngine(checkpoint, dtype=dtype, seed=seed, folder=folder),
+            lambda reason: InProcessEngine(checkpoint, dtype=dtype, instead_of_vllm=reason),
+        )
     from evals.engines.url import UrlEngine
 
     return UrlEngine(spec, checkpoint)

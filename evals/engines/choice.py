@@ -2,10 +2,63 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable
 from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
 
+from harness.errors import MoemixError
 from harness.files import read_json
 from harness.plugins import register_architectures
+
+if TYPE_CHECKING:
+    from lm_eval.api.model import TemplateLM
+
+    from evals.engines.base import Engine
+
+
+class CannotServe(MoemixError):
+    """vLLM has no implementation of a checkpoint's architecture."""
+
+
+class VllmOrTransformers:
+    """A vLLM server, or transformers in its place where vLLM cannot serve the checkpoint.
+
+    Args:
+        vllm: makes the engine asked for; entering it raises :class:`CannotServe` if it turns out not to serve this.
+        transformers: why it does not → the engine that stands in.
+    """
+
+    def __init__(self, checkpoint: Path, vllm: Callable[[], Engine], transformers: Callable[[str], Engine]) -> None:
+        self._checkpoint, self._vllm, self._transformers = checkpoint, vllm, transformers
+        self._engine: Engine | None = None
+
+    def __enter__(self) -> Engine:
+        reason = why_not_vllm(self._checkpoint)
+        if reason is None:
+            self._engine = self._vllm()
+            try:
+                return self._engine.__enter__()
+            except CannotServe as error:
+                reason = error.message
+        print(f"transformers answers in place of vllm: {reason}", file=sys.stderr)
+        self._engine = self._transformers(reason)
+        return self._engine.__enter__()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        assert self._engine is not None
+        self._engine.__exit__(kind, error, trace)
+
+    def describe(self) -> dict[str, Any]:
+        assert self._engine is not None, "the engine is not running"
+        return self._engine.describe()
+
+    def lm(self) -> TemplateLM:
+        assert self._engine is not None, "the engine is not running"
+        return self._engine.lm()
 
 
 def why_not_vllm(checkpoint: Path) -> str | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -40,8 +39,6 @@ class InProcessEngine:
 
         from evals.engines.hflm import SeededHFLM
 
-        if self.instead_of_vllm:
-            print(f"transformers answers in place of vllm: {self.instead_of_vllm}", file=sys.stderr)
         register_architectures()
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         try:

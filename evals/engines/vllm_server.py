@@ -10,9 +10,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from evals.engines.base import Engine, context_length
-from evals.engines.choice import unsupported
-from evals.engines.in_process import InProcessEngine
+from evals.engines.base import context_length
+from evals.engines.choice import CannotServe, unsupported
 from evals.engines.served import ServedProcess
 from harness.errors import MoemixError, StageFailed
 
@@ -23,15 +22,11 @@ _CPU_CACHE_GIB = "2"
 
 
 class VllmEngine:
-    """A vLLM server, alive for as long as the context lasts; if it dies meanwhile it is started again, once.
-
-    Entering gives the transformers engine in its place if vLLM turns out not to have the architecture.
-    """
+    """A vLLM server, alive for as long as the context lasts; if it dies meanwhile it is started again, once."""
 
     def __init__(self, checkpoint: Path, *, dtype: str, seed: int, folder: Path) -> None:
         self.checkpoint, self.dtype, self.seed = checkpoint, dtype, seed
         self.version, self.cpu = installed_vllm()
-        self._stand_in: InProcessEngine | None = None
         self.max_length = context_length(checkpoint)
         self.server = ServedProcess(
             "vllm",
@@ -41,23 +36,20 @@ class VllmEngine:
             folder=folder,
         )
 
-    def __enter__(self) -> Engine:
+    def __enter__(self) -> VllmEngine:
         try:
             self.server.start()
         except StageFailed as error:
-            reason = unsupported(error.message, self.checkpoint)
-            if reason is None:
-                raise
-            self._stand_in = InProcessEngine(self.checkpoint, dtype=self.dtype, instead_of_vllm=reason)
-            return self._stand_in.__enter__()
+            if reason := unsupported(error.message, self.checkpoint):
+                config = self.checkpoint / "config.json"
+                raise CannotServe(reason, where=str(config), hint="use --engine transformers") from None
+            raise
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.server.stop()
-        if self._stand_in is not None:
-            self._stand_in.__exit__(kind, error, trace)
 
     def describe(self) -> dict[str, Any]:
         return {"name": "vllm", "version": self.version, "dtype": self.dtype, "args": self._arguments()}

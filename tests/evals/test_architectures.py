@@ -66,6 +66,8 @@ def test_an_architecture_that_vllm_refuses_is_answered_by_transformers(checkpoin
 
     monkeypatch.setattr(VllmEngine, "_command", refuses)
     monkeypatch.setattr("evals.engines.vllm_server.installed_vllm", lambda: ("0", True))
+    with pytest.raises(MoemixError, match="architecture MixtralForCausalLM"):
+        VllmEngine(checkpoint, dtype="float32", seed=0, folder=tmp_path).__enter__()
     summary = run(checkpoint, mini_suite, "vllm", tmp_path / "out")
     assert summary.request.engine == "vllm"
     assert summary.engine["name"] == "transformers"
