@@ -18,7 +18,8 @@ from evals.judge.questions import PROMPTS, Bench, load_bench
 from evals.judge.reference import NAME, ReferenceGrader, check_checks
 from evals.judge.run import Settings, claim, run_judges
 from evals.judge.strict import Strict
-from evals.judge.summary import summarise
+from evals.judge.summary import summarise, title
+from evals.judge.transcript import write_transcript
 from harness.errors import MoemixError
 from harness.files import hash_file
 from harness.progress import duration
@@ -124,6 +125,7 @@ def judge_command(
             mine, engine_says = _answer(checkpoint.resolve(), str(fingerprint), name, request, questions, template, out)
             held = {name: mine, **given}
         flags = run_judges(request, questions, held, rules, out, settings)
+        write_transcript(out, request, questions, held, title(request, questions))
         summary = summarise(
             request, questions, held, flags, out, price=settings.price, seconds=time.monotonic() - started,
             checkpoint=str(checkpoint.resolve()) if checkpoint else None, checkpoint_hash=fingerprint,
