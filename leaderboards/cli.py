@@ -115,9 +115,10 @@ def draw(comparisons: list[Comparison], path: Path) -> None:
 
 
 def write_report(comparisons: list[Comparison], folder: Path) -> list[Path]:
-    """``table.*`` in every format, and ``weights.png`` if something was trained; the files written."""
+    """``table.*`` in every format, ``weights.png`` if something was trained, and ``judge-<bench>.png`` if judged."""
     from harness.files import write_text
     from leaderboards.figures import draw_weights, trajectories
+    from leaderboards.judge_figure import draw_judged, judged_bars
 
     written = []
     for style, ending in ENDINGS.items():
@@ -127,4 +128,7 @@ def write_report(comparisons: list[Comparison], folder: Path) -> list[Path]:
     if trained:
         written.append(folder / "weights.png")
         draw_weights(trained, written[-1])
+    for bench, bars in judged_bars(comparisons[0]).items():
+        written.append(folder / f"judge-{bench}.png")
+        draw_judged(bars, written[-1])
     return written

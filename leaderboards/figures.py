@@ -18,7 +18,7 @@ from leaderboards.rendering import plain
 from leaderboards.table import Comparison
 
 # What would make two files differ that show the same.
-_METADATA: dict[str, dict[str, Any]] = {
+METADATA: dict[str, dict[str, Any]] = {
     "png": {"Software": None},
     "pdf": {"Creator": None, "Producer": None, "CreationDate": None},
     "svg": {"Creator": None, "Date": None},
@@ -51,9 +51,9 @@ def draw_weights(runs: dict[str, Trajectory], path: Path) -> None:
         MoemixError: no trained run, or another kind of file.
     """
     kind = path.suffix.lower().lstrip(".")
-    if kind not in _METADATA:
+    if kind not in METADATA:
         raise MoemixError(f"cannot draw a {path.suffix or 'file without an ending'}", where=str(path),
-                          hint=nearest(kind, _METADATA))  # fmt: skip
+                          hint=nearest(kind, METADATA))  # fmt: skip
     if not runs:
         raise MoemixError("no run has been trained: there are no weights to draw", where=str(path))
     from matplotlib import rc_context, rcParamsDefault
@@ -75,7 +75,7 @@ def draw_weights(runs: dict[str, Trajectory], path: Path) -> None:
         figure.supxlabel("optimizer step (thick: weight in force; thin: realised share of examples)", fontsize=9)
         figure.supylabel("share", fontsize=9)
         buffer = io.BytesIO()
-        figure.savefig(buffer, format=kind, dpi=150, metadata=_METADATA[kind])
+        figure.savefig(buffer, format=kind, dpi=150, metadata=METADATA[kind])
     write_bytes(path, buffer.getvalue())
 
 

@@ -14,6 +14,7 @@ from harness.records import Column, EvalResult, JudgeSummary
 from leaderboards.scores import Evaluation, Key, TaskScores
 
 METRIC = "score"
+PREFIX = "judge:"  # of a judging's column
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ def with_judging(evaluation: Evaluation, folder: Path) -> tuple[Evaluation, list
         raise MoemixError(
             f"the average is {value} by the scores and {recorded} by the summary", where=str(folder / "summary.json")
         )
-    name = f"judge:{Path(summary.request.bench).stem}"
+    name = f"{PREFIX}{Path(summary.request.bench).stem}"
     _, clusters = np.unique(np.array([str(row.question) for _, row in scored], dtype=object), return_inverse=True)
     questions = tuple((number, f"{row.question}/{row.turn}") for number, row in scored)
     scores = TaskScores(questions, values, clusters.astype(np.int64), folder / "scores.jsonl", complete=False)

@@ -10,6 +10,8 @@ from run_records import PROVENANCE, Bench  # type: ignore[import-not-found]
 
 from harness.errors import MoemixError
 from harness.records import JudgeRequest, JudgeSpec, JudgeSummary, Score
+from leaderboards.cli import write_report
+from leaderboards.judge_figure import draw_judged, judged_bars
 from leaderboards.layout import lay_out
 from leaderboards.rendering import markdown
 from leaderboards.selection import from_folders
@@ -115,3 +117,20 @@ def test_a_judging_of_another_checkpoint_or_with_other_scores_is_no_column(two):
     (folder / "scores.jsonl").write_text((folder / "scores.jsonl").read_text().replace("5.0", "9.0"))
     with pytest.raises(MoemixError, match="by the scores"):
         compared(bench)
+
+
+def test_a_picture_shows_each_category_and_turn_with_error_bars(two, tmp_path):
+    bench, uniform, dynamic = two
+    write_judging(uniform, [4.0, 6.0] * (QUESTIONS - 1) + [5.0, None])
+    write_judging(dynamic, [5.0, 7.0, 7.0, 7.0] * (QUESTIONS // 2))
+    comparison = compared(bench)
+    (bars,) = judged_bars(comparison).values()
+    assert bars.title == "MT-Bench, judged by gpt-x"
+    assert bars.categories == ["writing"]
+    assert bars.means["dynamic"].tolist() == [[6.0], [7.0]]
+    assert bars.means["uniform"][1][0] == 6.0
+    assert bars.errors["dynamic"][0][0] == pytest.approx((12 / 11) ** 0.5 / 12**0.5)
+    written = {path.name for path in write_report([comparison], tmp_path / "report")}
+    assert "judge-mt_bench.png" in written
+    draw_judged(bars, tmp_path / "again.png")
+    assert (tmp_path / "again.png").read_bytes() == (tmp_path / "report" / "judge-mt_bench.png").read_bytes()
