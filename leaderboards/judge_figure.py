@@ -1,4 +1,4 @@
-"""Judged scores by category and strategy, first and second turn, with error bars: the same bytes for the same scores."""
+"""Judged scores by category and strategy, first and second turn, with error bars: same scores, same bytes."""
 
 from __future__ import annotations
 
@@ -78,12 +78,9 @@ def _bars(summary: JudgeSummary, rows: dict[str, list[list[JudgedRow]]]) -> Bars
 
 def _cell(seeds: list[list[JudgedRow]], turn: int, category: str) -> tuple[float, float]:
     """Mean and standard error over the questions (and seeds) that were judged in every seed."""
+    place = (turn, category)
     by_seed = [
-        {
-            row.question: row.score
-            for row in seed
-            if row.turn == turn and row.category == category and row.score is not None
-        }
+        {row.question: row.score for row in seed if (row.turn, row.category) == place and row.score is not None}
         for seed in seeds
     ]
     common = [question for question in by_seed[0] if all(question in held for held in by_seed)]

@@ -7,10 +7,12 @@ instructions to a judge are left out of the ``strict`` prompt; everything stays 
 from __future__ import annotations
 
 import functools
-import itertools
 import re
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+
+import numpy as np
 
 from evals.judge.answers import Answers
 from evals.judge.questions import Question, QuestionId
@@ -18,6 +20,7 @@ from evals.judge.questions import Question, QuestionId
 MASK = "⟦removed⟧"
 NEAR = 0.9  # Jaccard similarity of word triples from which two answers are the same
 CONSTANT = 3  # as many questions with the same answer, or all of them
+_ODD = (0x9E3779B1, 0x85EBCA77, 0xC2B2AE3D, 0x27D4EB2F, 0x165667B1, 0x7FEB352D, 0x846CA68B, 0x68E31DA5)
 _SHORT = 6  # words; below, equal answers to several questions are no sign of anything
 
 # A verdict: brackets right after a word for one, or alone as the last line.
@@ -118,19 +121,32 @@ def answer_flags(held: Answers, questions: list[Question]) -> dict[QuestionId, s
 
 
 def _repeated(texts: dict[QuestionId, tuple[str, ...]]) -> Iterator[set[QuestionId]]:
-    """Groups of questions whose first answers are the same or nearly so."""
+    """Groups of questions whose first answers are the same or nearly so.
+
+    Answers are compared where their min-hashes meet: of two that are alike, one of eight does so all but certainly.
+    """
     triples = {identity: _triples(turns[0]) for identity, turns in texts.items() if turns}
-    groups: dict[QuestionId, set[QuestionId]] = {}
-    for (one, first), (other, second) in itertools.combinations(
-        [(identity, words) for identity, words in triples.items() if len(words) >= _SHORT], 2
-    ):
-        if _similar(first, second):
-            groups.setdefault(one, {one}).add(other)
-            groups.setdefault(other, {other}).add(one)
+    first: dict[tuple[int, int], QuestionId] = {}
+    group_of: dict[QuestionId, set[QuestionId]] = {}
+    for identity, held in triples.items():
+        if len(held) < _SHORT:
+            continue
+        group_of[identity] = {identity}
+        for bucket in enumerate(_min_hashes(held)):
+            other = first.setdefault(bucket, identity)
+            if group_of[other] is not group_of[identity] and _similar(held, triples[other]):
+                joined = group_of[other] | group_of[identity]
+                for member in joined:
+                    group_of[member] = joined
     enough = max(2, min(CONSTANT, len(texts)))
-    for group in groups.values():
+    for group in {id(group): group for group in group_of.values()}.values():
         if len(group) >= enough:
             yield group
+
+
+def _min_hashes(triples: frozenset[tuple[str, ...]]) -> list[int]:
+    hashes = np.array([zlib.crc32(" ".join(triple).encode()) for triple in triples], dtype=np.uint64)
+    return [int(((hashes * np.uint64(odd)) & np.uint64(0xFFFFFFFF)).min()) for odd in _ODD]
 
 
 def _triples(text: str) -> frozenset[tuple[str, ...]]:

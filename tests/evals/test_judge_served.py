@@ -1,0 +1,81 @@
+"""A checkpoint served by vLLM answers as transformers does, and judges with verdicts held to the schema."""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+from small_judgings import judged, lines, write_lines
+
+from evals.engines.base import open_engine
+from evals.engines.chat import ChatRequest, chat
+from evals.engines.url import UrlEngine
+from evals.engines.vllm_server import installed_vllm
+from evals.judge.run import Settings, open_judge
+from harness.errors import MoemixError
+from harness.files import read_json, write_json
+from harness.records import JudgeRequest, JudgeSpec
+
+try:
+    installed_vllm()
+except MoemixError as error:
+    pytest.skip(error.message, allow_module_level=True)
+
+pytestmark = pytest.mark.serve
+TEMPLATE = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}assistant:"
+
+
+@pytest.fixture(scope="module")
+def talker(checkpoint, tmp_path_factory):
+    """The tiny checkpoint with a chat template, and room for a judge's prompt."""
+    folder = tmp_path_factory.mktemp("talker") / "talker"
+    shutil.copytree(checkpoint, folder)
+    config = read_json(folder / "config.json")
+    write_json(folder / "config.json", {**config, "max_position_embeddings": 8192})
+    (folder / "chat_template.jinja").write_text(TEMPLATE)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def endpoint(talker, tmp_path_factory):
+    spec = JudgeSpec(name="talker", checkpoint=str(talker))
+    request = JudgeRequest(
+        bench="b", bench_hash="", answers={"m": ""}, protocol="strict", protocol_hash="", judges=(spec,)
+    )
+    with open_judge(spec, request, tmp_path_factory.mktemp("server"), Settings()) as endpoint:
+        yield endpoint
+
+
+def say(lm, requests):
+    replies = {}
+    chat(lm, requests, lambda request, reply: replies.__setitem__(id(request), reply))
+    return [replies[id(request)] for request in requests]
+
+
+def test_both_engines_give_the_same_conversations(endpoint, talker, tmp_path):
+    turns = ({"role": "user", "content": "the question"}, {"role": "assistant", "content": "an answer"})
+    asked = ({"role": "user", "content": "and the text"},)
+    requests = [ChatRequest((*turns, *asked), max_tokens=24), ChatRequest(asked, max_tokens=7)]
+    with (
+        UrlEngine(endpoint.url, talker) as served,
+        open_engine("transformers", talker, dtype="float32", seed=0, folder=tmp_path) as local,
+    ):
+        mine, theirs = say(served.lm(), requests), say(local.lm(), requests)
+        sampled = ChatRequest(asked, temperature=1.0, seed=4, max_tokens=24)
+        first, again, other = say(served.lm(), [sampled, ChatRequest(**vars(sampled)), ChatRequest(asked, 1.0, 5, 24)])
+    assert [reply.text for reply in mine] == [reply.text for reply in theirs]
+    assert [reply.finish_reason for reply in mine] == [reply.finish_reason for reply in theirs] == ["length", "length"]
+    assert [reply.answer_tokens for reply in mine] == [24, 7]
+    assert first.text == again.text != other.text
+
+
+def test_a_served_judge_gives_verdicts_of_the_schema(endpoint, tmp_path):
+    rows = [{"question_id": n, "category": "writing", "turns": ["ask", "more"]} for n in (1, 2)]
+    write_lines(tmp_path / "bench.jsonl", rows)
+    answers = [{"question_id": n, "model_id": "m", "choices": [{"turns": [f"a {n}", f"b {n}"]}]} for n in (1, 2)]
+    write_lines(tmp_path / "mine.jsonl", answers)
+    summary = judged(tmp_path, endpoint.url, judge_model=(endpoint.model,), judge_max_tokens=2000, timeout=600.0)
+    held = lines(next((tmp_path / "out").glob("judgments-*.jsonl")))
+    assert all(line["structured"] for line in held)
+    assert summary.judged + summary.failed.get("cut_off", 0) == 4  # a random model may talk until its limit
+    assert all(1 <= line["score"] <= 10 for line in held if line["reason"] is None)
