@@ -39,8 +39,8 @@ def main() -> None:
     report = Report(
         "judge_overhead",
         "What judging itself costs",
-        f"{judgments:,} judgments ({TURNS} turns, {REPEATS} repeats, answers of 200 words, `strict`, 16 at once) through"
-        " a local endpoint that answers at once and runs in another process. Time and processor time from the"
+        f"{judgments:,} judgments ({TURNS} turns, {REPEATS} repeats, answers of 200 words, `strict`, 16 at once)"
+        " through a local endpoint that answers at once and runs in another process. Time and processor time from the"
         " command's start to its summary, over the number of judgments; memory of the judging process as it goes.",
         quick=given.quick,
     )

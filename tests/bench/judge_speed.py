@@ -28,9 +28,9 @@ def main() -> None:
     report = Report(
         "judge_speed",
         "Answers and judgments in a minute",
-        f"{len(bench.questions)} MT-Bench questions of two turns, answered and judged (`strict`, JSON held to a schema) by"
-        f" SmolLM2-135M-Instruct in bfloat16 on all cores, at most {ANSWER_TOKENS} tokens an answer and {JUDGMENT_TOKENS}"
-        " a judgment: by `moemix judge` through a vLLM server of its own (16 judgments at once), and by transformers'"
+        f"{len(bench.questions)} MT-Bench questions of two turns, answered and judged (`strict`, JSON held to a schema)"
+        f" by SmolLM2-135M-Instruct in bfloat16 on all cores, at most {ANSWER_TOKENS} tokens an answer and"
+        f" {JUDGMENT_TOKENS} a judgment: by `moemix judge` through a vLLM server of its own (16 judgments at once), and by transformers'"
         " `generate`, one prompt at a time, without a schema. Loading the model and starting the server are told apart."
         f" The target is {TARGET:g} times as many.",
         quick=given.quick,
@@ -52,10 +52,10 @@ def main() -> None:
     headers = (
         "",
         "a minute, served",
-        "a minute, one at a time",
+        "a minute, alone",
         "times",
         "tokens/s, served",
-        "tokens/s, one at a time",
+        "tokens/s, alone",
     )
     report.table(rows, headers)
     report.say(f"Ready after {served['start'][1]:.0f} s (server) and {alone['start'][1]:.0f} s (transformers).")
