@@ -30,9 +30,9 @@ def main() -> None:
         "Answers and judgments in a minute",
         f"{len(bench.questions)} MT-Bench questions of two turns, answered and judged (`strict`, JSON held to a schema)"
         f" by SmolLM2-135M-Instruct in bfloat16 on all cores, at most {ANSWER_TOKENS} tokens an answer and"
-        f" {JUDGMENT_TOKENS} a judgment: by `moemix judge` through a vLLM server of its own (16 judgments at once), and by transformers'"
-        " `generate`, one prompt at a time, without a schema. Loading the model and starting the server are told apart."
-        f" The target is {TARGET:g} times as many.",
+        f" {JUDGMENT_TOKENS} a judgment: by `moemix judge` through a vLLM server of its own (16 judgments at once), and"
+        " by transformers' `generate`, one prompt at a time, without a schema. Loading the model and starting the"
+        f" server are told apart. The target is {TARGET:g} times as many.",
         quick=given.quick,
     )
     with tempfile.TemporaryDirectory() as scratch:
