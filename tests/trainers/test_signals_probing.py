@@ -1,0 +1,160 @@
+"""Signals that run the model on held-out examples or read the texts: what they say is what a plain computation says."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from small_runs import byte_tokenizer, mixing, small_model, small_source, small_sources
+
+from harness.errors import MoemixError
+from trainers.batches import Layout
+from trainers.loss import TargetLosses
+from trainers.ranks import Ranks
+from trainers.signals import Resources, make_signals
+from trainers.signals.embedding import Encoder
+from trainers.signals.gradient import GradientSketch, add_to_sketch
+from trainers.signals.probe import Probe
+
+ALONE = Ranks(1, 0, torch.device("cpu"))
+LAYOUT = Layout(max_length=64, packed=True, rows_per_forward=2, pad_id=0)
+
+
+def signal(field, model, sources, resources=None, **changes):
+    return make_signals(
+        [field],
+        losses=TargetLosses(model),
+        sources=sources,
+        mixing=mixing(**{"probe_batches": 2, "probe_batch_size": 4} | changes),
+        layout=LAYOUT,
+        seed=0,
+        ranks=ALONE,
+        resources=resources,
+    )[field]
+
+
+def losses_of(model, source):
+    """Each held-out target's loss, example by example, nothing packed."""
+    found = []
+    with torch.no_grad():
+        for i in range(len(source.probe)):
+            example = source.probe[i]
+            ids = torch.from_numpy(example.input_ids.astype(np.int64))
+            logits = model.eval()(input_ids=ids[None]).logits[0]
+            each = F.cross_entropy(logits[:-1], ids[1:], reduction="none")
+            found.append(each[torch.from_numpy(example.is_target[1:].copy())])
+    return torch.cat(found).double().numpy()
+
+
+def gradient_of(model, source):
+    """The flat gradient of the source's mean held-out loss."""
+    model.zero_grad()
+    total, targets = torch.zeros(()), 0
+    for i in range(len(source.probe)):
+        example = source.probe[i]
+        ids = torch.from_numpy(example.input_ids.astype(np.int64))
+        logits = model.eval()(input_ids=ids[None]).logits[0]
+        mask = torch.from_numpy(example.is_target[1:].copy())
+        total = total + F.cross_entropy(logits[:-1], ids[1:], reduction="none")[mask].sum()
+        targets += int(mask.sum())
+    (total / targets).backward()
+    flat = [(p.grad if p.grad is not None else torch.zeros_like(p)).flatten() for p in model.parameters()]
+    model.zero_grad()
+    return torch.cat(flat).double().numpy()
+
+
+def test_probe_and_reference_losses_are_means_over_held_out_targets(tmp_path):
+    model, other, sources = small_model(), small_model(seed=1), small_sources(tmp_path)
+    probed = signal("probe_loss", model, sources).observe(5)
+    np.testing.assert_allclose(probed, [losses_of(model, s).mean() for s in sources], rtol=1e-5)
+    reference = signal("reference_loss", model, sources, Resources(reference=lambda: other)).observe(5)
+    np.testing.assert_allclose(reference, [losses_of(other, s).mean() for s in sources], rtol=1e-5)
+
+
+def test_excess_loss_is_clipped_token_by_token(tmp_path):
+    model, other, sources = small_model(), small_model(seed=1), small_sources(tmp_path)
+    found = signal("excess_loss", model, sources, Resources(reference=lambda: other)).observe(5)
+    pairs = [(losses_of(model, s), losses_of(other, s)) for s in sources]
+    np.testing.assert_allclose(found, [np.maximum(a - b, 0).mean() for a, b in pairs], rtol=1e-4)
+    assert (found > [np.maximum(a.mean() - b.mean(), 0) for a, b in pairs]).all(), "not the excess of the means"
+
+
+def test_a_signal_leaves_mode_and_gradients_of_the_model_in_training_alone(tmp_path):
+    model, sources = small_model(), small_sources(tmp_path)
+    resources = Resources(reference=lambda: small_model(seed=1))
+    for field in ("probe_loss", "excess_loss", "reference_loss", "gradient"):
+        measured = signal(field, model, sources, resources)
+        model.train()
+        measured.observe(1)
+        assert model.training, field
+        assert all(parameter.grad is None for parameter in model.parameters()), field
+
+
+def test_without_a_reference_model_or_held_out_examples_the_reason_is_told(tmp_path):
+    sources = small_sources(tmp_path)
+    with pytest.raises(MoemixError, match="reference model, and there is none"):
+        signal("excess_loss", small_model(), sources)
+    bare = (small_source(tmp_path / "bare", "a", range(1, 30), probe=0), *sources[1:])
+    with pytest.raises(MoemixError, match=r"source a: holds out no examples to probe the probe loss"):
+        signal("probe_loss", small_model(), bare)
+    with pytest.raises(MoemixError, match="no tokenizer"):
+        signal("embedding", small_model(), sources)
+
+
+def test_sketches_keep_the_inner_products_of_the_gradients(tmp_path):
+    model, sources = small_model(), small_sources(tmp_path)
+    probe = Probe(sources, 8, LAYOUT, 0, ALONE, wanted_for="gradient")
+    sketch = GradientSketch(TargetLosses(model), probe, ALONE, width=1 << 14).observe(3)
+    assert sketch.dtype == np.float32
+    again = GradientSketch(TargetLosses(model), probe, ALONE, width=1 << 14).observe(3)
+    assert sketch.tobytes() == again.tobytes()
+    gradients = np.stack([gradient_of(model, source) for source in sources])
+    true, found = gradients @ gradients.T, sketch.astype(np.float64) @ sketch.T
+    norms = np.linalg.norm(gradients, axis=1)
+    assert np.abs(found - true).max() < 5 * np.outer(norms, norms).max() / np.sqrt(1 << 14)
+    np.testing.assert_allclose(np.diag(found), norms**2, rtol=0.1)
+
+
+def test_a_sketch_is_unbiased_linear_and_independent_of_how_the_gradient_comes_in_pieces():
+    torch.manual_seed(0)
+    size, width = 200_000, 1024
+    one, other = torch.randn(size), torch.randn(size)
+    other += 0.5 * one
+
+    def sketch(vector, pieces=1, start=0):
+        out = torch.zeros(width)
+        for piece in vector.chunk(pieces):
+            add_to_sketch(out, piece, start)
+            start += len(piece)
+        return out
+
+    torch.testing.assert_close(sketch(one), sketch(one, pieces=7), rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(sketch(one) + sketch(other), sketch(one + other), rtol=1e-3, atol=1e-2)
+    estimates = [float(sketch(one, start=s) @ sketch(other, start=s)) for s in range(0, 40 * size, size)]
+    deviation = float(one.norm() * other.norm()) / np.sqrt(width)
+    assert abs(np.mean(estimates) - float(one @ other)) < 4 * deviation / np.sqrt(40), "unbiased over 40 hashings"
+    assert 0.6 * deviation < np.std(estimates) < 1.6 * deviation, "with the spread that theory gives"
+
+
+def test_embeddings_are_means_of_unit_sentence_vectors_and_are_computed_once(tmp_path, monkeypatch):
+    sources, tokenizer = small_sources(tmp_path), byte_tokenizer()
+    resources = Resources(tokenizer, cache=tmp_path / "cache")
+    found = signal("embedding", None or small_model(), sources, resources, embedding_examples=5).observe(0)
+    assert found.shape == (3, 384)
+    texts = [tokenizer.decode(sources[1].train[i].input_ids.tolist(), skip_special_tokens=True) for i in range(5)]
+    each = np.stack([Encoder().mean([text]) for text in texts])
+    np.testing.assert_allclose(np.linalg.norm(each, axis=1), 1, rtol=1e-5)
+    np.testing.assert_allclose(found[1], each.mean(axis=0), atol=1e-6)
+    monkeypatch.setattr(Encoder, "__init__", lambda self: pytest.fail("the model was loaded again"))
+    again = signal("embedding", small_model(), sources, resources, embedding_examples=5).observe(0)
+    assert again.tobytes() == found.tobytes()
+
+
+def test_sentences_of_one_meaning_lie_nearer_than_those_of_another():
+    encoder = Encoder()
+    sum_one, sum_two, cat = (
+        encoder.mean([text])
+        for text in ("What is 3 plus 4? 3 + 4 = 7.", "Compute the sum of 12 and 30: 42.", "The cat sleeps on the sofa.")
+    )
+    assert sum_one @ sum_two > sum_one @ cat + 0.2
