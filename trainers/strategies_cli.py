@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from trainers.mixing.registry import StrategyCard
 
 
 @click.group(invoke_without_command=True)
-@click.option("--format", "style", type=click.Choice(["table", "json"]), default="table", show_default=True)
+@click.option("--format", "style", type=click.Choice(["table", "json", "markdown"]), default="table", show_default=True)
 @click.pass_context
 def strategies(context: click.Context, style: str) -> None:
     """List the mixing strategies: signals, what they need, options with defaults, source."""
@@ -28,6 +29,9 @@ def strategies(context: click.Context, style: str) -> None:
         click.echo(f"warning: {fault}", err=True)
     if style == "json":
         click.echo(json.dumps([dataclasses.asdict(card) for card in cards], indent=1, ensure_ascii=False))
+        return
+    if style == "markdown":
+        click.echo(strategy_table(cards))
         return
     rows = [
         {
@@ -47,6 +51,36 @@ def strategies(context: click.Context, style: str) -> None:
         "\nYour own: `moemix strategies new NAME` writes a file to begin with. Use it as `path/to/file.py:ClassName`,"
         "\nor install an entry point `moemix.strategies`."
     )
+
+
+_COSTS = {
+    "gate_load": "gate load: nothing online, else a forward pass over the probe examples",
+    "train_loss": "nothing",
+    "probe_loss": "a forward pass over the probe examples",
+    "excess_loss": "two forward passes over the probe examples, a second model in memory",
+    "gradient": "a forward and backward pass over the probe examples, one gradient in memory",
+    "reference_loss": "a forward pass of the reference model over the probe examples",
+    "embedding": "all-MiniLM-L6-v2 over `embedding_examples` texts, kept for other runs",
+}
+
+
+def strategy_table(cards: Sequence[StrategyCard]) -> str:
+    """The strategies as the documentation has them: signals, what they cost, variant and source, in Markdown."""
+    header = "| strategy | what it does | signals | what measuring costs | source and variant |"
+    lines = [header, "|---|---|---|---|---|"]
+    for card in cards:
+        name = f"`{card.name}`" + (" (scales the loss)" if card.scales == "loss" else "")
+        fields = (name, card.summary, _signals(card), _cost(card), card.source or "–")
+        lines.append(f"| {' | '.join(field.replace('|', '¦') for field in fields)} |")
+    return "\n".join(lines)
+
+
+def _cost(card: StrategyCard) -> str:
+    """What a strategy costs beside the training itself, in words."""
+    before = [f"before each update: {_COSTS[signal]}" for signal in card.signals if _COSTS[signal] != "nothing"]
+    once = [f"once: {_COSTS[signal].removeprefix('gate load: nothing online, else ')}" for signal in card.at_start]
+    first = [f"a finished `{card.needs}` run" if card.needs else ""]
+    return "; ".join(filter(None, (*first, *once, *before))) or "nothing"
 
 
 def _signals(card: StrategyCard) -> str:

@@ -17,9 +17,10 @@ from harness.recipe import Mixing, Recipe, load_recipe
 from harness.store import Store
 from trainers.data import TokenSource, load_sources
 from trainers.loop import _Loop
-from trainers.mixing import MixingStrategy
+from trainers.mixing import MixingStrategy, Reference
 from trainers.models.checkpoints import load_checkpoint
 from trainers.runtime import Interrupts, deterministic
+from trainers.signals import Resources
 
 
 @dataclass(frozen=True)
@@ -55,10 +56,19 @@ class Quickstart:
         return cls(recipe, checkpoint, sources)
 
     def loop(self, strategy: MixingStrategy, mixing: Mixing, folder: Path) -> _Loop:
-        """A training of this strategy that has not begun; every one starts from the same weights."""
+        """A training of this strategy that has not begun; every one starts from the same weights.
+
+        What a strategy needs of another run is stood in for by even weights, losses of 1, and the model itself.
+        """
         folder.mkdir(parents=True)
         model, tokenizer = load_checkpoint(str(self.checkpoint))
-        return _Loop(model, tokenizer, self.sources, strategy, self.recipe.training, mixing, 0, folder, strategy.name)
+        count = len(self.sources)
+        reference = Reference(np.full(count, 1 / count), np.ones(count))
+        resources = Resources(tokenizer, lambda: load_checkpoint(str(self.checkpoint))[0])
+        plan = self.recipe.training
+        return _Loop(
+            model, tokenizer, self.sources, strategy, plan, mixing, 0, folder, strategy.name, reference, resources
+        )
 
 
 def real_mix(data_root: Path, max_length: int, cache: Path) -> tuple[Any, tuple[TokenSource, ...]]:

@@ -23,8 +23,9 @@ class Balanced(MixingStrategy):
         V(w) = variance over i of  Σ_j w_j δ_ij,
 
     minimised over the simplex by gradient descent on the logits of w, from even weights; the best point on the way
-    counts. A source that is unlike the others gets more weight, as in the paper's own balanced weights (table 8),
-    which stand in the order of its gate-load ones. A source without a known load keeps 1 / K. Memory grows with K².
+    counts. This is how the paper's "variance of the summed distances" is read here: a source that is unlike the
+    others gets more weight then, and the paper's own balanced weights (table 8) stand in the order of its gate-load
+    ones. A source without a known load keeps 1 / K. Memory grows with K².
 
     Attributes:
         steps: steps of gradient descent.
