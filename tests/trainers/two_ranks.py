@@ -7,14 +7,14 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from small_runs import byte_tokenizer, mixing, small_model, small_source, training
+from small_runs import TOKENIZER, mixing, small_model, small_source, training
 
 from harness.errors import StageFailed
 from trainers.loop import _Loop
 from trainers.mixing import Reference, load_strategy
 from trainers.signals import Resources
 
-STRATEGIES = ("dynamic", "balanced", "odm", "doremi", "doge", "sheared")
+STRATEGIES = ("dynamic", "balanced", "loss_softmax", "doremi", "doge", "sheared")
 FEW = {"batch_examples": 2, "pack": False, "steps": 4, "rows_per_forward": 1}  # of two examples each rank gets one
 
 
@@ -29,9 +29,9 @@ def loop(name: str, folder: Path, data: tuple) -> _Loop:
     rule = load_strategy(name)
     (folder / name).mkdir(parents=True, exist_ok=True)
     reference = Reference(np.full(3, 1 / 3), np.ones(3)) if rule.needs else None
-    resources = Resources(byte_tokenizer(), lambda: small_model(seed=1))
+    resources = Resources(TOKENIZER, lambda: small_model(seed=1))
     plan, mix = training(**FEW), mixing(interval=1)
-    return _Loop(small_model(), byte_tokenizer(), data, rule, plan, mix, 0, folder / name, "two", reference, resources)
+    return _Loop(small_model(), TOKENIZER, data, rule, plan, mix, 0, folder / name, "two", reference, resources)
 
 
 def main() -> None:
