@@ -10,6 +10,7 @@ from typing import Literal
 import numpy as np
 
 from leaderboards.facts import RunFacts, run_facts
+from leaderboards.judged import PREFIX
 from leaderboards.statistics import Estimate
 from leaderboards.table import Cell, Comparison, Heading, Table
 
@@ -259,7 +260,16 @@ def _seed_error(table: Table, column: Heading) -> str:
 
 def _columns(table: Table) -> list[str]:
     titles = {column.name: column.title for column in table.columns}
-    return [f"{column.title}: {_definition(column, titles)}." for column in table.columns]
+    return [f"{column.title}: {_judged(column, table) or _definition(column, titles)}." for column in table.columns]
+
+
+def _judged(column: Heading, table: Table) -> str:
+    """By whom and how a column was judged; empty for one that was not."""
+    (task, *_) = (key.task for key in column.shares)
+    if not task.startswith(PREFIX):
+        return ""
+    how = table.conditions.get(task, "").removeprefix("version ").removesuffix(", 0-shot")
+    return f"mean over the turns of its questions ({how})"
 
 
 def _definition(column: Heading, titles: Mapping[str, str]) -> str:

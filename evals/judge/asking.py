@@ -8,12 +8,12 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from typing import Any
 
-from evals.judge.endpoint import Abandoned
 from evals.judge.journal import Journal
 from harness.errors import StageFailed
 from harness.progress import Progress
 
 Work = Callable[[], dict[str, Any]]  # asks, and gives the judgment's line
+UNDELIVERED = "connection"
 UNREACHABLE = 8  # judgments in a row that could not be delivered before the endpoint counts as gone
 
 
@@ -21,7 +21,7 @@ def ask_all(
     work: Iterator[Work], journal: Journal, stop: threading.Event, *, concurrency: int, bar: Progress,
     after: Callable[[dict[str, Any]], None] = lambda line: None,
 ) -> None:  # fmt: skip
-    """Do all ``work``, at most ``concurrency`` at once, and keep each line.
+    """Do all ``work``, at most ``concurrency`` at once, and keep each line as soon as it is there.
 
     Lines of judgments that could not be delivered are kept only once something else could: an endpoint that is gone
     is not written down as a hundred failed judgments.
@@ -34,16 +34,23 @@ def ask_all(
         StageFailed: the endpoint is gone or refuses us; what was answered is kept.
     """
     undelivered: list[dict[str, Any]] = []
+
+    def do_and_keep(doing: Work) -> dict[str, Any]:
+        line = doing()
+        if line["reason"] != UNDELIVERED:
+            journal.add(line)
+        return line
+
     pool = ThreadPoolExecutor(concurrency)
     waiting: set[Future[dict[str, Any]]] = set()
     try:
         for doing in itertools.islice(work, 2 * concurrency):
-            waiting.add(pool.submit(doing))
+            waiting.add(pool.submit(do_and_keep, doing))
         while waiting:
             done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
             for future in done:
                 line = future.result()
-                if line["reason"] == "connection":
+                if line["reason"] == UNDELIVERED:
                     undelivered.append(line)
                     if len(undelivered) >= UNREACHABLE:
                         raise StageFailed(
@@ -54,28 +61,14 @@ def ask_all(
                     for held in undelivered:
                         journal.add(held)
                     undelivered.clear()
-                    journal.add(line)
                 bar.advance(note=f"{journal.failures} failed" if journal.failures else "")
                 after(line)
                 if (following := next(work, None)) is not None:
-                    waiting.add(pool.submit(following))
+                    waiting.add(pool.submit(do_and_keep, following))
         for held in undelivered:
             journal.add(held)
     except BaseException:
         stop.set()
-        _keep_what_comes(waiting, journal)
         raise
-    finally:
+    finally:  # replies that are on their way are paid for: those that still come are kept
         pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _keep_what_comes(waiting: set[Future[dict[str, Any]]], journal: Journal) -> None:
-    """Replies that are on their way when we stop are paid for: keep those that still come."""
-    for future in waiting:
-        if not future.cancel():
-            try:
-                line = future.result(timeout=30)
-            except (Abandoned, StageFailed, TimeoutError):
-                continue
-            if line["reason"] is None:
-                journal.add(line)

@@ -20,6 +20,7 @@ FIRST_WAIT, LONGEST_WAIT = 0.5, 60.0  # seconds between attempts: doubled each t
 _PASSING = (408, 409, 425, 429)  # refused for now; 5xx as well
 _FATAL = (401, 403, 404)  # no request to this endpoint will do better
 HIDDEN = "[key]"
+NEW_LIMIT = "max_completion_tokens"  # what some servers want `max_tokens` to be called
 
 
 @dataclass(frozen=True)
@@ -99,6 +100,7 @@ class Endpoint:
         self.url, self.model, self._key = base_url(url), model, key
         self.timeout, self.attempts, self.pace = timeout, attempts, pace or Pace()
         self.schema_refused = False
+        self.limit_name = "max_tokens"
         self.stop = threading.Event()
         self._local = threading.local()
 
@@ -119,6 +121,7 @@ class Endpoint:
             self.pace.wait(self.stop)
             structured = schema is not None and not self.schema_refused
             payload = {"model": self.model, "messages": messages, **params}
+            payload[self.limit_name] = payload.pop("max_tokens")
             if structured:
                 named = {"name": "verdict", "strict": True, "schema": schema}
                 payload["response_format"] = {"type": "json_schema", "json_schema": named}
@@ -129,6 +132,10 @@ class Endpoint:
                 if found.reason == "rejected" and structured and _about_schema(found.detail):
                     self.schema_refused = True
                     tries -= 1  # the same question, put as this server can take it
+                    continue
+                if found.reason == "rejected" and NEW_LIMIT in found.detail and self.limit_name != NEW_LIMIT:
+                    self.limit_name = NEW_LIMIT
+                    tries -= 1
                     continue
                 took = time.monotonic() - started
                 return Reply(**{**vars(found), "attempts": sent, "seconds": took, "structured": structured})

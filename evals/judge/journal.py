@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -19,13 +20,14 @@ class Journal:
     """A JSONL file that only grows. A line reaches the system before :meth:`add` returns, and the disk within a second.
 
     A torn last line, left by a writer that was killed, is cut off when the file is opened. A later line with the key
-    of an earlier one replaces it.
+    of an earlier one replaces it. Threads may add at the same time.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._at: dict[bytes, int] = {}  # key → where its line begins
         self.failures = 0  # added since it was opened
+        self._lock = threading.Lock()
         self._end = self._open()
         self._file = open(path, "ab")  # noqa: SIM115  # closed by close()
         self._synced = time.monotonic()
@@ -55,6 +57,13 @@ class Journal:
 
     def add(self, record: dict[str, Any]) -> None:
         line = (json.dumps(record, ensure_ascii=False) + "\n").encode("utf-8", "replace")
+        with self._lock:
+            self._write(line)
+            self._at[bytes.fromhex(record["key"])] = self._end
+            self._end += len(line)
+            self.failures += bool(record["reason"])
+
+    def _write(self, line: bytes) -> None:
         try:
             self._file.write(line)
             self._file.flush()
@@ -63,9 +72,6 @@ class Journal:
                 self._synced = time.monotonic()
         except OSError as error:
             raise StageFailed(f"a judgment could not be stored: {error}", where=str(self.path)) from None
-        self._at[bytes.fromhex(record["key"])] = self._end
-        self._end += len(line)
-        self.failures += bool(record["reason"])
 
     def forget(self, keys: Iterable[str]) -> None:
         """Take these as not asked; their lines stay until they are replaced."""

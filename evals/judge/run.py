@@ -39,7 +39,7 @@ from harness.progress import progress
 from harness.records import JudgeRequest, JudgeSpec, JudgeSummary
 
 # What a later attempt may mend: asked again with ``retry_failed``.
-UNDELIVERED = ("rate_limited", "server_error", "timeout", "connection", "bad_reply", "empty", "no_sandbox")
+MENDABLE = ("rate_limited", "server_error", "timeout", "connection", "bad_reply", "empty", "no_sandbox")
 SERVED_SECONDS = 1800.0  # a server of our own queues what it cannot do at once, and never hangs
 
 
@@ -101,30 +101,13 @@ def run_judges(
         StageFailed: an endpoint is gone or refuses us, or the budget is used up; run again to resume.
     """
     flags = {model: answer_flags(held, list(bench.questions)) for model, held in answers.items()}
-    budget = Budget(settings.max_cost, settings.price) if settings.max_cost is not None and settings.price else None
+    judging = _Judging(request, bench, answers, rules, out, settings, flags)
     journals = {judge.name: Journal(journal_path(out, judge.name, request.mode)) for judge in request.judges}
     try:
-        todo: dict[str, int] = {}
-        estimate = Estimate()
-        for judge in request.judges:
-            journal = journals[judge.name]
-            if settings.retry_failed:
-                journal.forget([line["key"] for line in journal.records() if line["reason"] in UNDELIVERED])
-            if budget:
-                for line in journal.records():
-                    budget.spent += cost([line], budget.price)
-            before = estimate.requests
-            for _, prompt, params in _missing(request, bench, answers, rules, judge, journal):
-                estimate.add(prompt, params)
-            todo[judge.name] = estimate.requests - before
-        if estimate.requests and request.protocol != "reference":
-            print(f"judging: {estimate.words(settings.price)}", file=sys.stderr)
-        if budget:
-            budget.check(estimate)
+        todo = judging.plan(journals)
         for judge in request.judges:
             if todo[judge.name]:
-                _run_judge(request, bench, answers, rules, judge, journals[judge.name], out, settings,
-                           flags, todo[judge.name], budget)  # fmt: skip
+                judging.ask(judge, journals[judge.name], todo[judge.name])
     finally:
         for journal in journals.values():
             journal.close()
@@ -134,61 +117,84 @@ def run_judges(
     return flags
 
 
-def _missing(
-    request: JudgeRequest,
-    bench: Bench,
-    answers: Mapping[str, Answers],
-    rules: Rules,
-    judge: JudgeSpec,
-    journal: Journal,
-) -> Iterator[tuple[Task, Prompt, dict[str, Any]]]:
-    """The tasks of a judge that its journal lacks, in order, with their prompts and arguments."""
-    only = request.model_copy(update={"judges": (judge,)})
-    for task in tasks(only, bench, answers):
-        prompt, params = rules.prompt(task.match), parameters(request, task.match.repeat)
-        if task_key(task, prompt, params) not in journal:
-            yield task, prompt, params
+class _Judging:
+    """What the judgments of one request share."""
 
+    def __init__(
+        self,
+        request: JudgeRequest,
+        bench: Bench,
+        answers: Mapping[str, Answers],
+        rules: Rules,
+        out: Path,
+        settings: Settings,
+        flags: Flags,
+    ) -> None:
+        self.request, self.bench, self.answers, self.rules = request, bench, answers, rules
+        self.out, self.settings, self.flags = out, settings, flags
+        self.sent: dict[str, int] = {}  # requests already sent for judgments that are asked for again
+        self.budget: Budget | None = None
+        if settings.max_cost is not None and settings.price is not None:
+            self.budget = Budget(settings.max_cost, settings.price)
 
-def _run_judge(
-    request: JudgeRequest,
-    bench: Bench,
-    answers: Mapping[str, Answers],
-    rules: Rules,
-    judge: JudgeSpec,
-    journal: Journal,
-    out: Path,
-    settings: Settings,
-    flags: Flags,
-    todo: int,
-    budget: Budget | None,
-) -> None:
-    stop = threading.Event()
-    with open_judge(judge, request, out, settings) as endpoint, progress(f"judge {judge.name}", todo) as bar:
-        if endpoint is not None:
-            endpoint.stop = stop
+    def plan(self, journals: Mapping[str, Journal]) -> dict[str, int]:
+        """How many judgments each judge still has to give; told, and held against the budget."""
+        todo: dict[str, int] = {}
+        estimate = Estimate()
+        for judge in self.request.judges:
+            journal, before = journals[judge.name], estimate.requests
+            for line in journal.records():
+                if self.budget:
+                    self.budget.spent += cost([line], self.budget.price)
+                if self.settings.retry_failed and line["reason"] in MENDABLE:
+                    self.sent[line["key"]] = line["attempts"]
+            journal.forget(self.sent)
+            for _, prompt, params in self.missing(judge, journal):
+                estimate.add(prompt, params)
+            todo[judge.name] = estimate.requests - before
+        if estimate.requests and self.request.protocol != "reference":
+            print(f"judging: {estimate.words(self.settings.price)}", file=sys.stderr)
+        if self.budget:
+            self.budget.check(estimate)
+        return todo
 
-        def works() -> Iterator[Work]:
-            for task, prompt, params in _missing(request, bench, answers, rules, judge, journal):
-                yield partial(_do, task, prompt, params, endpoint, rules, flags)
+    def missing(self, judge: JudgeSpec, journal: Journal) -> Iterator[tuple[Task, Prompt, dict[str, Any]]]:
+        """The tasks of a judge that its journal lacks, in order, with their prompts and arguments."""
+        only = self.request.model_copy(update={"judges": (judge,)})
+        for task in tasks(only, self.bench, self.answers):
+            prompt, params = self.rules.prompt(task.match), parameters(self.request, task.match.repeat)
+            if task_key(task, prompt, params) not in journal:
+                yield task, prompt, params
 
-        ask_all(
-            works(), journal, stop, concurrency=settings.concurrency, bar=bar,
-            after=budget.spend if budget else lambda line: None,
-        )  # fmt: skip
+    def ask(self, judge: JudgeSpec, journal: Journal, todo: int) -> None:
+        """Have a judge give what is missing."""
+        stop = threading.Event()
+        with (
+            open_judge(judge, self.request, self.out, self.settings) as endpoint,
+            progress(f"judge {judge.name}", todo) as bar,
+        ):
+            if endpoint is not None:
+                endpoint.stop = stop
 
+            def works() -> Iterator[Work]:
+                for task, prompt, params in self.missing(judge, journal):
+                    yield partial(self.judge, task, prompt, params, endpoint)
 
-def _do(
-    task: Task, prompt: Prompt, params: dict[str, Any], endpoint: Endpoint | None, rules: Rules, flags: Flags
-) -> dict[str, Any]:
-    match = task.match
-    if endpoint is None:
-        assert isinstance(rules, ReferenceGrader)
-        reply = rules.grade(match)
-    else:
-        reply = endpoint.ask(prompt.messages, params, prompt.schema)
-    found = set().union(*(flags[model].get(match.question.id, set()) for model in match.models))
-    return record(task, prompt, params, reply, rules, found)
+            after = self.budget.spend if self.budget else lambda line: None
+            ask_all(works(), journal, stop, concurrency=self.settings.concurrency, bar=bar, after=after)
+
+    def judge(self, task: Task, prompt: Prompt, params: dict[str, Any], endpoint: Endpoint | None) -> dict[str, Any]:
+        """One judgment's line."""
+        match = task.match
+        if endpoint is None:
+            assert isinstance(self.rules, ReferenceGrader)
+            reply = self.rules.grade(match)
+        else:
+            reply = endpoint.ask(prompt.messages, params, prompt.schema)
+        found = set().union(*(self.flags[model].get(match.question.id, set()) for model in match.models))
+        line = record(task, prompt, params, reply, self.rules, found)
+        line["attempts"] += self.sent.get(line["key"], 0)
+        return line
 
 
 @contextmanager

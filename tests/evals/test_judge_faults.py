@@ -111,6 +111,18 @@ def test_what_the_endpoint_failed_to_give_can_be_asked_again_alone(small):
     assert first.failed == {"server_error": 3, "no_verdict": 1}
     assert second.failed == {"no_verdict": 1}
     assert second.judged == 11
+    assert second.requests == sent + 3
+
+
+def test_a_server_with_another_name_for_the_limit_gets_it(small):
+    def script(payload, _):
+        if "max_tokens" in payload:
+            return Say(status=400, body="Unsupported parameter: use 'max_completion_tokens' instead of 'max_tokens'.")
+        return "[[5]]"
+
+    with FakeJudge(script) as judge:
+        assert judged(small, judge.url, concurrency=1).judged == 12
+    assert judge.requests[-1]["max_completion_tokens"] == 2048
 
 
 def test_answers_that_are_missing_are_counted(small):
