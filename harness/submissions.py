@@ -63,6 +63,8 @@ class PinnedTask(Strict):
     question_hash: Digest = Field(description="over number, document and target of every question, in order")
     prompt_hash: str | None = Field(description="null where a chat template makes every model's prompts its own")
     scorer: Scorer
+    dataset: str = Field("", description="where the questions are from: a hub data set, or a file format")
+    split: str | None = None
 
 
 class PinnedSuite(Strict):

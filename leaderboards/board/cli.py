@@ -223,12 +223,12 @@ def _boards(folder: Path) -> Any:
     return boards_in(folder)
 
 
-def _standings(held: Any, jobs: int | None) -> Any:
+def _standings(held: Any, jobs: int | None, only: str | None = None) -> Any:
     from leaderboards.board.standings import stand
     from leaderboards.board.verify import verify as check
     from leaderboards.rendering import plain
 
-    standings = stand(held, check(held, jobs=jobs))
+    standings = stand(held, check(held, only=only, jobs=jobs))
     for label, reason in standings.refused.items():
         print(f"{plain(label)}: left out, it fails {plain(reason)}", file=sys.stderr)
     return standings
@@ -266,7 +266,8 @@ def serve(folder: Path, port: int, host: str) -> None:
 @click.option(
     "--developer", metavar="NAME", help="Organisation that stands for the models.  [default: the board's name]"
 )
-def export(folder: Path, style: str, out: Path, developer: str | None) -> None:
+@click.option("--only", metavar="ID", help="Only this submission.")
+def export(folder: Path, style: str, out: Path, developer: str | None, only: str | None) -> None:
     """Write a board's submissions in another project's format.
 
     Every Eval Ever's records with their samples, the hub's .eval_results YAML, or FastChat's answers and judgments.
@@ -279,7 +280,7 @@ def export(folder: Path, style: str, out: Path, developer: str | None) -> None:
     name = developer or held.board.name
     if not is_member(f"judge/{name}/x.json"):
         raise MoemixError("letters, digits and ._+- only", where=f"--developer {name}")
-    standings = _standings(held, None)
+    standings = _standings(held, None, held.find(only).label if only else None)
     if style == "every-eval-ever":
         count = exchange.every_eval_ever(standings, out, name)
     else:

@@ -28,7 +28,6 @@ from leaderboards.board.untrusted import FILE_BYTES, read_lines, read_record
 from leaderboards.scores import Key
 
 EEE_SCHEMA = "0.3.0"
-RESULTS_BYTES = 64 << 20
 _LOADERS = ("json", "csv", "parquet", "text", "arrow")  # dataset paths that name a file format and no data set
 
 
@@ -49,12 +48,10 @@ class Evaluated:
     def summary(self) -> EvalSummary:
         return EvalSummary.model_validate(read_record(self.folder / "summary.json"))
 
-    def dataset(self, task: str) -> tuple[str, str | None, str | None]:
-        """Name, split, and hub id (None where the data are no hub data set) of a task's questions."""
-        config = read_record(self.folder / "results.json", RESULTS_BYTES).get("configs", {}).get(task) or {}
-        path = str(config.get("dataset_path") or task)
-        hub = None if path in _LOADERS or path.startswith(("moemix/", "/", ".")) else path
-        return path, config.get("test_split") or config.get("validation_split"), hub
+    def hub(self, task: str) -> str | None:
+        """The hub data set of a task's questions; None where they are from elsewhere."""
+        path = self.suite.tasks[task].dataset
+        return None if not path or path in _LOADERS or path.startswith(("moemix/", "/", ".")) else path
 
 
 def evaluated(standings: Standings) -> Iterator[Evaluated]:
@@ -143,10 +140,14 @@ def _eee_record(one: Evaluated, developer: str) -> dict[str, Any]:
 def _eee_result(one: Evaluated, key: Key) -> dict[str, Any]:
     value, error = one.scores[key]
     pinned = one.suite.tasks[key.task]
-    path, split, hub = one.dataset(key.task)
-    source: dict[str, Any] = {"dataset_name": path, "source_type": "hf_dataset" if hub else "other"}
+    hub = one.hub(key.task)
+    source: dict[str, Any] = {
+        "dataset_name": pinned.dataset or key.task,
+        "source_type": "hf_dataset" if hub else "other",
+    }
     if hub:
-        source |= {"hf_repo": hub, "samples_number": pinned.questions} | ({"hf_split": split} if split else {})
+        source |= {"hf_repo": hub, "samples_number": pinned.questions}
+        source |= {"hf_split": pinned.split} if pinned.split else {}
     bounded = 0.0 <= value <= 1.0
     uncertainty: dict[str, Any] = {"num_samples": pinned.questions}
     if math.isfinite(error):
@@ -236,7 +237,7 @@ def eval_results(standings: Standings, out: Path) -> int:
 
 
 def _hub_entry(one: Evaluated, key: Key) -> dict[str, Any] | None:
-    _, _, hub = one.dataset(key.task)
+    hub = one.hub(key.task)
     if hub is None:
         return None
     pinned = one.suite.tasks[key.task]

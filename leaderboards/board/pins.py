@@ -51,6 +51,8 @@ def pin(folder: Path, *, version: str = "1", name: str | None = None) -> PinnedS
             question_hash=samples.question_hash,
             prompt_hash=None if raw.get("chat_template") else samples.prompt_hash,
             scorer=scorer.model_copy(update={"recomputed": _confirmed(samples)}),
+            dataset=str(raw["configs"][task].get("dataset_path") or ""),
+            split=raw["configs"][task].get("test_split") or raw["configs"][task].get("validation_split"),
         )
     directions = {evaluation.results[key].higher_is_better for found in shares.values() for key in found}
     if len(directions) > 1:

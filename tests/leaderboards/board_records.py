@@ -34,8 +34,10 @@ PROVENANCE = Provenance(
 FILTERS = {"pick": "none", "count": "answer", "run": "none"}
 METRICS = {"pick": "acc", "count": "exact_match", "run": "pass_at_1"}
 CONFIGS: dict[str, dict[str, Any]] = {
-    "pick": {"output_type": "multiple_choice", "target_delimiter": " ", "metric_list": [{"metric": "acc"}]},
+    "pick": {"dataset_path": "allenai/ai2_arc", "test_split": "test",
+             "output_type": "multiple_choice", "target_delimiter": " ", "metric_list": [{"metric": "acc"}]},
     "count": {
+        "dataset_path": "json",
         "output_type": "generate_until",
         "metric_list": [{"metric": "exact_match", "ignore_case": True, "aggregation": "mean"}],
         "filter_list": [
@@ -43,7 +45,8 @@ CONFIGS: dict[str, dict[str, Any]] = {
                                           {"function": "take_first"}]}
         ],
     },
-    "run": {"output_type": "generate_until", "process_results": "def passes(doc, results): ...",
+    "run": {"dataset_path": "moemix/quickstart",
+            "output_type": "generate_until", "process_results": "def passes(doc, results): ...",
             "metric_list": [{"metric": "pass_at_1"}]},
 }  # fmt: skip
 
