@@ -29,6 +29,7 @@ class Standing:
         shares: column → result → how much it counts.
         columns: column → scores and ranks, in the order of ``rows``.
         tasks: result → mean and standard error of each row.
+        fractions: results of which every score lies in [0, 1]; their intervals end there too.
         clusters: task → cluster of each question, where some share a passage or are the same.
     """
 
@@ -39,6 +40,7 @@ class Standing:
     columns: dict[str, Ranked] = field(default_factory=dict)
     tasks: dict[Key, tuple[NDArray[np.float64], NDArray[np.float64]]] = field(default_factory=dict)
     clusters: dict[str, NDArray[np.int64]] = field(default_factory=dict)
+    fractions: set[Key] = field(default_factory=set)
 
 
 @dataclass
@@ -66,9 +68,10 @@ class Standings:
         scores: list[dict[str, dict[str, ShownScore]]] = [{} for _ in self.checked]
         for standing in self.suites:
             counts = {name: _count(standing, name) for name in standing.columns}
+            fractions = {name: standing.fractions >= standing.shares[name].keys() for name in standing.columns}
             for name, ranked in standing.columns.items():
                 for position, row in enumerate(standing.rows):
-                    shown = _shown(ranked, position, counts[name])
+                    shown = _shown(ranked, position, counts[name], fraction=fractions[name])
                     scores[row].setdefault(standing.suite.key, {})[name] = shown
         return [
             BoardEntry.model_construct(
@@ -123,6 +126,8 @@ def _standing(suite: PinnedSuite, checked: Sequence[Checked], rows: list[int]) -
         standing.columns[name] = rank(parts, higher_is_better=suite.higher_is_better)
     for key in keys:
         values = scores[key]
+        if values.min() >= 0 and values.max() <= 1:
+            standing.fractions.add(key)
         spread = values.std(axis=1, ddof=1) if values.shape[1] > 1 else np.full(len(values), np.nan)
         standing.tasks[key] = (values.mean(axis=1), spread / math.sqrt(values.shape[1]))
     return standing
@@ -165,12 +170,13 @@ def _count(standing: Standing, column: str) -> int:
     return sum(standing.suite.tasks[key.task].questions for key in standing.shares[column])
 
 
-def _shown(ranked: Ranked, position: int, n: int) -> ShownScore:
+def _shown(ranked: Ranked, position: int, n: int, *, fraction: bool) -> ShownScore:
     value, se, half = (float(a[position]) for a in (ranked.values, ranked.se, ranked.half))
     known = math.isfinite(se)
+    lower, upper = (max(value - half, 0.0), min(value + half, 1.0)) if fraction else (value - half, value + half)
     return ShownScore.model_construct(
-        value=value, stderr=se if known else None, lower=value - half if known else None,
-        upper=value + half if known else None, n=n,
+        value=value, stderr=se if known else None, lower=lower if known else None,
+        upper=upper if known else None, n=n,
         rank=int(ranked.best[position]), rank_worst=int(ranked.worst[position]),
     )  # fmt: skip
 
