@@ -142,6 +142,15 @@ def _by_name(value: Any) -> Any:
     return row
 
 
+class Spent(Strict):
+    """What it took to find a strategy's options before its run: the table counts it in the run's total cost."""
+
+    runs: int = Field(ge=0, description="proxy runs")
+    steps: int = Field(ge=0)
+    tokens: int = Field(ge=0)
+    seconds: float = Field(ge=0, description="training the proxies, measuring and fitting")
+
+
 class Strategy(Strict):
     """A mixing strategy by name (built in, entry point, or ``path/to/file.py:Class``) with its options."""
 
@@ -149,6 +158,7 @@ class Strategy(Strict):
     label: str = Field("", description="the row in tables; default: the name")
     options: dict[str, Any] = Field(default_factory=dict)
     overrides: dict[str, Any] = Field(default_factory=dict, description="`a.b: c` changes to the recipe for this row")
+    spent: Spent | None = Field(None, description="on proxy runs that its options were fitted on (`moemix propose`)")
 
     @model_validator(mode="before")
     @classmethod

@@ -115,8 +115,8 @@ class RunConfig(Strict):
     @property
     def id(self) -> str:
         identity = self.model_dump(mode="json")
-        identity["strategy"].pop("label")
-        identity["strategy"].pop("overrides")
+        for key in ("label", "overrides", "spent"):
+            identity["strategy"].pop(key)
         for key in ("log_every", "save_every", "keep_states"):
             identity["training"].pop(key)
         return f"{self.strategy.label}-s{self.seed}-{hash_value(identity)[:12]}".replace("/", "_")

@@ -115,6 +115,7 @@ class ProposalCost(Strict):
     """What it took to find the mix, all of which a run under it owes."""
 
     runs: int
+    steps: int
     examples: int
     tokens: int
     train_seconds: float

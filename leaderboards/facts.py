@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from harness.records import TrainResult
+from harness.recipe import Spent
+from harness.records import RunManifest, TrainResult
 from harness.store import Run
 from leaderboards.members import Member
 from leaderboards.table import Row
@@ -65,7 +66,7 @@ def _facts(member: Member, name: str) -> RunFacts:
     if result is None or result.steps == 0:
         return RunFacts(name, member.run.folder.name, member.seed, member.problem, {}, {}, {})
     needed = _needed(member.run)
-    spent = [result, *(found for _, found in needed)]
+    spent: list[TrainResult | Spent | None] = [result, *(found for _, found in needed)]
     whole = [each for each in spent if each is not None]
     complete = len(whole) == len(spent)
     return RunFacts(
@@ -90,17 +91,25 @@ def _facts(member: Member, name: str) -> RunFacts:
     )
 
 
-def _needed(run: Run) -> list[tuple[str, TrainResult | None]]:
-    """The runs that a run starts from, nearest first, each by its strategy's label with its totals, if it is there."""
-    found: list[tuple[str, TrainResult | None]] = []
+def _needed(run: Run) -> list[tuple[str, TrainResult | Spent | None]]:
+    """The runs that a run starts from, nearest first, each by its strategy's label with its totals, if it is there.
+
+    Proxy runs that a strategy's options were fitted on are told as one.
+    """
     manifest = run.manifest
+    found: list[tuple[str, TrainResult | Spent | None]] = _proxies(manifest)
     while manifest.reference_run is not None:
         needed = Run(run.store / manifest.reference_run)
         if not needed.manifest_path.is_file():
             return [*found, (f"{needed.folder.name} (not here)", None)]
         manifest = needed.manifest
-        found.append((manifest.config.strategy.label, manifest.result))
+        found += [(manifest.config.strategy.label, manifest.result), *_proxies(manifest)]
     return found
+
+
+def _proxies(manifest: RunManifest) -> list[tuple[str, TrainResult | Spent | None]]:
+    spent = manifest.config.strategy.spent
+    return [(f"{spent.runs} proxy runs", spent)] if spent else []
 
 
 def _share(counts: dict[str, int]) -> dict[str, float]:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from run_records import ENGINE, Bench  # type: ignore[import-not-found]
 
+from harness.recipe import Spent
 from harness.records import Column, Stage
 from leaderboards.comparison import Comparison, compare
 from leaderboards.exports import FIELDS, as_csv, as_json
@@ -211,6 +212,18 @@ def test_what_a_run_needed_first_counts_in_its_total_cost(bench, answers):
     lines = list(csv.DictReader(io.StringIO(as_csv([comparison]))))
     totals = [line["value"] for line in lines if line["quantity"] == "total_tokens"]
     assert totals == ["40000", "80000"]
+
+
+def test_proxy_runs_that_weights_were_fitted_on_count_in_the_total_cost(bench, answers):
+    run = bench.run("regmix", {"arc": answers(7, 100, 0.5)})
+    spent = Spent(runs=12, steps=300, tokens=7_000, seconds=30.5)
+    config = run.manifest.config
+    run.update(config=config.model_copy(update={"strategy": config.strategy.model_copy(update={"spent": spent})}))
+    assert run.manifest.config.id == config.id, "what was spent is told, and makes no other run"
+    (table,) = json.loads(as_json([compare(bench.runs, bench.folders, "uniform", "kr")]))["comparisons"][0]["tables"]
+    (facts,) = table["rows"][0]["runs"]
+    assert facts["needed"] == ["12 proxy runs"]
+    assert (facts["total_steps"], facts["total_tokens"], facts["total_seconds"]) == (400, 47_000, 150.5)
 
 
 def test_a_needed_run_that_is_gone_leaves_the_total_unknown_rather_than_too_low(bench, answers):

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import yaml
 
 from harness.conductor import conduct
 from harness.errors import MoemixError, StageFailed, nearest, unknown
@@ -222,6 +223,7 @@ def _cost(
     examples = sum(result.examples for result in results)
     return ProposalCost(
         runs=len(results),
+        steps=sum(result.steps for result in results),
         examples=examples,
         tokens=sum(result.tokens for result in results),
         train_seconds=sum(result.seconds for result in results),
@@ -239,11 +241,13 @@ def write(proposal: Proposal, folder: Path) -> None:
     """The record, the row for a recipe, and the picture of the fit."""
     from trainers.proposals.figures import draw_fit
 
-    weights = "".join(f"    {name}: {weight}\n" for name, weight in proposal.weights.items())
-    text = (
+    cost = proposal.cost
+    seconds = round(cost.train_seconds + cost.measure_seconds + cost.fit_seconds, 3)
+    spent = {"runs": cost.runs, "steps": cost.steps, "tokens": cost.tokens, "seconds": seconds}
+    row = {"name": "static", "label": proposal.method, "options": {"weights": proposal.weights}, "spent": spent}
+    head = (
         f"# proposed by {proposal.method} on {proposal.fit.runs} proxy runs of {proposal.recipe}; see proposal.json\n"
-        f"name: static\nlabel: {proposal.method}\noptions:\n  weights:\n{weights}"
     )
     draw_fit(proposal, folder / "fit.png")
-    write_text(folder / "strategy.yaml", text)
+    write_text(folder / "strategy.yaml", head + yaml.safe_dump(row, sort_keys=False))
     proposal.write(folder / "proposal.json")

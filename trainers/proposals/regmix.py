@@ -32,7 +32,7 @@ class RegMix(Law):
 
     @staticmethod
     def fewest(sources: int) -> int:
-        return 8
+        return sources + 2
 
     @classmethod
     def fit(cls, mixes_NK: Floats, losses_NK: Floats, target_K: Floats, seed: int) -> RegMix:

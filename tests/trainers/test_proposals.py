@@ -1,0 +1,292 @@
+"""Proposers find a known optimum, say how far they can be trusted, and go on from runs that are there."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from click.testing import CliRunner
+from small_runs import moemix, wait_until
+
+from harness.errors import MoemixError
+from harness.recipe import load_recipe
+from harness.records_offline import Proposal
+from harness.store import Store
+from trainers.proposals.cli import propose
+from trainers.proposals.design import proxy_mixes, samples
+from trainers.proposals.laws import folds, law
+from trainers.proposals.propose import cross_validated, quality, shares
+
+EVEN = np.full(3, 1 / 3)
+
+# --- the design ----------------------------------------------------------------------------------------
+
+
+def test_the_first_proxy_runs_the_prior_and_more_proxies_begin_with_the_same():
+    prior = np.array([0.5, 0.3, 0.2])
+    few, many = proxy_mixes(prior, 4, seed=1), proxy_mixes(prior, 9, seed=1)
+    assert few[0].tolist() == prior.tolist()
+    assert np.array_equal(few, many[:4])
+    assert len({tuple(mix) for mix in many}) == 9
+    assert np.abs(many.sum(axis=1) - 1).max() < 1e-5
+    assert not np.array_equal(few[1:], proxy_mixes(prior, 4, seed=2)[1:])
+
+
+def test_mixes_scatter_around_the_prior_from_few_sources_to_the_prior():
+    prior = np.array([0.5, 0.3, 0.2])
+    mixes = samples(prior, 20_000, np.random.default_rng(0))
+    assert mixes.mean(axis=0) == pytest.approx(prior, abs=0.01)
+    assert (mixes.max(axis=1) > 0.9).mean() > 0.03
+    assert (np.abs(mixes - prior).max(axis=1) < 0.1).mean() > 0.05
+
+
+# --- the laws --------------------------------------------------------------------------------------------
+
+CONSTANT = np.log([0.5, 0.4, 0.6])
+SLOPE = np.array([[-3.0, -0.5, 0.2], [-0.3, -2.0, 0.1], [0.1, 0.2, -2.5]])
+
+
+def truth(mixes: np.ndarray) -> np.ndarray:
+    """Losses of three sources under the mixing law, each source helped mostly by its own data."""
+    return np.exp(CONSTANT) + np.exp(mixes @ SLOPE.T)
+
+
+def best_of_a_grid(target: np.ndarray) -> tuple[np.ndarray, float]:
+    steps = np.arange(401) / 400
+    grid = np.array([[a, b, 1 - a - b] for a in steps for b in steps if a + b <= 1])
+    losses = truth(grid) @ target
+    return grid[losses.argmin()], float(losses.min())
+
+
+@pytest.mark.parametrize("target", [EVEN, np.array([0.7, 0.2, 0.1]), np.array([1.0, 0.0, 0.0])])
+def test_the_mixing_law_is_recovered_from_exact_losses_with_its_optimum(target: np.ndarray):
+    mixes = proxy_mixes(EVEN, 12, seed=0)
+    fitted = law("mixing_law").fit(mixes, truth(mixes), target, seed=0)
+    expected, lowest = best_of_a_grid(target)
+    proposed = fitted.best(EVEN, seed=0)
+    assert proposed == pytest.approx(expected, abs=0.01)
+    assert (truth(proposed[None]) @ target)[0] <= lowest + 1e-6
+    unseen = samples(EVEN, 50, np.random.default_rng(9))
+    assert fitted.predict(unseen) == pytest.approx(truth(unseen) @ target, rel=1e-3)
+
+
+def test_the_mixing_law_finds_its_way_through_noise():
+    mixes = proxy_mixes(EVEN, 24, seed=0)
+    noise = 1 + 0.01 * np.random.default_rng(0).normal(size=(24, 3))
+    fitted = law("mixing_law").fit(mixes, truth(mixes) * noise, EVEN, seed=0)
+    proposed = fitted.best(EVEN, seed=0)
+    loss, lowest = float((truth(proposed[None]) @ EVEN)[0]), best_of_a_grid(EVEN)[1]
+    assert loss - lowest < 0.1 * ((truth(mixes) @ EVEN).mean() - lowest)
+
+
+def test_regmix_finds_a_known_optimum():
+    optimum = np.array([0.6, 0.3, 0.1])
+    mixes = proxy_mixes(EVEN, 64, seed=0)
+    losses = np.repeat(((mixes - optimum) ** 2).sum(axis=1)[:, None], 3, axis=1) + 1.0
+    regmix = law("regmix")
+    fitted = regmix.fit(mixes, losses, EVEN, seed=0)
+    proposed = fitted.best(EVEN, seed=0)
+    assert np.abs(proposed - optimum).max() < 0.1
+    assert fitted.best(EVEN, seed=0).tolist() == proposed.tolist()
+    fit = quality(cross_validated(regmix, mixes, losses, EVEN, 0), losses @ EVEN)
+    assert fit.rank_correlation > 0.9
+    assert fit.r2 > 0.8
+
+
+def test_the_quality_is_of_runs_that_the_law_did_not_see():
+    """Losses that have nothing to do with the mix are fitted well, and predicted badly."""
+    mixes = proxy_mixes(EVEN, 16, seed=0)
+    losses = 1.0 + np.random.default_rng(1).random((16, 3))
+    regmix = law("regmix")
+    target = losses @ EVEN
+    seen = quality(regmix.fit(mixes, losses, EVEN, 0).predict(mixes), target)
+    unseen = quality(cross_validated(regmix, mixes, losses, EVEN, 0), target)
+    assert seen.r2 > 0.5
+    assert unseen.r2 < 0.1
+
+
+def test_quality_in_numbers():
+    fit = quality(np.array([1.0, 2.0, 4.0, 3.0]), np.array([1.0, 2.0, 3.0, 4.0]))
+    assert (fit.r2, fit.rank_correlation, fit.error) == (
+        pytest.approx(0.6),
+        pytest.approx(0.8),
+        pytest.approx(0.5**0.5),
+    )
+    flat = quality(np.array([1.0, 2.0]), np.array([1.0, 1.0]))
+    assert (flat.r2, flat.rank_correlation) == (None, None)
+    assert [out.sum() for out in folds(25)] == [3] * 5 + [2] * 5
+    assert np.sum(folds(7), axis=0).tolist() == [1] * 7
+
+
+def test_what_is_asked_for_must_fit_the_recipe():
+    assert shares({"a": 2, "b": 1, "c": 1}, "abc", "prior").tolist() == [0.5, 0.25, 0.25]
+    assert shares({"a": 2}, "abc", "target").tolist() == [1, 0, 0]
+    for given, what, message in (
+        ({"d": 1}, "target", "unknown source 'd'"),
+        ({"a": -1}, "target", "no share"),
+        ({"a": 1}, "prior", "gives 'b' nothing"),
+        ({"a": 0}, "target", "nothing counts"),
+    ):
+        with pytest.raises(MoemixError, match=message):
+            shares(given, "abc", what)
+
+
+def test_a_missing_lightgbm_is_told_with_what_to_install(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(sys.modules, "lightgbm", None)
+    with pytest.raises(MoemixError, match=r"pip install 'moemix\[propose\]'"):
+        law("regmix")
+    assert law("mixing_law").name == "mixing_law"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["regmax", "quickstart"], "did you mean 'regmix'"),
+        (["mixing_law", "quickstart", "--proxies", "5"], "5 proxies are too few for mixing_law over 4 sources"),
+        (["regmix", "quickstart", "--target", "math"], "'math' is not name=share"),
+        (["regmix", "quickstart", "--target", "maths=1"], "did you mean 'math'"),
+        (["regmix", "quickstart", "--model", "tony"], "did you mean 'tiny'"),
+        (["regmix", "quickstart", "--set", "data.sources.math.probe_examples=0"], "source math: holds out no examples"),
+    ],
+)
+def test_a_mistake_is_told_before_anything_is_trained(arguments: list[str], message: str, tmp_path: Path):
+    with pytest.raises(MoemixError, match=message):
+        CliRunner().invoke(propose, [*arguments, "--store", str(tmp_path)], catch_exceptions=False)
+    assert not list(tmp_path.rglob("run.json"))
+
+
+# --- the whole, on real training -------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two sources of simple sums and of simple words, and a model of two layers that has seen neither."""
+    folder = tmp_path_factory.mktemp("recipe")
+    rng = np.random.default_rng(0)
+    rows: dict[str, list[tuple[str, str]]] = {"sums": [], "words": []}
+    for _ in range(120):
+        a, b = rng.integers(0, 50, 2).tolist()
+        rows["sums"].append((f"{a} + {b}", str(a + b)))
+        word = "".join(rng.choice(list("abcdef"), 5))
+        rows["words"].append((f"say {word}", word))
+    for name, pairs in rows.items():
+        lines = (json.dumps({"prompt": question, "completion": answer}) for question, answer in pairs)
+        (folder / f"{name}.jsonl").write_text("\n".join(lines) + "\n")
+    tree = {
+        "name": "small",
+        "models": [
+            {
+                "kind": "tiny",
+                "name": "tiny",
+                "config": {
+                    "hidden_size": 32,
+                    "intermediate_size": 48,
+                    "num_hidden_layers": 2,
+                    "num_attention_heads": 4,
+                    "num_key_value_heads": 2,
+                    "num_local_experts": 4,
+                    "num_experts_per_tok": 2,
+                    "max_position_embeddings": 128,
+                },
+                "tokenizer": {"vocab_size": 280},
+            }
+        ],
+        "data": {
+            "sources": [
+                {
+                    "name": name,
+                    "parts": [{"adapter": "prompt_completion", "files": [str(folder / f"{name}.jsonl")]}],
+                    "probe_examples": 20,
+                }
+                for name in rows
+            ]
+        },
+        "strategies": ["uniform"],
+        "training": {"steps": 40, "batch_examples": 16, "max_length": 64, "learning_rate": 0.01, "rows_per_forward": 4},
+    }
+    (folder / "small.yaml").write_text(yaml.safe_dump(tree))
+    return folder / "small.yaml"
+
+
+def test_proxies_are_trained_measured_and_fitted_and_a_killed_proposal_goes_on(recipe: Path, tmp_path: Path):
+    store = tmp_path / "store"
+    arguments = (str(recipe), "--proxies", "4", "--set", "training.steps=8", "--store", str(store))
+    started = moemix("propose", "mixing_law", *arguments, wait=False)
+    finished = lambda: [p for p in store.rglob("run.json") if json.loads(p.read_text())["checkpoint_hash"]]
+    wait_until(lambda: started.poll() is not None or finished())
+    os.kill(started.pid, signal.SIGKILL)
+    started.communicate()
+    kept = {path: path.stat().st_mtime_ns for path in finished()}
+    assert 1 <= len(kept) < 4, "it was to be killed halfway"
+
+    done = moemix("propose", "mixing_law", *arguments)
+    assert done.returncode == 0, done.stderr
+    checkpoints = {path: path.with_name("checkpoint") / "model.safetensors" for path in finished()}
+    assert len(checkpoints) == 4
+    assert all(path.stat().st_mtime_ns == time for path, time in kept.items()), "a finished proxy was touched"
+    (folder,) = (store / "proxies" / "small").glob("mixing_law-4-*")
+    proposal = Proposal.read(folder / "proposal.json")
+    assert sum(proposal.weights.values()) == pytest.approx(1, abs=1e-5)
+    assert [proxy.weights["sums"] for proxy in proposal.proxies] == proxy_mixes(np.full(2, 0.5), 4, 0)[:, 0].tolist()
+    for proxy in proposal.proxies:
+        assert proxy.measured == pytest.approx(np.mean(list(proxy.losses.values())))
+        assert (store / proxy.run / "held_out.json").is_file()
+    assert proposal.at_prior == proposal.proxies[0].measured
+    assert proposal.cost.examples == 4 * 8 * 16
+    assert proposal.cost.of_a_run == pytest.approx(4 * 8 / 40)
+    assert f"{proposal.predicted:.4f} predicted" in done.stdout
+    assert (folder / "fit.png").read_bytes().startswith(b"\x89PNG")
+    losses = np.array([[proxy.losses["sums"], proxy.losses["words"]] for proxy in proposal.proxies])
+    mixes = np.array([[proxy.weights["sums"], proxy.weights["words"]] for proxy in proposal.proxies])
+    for k in range(2):
+        order = np.argsort(mixes[:, k])
+        assert losses[order[-1], k] < losses[order[0], k], "more of a source teaches it better"
+
+    before = {path: path.stat().st_mtime_ns for path in checkpoints.values()}
+    other = moemix("propose", "regmix", *arguments, "--target", "words=1", "--out", str(tmp_path / "regmix"))
+    assert other.returncode == 0, other.stderr
+    assert {path: path.stat().st_mtime_ns for path in checkpoints.values()} == before, "the proxies are there already"
+    regmix = Proposal.read(tmp_path / "regmix" / "proposal.json")
+    assert regmix.target == {"sums": 0.0, "words": 1.0}
+    assert [proxy.measured for proxy in regmix.proxies] == [proxy.losses["words"] for proxy in regmix.proxies]
+
+    row = tmp_path / "regmix" / "strategy.yaml"
+    taken = load_recipe(str(recipe), [f"strategies=[uniform, {row}]"])
+    strategy = taken.strategies[1]
+    assert (strategy.name, strategy.label, strategy.options["weights"]) == ("static", "regmix", regmix.weights)
+    assert (strategy.spent.runs, strategy.spent.steps) == (4, 32)
+    trained = moemix(
+        "train", str(recipe), "--strategy", "regmix", "--store", str(store),
+        "--set", f"strategies=[uniform, {row}]", "--set", "training.steps=2",
+    )  # fmt: skip
+    assert trained.returncode == 0, trained.stderr
+    (run,) = Store(store).root.glob("small/regmix*/run.json")
+    manifest = json.loads(run.read_text())
+    assert manifest["result"]["final_weights"] == pytest.approx(regmix.weights, abs=1e-5)
+    assert manifest["config"]["strategy"]["spent"]["runs"] == 4
+
+
+def test_a_strategy_file_that_is_none_is_told(recipe: Path, tmp_path: Path):
+    for text, message in (("- a\n- b\n", "a mapping with a `name`"), ("name: [", "not valid YAML")):
+        (tmp_path / "row.yaml").write_text(text)
+        with pytest.raises(MoemixError, match=message):
+            load_recipe(str(recipe), [f"strategies=[{tmp_path / 'row.yaml'}]"])
+    with pytest.raises(MoemixError, match="the strategy file does not exist"):
+        load_recipe(str(recipe), ["strategies=[nowhere.yaml]"])
+
+
+def test_asking_for_help_needs_no_libraries():
+    code = (
+        "import sys; from harness.cli import cli\n"
+        "try: cli.main(['propose', '--help'])\n"
+        "except SystemExit: print({'torch', 'transformers', 'lightgbm', 'scipy'} & set(sys.modules))"
+    )
+    process = subprocess.run((sys.executable, "-c", code), capture_output=True, text=True, check=True)
+    assert process.stdout.endswith("set()\n")
