@@ -19,6 +19,10 @@ class JudgeGroup(click.Group):
             args = ["run", *args]
         return super().parse_args(ctx, args)
 
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[Any, Any, list[str]]:
+        name, command, rest = super().resolve_command(ctx, args)
+        return ("" if name == "run" else name), command, rest  # nobody types `run`, so nobody reads it in a usage line
+
 
 @click.group("judge", cls=JudgeGroup)
 def judge() -> None:
@@ -67,6 +71,8 @@ def run(**options: Any) -> None:
     Without a judge (--judge-model or --judge-checkpoint) the reference grader checks what can be checked. The key of
     an endpoint is read from MOEMIX_JUDGE_API_KEY or OPENAI_API_KEY. Writes answers.jsonl, judgments-*.jsonl,
     scores.jsonl, transcript.html and summary.json. The same command again resumes at the single judgment.
+
+    `moemix judge report FOLDER…` measures the judge.
     """
     from evals.judge.command import judge_command
     from evals.judge.shown import show
