@@ -140,7 +140,7 @@ def _article(line: Mapping[str, Any], question: Question, answers: Mapping[str, 
             parts.append(_text(f"{model}, turn {number + 1}", answers[model].answers[question.id].turns[number]))
     if len(question.reference) >= turn:
         parts.append(_text("reference", question.reference[turn - 1]))
-    verdict = line["reason"] if failed else str(line.get("winner", line.get("score")))
+    verdict = line["reason"] if failed else str(line.get(line.get("winner", "score"), line.get("winner")))
     shown = f"{line['judge'][0]} ({line['judge'][1]}), repeat {line['repeat'] + 1}"
     if "game" in line:
         shown += f", shown first: {models[0] if line['game'] == 1 else models[1]}"
