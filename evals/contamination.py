@@ -17,12 +17,13 @@ from typing import Literal
 
 GRAM = 3  # words; a reworded question keeps most of its short grams and few of its long ones
 SHARE = 0.5
-MIN_GRAMS = 6  # so many at least: a question that has fewer must stand in a row as a whole message or line
+MIN_GRAMS = 6  # so many at least: a question that has fewer must stand there word by word
+MIN_WORDS = 6  # and one with fewer words than this as a whole message or line
 COMMON = 30  # a gram in more questions than this tells none of them
 METHOD = (
     f"normalised words; a question stands in a row if a stretch of at most twice its length holds {SHARE:.0%} of its "
     f"{GRAM}-grams, and {MIN_GRAMS} at least (of those in at most {COMMON} questions and not all numbers); a question "
-    "with fewer if it is a whole message or line"
+    f"with fewer if it stands there word by word, and one of fewer than {MIN_WORDS} words as a whole message or line"
 )
 _WORD = re.compile(r"\w+")
 
@@ -70,9 +71,10 @@ class QuestionIndex:
             self._rare.append(len(rare))
             self._needed.append(max(MIN_GRAMS, math.ceil(SHARE * len(rare))))
             if len(rare) < MIN_GRAMS:
-                if tokens:
+                self._needed[-1] = len(rare)
+                if not rare or len(tokens) < MIN_WORDS:
                     self._whole[" ".join(tokens)].append(number)
-                continue
+                    continue
             for gram in rare:
                 postings[gram].append(number)
         self._postings = dict(postings)
@@ -98,12 +100,14 @@ class QuestionIndex:
             if covered >= self._needed[number]:
                 row = row or f" {' '.join(tokens)} "
                 exact = self._joined[number] in row
+                if not exact and self._rare[number] < MIN_GRAMS:
+                    continue
                 share = 1.0 if exact else covered / self._rare[number]
                 found.append(Match(self.questions[number], "exact" if exact else "near", share))
         if self._whole:
             found += [
                 Match(self.questions[number], "exact", 1.0)
-                for whole in dict.fromkeys(_wholes(texts))
+                for whole in dict.fromkeys(filter(None, _wholes(texts)))
                 for number in self._whole.get(whole, ())
             ]
         return found

@@ -41,7 +41,7 @@ def test_published_solutions_of_humaneval_all_pass(loaded):
 @pytest.mark.data
 def test_published_solutions_of_mbpp_pass_the_slow_one_and_the_one_with_setup_code_too(loaded):
     task = loaded.tasks["mbpp"]
-    docs = [doc for doc in task.eval_docs if doc["task_id"] % 7 == 0 or doc["task_id"] in (123, 367)]
+    docs = [doc for doc in task.eval_docs if doc["task_id"] % 14 == 0 or doc["task_id"] in (123, 367)]
     assert scores(task, docs, [[doc["code"]] * 15 for doc in docs], "pass_at_1") == [1.0] * len(docs)
     wrong = [[doc["code"]] * 5 + ["raise SystemExit"] * 10 for doc in docs[:3]]
     assert scores(task, docs[:3], wrong, "pass_at_1") == [pytest.approx(1 / 3)] * 3

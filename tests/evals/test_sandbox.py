@@ -28,6 +28,7 @@ def test_a_program_passes_when_it_reaches_its_last_line():
         ("input()", "EOFError"),
         ("import numpy", "ModuleNotFoundError"),
         ("x = bytearray(10**10)", "MemoryError"),
+        ("x = []\nwhile True: x.append(' ' * (len(x) + 10**6))", "MemoryError"),
         ("import os\nwhile True: os.fork()", "BlockingIOError"),
         ("while True: print('x' * 100_000)", "output limit"),
         ("open('/tmp/a', 'w').write('x' * (40 << 20))", "OSError"),

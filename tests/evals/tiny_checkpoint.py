@@ -29,7 +29,7 @@ EXPERTS: dict[str, dict[str, Any]] = {
 }
 
 
-def make_checkpoint(folder: Path, seed: int = 0, architecture: str = "mixtral") -> Path:
+def make_checkpoint(folder: Path, seed: int = 0, architecture: str = "mixtral", context: int = CONTEXT) -> Path:
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
@@ -61,7 +61,7 @@ def make_checkpoint(folder: Path, seed: int = 0, architecture: str = "mixtral") 
         num_key_value_heads=2,
         head_dim=32,
         **EXPERTS[architecture],
-        max_position_embeddings=CONTEXT,
+        max_position_embeddings=context,
         initializer_range=0.2,  # large enough that greedy choices are not ties
         bos_token_id=None,
         eos_token_id=0,

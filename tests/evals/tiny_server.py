@@ -75,7 +75,17 @@ class _Handler(BaseHTTPRequestHandler):
         if self.path != "/v1/models":
             self.send_error(404)
             return
-        self._send({"data": [{"id": "tiny", "root": str(self.server.checkpoint), "max_model_len": 1024}]})
+        self._send(
+            {
+                "data": [
+                    {
+                        "id": "tiny",
+                        "root": str(self.server.checkpoint),
+                        "max_model_len": self.server.model.config.max_position_embeddings,
+                    }
+                ]
+            }
+        )
 
     def do_POST(self) -> None:
         request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
