@@ -78,7 +78,7 @@ def judge_command(
     whole = load_bench(bench or "mt_bench", root, references)
     questions = whole.limited(limit)
     judges = _judges(judge_url, judge_model, judge_checkpoint)
-    rules = _rules(protocol, judge_prompts, whole, mode, graded=not judges)
+    rules = _rules(protocol, judge_prompts, whole, mode, judge_max_tokens, graded=not judges)
     given = _given(answers, baseline, mode)
     name = model_name or (_folder_name(checkpoint) if checkpoint else "")
     identities = {model: held.fingerprint for model, held in given.items()}
@@ -156,7 +156,7 @@ def _answer(
     return write_answers(file, name, bench.questions, replies, request.seed), says
 
 
-def _rules(protocol: str, prompts: Path | None, bench: Bench, mode: str, *, graded: bool) -> Rules:
+def _rules(protocol: str, prompts: Path | None, bench: Bench, mode: str, reply_tokens: int, *, graded: bool) -> Rules:
     if graded:
         if mode == "pairwise":
             raise MoemixError("the reference grader grades single answers; pairwise needs a judge",
@@ -171,7 +171,7 @@ def _rules(protocol: str, prompts: Path | None, bench: Bench, mode: str, *, grad
             check_checks(question.checks, f"{bench.name}, question {question.id}")
         return ReferenceGrader()
     if protocol == "strict":
-        return Strict()
+        return Strict(reply_tokens)
     file = prompts or bench.prompts
     if file is None:
         raise MoemixError(

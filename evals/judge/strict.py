@@ -19,7 +19,8 @@ from harness.files import hash_value
 
 LOWEST, HIGHEST = 1, 10
 VERSION = 1  # raise when a rule or template below changes
-_EXPLANATION = 1200  # characters
+_EXPLANATION = 1200  # characters, at the most
+_CHARACTERS_PER_TOKEN, _VERDICT_TOKENS = 2, 40  # so that an explanation leaves room for the verdict behind it
 
 _TASK = """\
 You grade answers that an AI model gave to a user. Judge only how well the answer serves the user's request: whether \
@@ -59,14 +60,23 @@ _REFUSAL = re.compile(
 
 
 class Strict:
-    """Our own templates and rules."""
+    """Our own templates and rules.
+
+    Args:
+        reply_tokens: the limit of a reply. The schema bounds the explanation so that the verdict still fits: a weak
+            judge talks for as long as it may.
+    """
 
     name = "strict"
+
+    def __init__(self, reply_tokens: int = 2048) -> None:
+        room = _CHARACTERS_PER_TOKEN * (reply_tokens - _VERDICT_TOKENS)
+        self.explanation = max(40, min(_EXPLANATION, room))
 
     @property
     def fingerprint(self) -> str:
         texts = [_TASK, _SINGLE, _PAIR, _SECOND, _GUIDED, _REPLY_SINGLE, _REPLY_PAIR]
-        return hash_value([VERSION, texts])
+        return hash_value([VERSION, self.explanation, texts])
 
     def prompt(self, match: Match) -> Prompt:
         fence = f"material-{hash_value([match.question.id, [a.turns for a in match.answers]])[:12]}"
@@ -89,7 +99,7 @@ class Strict:
         parts.append("Now grade, as told at the beginning.")
         shape = ("pair" if match.pairwise else "single") + ("-guided" if match.guided else "")
         name = f"strict-{shape}-turn{match.turn}-v{VERSION}"
-        return Prompt(name, system, "\n\n".join(parts), _schema(match.pairwise), removed)
+        return Prompt(name, system, "\n\n".join(parts), _schema(match.pairwise, self.explanation), removed)
 
     def verdict(self, reply: str, match: Match) -> Verdict:
         stated = _stated(reply, "winner" if match.pairwise else "rating")
@@ -107,13 +117,13 @@ class Strict:
         return Verdict(score=score) if LOWEST <= score <= HIGHEST else Verdict(reason="out_of_range")
 
 
-def _schema(pairwise: bool) -> dict[str, Any]:
+def _schema(pairwise: bool, explanation: int) -> dict[str, Any]:
     choice: dict[str, Any] = (
         {"winner": {"type": "string", "enum": ["A", "B", "tie"]}}
         if pairwise
         else {"rating": {"type": "integer", "minimum": LOWEST, "maximum": HIGHEST}}
     )
-    properties = {"explanation": {"type": "string", "maxLength": _EXPLANATION}, **choice}
+    properties = {"explanation": {"type": "string", "maxLength": explanation}, **choice}
     return {"type": "object", "properties": properties, "required": list(properties), "additionalProperties": False}
 
 

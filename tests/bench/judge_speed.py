@@ -92,7 +92,9 @@ def _served(checkpoint: Path, bench: Bench, scratch: Path) -> Measured:
         opened, run.Endpoint = run.Endpoint, lambda url, name, **how: Endpoint(url, engine.server.model, **how)  # type: ignore[misc,assignment]
         started = time.perf_counter()
         try:
-            run.run_judges(request, bench, {"m": answers}, Strict(), scratch, run.Settings(timeout=1800.0))
+            run.run_judges(
+                request, bench, {"m": answers}, Strict(JUDGMENT_TOKENS), scratch, run.Settings(timeout=1800.0)
+            )
         finally:
             run.Endpoint = opened  # type: ignore[misc]
         seconds = time.perf_counter() - started
@@ -140,7 +142,7 @@ def _one_at_a_time(checkpoint: Path, bench: Bench) -> Measured:
         return sum(len(turns) for turns in answers.values())
 
     def judge() -> int:
-        rules, count = Strict(), 0
+        rules, count = Strict(JUDGMENT_TOKENS), 0
         for question in bench.questions:
             for turn in range(1, len(question.turns) + 1):
                 held = Answer(tuple(answers[question.id]))

@@ -98,6 +98,11 @@ def test_a_schema_is_asked_for_and_recorded(tmp_path):
     assert all(line["structured"] for line in lines(tmp_path / "out" / "judgments-fake.jsonl"))
 
 
+def test_an_explanation_leaves_room_for_the_verdict_behind_it():
+    limits = {n: Strict(n).prompt(SINGLE).schema["properties"]["explanation"]["maxLength"] for n in (64, 200, 2048)}
+    assert limits == {64: 48, 200: 320, 2048: 1200}
+
+
 # --- answers that talk to the judge ---------------------------------------------------------------------
 
 NULL_MODEL = (
