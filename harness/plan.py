@@ -26,6 +26,7 @@ from harness.recipe import (
     Model,
     Recipe,
     Source,
+    SplitModel,
     Strategy,
     TinyModel,
     Training,
@@ -190,7 +191,7 @@ class _Builder:
         fingerprints: dict[str, str] = {}
         if isinstance(model, TinyModel):
             sources = model.pretrain.sources if model.pretrain else self.recipe.data.sources
-        elif isinstance(model, UpcycledModel) and model.router_init == "data":
+        elif isinstance(model, UpcycledModel | SplitModel) and model.reads_sources:
             sources = self.recipe.data.sources
         if not isinstance(model, TinyModel):
             fingerprints |= _checkpoint_fingerprint(model.source)

@@ -17,6 +17,9 @@ from harness.errors import MoemixError, nearest, unknown
 
 T = TypeVar("T", bound=BaseModel)
 
+ROUTER_MODULES = frozenset({"gate", "router"})
+"""What MoE layers call their router, in transformers and in the paper's models."""
+
 
 class Strict(BaseModel):
     """Frozen, and unknown keys are errors."""
@@ -73,6 +76,17 @@ class Data(Strict):
 # --- training -------------------------------------------------------------------------------------
 
 
+class LoRA(Strict):
+    """Low-rank adapters on linear layers, by peft; the frozen weights get them added when training is done."""
+
+    r: int = Field(16, ge=1, description="the rank")
+    alpha: float = Field(32.0, gt=0, description="the adapters' outputs are scaled by alpha / r")
+    dropout: float = Field(0.0, ge=0, lt=1)
+    targets: tuple[str, ...] = Field(
+        (), description="last parts of layers' names (`q_proj`); default: every linear layer but routers and output"
+    )
+
+
 class Training(Strict):
     """How a model is trained. Defaults are the paper's (section 4.1)."""
 
@@ -93,10 +107,24 @@ class Training(Strict):
     freeze: Literal["none", "router", "paper"] = Field(
         "none", description="router: the routers; paper: every parameter with `gate` in its name"
     )
-    balance_loss: Literal["none", "model"] = Field("none", description="model: the architecture's own auxiliary loss")
+    balance_loss: Literal["none", "model", "paper"] = Field(
+        "none", description="model: the architecture's own auxiliary loss; paper: eq. 3, at weight 0.01"
+    )
+    gate_noise: bool | None = Field(
+        None, description="whether routers add their noise in training; null: as the model's configuration says"
+    )
+    lora: LoRA | None = Field(None, description="train low-rank adapters in place of the weights; merged at the end")
     log_every: int = Field(10, ge=1)
     save_every: int = Field(200, ge=1, description="steps between resumable states")
     keep_states: int = Field(2, ge=2)
+
+    @model_validator(mode="after")
+    def _frozen_layers_have_no_adapters(self) -> Training:
+        for target in self.lora.targets if self.lora else ():
+            named = self.freeze == "paper" and "gate" in target
+            if named or (self.freeze == "router" and target in ROUTER_MODULES):
+                raise ValueError(f"`lora.targets` names {target!r}, which `freeze: {self.freeze}` keeps as it is")
+        return self
 
 
 class Launcher(Strict):
@@ -210,6 +238,31 @@ class UpcycledModel(Strict):
     router_examples: int = Field(32, ge=1, description="examples per source that the routers are initialised from")
     seed: int = 0
 
+    @property
+    def reads_sources(self) -> bool:
+        return self.router_init == "data"
+
+
+class SplitModel(Strict):
+    """A dense checkpoint whose feed-forward neurons are divided among experts (the LLaMA-MoE way)."""
+
+    kind: Literal["split"]
+    name: str
+    source: str = Field(description="a checkpoint folder, a hub id, or `package:NAME` for a Python package's weights")
+    revision: str | None = None
+    experts: int = Field(8, ge=2)
+    top_k: int = Field(2, ge=1, description="all of them make the dense model again")
+    partition: Literal["contiguous", "random", "clustered"] = Field(
+        "random", description="which neurons share an expert; clustered: those active on the same tokens of the sources"
+    )
+    router_init: Literal["data", "random"] = Field("data", description="data: from hidden states of the sources")
+    router_examples: int = Field(32, ge=1, description="examples per source that routers and clusters are made from")
+    seed: int = 0
+
+    @property
+    def reads_sources(self) -> bool:
+        return self.router_init == "data" or self.partition == "clustered"
+
 
 class CheckpointModel(Strict):
     """An existing MoE checkpoint, used as it is."""
@@ -220,7 +273,7 @@ class CheckpointModel(Strict):
     revision: str | None = None
 
 
-Model = Annotated[TinyModel | UpcycledModel | CheckpointModel, Field(discriminator="kind")]
+Model = Annotated[TinyModel | UpcycledModel | SplitModel | CheckpointModel, Field(discriminator="kind")]
 
 
 # --- where it runs ----------------------------------------------------------------------------------

@@ -24,8 +24,10 @@ from harness.files import append_jsonl
 from harness.progress import Progress, progress
 from harness.recipe import Mixing, Training
 from harness.records import StepMetrics, TrainResult
+from trainers.balance import set_gate_noise
 from trainers.batches import GlobalBatch, Layout
 from trainers.data import Draws, SourceExhausted, TokenSource
+from trainers.lora import add_adapters, merge_adapters
 from trainers.loss import TargetLosses
 from trainers.mixing import MixingStrategy, Reference, Sources
 from trainers.mixture import Mixture
@@ -101,13 +103,17 @@ class _Loop:
 
         model.to(self.device)
         freeze(model, training.freeze)
+        if training.gate_noise is not None:
+            set_gate_noise(model, training.gate_noise)
+        if training.lora is not None:
+            add_adapters(model, training.lora, training.freeze, seed)
         if training.pack:
             check_packing(model)
         if training.gradient_checkpointing:
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         self.parallel.check_signals(strategy.signals | strategy.at_start)
         self.model = model
-        losses = TargetLosses(model, bfloat16=training.dtype == "bfloat16", balance=training.balance_loss == "model")
+        losses = TargetLosses(model, bfloat16=training.dtype == "bfloat16", balance=training.balance_loss)
         signals = partial(
             make_signals,
             losses=losses,
@@ -159,6 +165,8 @@ class _Loop:
                         self._save()
                     raise KeyboardInterrupt
         self.parallel.release(self.model)
+        if self.training.lora is not None and self.ranks.first:
+            merge_adapters(self.model)
         return self._result()
 
     def _advance(self, interrupts: Interrupts, shown: Progress | None) -> bool:

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from contextlib import AbstractContextManager
-from typing import Any, NamedTuple
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -19,7 +19,9 @@ from numpy.typing import NDArray
 from torch import LongTensor, Tensor, nn
 
 from harness.errors import MoemixError
+from trainers.balance import balance_loss
 from trainers.batches import Forward
+from trainers.routers import RouterObserver, Routing
 
 CHUNK_LOGITS = 1 << 23  # logits held at once: 32 MB in float32
 
@@ -30,7 +32,7 @@ class Losses(NamedTuple):
     Attributes:
         total: the sum of the losses, each times the scale of its source, to be differentiated.
         each_N: f32[N], the loss of each target, detached and unscaled.
-        balance: the architecture's auxiliary loss over real tokens, coefficient included; zero if it is off.
+        balance: the balance loss over real tokens, coefficient included; zero if it is off.
     """
 
     total: Tensor
@@ -44,20 +46,23 @@ class TargetLosses(nn.Module):
     Args:
         model: a transformers causal LM; its float32 parameters are the master weights.
         bfloat16: compute under bfloat16 autocast.
-        balance: add the architecture's own auxiliary loss.
+        balance: add, in training mode, the architecture's own auxiliary loss (``model``) or the paper's (``paper``).
 
     Raises:
-        MoemixError: ``balance`` is asked of an architecture that has none.
+        MoemixError: ``balance`` is asked of an architecture that has none, or whose routers cannot be observed.
     """
 
-    def __init__(self, model: Any, *, bfloat16: bool = False, balance: bool = False) -> None:
+    def __init__(
+        self, model: Any, *, bfloat16: bool = False, balance: Literal["none", "model", "paper"] = "none"
+    ) -> None:
         super().__init__()
         self.model = model
         self.autocast = bfloat16
         if bfloat16:
             # Autocast reaches plain matrix products only: over float32 weights a grouped one stays in float32.
             model.set_experts_implementation("eager")
-        self._balance = _balance_loss(model) if balance else None
+        self._own_balance = _balance_loss(model) if balance == "model" else None
+        self._routers = RouterObserver(model) if balance == "paper" else None
         self._linear_head = _head_is_all(model)
 
     def forward(self, batch: Forward, scale_K: NDArray[np.float64] | None = None) -> Losses:
@@ -68,21 +73,33 @@ class TargetLosses(nn.Module):
         scale_N = None
         if scale_K is not None:
             scale_N = torch.from_numpy(scale_K[batch.target_source_N]).to(batch.at_N.device, torch.float32)
+        recording: AbstractContextManager[list[Routing]] = nullcontext([])
+        if self._routers is not None and self.training:
+            recording = self._routers.record()
         with self._autocast():
-            if self._linear_head:
-                outputs = self._base(batch)
-                hidden_NH = outputs.last_hidden_state.flatten(0, 1)[batch.at_N]
-                head = self.model.get_output_embeddings()
-                total, each_N = _head_losses(hidden_NH, head.weight, head.bias, batch.target_N, scale_N)
-            else:
-                outputs = self._whole(batch)
-                losses_N = F.cross_entropy(outputs.logits[0].float(), batch.target_N, reduction="none")
-                total = losses_N.sum() if scale_N is None else losses_N @ scale_N
-                each_N = losses_N.detach()
+            with recording as routings:
+                total, each_N, outputs = self._target_losses(batch, scale_N)
             balance = total.new_zeros(())
-            if self._balance is not None and batch.tokens:
-                balance = self._balance(outputs.router_logits, batch.source_RT >= 0)
+            if self.training and batch.tokens:
+                if self._own_balance is not None:
+                    balance = self._own_balance(outputs.router_logits, batch.source_RT >= 0)
+                elif self._routers is not None:
+                    balance = balance_loss(routings, batch.source_RT >= 0)
         return Losses(total, each_N, balance)
+
+    def _target_losses(self, batch: Forward, scale_N: Tensor | None) -> tuple[Tensor, Tensor, Any]:
+        """Their sum, each of them, and the model's output."""
+        if self._linear_head:
+            outputs = self._base(batch)
+            hidden_NH = outputs.last_hidden_state.flatten(0, 1)[batch.at_N]
+            head = self.model.get_output_embeddings()
+            total, each_N = _head_losses(hidden_NH, head.weight, head.bias, batch.target_N, scale_N)
+        else:
+            outputs = self._whole(batch)
+            losses_N = F.cross_entropy(outputs.logits[0].float(), batch.target_N, reduction="none")
+            total = losses_N.sum() if scale_N is None else losses_N @ scale_N
+            each_N = losses_N.detach()
+        return total, each_N, outputs
 
     def observe(self, batch: Forward) -> None:
         """Run the decoder alone, for what observers see of it (router selections)."""
@@ -95,7 +112,7 @@ class TargetLosses(nn.Module):
     def _arguments(self, batch: Forward) -> dict[str, Any]:
         """Without an attention mask and a cache, restarted positions are what tells transformers' attention masks where
         an example begins. Unlike a ready-made mask this also keeps each layer's own pattern (sliding windows)."""
-        wanted = {"output_router_logits": True} if self._balance is not None else {}
+        wanted = {"output_router_logits": True} if self._own_balance is not None else {}
         return {
             "input_ids": batch.input_RT,
             "position_ids": batch.position_RT,

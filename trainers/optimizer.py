@@ -10,10 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.errors import MoemixError
-from harness.recipe import Training
-
-ROUTER_MODULES = frozenset({"gate", "router"})
-"""What MoE layers call their router, in transformers and in the paper's models."""
+from harness.recipe import ROUTER_MODULES, Training
 
 
 def freeze(model: nn.Module, which: Literal["none", "router", "paper"]) -> None:
@@ -28,13 +25,17 @@ def freeze(model: nn.Module, which: Literal["none", "router", "paper"]) -> None:
     """
     frozen = 0
     for name, parameter in model.named_parameters():
-        held = (which == "router" and not ROUTER_MODULES.isdisjoint(name.split("."))) or (
-            which == "paper" and "gate" in name
-        )
+        held = is_frozen(name, which)
         parameter.requires_grad_(not held)
         frozen += held
     if which != "none" and not frozen:
         raise MoemixError(f"{type(model).__name__} has no parameters to freeze", where=f"training.freeze={which}")
+
+
+def is_frozen(name: str, which: Literal["none", "router", "paper"]) -> bool:
+    """Whether :func:`freeze` keeps a parameter (or all of a module) of this name."""
+    of_router = not ROUTER_MODULES.isdisjoint(name.split("."))
+    return (which == "router" and of_router) or (which == "paper" and "gate" in name)
 
 
 def make_optimizer(model: nn.Module, training: Training) -> torch.optim.AdamW:

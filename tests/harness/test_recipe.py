@@ -10,6 +10,7 @@ from harness.recipe import (
     Data,
     Evaluation,
     Launcher,
+    LoRA,
     Mixing,
     Part,
     Recipe,
@@ -65,6 +66,15 @@ def test_an_unknown_recipe_names_its_neighbour():
         ),
         ({"strategies": [{"name": "dynamic", "option": {}}]}, r"`strategies\.0\.option` .*did you mean 'options'"),
         ({"training": {"steps": 0}}, r"`training\.steps`: .*greater than or equal to 1"),
+        (
+            {"training": {"freeze": "router", "lora": {"targets": ["gate"]}}},
+            "`lora.targets` names 'gate', which `freeze: router` keeps as it is",
+        ),
+        (
+            {"training": {"freeze": "paper", "lora": {"targets": ["q_proj", "gate_proj"]}}},
+            "`lora.targets` names 'gate_proj', which `freeze: paper` keeps as it is",
+        ),
+        ({"training": {"lora": {"rank": 3}}}, r"unknown key `training\.lora\.rank`"),
         ({"strategies": ["uniform", "uniform"]}, "strategy labels must differ; repeated: uniform"),
         ({"data": {"sources": MINIMAL["data"]["sources"] * 2}}, "source names must differ; repeated: chat"),
         ({"data": {"sources": [{"name": "a", "parts": [{"adapter": "x"}]}]}}, "give either `files` or `hub`"),
@@ -111,6 +121,19 @@ def test_a_resolved_recipe_reads_back_as_itself():
 
 def test_every_key_of_a_recipe_is_documented():
     documented = (Path(__file__).parents[2] / "docs" / "recipes.md").read_text()
-    models = [Recipe, Data, Source, Part, Training, Mixing, Launcher, Strategy, Evaluation, TinyModel, UpcycledModel]
+    models = [
+        Recipe,
+        Data,
+        Source,
+        Part,
+        Training,
+        LoRA,
+        Mixing,
+        Launcher,
+        Strategy,
+        Evaluation,
+        TinyModel,
+        UpcycledModel,
+    ]
     missing = [f"{m.__name__}.{name}" for m in models for name in m.model_fields if name not in documented]
     assert not missing

@@ -18,6 +18,7 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
+import trainers.models  # noqa: F401  (registers this project's architectures)
 from harness.recipe import Mixing, Part, Source, Strategy, Training
 from harness.records import RunConfig
 from harness.sources import fingerprint

@@ -73,6 +73,7 @@ SETTINGS = {
     "bfloat16": {"dtype": "bfloat16"},
     "padded, several rows": {"pack": False, "rows_per_forward": 3},
     "balance loss, frozen router": {"balance_loss": "model", "freeze": "router"},
+    "adapters, the paper's balance loss": {"lora": {"r": 4, "dropout": 0.1}, "balance_loss": "paper"},
 }
 
 

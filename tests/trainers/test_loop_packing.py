@@ -99,7 +99,7 @@ def test_every_rank_gets_as_many_forwards_and_together_they_do_the_whole_batch(t
     shares = [list(batch.forwards(rank, ranks, HOST)) for rank in range(ranks)]
     assert {len(share) for share in shares} == {1}
     assert sum(len(f.target_N) for share in shares for f in share) == batch.tally.targets.sum()
-    idle = TargetLosses(model, balance=True)(shares[-1][0])
+    idle = TargetLosses(model, balance="model")(shares[-1][0])
     (idle.total + idle.balance).backward()
     assert idle.total.item() == 0
     assert all(parameter.grad is not None and not parameter.grad.any() for parameter in model.parameters())
@@ -150,7 +150,7 @@ def test_bfloat16_autocast_gives_the_float32_losses_and_gradients_roughly_and_ke
 
 def test_the_models_own_balance_loss_leaves_padding_out(tmp_path):
     model, sources = small_model(router_aux_loss_coef=0.5), small_sources(tmp_path)
-    losses = TargetLosses(model, balance=True)
+    losses = TargetLosses(model, balance="model")
     picks = SOURCE_IDS[:3], INDICES[:3]
     packed = losses(next(iter(GlobalBatch.of(sources, *picks, layout(rows=9)).forwards(0, 1, HOST)))).balance
     padded = losses(
@@ -166,7 +166,7 @@ def test_the_models_own_balance_loss_leaves_padding_out(tmp_path):
 
 def test_a_balance_loss_that_the_architecture_does_not_have_is_refused():
     with pytest.raises(MoemixError, match="no auxiliary loss of its own"):
-        TargetLosses(small_model("llama"), balance=True)
+        TargetLosses(small_model("llama"), balance="model")
 
 
 def test_an_example_without_a_target_is_named(tmp_path):

@@ -34,6 +34,15 @@ CASES = [
     {"name": "probed", "mix": {"gate_load": "probe"}},
     {"name": "noisy", "model": {"attention_dropout": 0.1}},
     {"name": "frozen", "freeze": "paper", "balance_loss": "model"},
+    {"name": "adapted", "lora": {"r": 4}, "freeze": "router"},
+    {
+        "name": "as in the paper",
+        "model": {"model_type": "llama_moe", "num_experts": 4, "num_selects": 2},
+        "freeze": "none",
+        "balance_loss": "paper",
+        "gate_noise": True,
+        "gradient_checkpointing": True,
+    },
     {"name": "tied", "model": {"tie_word_embeddings": True}},
 ]
 # Stopped after four of six steps, to be taken up by the other number of processes.

@@ -11,7 +11,7 @@ from typing import Any
 from harness.errors import MoemixError
 from harness.files import whole_directory
 from harness.provenance import now, provenance
-from harness.recipe import CheckpointModel, TinyModel
+from harness.recipe import CheckpointModel, SplitModel, TinyModel
 from harness.records import ModelManifest, Stage
 from harness.store import Store, checkpoint_hash, exclusive
 from trainers.routers import RouterObserver
@@ -59,6 +59,7 @@ def _make(manifest: ModelManifest, folder: Path) -> tuple[Any, Any, dict[str, An
     """Model, tokenizer, and what making it measured."""
     from trainers.data import load_sources
     from trainers.models.checkpoints import load_checkpoint
+    from trainers.models.split import split
     from trainers.models.tiny import make_tiny
     from trainers.models.upcycle import upcycle
 
@@ -73,7 +74,10 @@ def _make(manifest: ModelManifest, folder: Path) -> tuple[Any, Any, dict[str, An
     sources = load_sources(
         config.sources, tokenizer=tokenizer, max_length=_ROUTER_MAX_LENGTH, seed=model.seed, root=root, cache=cache
     )
-    moe, report = upcycle(dense, tokenizer, model, sources)
+    if isinstance(model, SplitModel):
+        moe, report = split(dense, tokenizer, model, sources)
+    else:
+        moe, report = upcycle(dense, tokenizer, model, sources)
     return moe, tokenizer, report
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import fields
-from functools import partial
 from typing import Any
 
 import torch
@@ -16,7 +15,8 @@ import torch
 from harness.errors import MoemixError
 from harness.recipe import UpcycledModel
 from trainers.data import TokenSource
-from trainers.models.router_data import making_and_judging, run_packed, separation
+from trainers.models.report import report, router_separation
+from trainers.models.router_data import making_and_judging
 from trainers.models.router_init import router_rows
 
 _DENSE = ("llama", "mistral")  # the attention, norms and rotary embedding of these are Mixtral's
@@ -48,26 +48,12 @@ def _initialise_routers(
 ) -> dict[str, Any]:
     """Give each router rows made from the states that enter its layer: those of the dense model, which are the same."""
     blocks, routers = [layer.mlp for layer in dense.model.layers], [layer.mlp.gate for layer in moe.model.layers]
-    selections = [partial(_selected, router) for router in routers]
     pad_id = tokenizer.pad_token_id or 0
     making, judging = making_and_judging(sources, model.router_examples, pad_id=pad_id, seed=model.seed)
-    judged = judging.states(dense, blocks)
-    before = separation(selections, judged, judging.source_N, model.experts)
+    before = router_separation(moe, judging)
     for i, states_NH in enumerate(making.states(dense, blocks)):
         routers[i].weight.copy_(router_rows(states_NH, model.experts, model.top_k, seed=model.seed + i))
-    row = judging.batches[0]
-    dense_logits, moe_logits = run_packed(dense, row).logits, run_packed(moe, row).logits
-    return {
-        "routers": separation(selections, judged, judging.source_N, model.experts),
-        "random_routers": before,
-        "largest_logit": float(dense_logits.abs().max()),
-        "largest_logit_difference": float((dense_logits - moe_logits).abs().max()),
-    }
-
-
-def _selected(router: torch.nn.Module, states_NH: torch.Tensor) -> torch.Tensor:
-    selected_Nk: torch.Tensor = router(states_NH)[2]
-    return selected_Nk
+    return {**report(dense, moe, judging), "random_routers": before}
 
 
 def to_mixtral(dense: Any, experts: int, top_k: int, *, seed: int) -> Any:
@@ -76,12 +62,29 @@ def to_mixtral(dense: Any, experts: int, top_k: int, *, seed: int) -> Any:
     Raises:
         MoemixError: the dense model has parts that Mixtral lacks.
     """
-    from transformers import MixtralConfig, MixtralForCausalLM
+    from transformers import MixtralForCausalLM
+
+    config = mixtral_config(dense, num_local_experts=experts, num_experts_per_tok=top_k)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        moe = MixtralForCausalLM(config).eval()
+    moe.load_state_dict({**_router_weights(moe), **_expert_weights(dense, experts)})
+    moe.generation_config = dense.generation_config
+    return moe
+
+
+def mixtral_config(dense: Any, **changes: Any) -> Any:
+    """The ``MixtralConfig`` with the dense model's attention, norms, vocabulary and so on.
+
+    Raises:
+        MoemixError: the dense model has parts that Mixtral lacks.
+    """
+    from transformers import MixtralConfig
 
     config = dense.config
     if config.model_type not in _DENSE:
         raise MoemixError(
-            f"a {config.model_type} model cannot be upcycled",
+            f"a {config.model_type} model cannot be upcycled or split",
             hint=f"dense models of these types can: {', '.join(_DENSE)}",
         )
     for bias in ("attention_bias", "mlp_bias"):
@@ -90,12 +93,7 @@ def to_mixtral(dense: Any, experts: int, top_k: int, *, seed: int) -> Any:
     # What both configurations know by name is the same thing in both: sizes, rope, norms, ties and special tokens.
     known = {field.name for field in fields(MixtralConfig)} & set(config.to_dict())
     shared = {name: getattr(config, name) for name in known if name not in ("architectures", "model_type", "dtype")}
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        moe = MixtralForCausalLM(MixtralConfig(**shared, num_local_experts=experts, num_experts_per_tok=top_k)).eval()
-    moe.load_state_dict({**_router_weights(moe), **_expert_weights(dense, experts)})
-    moe.generation_config = dense.generation_config
-    return moe
+    return MixtralConfig(**{**shared, **changes})
 
 
 def _router_weights(moe: Any) -> dict[str, torch.Tensor]:

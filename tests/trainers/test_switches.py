@@ -1,0 +1,118 @@
+"""The paper's switches act in training only, what is frozen stays, and adapters leave an ordinary checkpoint."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from small_runs import TOKENIZER, lines, mixing, small_model, small_sources, training
+from transformers import AutoModelForCausalLM
+
+from harness.errors import MoemixError
+from harness.recipe import LoRA
+from trainers.batches import GlobalBatch, Layout
+from trainers.loop import fit
+from trainers.lora import add_adapters, merge_adapters
+from trainers.loss import TargetLosses
+from trainers.mixing import load_strategy
+
+PAPER = {"model_type": "llama_moe", "num_experts": 4, "num_selects": 2}
+
+
+def run(folder, sources, model, **changes):
+    folder.mkdir()
+    fit(model, TOKENIZER, sources, load_strategy("uniform"), training(**changes), mixing(), 0, folder, "test run")
+    return model
+
+
+def same_model(*, noise: bool):
+    """The same weights, with and without those of the noise."""
+    model = small_model(**PAPER, gate_add_noise=noise)
+    model.load_state_dict(small_model(**PAPER).state_dict(), strict=False)
+    return model
+
+
+def test_the_papers_balance_loss_moves_routers_and_not_the_reported_loss(tmp_path):
+    sources = small_sources(tmp_path / "sources")
+    models = [
+        run(tmp_path / name, sources, small_model(**PAPER, gate_add_noise=False), balance_loss=name)
+        for name in ("none", "paper")
+    ]
+    first = [lines(tmp_path / name / "metrics.jsonl", without="seconds")[0]["loss"] for name in ("none", "paper")]
+    assert first[0] == first[1]
+    assert not torch.equal(*(model.model.layers[0].mlp.gate.gate_network[0].weight for model in models))
+
+
+def test_noise_and_balance_loss_act_in_training_only(tmp_path):
+    model, sources = small_model(**PAPER), small_sources(tmp_path)
+    batch = GlobalBatch.of(sources, np.arange(3), np.zeros(3, dtype=np.int64), Layout(128, True, 9, 0))
+    forward = next(iter(batch.forwards(0, 1, torch.device("cpu"))))
+    losses = TargetLosses(model, balance="paper")
+    losses.train()
+    noisy = [losses(forward) for _ in range(2)]
+    assert noisy[0].balance > 0
+    assert noisy[0].total != noisy[1].total
+    losses.eval()
+    quiet = [losses(forward) for _ in range(2)]
+    assert quiet[0].balance == quiet[1].balance == 0
+    assert quiet[0].total == quiet[1].total
+
+
+def test_gate_noise_can_be_switched_off_and_asked_for_only_where_there_is_some(tmp_path):
+    sources = small_sources(tmp_path / "sources")
+    configured, on, off, without = (
+        run(tmp_path / name, sources, same_model(noise=name != "without"), **changes)
+        for name, changes in (
+            ("configured", {}),
+            ("on", {"gate_noise": True}),
+            ("off", {"gate_noise": False}),
+            ("without", {}),
+        )
+    )
+    for name, expected in without.named_parameters():
+        assert torch.equal(off.get_parameter(name), expected), name
+    for name, expected in configured.named_parameters():
+        assert torch.equal(on.get_parameter(name), expected), name
+    assert not torch.equal(on.lm_head.weight, off.lm_head.weight)
+    with pytest.raises(MoemixError, match="has no gate noise"):
+        run(tmp_path / "none", sources, small_model(), gate_noise=True)
+
+
+@pytest.mark.parametrize("which", ["router", "paper"])
+def test_under_adapters_all_but_their_layers_stays_to_the_bit(tmp_path, which):
+    before = small_model(**PAPER)
+    lora = {"r": 4, "targets": ["q_proj", "v_proj"]}
+    model = run(tmp_path / "run", small_sources(tmp_path / "sources"), small_model(**PAPER), freeze=which, lora=lora)
+    assert [name for name, _ in model.named_parameters()] == [name for name, _ in before.named_parameters()]
+    for name, parameter in model.named_parameters():
+        moved = not torch.equal(parameter, before.get_parameter(name))
+        assert moved == ("q_proj" in name or "v_proj" in name), name
+    model.save_pretrained(tmp_path / "checkpoint")
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "checkpoint")
+    for name, parameter in model.named_parameters():
+        assert torch.equal(loaded.get_parameter(name), parameter), name
+
+
+@torch.no_grad()
+def test_merging_adapters_keeps_what_the_model_computes():
+    model, ids = small_model(**PAPER).eval(), torch.arange(1, 40)[None]
+    plain = model(ids).logits
+    names = add_adapters(model, LoRA(r=4), "router", seed=0)
+    assert not any("gate_network" in name for name in names)
+    assert torch.equal(model(ids).logits, plain), "adapters begin by changing nothing"
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter)
+    adapted = model(ids).logits
+    assert (adapted - plain).abs().max() > 0.1
+    merge_adapters(model)
+    torch.testing.assert_close(model(ids).logits, adapted, rtol=1e-4, atol=1e-4)
+    assert not any("lora" in name for name, _ in model.named_modules())
+
+
+def test_adapters_for_what_is_not_there_are_refused():
+    with pytest.raises(MoemixError, match=r"no linear layer 'q_prj'[\s\S]*did you mean 'q_proj'"):
+        add_adapters(small_model(), LoRA(targets=("q_prj",)), "none", seed=0)
+    with pytest.raises(MoemixError, match="peft"), pytest.MonkeyPatch.context() as patch:
+        patch.setitem(__import__("sys").modules, "peft", None)
+        add_adapters(small_model(), LoRA(), "none", seed=0)

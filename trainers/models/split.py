@@ -1,0 +1,137 @@
+"""Splitting: the neurons of a dense model's feed-forward blocks divided among experts, the LLaMA-MoE way.
+
+A SwiGLU block is a sum over its neurons, so a division of them among experts is exact as long as all experts take
+part. Where k of E are selected, what they give is scaled up by E / k, so that the sum keeps its size (LLaMA-MoE, Zhu et
+al. 2024, arXiv:2406.16554, rescales likewise). Mixtral's routing weights sum to one over the selected experts, so a down
+projection multiplied by E does that. With k = E there is nothing to route: the routers are zero, every weight is 1 / E,
+and the model computes what the dense one did.
+
+Which neurons share an expert is a choice: in order (``contiguous``), at random, or those that are active on the same
+tokens of given data (``clustered``), in groups of equal size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor
+
+from harness.errors import MoemixError
+from harness.recipe import SplitModel
+from trainers.data import TokenSource
+from trainers.models.report import report
+from trainers.models.router_data import TokenSample, making_and_judging
+from trainers.models.router_init import router_rows, spherical_centres
+from trainers.models.upcycle import mixtral_config
+
+_SKETCH = 512  # tokens that a neuron's activity is described by
+
+
+def split(
+    dense: Any, tokenizer: Any, model: SplitModel, sources: Sequence[TokenSource]
+) -> tuple[Any, dict[str, Any]]:
+    """The MoE, and a report: how far its logits are from the dense model's, and how its routers separate the sources.
+
+    Args:
+        dense: a dense causal LM in float32.
+        sources: what neurons are clustered by and routers are made from; may be empty where neither is asked for.
+
+    Raises:
+        MoemixError: the dense model is not of a kind that the target can express, its neurons do not divide evenly, or
+            there is no data where it is needed.
+    """
+    where = f"model {model.name}"
+    config = mixtral_config(dense)
+    width = config.intermediate_size
+    if width % model.experts:
+        raise MoemixError(f"{width} neurons cannot be divided evenly among {model.experts} experts", where=where)
+    if model.top_k > model.experts:
+        raise MoemixError(f"top_k={model.top_k} of {model.experts} experts", where=f"{where}.top_k")
+    if not sources and (model.partition == "clustered" or model.router_init == "data"):
+        wanted = "partition=clustered" if model.partition == "clustered" else "router_init=data"
+        raise MoemixError(f"{wanted} needs data", where=where, hint="give sources, or another choice")
+    making = judging = None
+    if sources:
+        pad_id = tokenizer.pad_token_id or 0
+        making, judging = making_and_judging(sources, model.router_examples, pad_id=pad_id, seed=model.seed)
+    moe = assemble(dense, _partition(dense, model, making), model.top_k, seed=model.seed)
+    blocks = [layer.mlp for layer in dense.model.layers]
+    with torch.no_grad():
+        for layer in moe.model.layers if model.top_k == model.experts else ():
+            layer.mlp.gate.weight.zero_()
+        if making is not None and model.router_init == "data" and model.top_k < model.experts:
+            for i, states_NH in enumerate(making.states(dense, blocks)):
+                rows_EH = router_rows(states_NH, model.experts, model.top_k, seed=model.seed + i)
+                moe.model.layers[i].mlp.gate.weight.copy_(rows_EH)
+    return moe, report(dense, moe, judging) if judging is not None else {}
+
+
+def assemble(dense: Any, members: Sequence[NDArray[np.int64]], top_k: int, *, seed: int) -> Any:
+    """A Mixtral whose experts hold the neurons that ``members`` gives them.
+
+    Args:
+        members: i64[E, I / E] for each layer, numbers of neurons.
+        top_k: experts that a token is sent to; all of them make the dense model.
+    """
+    from transformers import MixtralForCausalLM
+
+    experts, size = members[0].shape
+    config = mixtral_config(dense, intermediate_size=size, num_local_experts=experts, num_experts_per_tok=top_k)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        moe = MixtralForCausalLM(config).eval()
+    weights: dict[str, Tensor] = dict(dense.state_dict())
+    for i, member_EI in enumerate(members):
+        block = f"model.layers.{i}.mlp"
+        gate_IH, up_IH, down_HI = (weights.pop(f"{block}.{part}_proj.weight") for part in ("gate", "up", "down"))
+        chosen_EI = torch.from_numpy(member_EI)
+        weights[f"{block}.experts.gate_up_proj"] = torch.cat((gate_IH[chosen_EI], up_IH[chosen_EI]), dim=1)
+        weights[f"{block}.experts.down_proj"] = down_HI.T[chosen_EI].transpose(1, 2) * experts
+        weights[f"{block}.gate.weight"] = moe.model.layers[i].mlp.gate.weight
+    moe.load_state_dict(weights)
+    moe.generation_config = dense.generation_config
+    return moe
+
+
+def _partition(dense: Any, model: SplitModel, sample: TokenSample | None) -> list[NDArray[np.int64]]:
+    """i64[E, I / E] for each layer: the neurons of each expert."""
+    downs = [layer.mlp.down_proj for layer in dense.model.layers]
+    width = downs[0].in_features
+    if model.partition == "clustered":
+        assert sample is not None
+        found = []
+        at_once = max(1, int(2e9 / (4 * len(sample.source_N) * width)))  # activities of some layers: at most 2 GB
+        for first in range(0, len(downs), at_once):
+            for i, active_NI in enumerate(sample.states(dense, downs[first : first + at_once]), first):
+                found.append(cluster(active_NI, model.experts, seed=model.seed + i))
+        return found
+    orders = [np.arange(width) for _ in downs]
+    if model.partition == "random":
+        orders = [np.random.default_rng((model.seed, i)).permutation(width) for i in range(len(downs))]
+    return [np.sort(order.reshape(model.experts, -1), axis=1) for order in orders]
+
+
+def cluster(active_NI: Tensor, experts: int, *, seed: int) -> NDArray[np.int64]:
+    """Neurons in groups of equal size, those together that are active on the same tokens.
+
+    Args:
+        active_NI: f32[N, I], what each neuron gives to the down projection, of N tokens.
+
+    Returns:
+        i64[E, I / E], sorted within each expert.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    chosen_T = torch.randperm(len(active_NI), generator=generator)[:_SKETCH]
+    size_IT = active_NI[chosen_T].abs().T
+    unit_IT = F.normalize(size_IT - size_IT.mean(dim=1, keepdim=True), dim=1)
+    centres_ET = spherical_centres(unit_IT, experts, seed=seed)
+    room = active_NI.shape[1] // experts
+    cosine_IS = (unit_IT @ centres_ET.T).repeat_interleave(room, dim=1).numpy()
+    _, slot_I = linear_sum_assignment(cosine_IS, maximize=True)
+    return np.sort(np.argsort(slot_I).reshape(experts, room), axis=1)
