@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from harness.errors import MoemixError
+
+if TYPE_CHECKING:
+    from harness.recipe import SplitModel, UpcycledModel
 
 
 @click.group()
@@ -31,3 +36,77 @@ def make(folder: Path) -> None:
     if not sys.stderr.isatty():
         logging.disable_progress_bar()
     click.echo(make_model(folder.resolve()))
+
+
+def _from_dense_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """What upcycling and splitting have in common."""
+    for option in (
+        click.option("--data-root", metavar="DIR", help="Folder of local data files. [env: MOEMIX_DATA_ROOT]"),
+        click.option("--seed", type=int, default=0, show_default=True),
+        click.option("--router-examples", type=click.IntRange(min=1), default=32, show_default=True),
+        click.option(
+            "--router-init",
+            type=click.Choice(["data", "random"]),
+            help="From hidden states of the data, or random.  [default: data if there is some]",
+        ),
+        click.option("--source", "given", metavar="NAME=ADAPTER:FILE", multiple=True, help="Data: one source."),
+        click.option("--sources", "recipe", metavar="RECIPE", help="Data: the sources of a recipe."),
+        click.option("--top-k", type=click.IntRange(min=1), default=2, show_default=True, help="Experts of a token."),
+        click.option("--out", type=click.Path(path_type=Path), required=True, metavar="DIR", help="A new folder."),
+        click.option("--revision", help="Commit or tag of a hub id."),
+        click.argument("source"),
+    ):
+        command = option(command)
+    return command
+
+
+@model.command()
+@_from_dense_options
+@click.option("--experts", type=click.IntRange(min=2), default=4, show_default=True, help="Copies of each block.")
+def upcycle(**options: Any) -> None:
+    """Copy the feed-forward blocks of a dense SOURCE into experts.
+
+    SOURCE is a checkpoint folder, a hub id, or package:NAME for the weights in a Python package. The new model begins
+    by computing what SOURCE does. DIR gets the checkpoint and report.json.
+    """
+    from harness.recipe import UpcycledModel
+
+    _make_from_dense(UpcycledModel, "upcycle", options)
+
+
+@model.command()
+@_from_dense_options
+@click.option("--experts", type=click.IntRange(min=2), default=8, show_default=True, help="Shares of each block.")
+@click.option(
+    "--partition",
+    type=click.Choice(["contiguous", "random", "clustered"]),
+    default="random",
+    show_default=True,
+    help="Which neurons share an expert; clustered: those active on the same tokens of the data.",
+)
+def split(**options: Any) -> None:
+    """Divide the feed-forward neurons of a dense SOURCE among experts (the LLaMA-MoE way).
+
+    With as many experts selected as there are, the new model computes what SOURCE does; with fewer it needs training.
+    DIR gets the checkpoint and report.json.
+    """
+    from harness.recipe import SplitModel
+
+    _make_from_dense(SplitModel, "split", options)
+
+
+def _make_from_dense(schema: type[UpcycledModel] | type[SplitModel], kind: str, options: dict[str, Any]) -> None:
+    from transformers.utils import logging
+
+    from harness.recipe import load_recipe, parse
+    from harness.store import data_root
+    from trainers.models.by_hand import describe, make_from_dense, parse_source
+
+    logging.disable_progress_bar()
+    out, recipe, given = (options.pop(name) for name in ("out", "recipe", "given"))
+    root = data_root(options.pop("data_root"))
+    sources = tuple(load_recipe(recipe).data.sources if recipe else ()) + tuple(parse_source(text) for text in given)
+    options["router_init"] = options["router_init"] or ("data" if sources else "random")
+    made = parse(schema, {"kind": kind, "name": out.name, **options}, where=f"moemix model {kind}")
+    click.echo(describe(make_from_dense(made, sources, root, out)))
+    click.echo(out)

@@ -11,7 +11,7 @@ from typing import Any
 from harness.errors import MoemixError
 from harness.files import whole_directory
 from harness.provenance import now, provenance
-from harness.recipe import CheckpointModel, SplitModel, TinyModel
+from harness.recipe import CheckpointModel, Source, SplitModel, TinyModel, UpcycledModel
 from harness.records import ModelManifest, Stage
 from harness.store import Store, checkpoint_hash, exclusive
 from trainers.routers import RouterObserver
@@ -48,7 +48,7 @@ def make_model(folder: Path) -> Path:
             _update(
                 path,
                 checkpoint_hash=checkpoint_hash(checkpoint),
-                report={**_size(model), **report},
+                report={**size(model), **report},
                 provenance=provenance(),
             )
         shutil.rmtree(folder / "pretrain" / "state", ignore_errors=True)  # until now a restart would have needed it
@@ -57,11 +57,8 @@ def make_model(folder: Path) -> Path:
 
 def _make(manifest: ModelManifest, folder: Path) -> tuple[Any, Any, dict[str, Any]]:
     """Model, tokenizer, and what making it measured."""
-    from trainers.data import load_sources
     from trainers.models.checkpoints import load_checkpoint
-    from trainers.models.split import split
     from trainers.models.tiny import make_tiny
-    from trainers.models.upcycle import upcycle
 
     config, model = manifest.config, manifest.config.model
     root = Path(manifest.data_root) if manifest.data_root else None
@@ -70,25 +67,37 @@ def _make(manifest: ModelManifest, folder: Path) -> tuple[Any, Any, dict[str, An
         return make_tiny(model, config.sources, root=root, cache=cache, folder=folder / "pretrain")
     if isinstance(model, CheckpointModel):
         return *load_checkpoint(model.source, model.revision, dtype="auto"), {}
+    return from_dense(model, config.sources, root, cache)
+
+
+def from_dense(
+    model: UpcycledModel | SplitModel, sources: tuple[Source, ...], root: Path | None, cache: Path
+) -> tuple[Any, Any, dict[str, Any]]:
+    """An MoE from a dense checkpoint: model, tokenizer, and what making it measured."""
+    from trainers.data import load_sources
+    from trainers.models.checkpoints import load_checkpoint
+    from trainers.models.split import split
+    from trainers.models.upcycle import upcycle
+
     dense, tokenizer = load_checkpoint(model.source, model.revision)
-    sources = load_sources(
-        config.sources, tokenizer=tokenizer, max_length=_ROUTER_MAX_LENGTH, seed=model.seed, root=root, cache=cache
+    loaded = load_sources(
+        sources, tokenizer=tokenizer, max_length=_ROUTER_MAX_LENGTH, seed=model.seed, root=root, cache=cache
     )
     if isinstance(model, SplitModel):
-        moe, report = split(dense, tokenizer, model, sources)
+        moe, report = split(dense, tokenizer, model, loaded)
     else:
-        moe, report = upcycle(dense, tokenizer, model, sources)
+        moe, report = upcycle(dense, tokenizer, model, loaded)
     return moe, tokenizer, report
 
 
-def _size(model: Any) -> dict[str, int]:
+def size(model: Any) -> dict[str, int]:
     """Parameters, and MoE layers and experts where there are any that can be observed."""
-    size = {"parameters": sum(parameter.numel() for parameter in model.parameters())}
+    found = {"parameters": sum(parameter.numel() for parameter in model.parameters())}
     try:
         observer = RouterObserver(model)
     except MoemixError:
-        return size
-    return {**size, "moe_layers": observer.num_layers, "experts": observer.num_experts}
+        return found
+    return {**found, "moe_layers": observer.num_layers, "experts": observer.num_experts}
 
 
 def _update(path: Path, **changes: object) -> None:

@@ -1,10 +1,10 @@
 """Splitting: the neurons of a dense model's feed-forward blocks divided among experts, the LLaMA-MoE way.
 
 A SwiGLU block is a sum over its neurons, so a division of them among experts is exact as long as all experts take
-part. Where k of E are selected, what they give is scaled up by E / k, so that the sum keeps its size (LLaMA-MoE, Zhu et
-al. 2024, arXiv:2406.16554, rescales likewise). Mixtral's routing weights sum to one over the selected experts, so a down
-projection multiplied by E does that. With k = E there is nothing to route: the routers are zero, every weight is 1 / E,
-and the model computes what the dense one did.
+part. Where k of E are selected, what they give is scaled up by E / k, so that the sum keeps its size (as in LLaMA-MoE,
+Zhu et al. 2024, arXiv:2406.16554). Mixtral's routing weights sum to one over the selected experts, so a down projection
+multiplied by E does that. With k = E there is nothing to route: the routers are zero, every weight is 1 / E, and the
+model computes what the dense one did.
 
 Which neurons share an expert is a choice: in order (``contiguous``), at random, or those that are active on the same
 tokens of given data (``clustered``), in groups of equal size.
@@ -33,9 +33,7 @@ from trainers.models.upcycle import mixtral_config
 _SKETCH = 512  # tokens that a neuron's activity is described by
 
 
-def split(
-    dense: Any, tokenizer: Any, model: SplitModel, sources: Sequence[TokenSource]
-) -> tuple[Any, dict[str, Any]]:
+def split(dense: Any, tokenizer: Any, model: SplitModel, sources: Sequence[TokenSource]) -> tuple[Any, dict[str, Any]]:
     """The MoE, and a report: how far its logits are from the dense model's, and how its routers separate the sources.
 
     Args:
