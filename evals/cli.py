@@ -93,6 +93,7 @@ def suites() -> None:
         click.echo(f"{name}: {suite.description}")
         for column in suite.columns:
             shots = "" if column.shots is None else f", {column.shots}-shot"
-            click.echo(f"  {column.title or column.name}: {', '.join(column.tasks)}{shots}, {column.metric}")
+            samples = "" if column.samples is None else f" over {column.samples} samples"
+            click.echo(f"  {column.title or column.name}: {', '.join(column.tasks)}{shots}, {column.metric}{samples}")
         for average in suite.averages:
             click.echo(f"  {average.title or average.name}: mean of {', '.join(average.of)}")

@@ -41,6 +41,26 @@ def test_an_average_may_be_of_columns_and_of_earlier_averages(write):
     assert [average.of for average in load_suite(write(SUITE)).averages] == [("arc", "boolq"), ("qa", "arc")]
 
 
+def test_the_papers_suite_has_the_papers_settings_and_averages():
+    suite = load_suite("paper_kr")
+    settings = {column.name: (column.tasks, column.shots, column.metric) for column in suite.columns}
+    assert settings == {
+        "mmlu": (("mmlu",), 5, "acc"),
+        "bbh": (("bbh_fewshot",), 3, "exact_match"),
+        "gsm8k": (("gsm8k_cot",), 8, "exact_match"),
+        "mbpp": (("mbpp",), 0, "pass_at_1"),
+        "arc_e": (("arc_easy",), 0, "acc_norm"),
+        "arc_c": (("arc_challenge",), 0, "acc_norm"),
+        "boolq": (("boolq",), 0, "acc"),
+    }
+    assert {column.aggregation for column in suite.columns} == {"macro"}
+    averages = {average.name: average.of for average in suite.averages}
+    assert averages == {"qa": ("arc_e", "arc_c", "boolq"), "kr": ("mmlu", "bbh", "gsm8k", "mbpp", "qa")}
+    extended = load_suite("paper_extended")
+    assert [column for column in extended.columns if column.name in settings] == list(suite.columns)
+    assert extended.averages == suite.averages
+
+
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
