@@ -301,6 +301,7 @@ class _Builder:
         elif judging.judge_model is not None:
             command += ["--judge-url", judging.judge, "--judge-model", judging.judge_model]
         command += ["--repeats", str(judging.repeats), "--judge-max-tokens", str(judging.judge_max_tokens)]
+        command += ["--judge-temperature", str(judging.judge_temperature)]
         if judging.limit is not None:
             command += ["--limit", str(judging.limit)]
         if self.root_text:

@@ -357,6 +357,7 @@ class Judging(Strict):
     judge_model: str | None = Field(None, description="the judge's name at the URL")
     protocol: Literal["faithful", "strict"] = "strict"
     repeats: int = Field(1, ge=1, description="judgments of each answer")
+    judge_temperature: float = Field(0.0, ge=0, description="of the judge; at 0 a served judge repeats itself")
     limit: int | None = Field(None, ge=1, description="questions per category; null for all")
     max_tokens: int = Field(1024, ge=1, description="of an answer")
     judge_max_tokens: int = Field(2048, ge=16, description="of a judgment")
