@@ -37,7 +37,7 @@ from harness.records import EvalRequest, ModelConfig, ModelManifest, RunConfig
 from harness.sources import fingerprint
 from harness.store import Run, Store, checkpoint_hash, mark_judging
 
-Kind = Literal["model", "train", "eval", "judge"]
+Kind = Literal["model", "train", "eval", "judge", "gate-load"]
 
 
 @dataclass(frozen=True)

@@ -191,6 +191,20 @@ class StepMetrics(Strict):
     seconds: float
 
 
+class GateLoads(Record):
+    """``gate_load/<name>/summary.json`` of a run: how a checkpoint routes the tokens of sources and of benchmarks."""
+
+    checkpoint_hash: str
+    examples: int = Field(description="at most so many of each")
+    names: tuple[str, ...]
+    kinds: tuple[Literal["source", "benchmark"], ...]
+    counts: tuple[tuple[tuple[int, ...], ...], ...] = Field(
+        description="tokens by name, MoE layer and expert, padding excluded"
+    )
+    seconds: float
+    provenance: Provenance
+
+
 # --- evaluation -----------------------------------------------------------------------------------
 
 

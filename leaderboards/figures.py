@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +23,8 @@ METADATA: dict[str, dict[str, Any]] = {
     "pdf": {"Creator": None, "Producer": None, "CreationDate": None},
     "svg": {"Creator": None, "Date": None},
 }
-_LINES = ("-", "--", "-.", ":")
-_MARKERS = ("o", "s", "^", "D", "v", "P")
+LINES = ("-", "--", "-.", ":")
+MARKERS = ("o", "s", "^", "D", "v", "P")
 MOST_LABELLED = 12  # sources with a line of their own style and a label; the rest are drawn thin and grey
 
 
@@ -50,22 +50,12 @@ def draw_weights(runs: dict[str, Trajectory], path: Path) -> None:
     Raises:
         MoemixError: no trained run, or another kind of file.
     """
-    kind = path.suffix.lower().lstrip(".")
-    if kind not in METADATA:
-        raise MoemixError(f"cannot draw a {path.suffix or 'file without an ending'}", where=str(path),
-                          hint=nearest(kind, METADATA))  # fmt: skip
     if not runs:
         raise MoemixError("no run has been trained: there are no weights to draw", where=str(path))
-    from matplotlib import rc_context, rcParamsDefault
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     columns = 2 if len(runs) == 4 else min(3, len(runs))
     lines = math.ceil(len(runs) / columns)
-    settings = {key: value for key, value in rcParamsDefault.items() if not key.startswith(("backend", "interactive"))}
-    with rc_context(settings | {"svg.hashsalt": "moemix", "font.size": 9}):
-        figure = Figure(figsize=(4.4 * columns, 3.0 * lines + 0.3), layout="constrained")
-        FigureCanvasAgg(figure)
+
+    def paint(figure: Any) -> None:
         panels = figure.subplots(lines, columns, sharey=True, squeeze=False)
         top = 1.05 * max(float(np.nanmax([t.weights.max(), np.nanmax(t.realised)])) for t in runs.values())
         for panel, (name, trajectory) in zip(panels.flat, runs.items(), strict=False):
@@ -74,6 +64,29 @@ def draw_weights(runs: dict[str, Trajectory], path: Path) -> None:
             panel.set_axis_off()
         figure.supxlabel("optimizer step (thick: weight in force; thin: realised share of examples)", fontsize=9)
         figure.supylabel("share", fontsize=9)
+
+    save(path, (4.4 * columns, 3.0 * lines + 0.3), paint)
+
+
+def save(path: Path, inches: tuple[float, float], paint: Callable[[Any], None]) -> None:
+    """Have a figure painted and written as a whole, under the same settings and to the same bytes on every machine.
+
+    Raises:
+        MoemixError: not a ``.png``, ``.pdf`` or ``.svg``.
+    """
+    kind = path.suffix.lower().lstrip(".")
+    if kind not in METADATA:
+        raise MoemixError(f"cannot draw a {path.suffix or 'file without an ending'}", where=str(path),
+                          hint=nearest(kind, METADATA))  # fmt: skip
+    from matplotlib import rc_context, rcParamsDefault
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    settings = {key: value for key, value in rcParamsDefault.items() if not key.startswith(("backend", "interactive"))}
+    with rc_context(settings | {"svg.hashsalt": "moemix", "font.size": 9}):
+        figure = Figure(figsize=inches, layout="constrained")
+        FigureCanvasAgg(figure)
+        paint(figure)
         buffer = io.BytesIO()
         figure.savefig(buffer, format=kind, dpi=150, metadata=METADATA[kind])
     write_bytes(path, buffer.getvalue())
@@ -93,7 +106,7 @@ def _draw(panel: Any, name: str, trajectory: Trajectory, top: float) -> None:
         colour = colormaps["viridis"](0.7 * position / max(1, len(labelled) - 1))
         panel.plot(
             trajectory.steps, trajectory.weights[:, source], color=colour, linewidth=1.8, drawstyle="steps-post",
-            linestyle=_LINES[position % len(_LINES)], marker=_MARKERS[position % len(_MARKERS)], markersize=3.5,
+            linestyle=LINES[position % len(LINES)], marker=MARKERS[position % len(MARKERS)], markersize=3.5,
             markevery=max(1, len(trajectory.steps) // 8),
         )  # fmt: skip
         panel.stairs(trajectory.realised[:, source], trajectory.steps, color=colour, linewidth=0.6, baseline=None)

@@ -105,13 +105,7 @@ def latex(comparisons: Sequence[Comparison]) -> str:
             rows.append([first(entry) for entry in entries])
             if any(entry.below for entry in entries):
                 rows.append([second(entry) for entry in entries])
-        begin = f"\\begin{{tabular}}{{l{'r' * (len(grid.header) - 1)}}}\n\\toprule"
-        line = DataRow("", "&", r"\\")
-        style = TableFormat(
-            lineabove=Line(begin, "", "", ""), linebetweenrows=None, headerrow=line, datarow=line, padding=1,
-            with_header_hide=None, **_BOOKTABS,
-        )  # fmt: skip
-        return tabulate(rows, [latex_text(name) for name in grid.header], tablefmt=style, disable_numparse=True)
+        return booktabs(rows, [latex_text(name) for name in grid.header])
 
     def section(found: Section) -> str:
         notes = [LEGENDS["latex"]] * found.marked + [latex_text(note) for note in found.notes]
@@ -121,6 +115,17 @@ def latex(comparisons: Sequence[Comparison]) -> str:
         return "\n".join(lines)
 
     return "% needs \\usepackage{booktabs}\n" + _join(comparisons, section)
+
+
+def booktabs(rows: Sequence[Sequence[str]], header: Sequence[str]) -> str:
+    """A tabular of LaTeX text, its first column left and the others right."""
+    begin = f"\\begin{{tabular}}{{l{'r' * (len(header) - 1)}}}\n\\toprule"
+    line = DataRow("", "&", r"\\")
+    style = TableFormat(
+        lineabove=Line(begin, "", "", ""), linebetweenrows=None, headerrow=line, datarow=line, padding=1,
+        with_header_hide=None, **_BOOKTABS,
+    )  # fmt: skip
+    return tabulate(rows, header, tablefmt=style, disable_numparse=True)
 
 
 def _latex_table(caption: str, tabular: str, notes: Sequence[str]) -> list[str]:

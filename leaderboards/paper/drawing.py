@@ -1,0 +1,119 @@
+"""Figures drawn: the same bytes for the same records, readable in greyscale; published numbers as open marks."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from leaderboards.figures import LINES, MARKERS, save
+from leaderboards.paper.figures import FigureData, Panel, Point
+from leaderboards.rendering import plain
+
+
+def draw_figure(figure: FigureData, path: Path) -> None:
+    """A panel beside the other, or the words that nothing has been measured yet.
+
+    Args:
+        path: ends in ``.png``, ``.pdf`` or ``.svg``.
+    """
+    columns = max(1, min(2, len(figure.panels)))
+    lines = max(1, math.ceil(len(figure.panels) / columns))
+
+    def paint(canvas: Any) -> None:
+        panels = list(canvas.subplots(lines, columns, squeeze=False).flat)
+        for axes, panel in zip(panels, figure.panels, strict=False):
+            _PAINT[panel.kind](axes, panel)
+            axes.set_title(plain(panel.title), fontsize=10, loc="left", parse_math=False)
+            axes.set_xlabel(plain(panel.x_label), fontsize=9)
+            if panel.kind != "matrix":
+                axes.set_ylabel(plain(panel.y_label), fontsize=9)
+                axes.spines[["top", "right"]].set_visible(False)
+        for axes in panels[len(figure.panels) :]:
+            axes.set_axis_off()
+        if not figure.panels:
+            panels[0].text(0.5, 0.5, "nothing measured yet", ha="center", va="center")
+        told = [f"{name} {ours:.3f}" + (f" (paper {theirs})" if theirs is not None else "")
+                for name, ours, theirs in figure.facts]  # fmt: skip
+        canvas.suptitle(plain("; ".join([figure.title, *told])), fontsize=10, parse_math=False, wrap=True)
+
+    save(path, (5.4 * columns, 3.6 * lines + 0.4), paint)
+
+
+def _series(panel: Panel) -> dict[str, list[Point]]:
+    found: dict[str, list[Point]] = {}
+    for point in panel.points:
+        found.setdefault(point.series, []).append(point)
+    return found
+
+
+def _colour(position: int, count: int) -> Any:
+    from matplotlib import colormaps
+
+    return colormaps["viridis"](0.7 * position / max(1, count - 1))
+
+
+def _errors(points: list[Point]) -> list[float]:
+    return [0.0 if math.isnan(point.stderr) else point.stderr for point in points]
+
+
+def _points(axes: Any, panel: Panel) -> None:
+    for position, (name, points) in enumerate(_series(panel).items()):
+        colour = _colour(position, len(panel.points))
+        axes.errorbar([p.x for p in points], [p.y for p in points], _errors(points), color=colour, markersize=5,
+                      marker=MARKERS[position % len(MARKERS)], linestyle="none", capsize=2)  # fmt: skip
+        axes.annotate(plain(name), (points[0].x, points[0].y), (4, 4), textcoords="offset points", fontsize=8,
+                      parse_math=False)  # fmt: skip
+
+
+def _lines(axes: Any, panel: Panel) -> None:
+    series = _series(panel)
+    for position, (name, points) in enumerate(series.items()):
+        look = {"color": _colour(position, len(series)), "marker": MARKERS[position % len(MARKERS)], "markersize": 4}
+        axes.errorbar([p.x for p in points], [p.y for p in points], _errors(points), capsize=2, label=plain(name),
+                      linestyle=LINES[position % len(LINES)], **look)  # fmt: skip
+        told = [p for p in points if p.published is not None]
+        if told:
+            axes.plot([p.x for p in told], [p.published for p in told], linestyle="none", fillstyle="none",
+                      label=f"{plain(name)}, paper", **look)  # fmt: skip
+    axes.legend(fontsize=8, frameon=False)
+
+
+def _steps(axes: Any, panel: Panel) -> None:
+    series = _series(panel)
+    for position, (name, points) in enumerate(series.items()):
+        x, y, error = (np.array(v) for v in ([p.x for p in points], [p.y for p in points], _errors(points)))
+        colour = _colour(position, len(series))
+        axes.step(x, y, where="post", color=colour, linestyle=LINES[position % len(LINES)], label=plain(name))
+        axes.fill_between(x, y - error, y + error, step="post", color=colour, alpha=0.15, linewidth=0)
+    axes.legend(fontsize=8, frameon=False)
+
+
+def _bars(axes: Any, panel: Panel) -> None:
+    series = _series(panel)
+    places = list(dict.fromkeys(str(point.x) for point in panel.points))
+    width = 0.8 / len(series)
+    for position, (name, points) in enumerate(series.items()):
+        x = [places.index(str(p.x)) + (position - (len(series) - 1) / 2) * width for p in points]
+        axes.bar(x, [p.y for p in points], width, yerr=_errors(points), color=_colour(position, len(series)),
+                 label=plain(name), capsize=2)  # fmt: skip
+    axes.set_xticks(range(len(places)), [plain(place).replace(" ", "\n", 1) for place in places], fontsize=8)
+    axes.legend(fontsize=8, frameon=False)
+
+
+def _matrix(axes: Any, panel: Panel) -> None:
+    rows = list(dict.fromkeys(point.series for point in panel.points))
+    columns = list(dict.fromkeys(str(point.x) for point in panel.points))
+    values = np.array([point.y for point in panel.points]).reshape(len(rows), len(columns))
+    axes.imshow(values, cmap="Greys", vmin=0, vmax=max(1e-9, 1.3 * values.max()))
+    for (i, j), value in np.ndenumerate(values):
+        axes.text(j, i, f"{value:.3f}", ha="center", va="center", fontsize=8,
+                  color="white" if value > 0.75 * values.max() else "black")  # fmt: skip
+    names = [plain(name).removeprefix("moemix_quickstart_") for name in columns]
+    axes.set_xticks(range(len(columns)), names, fontsize=8, rotation=20)
+    axes.set_yticks(range(len(rows)), [plain(name) for name in rows], fontsize=8)
+
+
+_PAINT = {"points": _points, "lines": _lines, "steps": _steps, "bars": _bars, "matrix": _matrix}

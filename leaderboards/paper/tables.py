@@ -1,0 +1,190 @@
+"""A table of the paper filled in: the published figure, ours with its error bar, and the difference, in every cell."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from leaderboards.paper.measures import NO_COUNTERPART, Measured, measure, setting
+from leaderboards.paper.runs import Experiments
+from leaderboards.paper.specs import Column, Line, TableSpec, table_spec
+from leaderboards.pooling import cautious_detectable, cautious_p, pooled
+from leaderboards.statistics import ALPHA, Estimate, holm
+
+BASELINE = "uniform"
+
+
+@dataclass
+class PaperCell:
+    """One cell, in the units of the paper (percent, where it prints percent).
+
+    Attributes:
+        published: None where the paper prints a dash.
+        ours: None where nothing was measured; ``missing`` then says why.
+        comparable: whether ours minus published means anything.
+        to_base: ours, difference to Uniform on the same model, with ``p_holm`` over every pair and column of the table.
+        published_to_base: the same difference of the published figures.
+    """
+
+    published: float | None
+    ours: Estimate | None
+    missing: tuple[str, ...] = ()
+    comparable: bool = True
+    to_base: Estimate | None = None
+    p_holm: float = math.nan
+    published_to_base: float | None = None
+
+    @property
+    def difference(self) -> float | None:
+        """Ours minus published."""
+        if self.ours is None or self.published is None or not self.comparable:
+            return None
+        return self.ours.value - self.published
+
+    @property
+    def significant(self) -> bool:
+        return self.p_holm < ALPHA
+
+
+@dataclass
+class PaperTable:
+    """A table, filled in.
+
+    Attributes:
+        pairs: how many pairs of lines Holm's correction is over, in all columns together.
+        detectable: column → the smallest difference to Uniform found with 80 % power after correction.
+    """
+
+    spec: TableSpec
+    cells: dict[tuple[str, str], PaperCell]
+    notes: list[str] = field(default_factory=list)
+    pairs: int = 0
+    detectable: dict[str, float] = field(default_factory=dict)
+
+    def cell(self, line: Line, column: Column) -> PaperCell:
+        return self.cells[line.key, column.key]
+
+
+def fill(name: str, experiments: Experiments) -> PaperTable:
+    """A table of the paper beside what the store holds."""
+    spec = table_spec(name)
+    measured = {(line, column): _measured(experiments, line, column) for line in spec.lines for column in spec.columns}
+    cells = {}
+    for (line, column), found in measured.items():
+        scale = 100.0 if column.percent else 1.0
+        ours = found.estimate()
+        cells[line.key, column.key] = PaperCell(
+            published=spec.figures[line.key, column.key],
+            ours=_scaled(ours, scale) if ours else None,
+            missing=found.missing,
+            comparable=not (column.quantity.startswith("judge:") and experiments.preset.judge_title),
+        )
+    table = PaperTable(spec, cells)
+    _compare(table, measured)
+    table.notes = _notes(table, experiments, measured)
+    return table
+
+
+def _measured(experiments: Experiments, line: Line, column: Column) -> Measured:
+    kind, _, name = column.quantity.partition(":")
+    if kind == "suite":
+        return setting(experiments, name, line.strategy)
+    return measure(experiments, line.model, line.strategy, column.quantity)
+
+
+def _scaled(found: Estimate, scale: float) -> Estimate:
+    return Estimate(scale * found.value, scale * found.se, found.dof, found.clusters, found.seeds)
+
+
+def _compare(table: PaperTable, measured: Mapping[tuple[Line, Column], Measured]) -> None:
+    """Every pair of lines of one model in every column, one family; each cell gets its difference to Uniform."""
+    found: dict[tuple[str, Line, Line], Estimate] = {}
+    shared: dict[tuple[str, Line, Line], Estimate] = {}
+    for column in table.spec.columns:
+        for trained in (True, False):  # a base checkpoint does not vary with the seed: pooled apart
+            pairs = {}
+            for first, second in itertools.combinations(table.spec.lines, 2):
+                one, other = measured[first, column], measured[second, column]
+                if first.model == second.model and (one.trained and other.trained) == trained:
+                    difference = one.minus(other)
+                    if difference is not None:
+                        pairs[column.key, first, second] = difference
+            lines = {line for _, first, second in pairs for line in (first, second)}
+            found |= pairs
+            shared |= dict(zip(pairs, pooled(list(pairs.values()), len(lines)), strict=True))
+    p_values = [cautious_p(pair, shared[key]) for key, pair in found.items()]
+    table.pairs = sum(not math.isnan(p) for p in p_values)
+    effects: dict[str, list[float]] = {}
+    for (key, pair), p_holm in zip(found.items(), holm(p_values), strict=True):
+        column_key, first, second = key
+        if BASELINE not in (first.strategy, second.strategy):
+            continue
+        column = next(c for c in table.spec.columns if c.key == column_key)
+        scale = 100.0 if column.percent else 1.0
+        line, sign = (second, -1.0) if first.strategy == BASELINE else (first, 1.0)
+        cell = table.cell(line, column)
+        cell.to_base, cell.p_holm = _scaled(pair, scale), p_holm
+        if sign < 0:
+            cell.to_base = Estimate(-cell.to_base.value, cell.to_base.se, pair.dof, pair.clusters, pair.seeds)
+        effects.setdefault(column_key, []).append(scale * cautious_detectable(pair, shared[key], table.pairs))
+    for column_key, values in effects.items():
+        known = [value for value in values if not math.isnan(value)]
+        if known:
+            table.detectable[column_key] = float(np.median(known))
+    for line, column in itertools.product(table.spec.lines, table.spec.columns):
+        base = table.spec.figures.get((f"{line.model}/{BASELINE}", column.key))
+        cell = table.cell(line, column)
+        if line.strategy != BASELINE and base is not None and cell.published is not None:
+            cell.published_to_base = cell.published - base
+
+
+def agreement(table: PaperTable) -> tuple[int, int]:
+    """In how many cells ours and the paper differ from Uniform in the same direction, and of how many."""
+    pairs = [
+        (cell.to_base.value, cell.published_to_base)
+        for cell in table.cells.values()
+        if cell.to_base is not None and cell.to_base.value and cell.published_to_base
+    ]
+    return sum(ours * published > 0 for ours, published in pairs), len(pairs)
+
+
+def _notes(table: PaperTable, experiments: Experiments, measured: Mapping[tuple[Line, Column], Measured]) -> list[str]:
+    notes = list(experiments.preset.notes)
+    quantities = {column.quantity.partition(":")[0] for column in table.spec.columns}
+    if "judge" in quantities and experiments.preset.judge_title:
+        notes.append(f"MT-Bench, ours: {experiments.preset.judge_title}; not on the paper's scale, so not subtracted.")
+    seeds = sorted({len(found.seeds) for found in measured.values() if found.seeds and found.trained})
+    if seeds and "suite" not in quantities:
+        over = "questions and seeds" if quantities & {"score", "task", "judge"} else "seeds"
+        notes.append(f"Ours: mean ± standard error over {over} (seeds: {'/'.join(map(str, seeds))}).")
+    if table.pairs:
+        agree, of = agreement(table)
+        notes.append(
+            f"* differs from Uniform at 5 %, paired by question and seed, after Holm's correction over the table's"
+            f" {table.pairs} pairs. The sign of the difference to Uniform is the paper's in {agree} of {of} cells."
+        )
+    if table.detectable:
+        told = (f"{c.title} {table.detectable[c.key]:.1f}" if c.percent else f"{c.title} {table.detectable[c.key]:.2f}"
+                for c in table.spec.columns if c.key in table.detectable)  # fmt: skip
+        notes.append(f"Detectable difference to Uniform (80 % power after correction): {', '.join(told)}.")
+    if any(found.missing for found in measured.values()):
+        missing: dict[str, list[str]] = {}
+        for (line, column), found in measured.items():
+            for reason in found.missing:
+                others = [measured[line, other].missing for other in table.spec.columns]
+                whole = all(reason in held or (held and NO_COUNTERPART in held[0]) for held in others)
+                at = line.key.strip("/") if whole else f"{line.key.strip('/')} {column.title}"
+                if at not in missing.setdefault(reason, []):
+                    missing[reason].append(at)
+        for reason, places in missing.items():
+            shown = ", ".join(places[:6]) + (f" and {len(places) - 6} more" if len(places) > 6 else "")
+            notes.append(f"Missing: {shown}: {reason}.")
+        notes.append(
+            f"To make what is missing and can be made: moemix paper run {table.spec.name}"
+            f" --preset {experiments.preset.name}"
+        )
+    return notes

@@ -1,0 +1,229 @@
+"""The paper's tables and figures from finished runs: numbers by hand, differences, error bars, every format."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from paper_records import finish, finish_all, opened  # type: ignore[import-not-found]
+from scipy import stats
+
+from harness.errors import MoemixError
+from harness.files import read_json
+from leaderboards.mixture import read_trajectory
+from leaderboards.paper.figures import figure_data, figure_names
+from leaderboards.paper.report import write_report
+from leaderboards.paper.runs import Experiments
+from leaderboards.paper.tables import fill
+from leaderboards.paper.targets import draw, needs, render
+from leaderboards.statistics import Part, estimate
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory) -> Experiments:
+    experiments = opened(tmp_path_factory.mktemp("store"))
+    finish_all(experiments)
+    return experiments
+
+
+@pytest.fixture(scope="module")
+def fresh(tmp_path_factory) -> Experiments:
+    return opened(tmp_path_factory.mktemp("fresh"))
+
+
+def values(experiments: Experiments, strategy: str, task: str) -> np.ndarray:
+    """f64[S, n], read from the samples without the code under test."""
+    found = []
+    for planned in experiments.runs("llama_moe", strategy):
+        path = experiments.scores(planned) / f"samples_{task}.jsonl"
+        found.append([json.loads(line)["acc"] for line in path.read_text().splitlines()])
+    return np.array(found)
+
+
+def test_a_score_is_the_mean_over_seeds_with_the_error_of_questions_and_seeds(done):
+    scores = values(done, "dynamic", "math")
+    assert scores.shape == (3, 30)
+    cell = fill("table1", done).cells["llama_moe/dynamic", "gsm8k"]
+    expected = estimate([Part(1.0, scores, np.arange(30))])
+    assert cell.published == 11.9
+    assert cell.ours.value == pytest.approx(100 * scores.mean())
+    assert cell.ours.se == pytest.approx(100 * expected.se)
+    assert cell.difference == pytest.approx(100 * scores.mean() - 11.9)
+
+
+def test_the_average_is_that_of_the_columns_that_the_preset_has(done):
+    parts = [values(done, "uniform", task).mean() for task in ("facts", "words", "math", "code")]
+    cell = fill("table1", done).cells["llama_moe/uniform", "kr_average"]
+    assert cell.ours.value == pytest.approx(100 * np.mean(parts))
+
+
+def test_differences_to_uniform_are_paired_and_corrected_within_the_table(done):
+    table = fill("table1", done)
+    cell = table.cells["llama_moe/dynamic", "mbpp"]
+    expected = values(done, "dynamic", "code").mean() - values(done, "uniform", "code").mean()
+    assert cell.to_base.value == pytest.approx(100 * expected)
+    assert cell.published_to_base == pytest.approx(16.88 - 14.52)
+    assert cell.significant
+    assert table.pairs == 21 * 5 + 21  # 7 lines in 5 columns of scores, and all 7 in that of judging
+    assert table.detectable["mbpp"] > 0
+    assert "w/o IT" in render("table1", done, "markdown")
+
+
+def test_a_seed_is_not_a_question_weights_have_the_error_of_seeds_alone(done):
+    weights = [p.run.manifest.result.final_weights["math"] for p in done.runs("llama_moe", "dynamic")]
+    cell = fill("table8", done).cells["llama_moe/dynamic", "math_instruct"]
+    assert cell.ours.value == pytest.approx(100 * np.mean(weights))
+    assert cell.ours.se == pytest.approx(100 * stats.sem(weights))
+    assert fill("table8", done).cells["molm/dynamic", "math_instruct"].missing == ("not part of preset mini",)
+
+
+def test_turns_of_the_judging_are_averaged_by_turn_and_not_compared_with_another_scale(done):
+    table = fill("table9", done)
+    first, second, overall = (
+        table.cells["llama_moe/uniform", key].ours.value for key in ("first", "second", "overall")
+    )
+    assert overall == pytest.approx((first + second) / 2)
+    assert table.cells["llama_moe/uniform", "overall"].difference is None
+    assert "not on the paper's scale" in render("table9", done, "markdown")
+
+
+def test_every_table_and_figure_is_full_where_the_preset_has_runs_for_it(done):
+    for name in ("table2", "table3", "table4", "table5", "table7"):
+        table = fill(name, done)
+        missing = {reason for cell in table.cells.values() for reason in cell.missing}
+        assert missing <= {"nothing stands for it in preset mini"}, name
+    for name in figure_names():
+        figure = figure_data(name, done)
+        assert figure.panels, name
+        assert not figure.missing, name
+
+
+def test_every_job_of_every_target_is_planned_once_and_in_order(done, fresh):
+    jobs = fresh.jobs(need for name in ("table1", "table9", "figure2", "figure8") for need in needs(name))
+    ids = [job.id for job in jobs]
+    assert len(ids) == len(set(ids))
+    assert all(other in ids[:i] for i, job in enumerate(jobs) for other in job.after)
+    assert {job.kind for job in jobs} == {"model", "train", "eval", "judge", "gate-load"}
+    everything = done.jobs(need for name in figure_names() for need in needs(name))
+    assert all(job.done for job in everything if job.kind != "model")
+
+
+def test_mini_stays_within_what_two_hours_allow(fresh):
+    names = [*(f"table{i}" for i in range(1, 11)), *figure_names()]
+    jobs = fresh.jobs(need for name in names for need in needs(name))
+    assert len({job.folder for job in jobs if job.kind == "train"}) <= 100
+    assert fresh.plan.recipe.seeds == (0, 1, 2)
+    assert len([job for job in jobs if job.kind == "model"]) == 1  # one base model for everything
+
+
+def test_figure_two_is_the_correlation_of_load_imbalance_with_the_average(done):
+    figure = figure_data("figure2", done)
+    points = figure.panels[0].points
+    assert [p.series for p in points] == ["DataSize", "Uniform", "Random", "Sequential", "RefLoss", "Dynamic"]
+    ours = {what: value for what, value, _ in figure.facts}["Pearson's r"]
+    assert ours == pytest.approx(np.corrcoef([p.x for p in points], [p.y for p in points])[0, 1])
+    assert {what: told for what, _, told in figure.facts}["Pearson's r"] == -0.762
+    held = []
+    for planned in done.runs("llama_moe", "dynamic"):
+        counts = np.array(read_json(done.gate_load(planned) / "summary.json")["counts"], dtype=float)[:, -1]
+        load = (counts / counts.sum(axis=1, keepdims=True)).mean(axis=0)
+        held.append(load.var(ddof=1) / load.mean() ** 2)
+    assert points[-1].x == pytest.approx(np.mean(held))
+
+
+def test_trajectories_are_means_over_seeds(done):
+    panel = figure_data("figure7", done).panels[0]
+    runs = [read_trajectory(planned.run) for planned in done.runs("llama_moe", "inverse")]
+    last = next(p for p in reversed(panel.points) if p.series == "math")
+    assert last.y == pytest.approx(np.mean([t.weights[-1, t.names.index("math")] for t in runs]))
+    assert last.stderr == pytest.approx(stats.sem([t.weights[-1, t.names.index("math")] for t in runs]))
+
+
+def test_formats_say_the_same(done):
+    rows = list(csv.DictReader(io.StringIO(render("table5", done, "csv"))))
+    cells = json.loads(render("table5", done, "json"))["cells"]
+    assert len(rows) == len(cells) == 9
+    for row, cell in zip(rows, cells, strict=True):
+        assert float(row["published"]) == cell["published"]
+        assert float(row["ours"]) == pytest.approx(cell["ours"])
+    text = render("table5", done, "markdown")
+    assert f"{cells[0]['ours']:.1f} ± {cells[0]['stderr']:.1f}" in text
+    latex = render("table5", done, "latex")
+    assert latex.count(r"\begin{tabular}") == latex.count(r"\end{tabular}") == 1
+
+
+@pytest.mark.parametrize("kind", ["png", "pdf"])
+def test_figures_are_drawn_and_the_same_records_give_the_same_bytes(done, tmp_path, kind):
+    for name in ("figure2", "figure3", "figure6", "figure8"):
+        draw(name, done, tmp_path / f"{name}.{kind}")
+        draw(name, done, tmp_path / f"{name}-again.{kind}")
+        drawn = (tmp_path / f"{name}.{kind}").read_bytes()
+        assert len(drawn) > 5000
+        assert drawn == (tmp_path / f"{name}-again.{kind}").read_bytes()
+
+
+def test_the_report_holds_everything_and_no_markup_of_a_record(done, tmp_path):
+    written = write_report(done, tmp_path / "report", tmp_path / "docs" / "mini.md")
+    assert all(path.is_file() for path in written)
+    text = (tmp_path / "docs" / "mini.md").read_text()
+    assert all(f"### Table {i}: " in text for i in range(1, 11))
+    assert all(f"](mini/figure{i}.png)" in text for i in range(2, 9))
+    assert (tmp_path / "docs" / "mini" / "figure4.png").is_file()
+    page = (tmp_path / "report" / "index.html").read_text()
+    assert page.count("<h2 ") == 17
+    assert "<script" not in page
+
+
+def test_a_run_that_failed_is_missing_with_its_reason(fresh):
+    planned = fresh.runs("llama_moe", "interval_200")[0]
+    finish(fresh, planned)
+    path = planned.run.manifest_path
+    manifest = read_json(path)
+    manifest["stages"]["train"] = {"status": "failed", "error": "the loss is NaN at step 7 (log: /x)"}
+    path.write_text(json.dumps(manifest))
+    cell = fill("table4", fresh).cells["llama_moe/interval_200", "gsm8k"]
+    assert cell.ours is None
+    assert cell.missing == ("train failed: the loss is NaN at step 7", "not run yet")
+
+
+def test_scores_of_another_checkpoint_do_not_count(fresh):
+    for planned in fresh.runs("llama_moe", "public_sft"):
+        finish(fresh, planned)
+        planned.run.update(checkpoint_hash="f" * 64)
+    assert fill("table7", fresh).cells["llama_moe/public_sft", "gsm8k"].missing == ("no scores yet",)
+
+
+def test_rows_that_did_not_answer_the_same_questions_are_refused(fresh):
+    for strategy in ("final_static", "sentence_embedding"):
+        for planned in fresh.runs("llama_moe", strategy):
+            finish(fresh, planned)
+    for planned in fresh.runs("llama_moe", "sentence_embedding"):
+        path = fresh.scores(planned) / "samples_math.jsonl"
+        lines = [json.loads(line) for line in path.read_text().splitlines()]
+        lines[0]["doc_hash"] = "e" * 64
+        path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    with pytest.raises(MoemixError, match="did not answer the same questions"):
+        fill("table2", fresh)
+
+
+def moemix(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run((sys.executable, "-m", "harness.cli", *arguments), capture_output=True, text=True)
+
+
+def test_the_commands_print_write_and_name_the_nearest(done, tmp_path: Path):
+    store = str(done.plan.store.root)
+    shown = moemix("paper", "table8", "--runs", store, "--format", "csv")
+    assert shown.returncode == 0, shown.stderr
+    assert shown.stdout == render("table8", done, "csv")
+    drawn = moemix("paper", "figure7", "--runs", store, "--out", str(tmp_path / "f.png"))
+    assert drawn.returncode == 0, drawn.stderr
+    assert (tmp_path / "f.png").read_bytes().startswith(b"\x89PNG")
+    wrong = moemix("paper", "table11")
+    assert wrong.returncode == 2
+    assert "did you mean 'table1" in wrong.stderr
