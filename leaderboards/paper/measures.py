@@ -13,6 +13,7 @@ from harness.errors import MoemixError
 from harness.files import read_jsonl
 from harness.plan import PlannedRun
 from harness.records import GateLoads
+from leaderboards.paper.presets import subtask
 from leaderboards.paper.runs import GATE_LOAD, JUDGING, SCORES, Experiments
 from leaderboards.paper.specs import SOURCES
 from leaderboards.scores import Evaluation
@@ -137,21 +138,22 @@ def require(experiments: Experiments, planned: PlannedRun, need: str) -> None:
 
 
 def _scores(experiments: Experiments, planned: PlannedRun, kind: str, name: str) -> tuple[Vector, ...]:
-    known = experiments.preset.columns if kind == "score" else experiments.preset.tasks
-    if name not in known:
+    preset = experiments.preset
+    found_name = preset.columns.get(name) if kind == "score" else subtask(preset, name)
+    if found_name is None:
         raise NotMeasured(f"{NO_COUNTERPART} {experiments.preset.name}")
     require(experiments, planned, SCORES)
     evaluation = Evaluation.open(experiments.scores(planned))
     if kind == "task":
-        keys = [key for key in evaluation.results if key.task == known[name]]
+        keys = [key for key in evaluation.results if key.task == found_name]
         if not keys:
-            raise NotMeasured(f"task {known[name]} was not evaluated")
+            raise NotMeasured(f"task {found_name} was not evaluated")
         shares = {keys[0]: 1.0}
     else:
-        if reason := evaluation.missing(known[name]):
+        if reason := evaluation.missing(found_name):
             raise NotMeasured(reason)
-        shares = evaluation.shares(known[name])
-        evaluation.column(known[name])  # checks the samples against the summary
+        shares = evaluation.shares(found_name)
+        evaluation.column(found_name)  # checks the samples against the summary
     found = {key: evaluation.scores(key) for key in shares}
     return tuple(Vector(shares[key], held.questions, held.values, held.clusters) for key, held in found.items())
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from harness.errors import unknown
 
@@ -18,7 +18,7 @@ class Preset:
         suite: the suite that every checkpoint is scored on.
         columns: the paper's column → the suite's.
         sources: the paper's source → the recipe's.
-        tasks: the paper's BBH subtask → the suite's task.
+        task_prefix: of the suite's tasks for the paper's BBH subtasks; None where it has none.
         bench: questions of the open-ended judging, one of the recipe's ``judging.benches``.
         judge_title: what the judging is, where it is not MT-Bench under GPT-4.
         notes: what a reader has to know before comparing.
@@ -32,12 +32,13 @@ class Preset:
     sources: Mapping[str, str]
     bench: str
     judge_title: str = ""
-    tasks: Mapping[str, str] = field(default_factory=dict)
+    task_prefix: str | None = None
     notes: tuple[str, ...] = ()
 
 
 _SOURCES = {"sharegpt": "chat", "openorca": "instructions", "math_instruct": "math", "code_instructions": "code"}
-_KR = {key: key for key in ("mmlu", "bbh", "gsm8k", "mbpp", "qa", "kr_average")}
+_KR = {key: key for key in ("mmlu", "bbh", "gsm8k", "mbpp", "qa")} | {"kr_average": "kr"}
+_BBH = "bbh_fewshot_"
 
 PRESETS = {
     "mini": Preset(
@@ -60,12 +61,16 @@ PRESETS = {
         name="smol",
         recipe="paper/smol",
         models={"llama_moe": "smollm2-4x135m"},
-        suite="smol_kr",
-        columns={"gsm8k": "gsm8k", "qa": "qa"},
+        suite="paper_kr",
+        columns=_KR,
+        task_prefix=_BBH,
         sources=_SOURCES,
         bench="mt_bench",
-        judge_title="MT-Bench questions graded by fixed rules unless a judge is given",
-        notes=("Preset smol: SmolLM2-135M-Instruct upcycled to four experts, real data, a part of the benchmarks.",),
+        judge_title="MT-Bench questions, two of each category, judged by SmolLM2 itself",
+        notes=(
+            "Preset smol: in the place of the paper's LLaMA-MoE stands SmolLM2-135M-Instruct, upcycled to four experts,"
+            " on real data of the same four kinds, with some questions of each benchmark; no MoLM is run.",
+        ),
     ),
     "full": Preset(
         name="full",
@@ -73,11 +78,17 @@ PRESETS = {
         models={"llama_moe": "llama_moe", "molm": "molm"},
         suite="paper_kr",
         columns=_KR,
+        task_prefix=_BBH,
         sources={key: key for key in _SOURCES},
         bench="mt_bench",
         notes=("Preset full: the paper's models, data and settings; needs GPUs and the hub.",),
     ),
 }
+
+
+def subtask(held: Preset, title: str) -> str | None:
+    """The suite's task for a BBH subtask of the paper; None where the preset has none."""
+    return None if held.task_prefix is None else held.task_prefix + title.lower().replace(" ", "_")
 
 
 def preset(name: str) -> Preset:
