@@ -50,6 +50,7 @@ def draw_weights(runs: dict[str, Trajectory], path: Path) -> None:
     Raises:
         MoemixError: no trained run, or another kind of file.
     """
+    _kind(path)
     if not runs:
         raise MoemixError("no run has been trained: there are no weights to draw", where=str(path))
     columns = 2 if len(runs) == 4 else min(3, len(runs))
@@ -68,16 +69,21 @@ def draw_weights(runs: dict[str, Trajectory], path: Path) -> None:
     save(path, (4.4 * columns, 3.0 * lines + 0.3), paint)
 
 
+def _kind(path: Path) -> str:
+    kind = path.suffix.lower().lstrip(".")
+    if kind not in METADATA:
+        raise MoemixError(f"cannot draw a {path.suffix or 'file without an ending'}", where=str(path),
+                          hint=nearest(kind, METADATA))  # fmt: skip
+    return kind
+
+
 def save(path: Path, inches: tuple[float, float], paint: Callable[[Any], None]) -> None:
     """Have a figure painted and written as a whole, under the same settings and to the same bytes on every machine.
 
     Raises:
         MoemixError: not a ``.png``, ``.pdf`` or ``.svg``.
     """
-    kind = path.suffix.lower().lstrip(".")
-    if kind not in METADATA:
-        raise MoemixError(f"cannot draw a {path.suffix or 'file without an ending'}", where=str(path),
-                          hint=nearest(kind, METADATA))  # fmt: skip
+    kind = _kind(path)
     from matplotlib import rc_context, rcParamsDefault
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
