@@ -187,7 +187,11 @@ class _HeadLosses(torch.autograd.Function):
             error_CV = error_CV.to(hidden_NH.dtype)
             if hidden_grad is not None:
                 torch.mm(error_CV, low_VH, out=hidden_grad[part])
-            if weight_grad is not None:
+            if weight_grad is None:
+                continue
+            if weight_grad.dtype == error_CV.dtype:  # in place: no second tensor of this size, no second pass over it
+                weight_grad.addmm_(error_CV.T, hidden_NH[part])
+            else:
                 weight_grad += error_CV.T @ hidden_NH[part]
         ctx.gradients = hidden_grad, weight_grad, bias_grad
         ctx.mark_non_differentiable(each_N)

@@ -86,6 +86,8 @@ def small_moe(model_type: str, vocabulary: int, **config: Any) -> Any:
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
+    import trainers.models  # noqa: F401  (registers LLaMA-MoE)
+
     fields = {
         "vocab_size": vocabulary,
         "hidden_size": 256,
