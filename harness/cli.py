@@ -30,7 +30,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "paper": ("leaderboards.paper.cli:paper", "The paper's tables and figures, ours beside the published."),
     "model": ("trainers.models_cli:model", "Make MoE checkpoints."),
     "data": ("trainers.data_cli:data", "Make and inspect training data."),
-    "strategies": ("trainers.strategies_cli:strategies", "List the mixing strategies."),
+    "strategies": ("trainers.strategies_cli:strategies", "List the mixing strategies; `strategies new` begins one."),
     "simulate": ("trainers.simulation.cli:simulate", "Run strategies in a simulated world; nothing is trained."),
     "propose": ("trainers.proposals.cli:propose", "Propose fixed weights from proxy runs (regmix, mixing_law)."),
     "recipes": ("harness.commands:recipes", "List the built-in recipes."),
