@@ -20,8 +20,8 @@ def test_the_strategy_in_the_readme_keeps_the_contract(tmp_path):
 
 
 def test_every_command_in_the_readme_exists():
-    named = set(re.findall(r"^\$ moemix (\w+)", README, flags=re.MULTILINE))
-    named |= set(re.findall(r"^\| `moemix (\w+)", README, flags=re.MULTILINE))
+    named = set(re.findall(r"^\$ moemix ([\w-]+)", README, flags=re.MULTILINE))
+    named |= set(re.findall(r"^\| `moemix ([\w-]+)", README, flags=re.MULTILINE))
     assert named
     assert named <= set(COMMANDS)
     for command in named:
