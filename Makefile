@@ -10,7 +10,7 @@ PYTEST_ARGS ?=
 BENCH ?=
 BENCH_ARGS ?=
 
-.PHONY: help install install-serve sandbox browser quickstart test check bench format clean
+.PHONY: help install install-serve sandbox browser quickstart paper-mini test check bench format clean
 
 help:
 	@grep -E '^# make|^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/ —/; s/^# //'
@@ -46,6 +46,11 @@ browser: ## Chromium and its driver, in which the leaderboard's pages are tested
 $(VENV)/.formats: $(VENV)/.core requirements/formats.txt
 	$(PIP) --ignore-requires-python -r requirements/formats.txt || echo 'note: without them the exports are not tested'
 	touch $@
+
+paper-mini: install ## every run of the paper's tables in the quickstart's world, then docs/results/paper-mini.md
+	$(BIN)/moemix paper run all --preset mini --store $(STORE)
+	$(BIN)/moemix paper report --preset mini --store $(STORE) --out $(STORE)/paper-report \
+	  --markdown docs/results/paper-mini.md
 
 test: install-serve browser $(VENV)/.formats ## all tests, a real vLLM server and a browser among them
 	$(BIN)/pytest $(PYTEST_ARGS)
