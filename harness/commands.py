@@ -109,6 +109,16 @@ def plan(recipe: str, overrides: tuple[str, ...], store: str | None, data_root: 
         f"\nEach run: {training.steps} steps × {training.batch_examples} examples of at most"
         f" {training.max_length} tokens ({training.dtype}); engine {built.recipe.engine}; store {built.store.root}"
     )
+    from harness.memory import describe
+
+    tokens = training.steps * training.batch_examples * training.max_length
+    click.echo(
+        f"Global batch: {training.batch_examples} examples, at most {training.batch_examples * training.max_length:,}"
+        f" tokens; each run sees at most {tokens:,} tokens"
+    )
+    for model in built.recipe.models:
+        if told := describe(model, training, built.recipe.launcher):
+            click.echo(told)
 
 
 @click.command()

@@ -271,6 +271,9 @@ class CheckpointModel(Strict):
     name: str
     source: str = Field(description="a checkpoint folder or a hub id")
     revision: str | None = None
+    chat_template: Literal["vicuna"] | None = Field(
+        None, description="vicuna: version 1.1, as in the paper's runs; null: the checkpoint's own"
+    )
 
 
 Model = Annotated[TinyModel | UpcycledModel | SplitModel | CheckpointModel, Field(discriminator="kind")]

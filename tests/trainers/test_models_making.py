@@ -198,3 +198,19 @@ def test_smollm2_upcycles_to_what_it_was(real_data: Path):
     assert (expected - found).abs().max() < 1e-4 * expected.abs().max()
     answer = moe.generate(prompt, max_new_tokens=12, do_sample=False)[0, prompt.shape[1] :]
     assert "Paris" in tokenizer.decode(answer)
+
+
+def test_the_vicuna_template_writes_what_the_papers_runs_read_and_learns_the_answers():
+    from trainers.models.chat_templates import TEMPLATES
+
+    tokenizer = train_tokenizer((), vocab_size=0, max_length=64)
+    tokenizer.bos_token, tokenizer.chat_template = "<|im_start|>", TEMPLATES["vicuna"]
+    encoder = Encoder(tokenizer)
+    rendered = encoder.render(CONVERSATION[1:])
+    assert rendered.text.startswith(
+        "<|im_start|>A chat between a curious user and an artificial intelligence assistant. The assistant gives"
+        " helpful, detailed, and polite answers to the user's questions. USER: What is 12 + 30? ASSISTANT: 42<|im_end|>"
+        "USER: And"
+    )
+    ids, is_target = encoder.encode([rendered])[0]
+    assert tokenizer.decode(ids[is_target]) == "42<|im_end|>A letter.<|im_end|>"

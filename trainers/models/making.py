@@ -57,6 +57,7 @@ def make_model(folder: Path) -> Path:
 
 def _make(manifest: ModelManifest, folder: Path) -> tuple[Any, Any, dict[str, Any]]:
     """Model, tokenizer, and what making it measured."""
+    from trainers.models.chat_templates import TEMPLATES
     from trainers.models.checkpoints import load_checkpoint
     from trainers.models.tiny import make_tiny
 
@@ -66,7 +67,10 @@ def _make(manifest: ModelManifest, folder: Path) -> tuple[Any, Any, dict[str, An
     if isinstance(model, TinyModel):
         return make_tiny(model, config.sources, root=root, cache=cache, folder=folder / "pretrain")
     if isinstance(model, CheckpointModel):
-        return *load_checkpoint(model.source, model.revision, dtype="auto"), {}
+        loaded, tokenizer = load_checkpoint(model.source, model.revision, dtype="auto")
+        if model.chat_template is not None:
+            tokenizer.chat_template = TEMPLATES[model.chat_template]
+        return loaded, tokenizer, {}
     return from_dense(model, config.sources, root, cache)
 
 
