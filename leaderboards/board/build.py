@@ -26,8 +26,9 @@ import numpy as np
 
 from harness.errors import MoemixError
 from harness.provenance import now
-from harness.submissions import BoardEntry
+from harness.submissions import BoardEntry, Submission
 from leaderboards.board.folder import BoardFolder
+from leaderboards.board.judging import judgings
 from leaderboards.board.standings import Standing, Standings, ordered
 from leaderboards.board.tables import as_csv, as_json, as_markdown
 from leaderboards.board.untrusted import read_lines, read_record
@@ -166,6 +167,7 @@ def submission_data(standings: Standings, row: int, entry: BoardEntry) -> dict[s
         "mixture": _mixture(where) if "mixture.jsonl" in entry.submission.files else None,
         "run": _run(where) if "run.json" in entry.submission.files else None,
         "engine": checked.engines,
+        "judged": _judged(entry.submission, where),
     }
 
 
@@ -186,6 +188,22 @@ def _mixture(where: Path) -> dict[str, Any]:
         "steps": [points[i][0] for i in chosen],
         "weights": [[round(float(w), 4) for w in points[i][1][: len(names)]] for i in chosen],
     }
+
+
+def _judged(submission: Submission, where: Path) -> list[dict[str, Any]]:
+    """Title, average and categories of each judging."""
+    return [
+        {
+            "bench": bench,
+            "title": summary.title,
+            "judges": [judge.name for judge in summary.request.judges],
+            "scores": [
+                [name, score.value, score.stderr, score.n]
+                for name, score in (("average", summary.average), *summary.by_category.items())
+            ],
+        }
+        for bench, summary in judgings(submission, where)
+    ]
 
 
 def _run(where: Path) -> dict[str, Any]:

@@ -3,19 +3,20 @@
 ``duplicates``     responses or scores that another submission has too
 ``outputs``        a constant answer to every question
 ``contamination``  the submitter's report on what the training data holds of the benchmark
-``judge``          flags that the judging itself raised
+``judge``          averages again from the judgments; flags that the judging itself raised
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from harness.errors import MoemixError
 from harness.files import hash_value
+from harness.submissions import Outcome
 from leaderboards.board.checks import Findings, few
-from leaderboards.board.untrusted import read_record
+from leaderboards.board.judging import contradiction, judgings
 
 FEWEST = 20  # questions, below which equal scores may well be chance
 
@@ -134,32 +135,20 @@ def _contamination(found: Findings) -> None:
 
 
 def _judge(found: Findings) -> None:
-    """Flags in the summaries of ``judge/<bench>/``, where there are any."""
+    """Judgments of this checkpoint's answers, whose average is the one claimed; and the flags that judging raised."""
     submission = found.submission
     assert submission is not None
-    paths = [path for path in submission.files if path.startswith("judge/") and path.endswith("/summary.json")]
-    if not paths:
-        return
-    flags, benches = [], []
-    for path in sorted(paths):
-        bench = path.split("/")[1]
-        try:
-            summary = read_record(found.where.path / path)
-        except MoemixError as error:
-            found.say("judge", "fail", str(error).replace(f"{found.where.path}/", ""))
-            return
-        judged = summary.get("checkpoint_hash") if isinstance(summary, dict) else None
-        if judged not in (None, submission.checkpoint_hash):
-            found.say("judge", "fail", f"{bench}: the answers are another checkpoint's ({str(judged)[:12]})")
-            return
-        benches.append(bench)
-        flags += [f"{bench}: {text}" for text in _flags(summary)]
-    found.say("judge", "warn" if flags else "pass", few(flags) or f"{', '.join(benches)}: no flag")
-
-
-def _flags(summary: Any) -> Iterable[str]:
-    """What a judging's summary holds under ``flags``: flag → the questions it was raised for."""
-    flags = summary.get("flags") if isinstance(summary, dict) else None
-    if not isinstance(flags, dict):
-        return []
-    return [f"{name[:60]} in {len(held)} questions" for name, held in flags.items() if isinstance(held, list) and held]
+    faults, flags, benches = [], [], []
+    try:
+        for bench, summary in judgings(submission, found.where.path):
+            benches.append(f"{bench}{'' if summary.request.mode == 'single' else ' (pairs: win rates as claimed)'}")
+            if summary.checkpoint_hash not in (None, submission.checkpoint_hash):
+                faults.append(f"{bench}: the answers are another checkpoint's ({summary.checkpoint_hash[:12]})")
+            problem = contradiction(summary, found.where.path / "judge" / bench)
+            faults += [f"{bench}: {problem}"] if problem else []
+            flags += [f"{bench}: {name} in {len(held)} questions" for name, held in summary.flags.items() if held]
+    except MoemixError as error:
+        faults.append(str(error).replace(f"{found.where.path}/", ""))
+    if benches or faults:
+        verdict: Outcome = "fail" if faults else "warn" if flags else "pass"
+        found.say("judge", verdict, few(faults) or few(flags) or f"{', '.join(benches)}: no flag")

@@ -259,7 +259,7 @@ const moemix = (() => {
 
   async function submissionPage(id) {
     if (!rowOf.has(id)) return missing();
-    const { record, mixture, run, engine } = await load(`s/${id}`);
+    const { record, mixture, run, engine, judged } = await load(`s/${id}`);
     const s = record.submission, made = s.provenance;
     const scores = Object.entries(record.scores).map(([key, columns]) => [el("h3", {}, key, " ", el("small", {}, engine[key] || "")),
       el("div", { class: "scroll" }, el("table", {}, el("thead", {}, el("tr", {}, ["Column", "Score", "95 % interval", "Questions", "Rank"].map((t) => el("th", { scope: "col", class: t === "Column" ? "text" : null }, t)))),
@@ -273,6 +273,10 @@ const moemix = (() => {
       s.description ? el("p", { class: "lead" }, s.description) : [],
       el("p", {}, el("a", { href: `records/${id}.json`, download: `${s.model}-${id}.json`, id: "record" }, "Download the record")),
       el("h2", {}, "Scores"), scores.length ? scores.flat() : el("p", {}, "Not in the ranking."),
+      judged.map((j) => [el("h2", {}, j.title, " ", el("small", {}, `judged by ${j.judges.join(", ")}`)), el("div", { class: "scroll" }, el("table", { class: "comparison" },
+        el("thead", {}, el("tr", {}, ["Category", "Score", "Standard error", "Turns"].map((t) => el("th", { scope: "col" }, t)))),
+        el("tbody", {}, j.scores.map(([name, value, error, n]) => el("tr", {}, el("td", { class: "text" }, name), el("td", {}, value === null ? "–" : value.toFixed(2)),
+          el("td", {}, error === null ? "–" : error.toFixed(2)), el("td", {}, String(n)))))))]),
       mixture && mixture.names.length ? [el("h2", {}, "Mixture over time"), trajectory(mixture, run)] : [],
       el("h2", {}, "Provenance"), terms([
         ["Strategy", s.strategy && (options ? `${s.strategy} (${options})` : s.strategy)], ["Recipe", s.recipe], ["Run", s.run_id], ["Seed", s.seed === null ? null : String(s.seed)],

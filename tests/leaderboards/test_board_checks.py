@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from board_records import make_board, reseal, write_submission  # type: ignore[import-not-found]
+from board_records import PROVENANCE, make_board, reseal, write_submission  # type: ignore[import-not-found]
 
 from leaderboards.board.verify import check_one, verify
 
@@ -300,21 +300,69 @@ def test_a_contamination_report_is_read(made, report, verdict, said):
     assert said in detail(checked, "contamination")
 
 
+def write_judging(where, **changes):
+    """A judging of two questions in two turns, one of them judged twice and one without a verdict."""
+    folder = where.path / "judge" / "mt_bench"
+    folder.mkdir(parents=True)
+    verdicts = [(81, 1, 8), (81, 1, 6), (81, 2, 4), (82, 1, 9), (82, 2, None)]
+    lines = [
+        {"question_id": q, "turn": turn, "model": "tiny", "judge": ["j", "single-v1"], "score": -1 if s is None else s,
+         "reason": "no_verdict" if s is None else None, "judgment": f"[[{s}]]", "category": "writing"}
+        for q, turn, s in verdicts
+    ]  # fmt: skip
+    (folder / "judgments-j.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    score = {"value": 20 / 3, "stderr": 1.0, "n": 3}
+    request = {"bench": "mt_bench", "bench_hash": "0", "answers": {"tiny": "0"}, "protocol": "strict",
+               "protocol_hash": "0", "judges": [{"name": "j"}]}  # fmt: skip
+    summary = {
+        "average": score,
+        "first_turn": score,
+        "second_turn": score,
+        "by_category": {"writing": score},
+        "judged": 4,
+        "failed": {"no_verdict": 1},
+        "requests": 5,
+        "request": request,
+        "title": "MT-Bench",
+        "scale": [1, 10],
+        "model": "tiny",
+        "seconds": 1.0,
+        "provenance": PROVENANCE.model_dump(),
+        **changes,
+    }
+    (folder / "summary.json").write_text(json.dumps(summary))
+
+
+def test_a_judged_average_is_computed_again(made):
+    board, _, where = made
+    write_judging(where)
+    checked = check_one(board, reseal(board, where))
+    assert outcomes(checked)["judge"] == "pass", detail(checked, "judge")
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"average": {"value": 7.5, "stderr": 1.0, "n": 3}}, "the average is 6.66667 by the judgments, 7.5 as claimed"),
+        ({"average": {"value": 6.67, "stderr": 1.0, "n": 4}}, "3 judged turns where the summary says 4"),
+        ({"checkpoint_hash": "d" * 64}, "another checkpoint's (dddddddddddd)"),
+        ({"average": None}, "average"),
+    ],
+)
+def test_a_judging_that_is_not_its_judgments_fails(made, changes, said):
+    board, _, where = made
+    write_judging(where, **changes)
+    checked = check_one(board, reseal(board, where))
+    assert failing(checked) == ["judge"]
+    assert said in detail(checked, "judge")
+
+
 def test_flags_of_the_judge_are_told(made):
     board, _, where = made
-    (where.path / "judge" / "mt_bench").mkdir(parents=True)
-    flags = {"talks to the judge": [81, 90, 101], "empty": []}
-    (where.path / "judge/mt_bench/summary.json").write_text(json.dumps({"flags": flags}))
+    write_judging(where, flags={"talks to the judge": [81, 82], "empty": []})
     checked = check_one(board, reseal(board, where))
     assert outcomes(checked)["judge"] == "warn"
-    assert detail(checked, "judge") == "mt_bench: talks to the judge in 3 questions"
-
-
-def test_answers_of_another_checkpoint_are_not_this_ones(made):
-    board, _, where = made
-    (where.path / "judge" / "mt_bench").mkdir(parents=True)
-    (where.path / "judge/mt_bench/summary.json").write_text(json.dumps({"checkpoint_hash": "d" * 64}))
-    assert failing(check_one(board, reseal(board, where))) == ["judge"]
+    assert detail(checked, "judge") == "mt_bench: talks to the judge in 2 questions"
 
 
 # --- verified once ----------------------------------------------------------------------------------------
