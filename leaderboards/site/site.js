@@ -108,10 +108,11 @@ const moemix = (() => {
     const key = { model: (i) => names[suite.rows[i]], strategy: (i) => strategyOf(suite.rows[i]),
       size: (i) => board.rows.parameters[suite.rows[i]] || 0, date: (i) => board.rows.created[suite.rows[i]] }[view.sort]
       || ((i) => { const v = values(view.sort)[i]; return v === null ? -Infinity : v; });
-    const keys = new Map(found.map((i) => [i, key(i)]));
+    const keys = new Array(suite.rows.length);
+    for (const i of found) keys[i] = key(i);
     const sign = view.descending ? -1 : 1;
     return found.sort((a, b) => {
-      const x = keys.get(a), y = keys.get(b);
+      const x = keys[a], y = keys[b];
       return x < y ? -sign : x > y ? sign : a - b;
     });
   }
@@ -468,11 +469,16 @@ const moemix = (() => {
     });
   }
 
+  // The first rows are in the page: they are painted before the whole table is read.
   function start() {
+    theme();
+    requestAnimationFrame(() => setTimeout(() => load("board").then(begin, (error) => show(el("p", {}, error.message))), 0));
+  }
+
+  function begin() {
     names = board.rows.model.map((name, row) => `${name} ${board.rows.id[row]}`.toLowerCase());
     rowOf = new Map(board.rows.id.map((id, row) => [id, row]));
     view.suite = Math.max(0, board.suites.map((suite) => suite.rows.length > 0).lastIndexOf(true));
-    theme();
     addEventListener("hashchange", () => { route().then(() => { if (location.hash !== "#main") scrollTo(0, 0); }); });
     addEventListener("keydown", (event) => {
       const typing = /^(INPUT|SELECT|TEXTAREA)$/.test(event.target.tagName) && event.target.type !== "checkbox";
