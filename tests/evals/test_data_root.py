@@ -58,13 +58,33 @@ def test_prompts_and_targets_are_those_of_the_stock_task(tasks, real_data):
 
 
 @pytest.mark.data
-def test_gold_answers_score_one(tasks):
-    """GSM8K's reference solutions end in ``#### n``: the flexible filter, which takes the last number, finds it."""
+@pytest.mark.parametrize("filtered", ["flexible-extract", "strict-match"])
+def test_gold_answers_of_gsm8k_all_score_one(tasks, filtered):
+    """The loose filter takes the last number, which is the solution's; the strict one wants its sentence around it."""
+    from lm_eval.api.instance import Instance
+
     task = tasks["gsm8k_cot"]
-    doc = task.eval_docs[0]
-    assert task.process_results(doc, [doc["answer"].split("####")[-1].strip()])["exact_match"] == 1
-    boolq = tasks["boolq"].eval_docs
-    assert sum(boolq["label"]) / len(boolq) == pytest.approx(0.62, abs=0.01)  # the known rate of always saying yes
+    docs = list(task.eval_docs)
+    answers = [
+        doc["answer"] if filtered == "flexible-extract" else f"So. The answer is {task.doc_to_target(doc)}."
+        for doc in docs
+    ]
+    task._instances = [
+        Instance("generate_until", doc, ("p", {}), 0, metadata=("gsm8k_cot", i, 1), resps=[answer])
+        for i, (doc, answer) in enumerate(zip(docs, answers, strict=True))
+    ]
+    task.apply_filters()
+    scores = [task.process_results(i.doc, [i.filtered_resps[filtered]])["exact_match"] for i in task._instances]
+    assert scores == [1.0] * 1319
+
+
+@pytest.mark.data
+def test_a_constant_answer_scores_at_its_known_rate(tasks):
+    task = tasks["boolq"]
+    choices = task.doc_to_choice(task.eval_docs[0])
+    always_yes = [(0.0 if choice == "yes" else -1.0, False) for choice in choices]
+    scores = [task.process_results(doc, always_yes)["acc"] for doc in task.eval_docs]
+    assert (sum(scores), len(scores)) == (2033, 3270)  # 62.2 %, the published majority rate
 
 
 @pytest.mark.data
