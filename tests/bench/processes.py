@@ -24,8 +24,8 @@ def main() -> None:
     report = Report(
         "processes",
         "Several processes",
-        f"The quickstart's training under `uniform` for {steps} steps on one process with all cores and on two with half"
-        " of them each, from the same weights. Seconds of a step are the median and the middle half, the first"
+        f"The quickstart's training under `uniform` for {steps} steps on one process with all cores and on two with"
+        " half of them each, from the same weights. Seconds of a step are the median and the middle half, the first"
         f" {warm} steps left out; memory is the peak of the first process.",
         quick=given.quick,
     )
