@@ -26,7 +26,7 @@ def took(stage: Stage) -> float:
 
 
 def main() -> None:
-    given = options()
+    given = options(store={"metavar": "DIR", "type": Path, "help": "keep the store there; must not exist yet"})
     report = Report(
         "quickstart",
         "The quickstart by stage",
@@ -36,12 +36,15 @@ def main() -> None:
     changes = QUICK if given.quick else ()
     with tempfile.TemporaryDirectory() as scratch:
         overrides = [part for change in changes for part in ("--set", change)]
-        command = (sys.executable, "-m", "harness.cli", "bench", "quickstart", "--store", scratch, *overrides)
+        store = str(given.store or scratch)
+        if given.store and given.store.exists():
+            sys.exit(f"{given.store} exists: the stages of a store that is not empty would be told wrong")
+        command = (sys.executable, "-m", "harness.cli", "bench", "quickstart", "--store", store, *overrides)
         started = time.monotonic()
         subprocess.run(command, check=True)
         total = time.monotonic() - started
         rows, told = [], 0.0
-        for job in build(load_recipe("quickstart", changes), Store(Path(scratch)), None).jobs:
+        for job in build(load_recipe("quickstart", changes), Store(Path(store)), None).jobs:
             if job.kind == "model":
                 stage = ModelManifest.read(job.folder / "model.json").stage
             elif job.kind == "train":
