@@ -27,7 +27,7 @@ def recipe_options(command: Callable[..., Any]) -> Callable[..., Any]:
 def build_plan(recipe: str, overrides: tuple[str, ...], store: str | None, root: str | None) -> Any:
     """The plan behind a command's arguments."""
     from harness.plan import build
-    from harness.recipe import load_recipe
+    from harness.recipe_file import load_recipe
 
     return build(load_recipe(recipe, overrides), Store(store_root(store)), data_root(root))
 
@@ -125,7 +125,7 @@ def plan(recipe: str, overrides: tuple[str, ...], store: str | None, data_root: 
 @click.option("--format", "style", type=click.Choice(["text", "json"]), default="text", show_default=True)
 def recipes(style: str) -> None:
     """List the built-in recipes."""
-    from harness.recipe import load_recipe, recipe_names
+    from harness.recipe_file import load_recipe, recipe_names
 
     found = {name: load_recipe(name).description for name in recipe_names()}
     if style == "json":

@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from harness.errors import MoemixError
 
 _CHUNK = 1 << 20
@@ -63,6 +65,17 @@ def read_json(path: Path) -> Any:
         raise MoemixError(f"not valid JSON: {error.msg}", where=f"{path}:{error.lineno}") from None
     except UnicodeDecodeError as error:
         raise MoemixError(f"not UTF-8 text (byte {error.start})", where=str(path)) from None
+
+
+def read_yaml(path: Path) -> Any:
+    """Parse a YAML file; an error names the line."""
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else "?"
+        raise MoemixError(f"not valid YAML: {error.problem}", where=f"{path}:{line}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise MoemixError(f"not valid YAML: {error}", where=str(path)) from None
 
 
 def append_jsonl(path: Path, record: dict[str, Any]) -> None:

@@ -31,8 +31,8 @@ from harness.recipe import (
     TinyModel,
     Training,
     UpcycledModel,
-    override,
 )
+from harness.recipe_file import override
 from harness.records import EvalRequest, ModelConfig, ModelManifest, RunConfig
 from harness.sources import fingerprint
 from harness.store import Run, Store, checkpoint_hash, mark_judging

@@ -73,7 +73,8 @@ def _train_recipe(
     from harness.conductor import run_only
     from harness.launch import process_count
     from harness.plan import build
-    from harness.recipe import Strategy, load_recipe
+    from harness.recipe import Strategy
+    from harness.recipe_file import load_recipe
     from harness.store import Store, store_root
     from harness.store import data_root as find_data_root
 

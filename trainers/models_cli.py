@@ -98,7 +98,7 @@ def split(**options: Any) -> None:
 def _make_from_dense(schema: type[UpcycledModel] | type[SplitModel], kind: str, options: dict[str, Any]) -> None:
     from transformers.utils import logging
 
-    from harness.recipe import load_recipe, parse
+    from harness.recipe_file import load_recipe, parse
     from harness.store import data_root
     from trainers.models.by_hand import describe, make_from_dense, parse_source
 

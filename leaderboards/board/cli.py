@@ -99,7 +99,7 @@ def board() -> None:
 @click.option("--description", default="")
 def init(folder: Path, evaluations: tuple[Path, ...], title: str | None, description: str) -> None:
     """Make a board that pins the suites of EVALUATIONs."""
-    from harness.recipe import parse
+    from harness.recipe_file import parse
     from harness.submissions import Board
     from leaderboards.board.folder import BoardFolder
     from leaderboards.board.pins import pin
@@ -118,7 +118,7 @@ def init(folder: Path, evaluations: tuple[Path, ...], title: str | None, descrip
 @click.option("--name", help="[default: the suite's]")
 def pin_command(folder: Path, evaluation: Path, number: str, name: str | None) -> None:
     """Add a suite version to a board."""
-    from harness.recipe import parse
+    from harness.recipe_file import parse
     from harness.submissions import PinnedSuite
     from leaderboards.board.folder import BoardFolder
     from leaderboards.board.pins import add_pin, pin
@@ -189,7 +189,7 @@ def _tell(verdicts: Any, *, every: bool) -> None:
 def withdraw(folder: Path, submission_id: str, reason: str) -> None:
     """Take a submission out of the ranking; its files and its history stay."""
     from harness.provenance import now
-    from harness.recipe import parse
+    from harness.recipe_file import parse
     from harness.submissions import Withdrawal
     from leaderboards.board.folder import WITHDRAWN, BoardFolder
 

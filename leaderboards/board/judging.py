@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import MoemixError
-from harness.recipe import parse
+from harness.recipe_file import parse
 from harness.records import JudgeSummary
 from harness.submissions import Submission
 from leaderboards.board.untrusted import read_lines, read_record

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from harness.errors import MoemixError
 from harness.plan import Job, Plan, PlannedRun, build
-from harness.recipe import load_recipe
+from harness.recipe_file import load_recipe
 from harness.records import EvalSummary, GateLoads, JudgeSummary
 from harness.store import Store
 from leaderboards.paper.presets import Preset

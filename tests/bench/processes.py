@@ -11,7 +11,7 @@ import numpy as np
 
 from harness.conductor import run_only
 from harness.plan import build
-from harness.recipe import load_recipe
+from harness.recipe_file import load_recipe
 from harness.store import Run, Store
 from tests.bench.report import Report, options, spread
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from harness.plan import build
 from harness.progress import duration
-from harness.recipe import load_recipe
+from harness.recipe_file import load_recipe
 from harness.records import ModelManifest, Stage
 from harness.store import Run, Store
 from tests.bench.report import Report, options

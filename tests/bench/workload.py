@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from harness.conductor import run_only
 from harness.plan import build
-from harness.recipe import Mixing, Recipe, load_recipe
+from harness.recipe import Mixing, Recipe
+from harness.recipe_file import load_recipe
 from harness.store import Store
 from trainers.data import TokenSource, load_sources
 from trainers.loop import _Loop

@@ -117,7 +117,7 @@ def test_the_command_reports_pairs_with_examples_from_any_file(mini_suite, tmp_p
 
 
 def test_what_is_found_in_a_recipes_source_is_kept_in_the_store(mini_suite, tmp_path):
-    from harness.recipe import load_recipe
+    from harness.recipe_file import load_recipe
     from harness.records import Contamination
     from harness.sources import fingerprint
     from harness.store import Store

@@ -15,7 +15,8 @@ from trivial_jobs import trivial  # type: ignore[import-not-found]
 
 from harness.errors import MoemixError
 from harness.local import conduct_locally
-from harness.recipe import LocalExecutor, Recipe, SlurmExecutor, load_recipe, parse
+from harness.recipe import LocalExecutor, Recipe, SlurmExecutor
+from harness.recipe_file import load_recipe, parse
 
 SPAN = "begun = time.monotonic(); time.sleep(0.4); (here / 'span').write_text(json.dumps([begun, time.monotonic()])); "
 SEES = "(here / 'sees').write_text(os.environ.get('CUDA_VISIBLE_DEVICES', '') + '|' + os.environ['OMP_NUM_THREADS']); "

@@ -7,7 +7,8 @@ from click.testing import CliRunner
 
 from harness.commands import plan
 from harness.memory import SHAPES, memory_per_process
-from harness.recipe import Launcher, Training, load_recipe
+from harness.recipe import Launcher, Training
+from harness.recipe_file import load_recipe
 
 
 def test_the_plan_of_the_papers_setting_tells_batch_tokens_and_memory_offline(tmp_path, monkeypatch):

@@ -19,11 +19,8 @@ from harness.recipe import (
     TinyModel,
     Training,
     UpcycledModel,
-    load_recipe,
-    override,
-    parse,
-    recipe_names,
 )
+from harness.recipe_file import load_recipe, override, parse, recipe_names
 
 MINIMAL = {
     "name": "mine",

@@ -13,7 +13,7 @@ from trivial_jobs import trivial  # type: ignore[import-not-found]
 
 from harness.files import append_jsonl
 from harness.plan import Plan
-from harness.recipe import load_recipe
+from harness.recipe_file import load_recipe
 from harness.records import Stage
 from harness.status import plan_status, status, time_left
 from harness.store import Store, exclusive

@@ -3,7 +3,7 @@
 import pytest
 
 from harness.errors import MoemixError
-from harness.recipe import load_recipe
+from harness.recipe_file import load_recipe
 from trainers.data.adapters import ADAPTERS, load_adapter
 from trainers.data.conversation import Malformed, Unusable
 from trainers.data.reading import read_part

@@ -188,7 +188,7 @@ def test_a_damaged_cache_is_made_again(tokenizer, tmp_path, capsys):
 
 @pytest.mark.data
 def test_the_real_mix_has_the_lengths_it_is_known_for(tokenizer, tmp_path, real_data):
-    from harness.recipe import load_recipe
+    from harness.recipe_file import load_recipe
 
     sources = load_recipe("smol").data.sources
     loaded = load_sources(sources, tokenizer=tokenizer, max_length=2048, seed=0, root=real_data, cache=tmp_path)

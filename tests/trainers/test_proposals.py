@@ -18,7 +18,7 @@ from small_runs import moemix
 
 from harness.errors import MoemixError
 from harness.plan import build
-from harness.recipe import load_recipe
+from harness.recipe_file import load_recipe
 from harness.records_offline import Proposal
 from harness.store import Store
 from trainers.proposals.cli import propose

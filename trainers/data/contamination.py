@@ -10,7 +10,8 @@ from typing import Any
 from harness.errors import MoemixError
 from harness.files import hash_file
 from harness.plan import make_world, stage_function
-from harness.recipe import Part, Source, load_recipe
+from harness.recipe import Part, Source
+from harness.recipe_file import load_recipe
 from harness.records import Contamination
 from harness.sources import fingerprint
 from harness.store import Run, Store, data_root, store_root

@@ -44,7 +44,7 @@ def propose(
     --set changes what the proxies run (`--set training.steps=100`), not the recipe that the weights are for. Whatever
     is done is kept; more --proxies, or the other method, begin with the same runs.
     """
-    from harness.recipe import load_recipe
+    from harness.recipe_file import load_recipe
     from harness.store import Store, store_root
     from harness.store import data_root as find_data_root
     from trainers.proposals.laws import law

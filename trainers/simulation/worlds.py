@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from harness.errors import unknown
-from harness.recipe import parse
+from harness.recipe_file import parse
 from harness.records_offline import SimulatedWorld
 
 World = SimulatedWorld

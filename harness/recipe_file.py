@@ -1,0 +1,138 @@
+"""Reading a recipe: a YAML file or a built-in name, changed by dotted keys, every mistake named with its neighbour.
+
+One override language: ``a.b=c`` (``--set`` on the command line, ``overrides:`` on a strategy).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, TypeVar, get_args
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from harness.errors import MoemixError, nearest, unknown
+from harness.files import read_yaml
+from harness.recipe import Recipe
+
+T = TypeVar("T", bound=BaseModel)
+
+RECIPES = Path(__file__).parent / "recipes"
+
+
+def recipe_names() -> list[str]:
+    """The built-in recipes, by name (``paper/table1`` for a file in a folder)."""
+    return sorted(path.relative_to(RECIPES).with_suffix("").as_posix() for path in RECIPES.rglob("*.yaml"))
+
+
+def load_recipe(name_or_path: str, overrides: Iterable[str] = ()) -> Recipe:
+    """A recipe by name or from a YAML file, with ``a.b=c`` overrides applied.
+
+    Raises:
+        MoemixError: no such recipe, a bad YAML line, an unknown key, or a value of the wrong kind.
+    """
+    if name_or_path.endswith((".yaml", ".yml")) or Path(name_or_path).is_file():
+        path = Path(name_or_path)
+        if not path.is_file():
+            raise MoemixError("the recipe file does not exist", where=name_or_path)
+    elif name_or_path in recipe_names():
+        path = RECIPES / f"{name_or_path}.yaml"
+    else:
+        raise unknown("recipe", name_or_path, recipe_names())
+    tree = read_yaml(path)
+    if not isinstance(tree, dict):
+        raise MoemixError("a recipe is a mapping of keys", where=str(path))
+    tree.setdefault("name", path.stem.lower())
+    for override in overrides:
+        key, separator, text = override.partition("=")
+        if not separator:
+            raise MoemixError(f"`--set {override}` has no `=`", hint="expected --set key.subkey=value")
+        try:
+            set_value(tree, key.strip(), yaml.safe_load(text))
+        except yaml.YAMLError as error:
+            raise MoemixError(f"the value is not valid YAML: {error}", where=f"--set {override}") from None
+    return parse(Recipe, tree, where=str(path))
+
+
+def override(recipe: Recipe, changes: dict[str, Any]) -> Recipe:
+    """The recipe with dotted keys replaced, validated again."""
+    if not changes:
+        return recipe
+    tree = recipe.model_dump(mode="json")
+    for key, value in changes.items():
+        set_value(tree, key, value)
+    return parse(Recipe, tree, where=f"recipe {recipe.name}")
+
+
+def set_value(tree: Any, dotted: str, value: Any) -> None:
+    """Set ``a.b.c`` in nested mappings and lists; a list takes an index or the ``name`` of an item."""
+    *parents, last = dotted.split(".")
+    node = tree
+    for depth, key in enumerate(parents):
+        path = ".".join(parents[: depth + 1])
+        if isinstance(node, list):
+            node = node[_position(node, key, path)]
+        elif isinstance(node, dict):
+            node = node.setdefault(key, {})
+            if node is None:
+                raise MoemixError("has no keys below it", where=path)
+        else:
+            raise MoemixError("is a single value and has no keys below it", where=".".join(parents[:depth]))
+    if isinstance(node, list):
+        node[_position(node, last, dotted)] = value
+    elif isinstance(node, dict):
+        node[last] = value
+    else:
+        raise MoemixError("is a single value and has no keys below it", where=".".join(parents))
+
+
+def _position(items: list[Any], key: str, where: str) -> int:
+    names = [str(item["name"]) if isinstance(item, dict) and "name" in item else str(item) for item in items]
+    if key in names:
+        return names.index(key)
+    if key.isdigit() and int(key) < len(items):
+        return int(key)
+    raise MoemixError(f"no item {key!r} in the list", where=where, hint=nearest(key, names))
+
+
+def parse(schema: type[T], tree: Any, *, where: str) -> T:
+    """Validate ``tree``; the first few faults come back as one error with keys and nearest neighbours."""
+    try:
+        return schema.model_validate(tree)
+    except ValidationError as error:
+        every = error.errors(include_url=False)
+        # a list with a bad item is also reported as too short: only the cause is worth telling
+        faults = [f for f in every if not any(f["loc"] == g["loc"][: len(f["loc"])] and f is not g for g in every)]
+        lines = [_describe(schema, fault) for fault in faults[:5]]
+        if len(faults) > 5:
+            lines.append(f"… and {len(faults) - 5} more")
+        raise MoemixError("; ".join(lines), where=where) from None
+
+
+def _describe(schema: type[BaseModel], fault: Any) -> str:
+    path = [part for part in fault["loc"] if part not in ("tiny", "upcycle", "checkpoint", "local", "slurm")]
+    key = ".".join(str(part) for part in path)
+    if fault["type"] == "extra_forbidden":
+        return f"unknown key `{key}` ({nearest(str(path[-1]), _siblings(schema, fault['loc']))})"
+    if fault["type"] == "missing":
+        return f"`{key}` is missing"
+    message = fault["msg"].removeprefix("Value error, ")
+    return f"`{key}`: {message}" if key else message
+
+
+def _siblings(schema: type[BaseModel], location: tuple[Any, ...]) -> list[str]:
+    """The valid keys beside the last element of a fault's location (fields, list indices and union tags)."""
+    current = [schema]
+    for part in location[:-1]:
+        if not isinstance(part, int):
+            below = [m for s in current if part in s.model_fields for m in _schemas(s.model_fields[part].annotation)]
+            current = below or [s for s in current if s.__name__.lower().startswith(part)] or current
+    return sorted({name for s in current for name in s.model_fields})
+
+
+def _schemas(annotation: Any) -> list[type[BaseModel]]:
+    """The models named anywhere in an annotation."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [schema for argument in get_args(annotation) for schema in _schemas(argument)]
