@@ -97,4 +97,4 @@ def test_a_recipe_that_was_never_started_waits_as_a_whole(tmp_path):
     shown = subprocess.run(command, capture_output=True, text=True)
     assert shown.returncode == 0, shown.stderr
     assert "for: make model tiny" in shown.stdout
-    assert shown.stdout.splitlines()[-1] == "9 waiting"
+    assert shown.stdout.splitlines()[-1] == "13 waiting"  # the model; of four strategies training, scores and verdicts
