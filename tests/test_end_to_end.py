@@ -43,7 +43,7 @@ def scores_table(store: Path) -> bytes:
 
     def timeless(value):
         if isinstance(value, dict):
-            clocks = ("seconds", "mixing_seconds", "mixing_share")
+            clocks = ("seconds", "total_seconds", "mixing_seconds", "mixing_share")
             return {key: timeless(item) for key, item in value.items() if key not in clocks}
         return [timeless(item) for item in value] if isinstance(value, list) else value
 
