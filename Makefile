@@ -1,4 +1,4 @@
-# make quickstart — install, then train, evaluate and compare four strategies (CPU is enough)
+# make quickstart — install, then train, evaluate, judge and compare four strategies (CPU is enough)
 # make test       — install everything, then run all tests
 PYTHON ?= python3
 VENV := .venv

@@ -44,7 +44,8 @@ def main() -> None:
         "packing",
         "Packing the real four-type mix",
         f"The four real sources of the recipe `smol` under SmolLM2's tokenizer, drawn uniformly, at most {MAX_LENGTH}"
-        f" tokens in a row. Shares are over global batches of {BATCH} examples. Seconds are those of forward and"
+        f" tokens in a row. A forward pass holds one packed row, cut to its own length. Shares are over global batches"
+        f" of {BATCH} examples. Seconds are those of forward and"
         " backward passes (fp32) of a random Mixtral of eight layers, width 256, eight experts of which two are"
         " selected, over the same eight examples, packed and with every example padded to the maximum length, in turn"
         " in one process. The target is a real share of at least 90 %.",
