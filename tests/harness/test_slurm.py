@@ -161,7 +161,8 @@ def test_a_job_whose_time_is_up_writes_its_state_and_goes_on_and_is_reported_if_
     cluster, no_delay, tmp_path
 ):
     long, endless = trivial(tmp_path, "long", STATEFUL), trivial(tmp_path, "endless", "time.sleep(300)")
-    short = executor(resources={"train": {"minutes": 1}}, warning_seconds=58, continuations=1, retries=0)
+    # Slurm looks at the clock every 30 s and warns by as much too early: never before a job can have begun to listen
+    short = executor(resources={"train": {"minutes": 1}}, warning_seconds=20, continuations=1, retries=0)
     outcome = conduct_on_slurm((long, endless), short, tmp_path)
     assert outcome.done == ["long"]
     assert (long.folder / "state").read_text() == "saved"
