@@ -53,7 +53,7 @@ paper-mini: install ## every run of the paper's tables in the quickstart's world
 	  --markdown docs/results/paper-mini.md
 
 test: install-serve browser $(VENV)/.formats ## all tests, a real vLLM server and a browser among them
-	$(BIN)/pytest $(PYTEST_ARGS)
+	$(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 check: install ## what CI holds besides tests: lint, format, types, the one-way house
 	$(BIN)/ruff check .

@@ -11,7 +11,18 @@ import pytest
 # Started in the background, a process inherits an ignored Ctrl-C, and so would everything that the tests interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
+# Several test processes side by side, each with a thread for every core, would mostly wait for one another.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# Minutes each: begun last, one of them would be waited for alone.
+LONG = ("test_end_to_end.py", "test_slurm.py", "test_vllm.py", "test_architectures.py", "test_proposals.py")
+
 SHARED = Path(__file__).parents[2] / "shared"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: LONG.index(item.path.name) if item.path.name in LONG else len(LONG))
 
 
 @pytest.fixture(scope="session")
