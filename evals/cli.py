@@ -6,9 +6,11 @@ from pathlib import Path
 
 import click
 
+from harness.checkpoint_argument import CheckpointArgument
+
 
 @click.command("eval")
-@click.argument("checkpoint", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.argument("checkpoint", type=CheckpointArgument())
 @click.option("--suite", required=True, metavar="NAME|FILE", help="A suite's name (see `moemix suites`) or YAML file.")
 @click.option("--tasks", metavar="A,B", default="", help="Only these tasks or columns of the suite.")
 @click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Questions per task.")
@@ -51,7 +53,7 @@ def eval_command(
     no_cache: bool,
     out: Path,
 ) -> None:
-    """Score CHECKPOINT on a suite.
+    """Score CHECKPOINT, a folder or a hub id, on a suite.
 
     Writes lm-eval's results.json and samples_<task>.jsonl, and summary.json. The same command again resumes, or does
     nothing if it is finished.

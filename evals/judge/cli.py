@@ -7,6 +7,8 @@ from typing import Any
 
 import click
 
+from harness.checkpoint_argument import CheckpointArgument
+
 FILE = click.Path(path_type=Path, dir_okay=False)
 FOLDER = click.Path(path_type=Path, file_okay=False)
 
@@ -30,7 +32,7 @@ def judge() -> None:
 
 
 @judge.command("run", hidden=True)
-@click.argument("checkpoint", required=False, type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.argument("checkpoint", required=False, type=CheckpointArgument())
 @click.option("--bench", metavar="NAME|FILE", help="mt_bench, vicuna_bench, quickstart, or a JSONL file of questions.")
 @click.option("--answers", type=FILE, multiple=True, help="Judge these FastChat answers instead; may be repeated.")
 @click.option("--data-root", metavar="DIR", help="Folder of local files, in place of the hub. [env: MOEMIX_DATA_ROOT]")
@@ -45,7 +47,7 @@ def judge() -> None:
 @click.option("--model-name", help="What to call the model.  [default: the checkpoint's folder]")
 @click.option("--judge-url", multiple=True, metavar="URL/v1", help="OpenAI-compatible endpoint of a judge.")
 @click.option("--judge-model", multiple=True, metavar="NAME", help="Name of the judge there; repeat for a panel.")
-@click.option("--judge-checkpoint", multiple=True, type=click.Path(exists=True, file_okay=False, path_type=Path),
+@click.option("--judge-checkpoint", multiple=True, type=CheckpointArgument(),
               help="A checkpoint to serve with vLLM as a judge; repeat for a panel.")  # fmt: skip
 @click.option("--mode", type=click.Choice(["single", "pairwise"]), default="single", show_default=True)
 @click.option("--baseline", type=FILE, help="Pairwise: FastChat answers to compare with. Without it, all pairs.")

@@ -20,6 +20,7 @@ from evals.judge.run import Settings, claim, run_judges
 from evals.judge.strict import Strict
 from evals.judge.summary import summarise, title
 from evals.judge.transcript import write_transcript
+from harness.checkpoint_argument import checkpoint_name
 from harness.errors import MoemixError
 from harness.files import hash_file
 from harness.progress import duration
@@ -80,7 +81,7 @@ def judge_command(
     judges = _judges(judge_url, judge_model, judge_checkpoint)
     rules = _rules(protocol, judge_prompts, whole, mode, judge_max_tokens, graded=not judges)
     given = _given(answers, baseline, mode)
-    name = model_name or (_folder_name(checkpoint) if checkpoint else "")
+    name = model_name or (checkpoint_name(checkpoint) if checkpoint else "")
     identities = {model: held.fingerprint for model, held in given.items()}
     fingerprint = None
     if checkpoint:
@@ -193,7 +194,7 @@ def _judges(urls: Sequence[str], names: Sequence[str], checkpoints: Sequence[Pat
     found = [JudgeSpec(name=name, url=base_url(url)) for name, url in zip(names, places, strict=True)]
     for folder in checkpoints:
         spec = JudgeSpec(
-            name=_folder_name(folder), checkpoint=str(folder.resolve()), checkpoint_hash=checkpoint_hash(folder)
+            name=checkpoint_name(folder), checkpoint=str(folder.resolve()), checkpoint_hash=checkpoint_hash(folder)
         )
         found.append(spec)
     repeated = {judge.name for judge in found if [other.name for other in found].count(judge.name) > 1}
@@ -215,9 +216,3 @@ def _given(files: Sequence[Path], baseline: Path | None, mode: str) -> dict[str,
             raise MoemixError(f"two files hold answers of {held.model!r}", where=str(file))
         found[held.model] = held
     return found
-
-
-def _folder_name(checkpoint: Path) -> str:
-    """A checkpoint's name: its folder's, or that of the run or model it belongs to."""
-    folder = checkpoint.resolve()
-    return folder.parent.name if folder.name == "checkpoint" else folder.name

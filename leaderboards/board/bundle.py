@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from harness.checkpoint_argument import checkpoint_name
 from harness.errors import MoemixError, StageFailed
 from harness.files import hash_file, hash_value, read_json, whole_directory
 from harness.provenance import now, provenance
@@ -159,7 +160,7 @@ def place(
         stated: fields of :class:`Submission` that only the submitter knows.
     """
     known = {**_trained(source), **_architecture(source.checkpoint)}
-    name = model or known.pop("model", None) or source.checkpoint.name
+    name = model or known.pop("model", None) or checkpoint_name(source.checkpoint)
     known.pop("model", None)
     scratch = board.work / "bundle"
     with whole_directory(scratch) as folder:

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from harness.checkpoint_argument import CheckpointArgument
+
 if TYPE_CHECKING:
     from harness.submissions import Verdict
 
@@ -29,7 +31,7 @@ def engine_options(command: Any) -> Any:
 
 
 @click.command()
-@click.argument("source", type=click.Path(exists=True, file_okay=False, path_type=Path), metavar="RUN_OR_CHECKPOINT")
+@click.argument("source", type=CheckpointArgument(), metavar="RUN_OR_CHECKPOINT")
 @click.option("--board", "folder", type=BOARD, required=True, help="The board's folder.")
 @click.option("--name", help="The model's name on the board.  [default: what it was trained as, or the folder's name]")
 @click.option("--licence", help="Licence of the weights, as an SPDX identifier.")
