@@ -6,11 +6,14 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from harness.store import DEFAULT_STORE, Store, data_root, store_root
+
+if TYPE_CHECKING:
+    from harness.plan import Plan
 
 
 def recipe_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -104,21 +107,33 @@ def plan(recipe: str, overrides: tuple[str, ...], store: str | None, data_root: 
         for job in built.jobs
     ]
     click.echo(tabulate(lines, headers=("#", "state", "job", "after"), tablefmt="simple"))
-    training = built.recipe.training
-    click.echo(
-        f"\nEach run: {training.steps} steps × {training.batch_examples} examples of at most"
-        f" {training.max_length} tokens ({training.dtype}); engine {built.recipe.engine}; store {built.store.root}"
-    )
-    from harness.memory import describe
+    click.echo(f"\nEngine {built.recipe.engine}; store {built.store.root}")
+    for line in costs(built):
+        click.echo(line)
 
-    tokens = training.steps * training.batch_examples * training.max_length
-    click.echo(
-        f"Global batch: {training.batch_examples} examples, at most {training.batch_examples * training.max_length:,}"
-        f" tokens; each run sees at most {tokens:,} tokens"
-    )
+
+def costs(built: Plan) -> list[str]:
+    """What training takes, for each model that is trained: steps, batch, tokens; memory where its shape is known."""
+    from harness.memory import describe
+    from harness.recipe_file import override
+
+    lines = []
     for model in built.recipe.models:
-        if told := describe(model, training, built.recipe.launcher):
-            click.echo(told)
+        runs = [p.config.training for p in built.runs if p.model == model.name and p.config.strategy.name != "none"]
+        if not runs:
+            continue
+        recipe = override(built.recipe, model.overrides)
+        training = recipe.training
+        batch = training.batch_examples * training.max_length
+        total = sum(run.steps * run.batch_examples * run.max_length for run in runs)
+        lines.append(
+            f"{model.name}: {len(runs)} runs, each of {training.steps} steps × {training.batch_examples} examples of at"
+            f" most {training.max_length} tokens ({training.dtype}) unless its row says otherwise. Global batch: at"
+            f" most {batch:,} tokens; a run sees at most {training.steps * batch:,} tokens, all of them {total:,}"
+        )
+        if told := describe(model, training, recipe.launcher):
+            lines.append(told)
+    return lines
 
 
 @click.command()

@@ -6,10 +6,12 @@ Bytes on each of n processes, for P parameters of which T learn (``training.free
     gradients      4 T       T / n under fsdp2
     AdamW          8 T       two moments; T / n under fsdp2
     one layer      4 P / L   under fsdp2: gathered while it computes, once more on its way
-    activations    for R rows of N tokens, width H, L layers, and I neurons that a token meets in a layer (2 bytes a
-                   number under bfloat16, else 4; the residual stream is float32):
-                   one layer's own, R N (12 H + 4 I), in all layers; with activation checkpointing in one layer, and
-                   the residual stream R N H at the beginning of each
+    activations    for R rows of N tokens, width H, L layers, Q numbers in a token's queries, and I neurons that it
+                   meets in a layer (2 bytes a number under bfloat16, else 4; the residual stream is float32):
+                   one layer's own, R N (8 H + 4 Q + 4 I), in all layers; with activation checkpointing in one layer,
+                   and the residual stream R N H at the beginning of each
+    squares        stick-breaking attention (MoLM) keeps N × N numbers for each of a token's q query heads: 32 R q N²
+                   while a layer is computed (eight float32 at the peak, as measured), in as many layers as above
     output layer   three chunks of logits of 32 MB
 
 An estimate: allocators, kernels' workspace and buffers of the communication come on top, some GB.
@@ -27,40 +29,74 @@ _LOGITS = 3 * 32 * (1 << 20)
 
 @dataclass(frozen=True)
 class Shape:
-    """A mixture of experts in a Llama-like model.
+    """A mixture of experts.
 
     Attributes:
         width: H.
         layers: L.
+        vocabulary: tokens; the output layer is not tied.
+        attention: parameters of a layer's projections, biases included.
+        queries: Q, of all the heads that compute a token's attention.
         neurons: of all experts of a layer.
         experts, selected: of a layer, and of a token.
-        vocabulary: tokens; the output layer is not tied.
-        router: parameters of a layer's router, noise weights included.
+        router: parameters of a layer's routers, noise weights included.
+        gated: whether an expert has a gate projection beside those up and down.
+        norm: parameters of a norm; a layer has two, and the model one more.
+        squares: q, query heads of a token whose attention is kept as N × N numbers.
     """
 
     width: int
     layers: int
+    vocabulary: int
+    attention: int
+    queries: int
     neurons: int
     experts: int
     selected: int
-    vocabulary: int
     router: int
+    gated: bool
+    norm: int
+    squares: int = 0
 
     @property
     def parameters(self) -> int:
-        attention, experts, norms = 4 * self.width**2, 3 * self.width * self.neurons, 2 * self.width
-        layer = attention + experts + norms + self.router
-        return self.layers * layer + 2 * self.vocabulary * self.width + self.width
+        experts = (3 if self.gated else 2) * self.width * self.neurons
+        layer = self.attention + experts + self.router + 2 * self.norm
+        return self.layers * layer + 2 * self.vocabulary * self.width + self.norm
 
     def learning(self, freeze: str) -> int:
-        """Parameters that learn: ``paper`` also keeps the experts' gate projections."""
-        held = {"none": 0, "router": self.router, "paper": self.router + self.width * self.neurons}[freeze]
+        """Parameters that learn: ``paper`` also keeps the experts' gate projections, where they have some."""
+        gates = self.width * self.neurons if self.gated else 0
+        held = {"none": 0, "router": self.router, "paper": self.router + gates}[freeze]
         return self.parameters - self.layers * held
 
 
+def _llama_moe(experts: int, selected: int) -> Shape:
+    """LLaMA-2 7B with its 11,008 neurons divided; the router is linear, tanh, linear (no bias), with noise weights."""
+    router = 2 * 4096 * experts + experts**2
+    return Shape(4096, 32, 32000, 4 * 4096**2, 4096, 11008, experts, selected, router, gated=True, norm=4096)
+
+
+def _molm(layers: int, selected: int) -> Shape:
+    """MoLM: 16 attention modules and 32 feed-forward ones a layer, each kind with a router (linear, GELU, linear).
+
+    Blocks and modules are the model card's; the widths are those at which the parameters, in all and at work on a
+    token, are the card's (4 and 8 billion; 350 and 700 million), and 64 is taken for the width of a head.
+    """
+    width, inner, heads = 1024, 1024, 16
+    modules = 2 * width * inner * 16 + 2 * (width + 1) * inner  # queries in and out, and shared keys and values
+    router = 2 * (width + 1) * 256 + 256 * (16 + 32)
+    return Shape(width, layers, 50295, modules, selected * inner, 32 * 2048, 32, selected, router, gated=False,
+                 norm=2 * width, squares=selected * heads)  # fmt: skip
+
+
 SHAPES = {
-    # 8 experts of 1,376 neurons; the router is linear (no bias), tanh, linear, and has noise weights
-    "llama-moe/LLaMA-MoE-v1-3_5B-2_8": Shape(4096, 32, 11008, 8, 2, 32000, 2 * 4096 * 8 + 64),
+    "llama-moe/LLaMA-MoE-v1-3_5B-2_8": _llama_moe(8, 2),
+    "llama-moe/LLaMA-MoE-v1-3_5B-4_16": _llama_moe(16, 4),
+    "llama-moe/LLaMA-MoE-v1-3_0B-2_16": _llama_moe(16, 2),
+    "ibm/MoLM-350M-4B": _molm(24, 2),
+    "ibm/MoLM-700M-4B": _molm(24, 4),
+    "ibm/MoLM-700M-8B": _molm(48, 2),
 }
 """Published checkpoints by hub id."""
 
@@ -77,10 +113,11 @@ def memory_per_process(shape: Shape, training: Training, launcher: Launcher) -> 
     tokens = training.rows_per_forward * training.max_length
     number = 2 if training.dtype == "bfloat16" else 4
     met = shape.neurons * shape.selected // shape.experts
-    own = tokens * (12 * shape.width + 4 * met) * number
-    activations = own * shape.layers
+    own = tokens * (8 * shape.width + 4 * shape.queries + 4 * met) * number
+    squares = 32 * shape.squares * tokens * training.max_length
+    activations, kept = own * shape.layers, squares * shape.layers
     if training.gradient_checkpointing:
-        activations = own + 4 * tokens * shape.width * shape.layers
+        activations, kept = own + 4 * tokens * shape.width * shape.layers, squares
     parts = {
         "weights": 4 * whole / share,
         "gradients": 4 * learning / share,
@@ -88,6 +125,8 @@ def memory_per_process(shape: Shape, training: Training, launcher: Launcher) -> 
         "activations": float(activations),
         "output layer": float(_LOGITS),
     }
+    if kept:
+        parts["squares"] = float(kept)
     if share > 1:
         parts["gathered layers"] = 2 * 4 * whole / shape.layers
     return parts

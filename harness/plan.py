@@ -173,9 +173,10 @@ class _Builder:
         if not self.recipe.data.sources:
             raise MoemixError("`data.sources` is empty: a mixture needs sources", where=f"recipe {self.recipe.name}")
         for model in self.recipe.models:
-            for strategy in self.recipe.strategies:
-                for seed in self.recipe.seeds:
-                    self._run(model, strategy, seed)
+            recipe = override(self.recipe, model.overrides)
+            for strategy in recipe.strategies:
+                for seed in recipe.seeds:
+                    self._run(recipe, model, strategy, seed)
         return Plan(self.recipe, self.store, self.root, tuple(self.jobs.values()), tuple(self.planned.values()))
 
     def _fingerprints(self, sources: tuple[Source, ...]) -> dict[str, str]:
@@ -185,17 +186,18 @@ class _Builder:
                 self.known[key] = fingerprint(source, self.root)
         return {source.name: self.known[source.model_dump_json()] for source in sources}
 
-    def _model(self, model: Model) -> tuple[str, Path]:
+    def _model(self, recipe: Recipe, model: Model) -> tuple[str, Path]:
         """Adds the job that makes a model; its job id and checkpoint folder."""
         sources: tuple[Source, ...] = ()
         fingerprints: dict[str, str] = {}
         if isinstance(model, TinyModel):
-            sources = model.pretrain.sources if model.pretrain else self.recipe.data.sources
+            sources = model.pretrain.sources if model.pretrain else recipe.data.sources
         elif isinstance(model, UpcycledModel | SplitModel) and model.reads_sources:
-            sources = self.recipe.data.sources
+            sources = recipe.data.sources
         if not isinstance(model, TinyModel):
             fingerprints |= _checkpoint_fingerprint(model.source)
         fingerprints |= self._fingerprints(sources)
+        model = model.model_copy(update={"overrides": {}})
         config = ModelConfig(model=model, sources=sources, fingerprints=fingerprints)
         folder = self.store.model_folder(config)
         job_id = f"model:{config.id}"
@@ -204,19 +206,23 @@ class _Builder:
         self.jobs.setdefault(job_id, Job(job_id, "model", f"make model {model.name}", command, (), folder, create))
         return job_id, folder / "checkpoint"
 
-    def _run(self, model: Model, strategy: Strategy, seed: int) -> PlannedRun:
-        """Adds a run's jobs, and before them the run that its strategy needs."""
-        recipe = override(self.recipe, strategy.overrides)
+    def _run(self, base: Recipe, model: Model, strategy: Strategy, seed: int) -> PlannedRun:
+        """Adds a run's jobs, and before them the run that its strategy needs.
+
+        Args:
+            base: the recipe as it is for this model.
+        """
+        recipe = override(base, strategy.overrides)
         rule = stage_function("trainers.mixing", "load_strategy")(strategy.name, **strategy.options)
         after, reference = [], None
         if rule.needs:
-            reference = self._run(model, self._strategy(rule.needs, wanted_by=strategy.label), seed)
+            reference = self._run(base, model, self._strategy(base, rule.needs, wanted_by=strategy.label), seed)
             after.append(f"train:{reference.config.id}")
-        model_job, checkpoint = self._model(model)
+        model_job, checkpoint = self._model(base, model)
         config = RunConfig(
             model_id=model_job.removeprefix("model:"),
             strategy=strategy.model_copy(update={"options": dataclasses.asdict(rule), "overrides": {}}),
-            seed=seed if rule.trains else self.recipe.seeds[0],
+            seed=seed if rule.trains else base.seeds[0],
             sources=recipe.data.sources,
             data_seed=recipe.data.seed,
             fingerprints=self._fingerprints(recipe.data.sources),
@@ -243,30 +249,30 @@ class _Builder:
                 launcher=recipe.launcher if rule.trains else Launcher(),
             )
             evaluations = {
-                suite: self._evaluation(run, train_job, suite, strategy) for suite in recipe.evaluation.suites
+                suite: self._evaluation(base, run, train_job, suite, strategy) for suite in recipe.evaluation.suites
             }
-            judgings = {bench: self._judging(run, train_job, bench, strategy) for bench in recipe.judging.benches}
+            judgings = {bench: self._judging(base, run, train_job, bench, strategy) for bench in recipe.judging.benches}
             self.planned[config.id] = PlannedRun(run, config, model.name, evaluations, judgings)
         return self.planned[config.id]
 
-    def _strategy(self, name: str, *, wanted_by: str) -> Strategy:
+    def _strategy(self, recipe: Recipe, name: str, *, wanted_by: str) -> Strategy:
         """The recipe's row for a strategy that another one needs, or a plain one where the recipe has none.
 
         Of several rows it is the one that is called like the strategy.
         """
-        rows = [row for row in self.recipe.strategies if row.name == name]
+        rows = [row for row in recipe.strategies if row.name == name]
         rows = [row for row in rows if row.label == name] or rows
         if len(rows) > 1:
             raise MoemixError(
                 f"strategy {wanted_by!r} needs a finished {name!r} run, and the recipe has several",
-                where=f"recipe {self.recipe.name}",
+                where=f"recipe {recipe.name}",
                 hint=f"labels: {', '.join(row.label for row in rows)}",
             )
         return rows[0] if rows else Strategy(name=name)
 
-    def _evaluation(self, run: Run, train_job: str, suite: str, strategy: Strategy) -> Path:
+    def _evaluation(self, recipe: Recipe, run: Run, train_job: str, suite: str, strategy: Strategy) -> Path:
         """Adds the job that scores a run's checkpoint on a suite; the folder of its results."""
-        evaluation, engine = self.recipe.evaluation, self.recipe.engine
+        evaluation, engine = recipe.evaluation, recipe.engine
         request = EvalRequest(
             suite=suite,
             suite_hash=stage_function("evals.suites", "suite_hash")(suite),
@@ -287,15 +293,15 @@ class _Builder:
         self.jobs[job_id] = Job(job_id, "eval", title, tuple(command), (train_job,), folder, run=run.folder)
         return folder
 
-    def _judging(self, run: Run, train_job: str, bench: str, strategy: Strategy) -> Path:
+    def _judging(self, recipe: Recipe, run: Run, train_job: str, bench: str, strategy: Strategy) -> Path:
         """Adds the job that answers and judges a bench, and the one that makes the judge; the folder of its results."""
-        judging, evaluation, engine = self.recipe.judging, self.recipe.evaluation, self.recipe.engine
+        judging, evaluation, engine = recipe.judging, recipe.evaluation, recipe.engine
         after = [train_job]
         command = ["judge", str(run.checkpoint), "--bench", bench, "--engine", engine, "--dtype", evaluation.dtype]
         command += ["--model-name", run.folder.name, "--seed", str(evaluation.seed)]
         command += ["--max-tokens", str(judging.max_tokens), "--protocol", judging.protocol]
         if isinstance(judging.judge, CheckpointModel):
-            judge_job, checkpoint = self._model(judging.judge)
+            judge_job, checkpoint = self._model(recipe, judging.judge)
             after.append(judge_job)
             command += ["--judge-checkpoint", str(checkpoint)]
         elif judging.judge_model is not None:

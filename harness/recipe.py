@@ -209,11 +209,17 @@ class Pretrain(Strict):
     training: Training
 
 
-class TinyModel(Strict):
+class Named(Strict):
+    """What every model has, however it is made."""
+
+    name: str
+    overrides: dict[str, Any] = Field(default_factory=dict, description="`a.b: c` changes to the recipe for this model")
+
+
+class TinyModel(Named):
     """A small MoE with random weights from an architecture's configuration, pretrained if asked."""
 
     kind: Literal["tiny"]
-    name: str
     architecture: str = Field("mixtral", description="a transformers model type")
     config: dict[str, Any] = Field(default_factory=dict, description="fields of the architecture's configuration")
     tokenizer: Tokenizer = Tokenizer()
@@ -221,11 +227,10 @@ class TinyModel(Strict):
     seed: int = 0
 
 
-class UpcycledModel(Strict):
+class UpcycledModel(Named):
     """A dense checkpoint whose feed-forward blocks are copied into experts (sparse upcycling)."""
 
     kind: Literal["upcycle"]
-    name: str
     source: str = Field(description="a checkpoint folder, a hub id, or `package:NAME` for a Python package's weights")
     revision: str | None = None
     experts: int = Field(4, ge=2)
@@ -239,11 +244,10 @@ class UpcycledModel(Strict):
         return self.router_init == "data"
 
 
-class SplitModel(Strict):
+class SplitModel(Named):
     """A dense checkpoint whose feed-forward neurons are divided among experts (the LLaMA-MoE way)."""
 
     kind: Literal["split"]
-    name: str
     source: str = Field(description="a checkpoint folder, a hub id, or `package:NAME` for a Python package's weights")
     revision: str | None = None
     experts: int = Field(8, ge=2)
@@ -260,11 +264,10 @@ class SplitModel(Strict):
         return self.router_init == "data" or self.partition == "clustered"
 
 
-class CheckpointModel(Strict):
+class CheckpointModel(Named):
     """An existing MoE checkpoint, used as it is."""
 
     kind: Literal["checkpoint"]
-    name: str
     source: str = Field(description="a checkpoint folder or a hub id")
     revision: str | None = None
     chat_template: Literal["vicuna"] | None = Field(

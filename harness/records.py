@@ -80,7 +80,9 @@ class ModelConfig(Strict):
 
     @property
     def id(self) -> str:
-        return f"{self.model.name}-{hash_value(self.model_dump(mode='json'))[:12]}"
+        identity = self.model_dump(mode="json")
+        identity["model"].pop("overrides")
+        return f"{self.model.name}-{hash_value(identity)[:12]}"
 
 
 class ModelManifest(Record):

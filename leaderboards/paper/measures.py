@@ -117,7 +117,7 @@ def measure(experiments: Experiments, model: str, strategy: str, quantity: str) 
                 numbers[planned.config.seed] = _weight(experiments, planned, name)
         except NotMeasured as reason:
             missing[str(reason)] = None
-    trained = strategy != "none"
+    trained = planned_runs[0].config.strategy.name != "none"
     return Measured(vectors, numbers, tuple(missing), trained)
 
 

@@ -14,7 +14,8 @@ class Preset:
 
     Attributes:
         recipe: holds every row of every table and figure, under the labels of ``specs``.
-        models: the paper's model → the recipe's; a model that is left out is not run at this scale.
+        models: the paper's model → the recipe's, several where published ones stand beside the one that is trained; a
+            model that is left out is not run at this scale.
         suite: the suite that every checkpoint is scored on.
         columns: the paper's column → the suite's.
         sources: the paper's source → the recipe's.
@@ -26,7 +27,7 @@ class Preset:
 
     name: str
     recipe: str
-    models: Mapping[str, str]
+    models: Mapping[str, tuple[str, ...]]
     suite: str
     columns: Mapping[str, str]
     sources: Mapping[str, str]
@@ -44,7 +45,7 @@ PRESETS = {
     "mini": Preset(
         name="mini",
         recipe="paper/mini",
-        models={"llama_moe": "tiny"},
+        models={"llama_moe": ("tiny",)},
         suite="quickstart",
         columns={"qa": "facts", "bbh": "words", "gsm8k": "math", "mbpp": "code", "kr_average": "average"},
         sources=_SOURCES,
@@ -60,7 +61,7 @@ PRESETS = {
     "smol": Preset(
         name="smol",
         recipe="paper/smol",
-        models={"llama_moe": "smollm2-4x135m"},
+        models={"llama_moe": ("smollm2-4x135m",)},
         suite="paper_kr",
         columns=_KR,
         task_prefix=_BBH,
@@ -75,7 +76,7 @@ PRESETS = {
     "full": Preset(
         name="full",
         recipe="paper/full",
-        models={"llama_moe": "llama_moe", "molm": "molm"},
+        models={"llama_moe": ("llama-moe-3.5b-2of8", "llama-moe-3.5b-2of8-sft"), "molm": ("molm-700m-4b",)},
         suite="paper_kr",
         columns=_KR,
         task_prefix=_BBH,

@@ -37,8 +37,8 @@ class Experiments:
         """The runs of a strategy on a model of the paper, one a seed."""
         if self.plan is None:
             return []
-        name = self.preset.models.get(model)
-        return [p for p in self.plan.runs if p.model == name and p.config.strategy.label == strategy]
+        names = self.preset.models.get(model, ())
+        return [p for p in self.plan.runs if p.model in names and p.config.strategy.label == strategy]
 
     def why_none(self, model: str, strategy: str) -> str:
         """Why :meth:`runs` is empty."""

@@ -13,19 +13,21 @@ from harness.recipe_file import load_recipe
 
 def test_the_plan_of_the_papers_setting_tells_batch_tokens_and_memory_offline(tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    said = CliRunner().invoke(plan, ["paper/llama_moe", "--store", str(tmp_path / "runs")], catch_exceptions=False)
+    said = CliRunner().invoke(plan, ["paper/full", "--store", str(tmp_path / "runs")], catch_exceptions=False)
     assert said.exit_code == 0
     assert "train dynamic on llama-moe-3.5b-2of8" in said.output
-    assert "Global batch: 128 examples, at most 262,144 tokens" in said.output
-    assert "524,288,000 tokens" in said.output
-    assert "6.74 billion parameters, 5.30 billion of them learn" in said.output
-    assert "on each of 4 processes (fsdp2)" in said.output
+    assert "2000 steps × 128 examples of at most 2048 tokens (bfloat16)" in said.output
+    assert said.output.count("Global batch: at most 262,144 tokens; a run sees at most 524,288,000 tokens") == 2
+    assert "llama-moe-3.5b-2of8: 6.74 billion parameters, 5.30 billion of them learn" in said.output
+    assert "molm-700m-4b: 4.19 billion parameters, 4.18 billion of them learn" in said.output
+    assert said.output.count("on each of 4 processes (fsdp2)") == 2
+    assert "train public_sft on llama-moe-3.5b-2of8-sft" in said.output
     assert not (tmp_path / "runs").exists()
 
 
 def test_shards_divide_what_replicas_hold_whole():
     shape = SHAPES["llama-moe/LLaMA-MoE-v1-3_5B-2_8"]
-    training = load_recipe("paper/llama_moe").training
+    training = load_recipe("paper/full").training
     whole = memory_per_process(shape, training, Launcher(processes=4))
     parts = memory_per_process(shape, training, Launcher(processes=4, strategy="fsdp2"))
     for name in ("weights", "gradients", "optimizer"):
@@ -33,3 +35,13 @@ def test_shards_divide_what_replicas_hold_whole():
     assert sum(whole.values()) > 80e9 > sum(parts.values())
     unfrozen = memory_per_process(shape, Training(freeze="none"), Launcher())
     assert unfrozen["weights"] + unfrozen["gradients"] + unfrozen["optimizer"] == pytest.approx(16 * 6.7389e9, rel=1e-3)
+
+
+def test_attention_over_squares_is_counted_and_checkpointing_keeps_one_layer_of_it():
+    training = load_recipe("paper/full").training
+    molm, llama_moe = SHAPES["ibm/MoLM-700M-4B"], SHAPES["llama-moe/LLaMA-MoE-v1-3_5B-2_8"]
+    one = memory_per_process(molm, training, Launcher())["squares"]
+    assert one == 4 * (4 * 16) * 2048**2 * 4 * 8  # rows, query heads, a square of float32, eight of them
+    whole = memory_per_process(molm, training.model_copy(update={"gradient_checkpointing": False}), Launcher())
+    assert whole["squares"] == 24 * one
+    assert "squares" not in memory_per_process(llama_moe, training, Launcher())

@@ -57,6 +57,21 @@ def test_of_several_rows_the_one_called_like_the_strategy_is_meant(tmp_path):
         plan(tmp_path, [*rows, {"name": "dynamic", "label": "fast", "options": {"eta": 100}}])
 
 
+def test_a_model_may_change_the_recipe_for_itself_and_is_the_same_model(tmp_path):
+    plain = {"kind": "tiny", "name": "plain"}
+    other = {"kind": "tiny", "name": "other", "overrides": {"mixing.interval": 7, "strategies": ["uniform", "dynamic"]}}
+    made = plan(tmp_path, ["none", "dynamic"], models=[plain, other])
+    rows = [(r.model, r.config.strategy.label, r.config.mixing.interval) for r in made.runs]
+    assert rows == [
+        ("plain", "none", 100),
+        ("plain", "dynamic", 100),
+        ("other", "uniform", 100),
+        ("other", "dynamic", 7),
+    ]
+    again = plan(tmp_path, ["dynamic"], models=[{"kind": "tiny", "name": "other"}])
+    assert {r.config.model_id for r in made.runs if r.model == "other"} == {again.runs[0].config.model_id}
+
+
 def test_another_reference_is_another_run(tmp_path):
     ids = [
         next(r.config.id for r in plan(tmp_path, [row, "ref_loss"]).runs if r.config.strategy.label == "ref_loss")

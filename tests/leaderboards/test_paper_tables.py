@@ -16,8 +16,10 @@ from scipy import stats
 
 from harness.errors import MoemixError
 from harness.files import read_json
+from harness.recipe_file import load_recipe, override
 from leaderboards.mixture import read_trajectory
 from leaderboards.paper.figures import figure_data, figure_names
+from leaderboards.paper.presets import PRESETS
 from leaderboards.paper.report import write_report
 from leaderboards.paper.runs import Experiments
 from leaderboards.paper.tables import fill
@@ -112,6 +114,24 @@ def test_every_job_of_every_target_is_planned_once_and_in_order(done, fresh):
     assert {job.kind for job in jobs} == {"model", "train", "eval", "judge", "gate-load"}
     everything = done.jobs(need for name in figure_names() for need in needs(name))
     assert all(job.done for job in everything if job.kind != "model")
+
+
+@pytest.mark.parametrize("name", sorted(PRESETS))
+def test_every_row_of_every_target_is_a_row_of_the_presets_recipe(tmp_path, name):
+    recipe = load_recipe(PRESETS[name].recipe)
+    rows = {
+        (model, strategy.label)
+        for model, names in PRESETS[name].models.items()
+        for held in recipe.models
+        if held.name in names
+        for strategy in override(recipe, held.overrides).strategies
+    }
+    targets = [*(f"table{i}" for i in range(1, 11)), *figure_names()]
+    wanted = {(model, strategy) for target in targets for model, strategy, _ in needs(target)}
+    assert {row for row in wanted if row[0] in PRESETS[name].models} <= rows
+    if name == "full":
+        assert wanted == rows, "the paper's setting has nothing that the paper does not show"
+        assert set(PRESETS[name].sources.values()) == {source.name for source in recipe.data.sources}
 
 
 def test_mini_stays_within_what_two_hours_allow(fresh):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,12 @@ import torch
 from published_models import Published, write_weights
 from safetensors.torch import load_file
 from small_runs import byte_tokenizer
-from transformers import AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from harness.errors import MoemixError
+from harness.memory import SHAPES
 from trainers.models.checkpoints import load_checkpoint
+from trainers.optimizer import freeze
 from trainers.packing_check import check_packing
 from trainers.routers import RouterObserver
 
@@ -203,3 +206,39 @@ def test_a_configuration_that_is_not_implemented_is_refused(
     byte_tokenizer().save_pretrained(folder)
     with pytest.raises(MoemixError, match=message):
         load_checkpoint(str(folder))
+
+
+LLAMA_2 = {"vocab_size": 32000, "hidden_size": 4096, "intermediate_size": 11008, "num_attention_heads": 32}
+MOLM = {"n_embd": 1024, "att_hidden": 1024, "ffd_hidden": 2048, "n_head": 16, "n_att_experts": 16, "n_mlp_experts": 32}
+
+
+@pytest.mark.parametrize(
+    ("hub", "kind", "settings"),
+    [
+        ("llama-moe/LLaMA-MoE-v1-3_5B-2_8", "llama_moe", LLAMA_2 | {"num_experts": 8, "num_selects": 2}),
+        ("llama-moe/LLaMA-MoE-v1-3_5B-4_16", "llama_moe", LLAMA_2 | {"num_experts": 16, "num_selects": 4}),
+        ("ibm/MoLM-700M-4B", "moduleformer", MOLM | {"k_att": 4, "k_mlp": 4}),
+    ],
+)
+def test_the_shapes_that_a_plan_reckons_with_are_those_of_the_model_code(hub: str, kind: str, settings: dict[str, int]):
+    config = AutoConfig.for_model(kind, num_hidden_layers=2, **settings)
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+    shape = dataclasses.replace(SHAPES[hub], layers=2)
+    assert shape.parameters == sum(p.numel() for p in model.parameters())
+    for frozen in ("none", "router", "paper"):
+        for parameter in model.parameters():
+            parameter.requires_grad_(True)
+        freeze(model, frozen)  # type: ignore[arg-type]
+        assert shape.learning(frozen) == sum(p.numel() for p in model.parameters() if p.requires_grad), frozen
+
+
+def test_molm_has_the_parameters_that_its_cards_tell():
+    """The widths behind the shapes are inferred from these."""
+    for hub, billions, active in (("350M-4B", 4, 350), ("700M-4B", 4, 700), ("700M-8B", 8, 700)):
+        shape = SHAPES[f"ibm/MoLM-{hub}"]
+        outside = 2 * shape.vocabulary * shape.width
+        assert round((shape.parameters - outside) / 1e9) == billions
+        shared = 2 * shape.width * shape.width  # keys and values
+        met = 2 * shape.width * (shape.queries + shape.selected * shape.neurons // shape.experts) + shared
+        assert abs(shape.layers * met / 1e6 - active) < 50
