@@ -111,6 +111,8 @@ def measure(experiments: Experiments, model: str, strategy: str, quantity: str) 
         try:
             if kind in ("score", "task"):
                 vectors[planned.config.seed] = _scores(experiments, planned, kind, name)
+            elif kind == "kind":
+                vectors[planned.config.seed] = _of_kind(experiments, planned, name)
             elif kind == "judge":
                 vectors[planned.config.seed] = _judged(experiments, planned, name)
             else:
@@ -156,6 +158,24 @@ def _scores(experiments: Experiments, planned: PlannedRun, kind: str, name: str)
         evaluation.column(found_name)  # checks the samples against the summary
     found = {key: evaluation.scores(key) for key in shares}
     return tuple(Vector(shares[key], held.questions, held.values, held.clusters) for key, held in found.items())
+
+
+def _of_kind(experiments: Experiments, planned: PlannedRun, title: str) -> tuple[Vector, ...]:
+    """Those questions of the column that stands for BBH whose right answer begins as the preset says."""
+    require(experiments, planned, SCORES)
+    evaluation = Evaluation.open(experiments.scores(planned))
+    vectors = []
+    for key in evaluation.column(experiments.preset.columns["bbh"]):
+        held = evaluation.scores(key)
+        start = experiments.preset.subtasks[title]
+        lines = [line for line in read_jsonl(held.path) if str(line.get("target")).startswith(start)]
+        kept = held.on({(line["doc_id"], line["doc_hash"]) for line in lines})
+        if kept.questions:
+            vectors.append((len(kept.questions), kept))
+    if not vectors:
+        raise NotMeasured(f"no question of {title}")
+    total = sum(count for count, _ in vectors)
+    return tuple(Vector(count / total, kept.questions, kept.values, kept.clusters) for count, kept in vectors)
 
 
 def _judged(experiments: Experiments, planned: PlannedRun, name: str) -> tuple[Vector, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from harness.errors import unknown
 
@@ -20,6 +20,8 @@ class Preset:
         columns: the paper's column → the suite's.
         sources: the paper's source → the recipe's.
         task_prefix: of the suite's tasks for the paper's BBH subtasks; None where it has none.
+        subtasks: kinds of questions of the column that stands for BBH, shown below the paper's subtasks: their title
+            and how the right answer to each of them begins.
         bench: questions of the open-ended judging, one of the recipe's ``judging.benches``.
         judge_title: what the judging is, where it is not MT-Bench under GPT-4.
         notes: what a reader has to know before comparing.
@@ -34,6 +36,7 @@ class Preset:
     bench: str
     judge_title: str = ""
     task_prefix: str | None = None
+    subtasks: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
 
@@ -45,17 +48,23 @@ PRESETS = {
     "mini": Preset(
         name="mini",
         recipe="paper/mini",
-        models={"llama_moe": ("tiny",)},
+        models={"llama_moe": ("tiny",), "molm": ("tiny-molm",)},
         suite="quickstart",
         columns={"qa": "facts", "bbh": "words", "gsm8k": "math", "mbpp": "code", "kr_average": "average"},
         sources=_SOURCES,
         bench="quickstart",
         judge_title="share of checkable turns that a fixed grader finds right, 0 to 1",
+        subtasks={
+            "Words: the first": "The first is ",
+            "Words: the last": "The last is ",
+            "Words: repeated": "Again: ",
+            "Words: reversed": "In reverse: ",
+        },
         notes=(
-            "Preset mini: in the place of the paper's LLaMA-MoE stands a Mixtral-shaped model of some two million"
-            " parameters, pretrained on the spot, in the quickstart's generated world. Facts stands for QA, Words for"
-            " BBH, Math for GSM8K, Code for MBPP; nothing stands for MMLU, and no MoLM is run. Differences to the"
-            " paper's figures are printed for completeness: models, data and questions are others.",
+            "Preset mini: models of some one and a half million parameters, pretrained on the spot in the quickstart's"
+            " generated world; a Mixtral-shaped one stands in the place of the paper's LLaMA-MoE, a ModuleFormer in"
+            " that of MoLM. Facts stands for QA, Words for BBH, Math for GSM8K, Code for MBPP; nothing stands for MMLU."
+            " Differences to the paper's figures are printed for completeness: models, data and questions are others.",
         ),
     ),
     "smol": Preset(

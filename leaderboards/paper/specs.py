@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from harness.errors import unknown
@@ -65,8 +65,8 @@ class Column:
     """A quantity of a run.
 
     Attributes:
-        quantity: ``score:gsm8k`` (a column of the suite), ``task:…`` (one task of it), ``judge:average`` (or a turn),
-            ``weight:sharegpt`` (final, of a source).
+        quantity: ``score:gsm8k`` (a column of the suite), ``task:…`` (one task of it), ``kind:…`` (one of the preset's
+            own subtasks), ``judge:average`` (or a turn), ``weight:sharegpt`` (final, of a source).
         percent: whether the figure is 100 times the recorded value.
     """
 
@@ -103,6 +103,13 @@ def table_spec(name: str) -> TableSpec:
     if name not in _TABLES:
         raise unknown("table of the paper", name, _TABLES)
     return _TABLES[name](name, published()[name])
+
+
+def with_own_subtasks(spec: TableSpec, titles: Iterable[str]) -> TableSpec:
+    """Table 10 with a preset's own subtasks, of which the paper knows nothing, before the average."""
+    own = tuple(Column(title, title, f"kind:{title}") for title in titles) if spec.name == "table10" else ()
+    figures = spec.figures | {(line.key, column.key): None for line in spec.lines for column in own}
+    return replace(spec, columns=(*spec.columns[:-1], *own, spec.columns[-1]), figures=figures)
 
 
 def interval_label(interval: str) -> str:

@@ -11,7 +11,7 @@ import numpy as np
 
 from leaderboards.paper.measures import NO_COUNTERPART, Measured, measure, setting
 from leaderboards.paper.runs import Experiments
-from leaderboards.paper.specs import Column, Line, TableSpec, table_spec
+from leaderboards.paper.specs import Column, Line, TableSpec, table_spec, with_own_subtasks
 from leaderboards.pooling import cautious_detectable, cautious_p, pooled
 from leaderboards.statistics import ALPHA, Estimate, holm
 
@@ -71,7 +71,7 @@ class PaperTable:
 
 def fill(name: str, experiments: Experiments) -> PaperTable:
     """A table of the paper beside what the store holds."""
-    spec = table_spec(name)
+    spec = with_own_subtasks(table_spec(name), experiments.preset.subtasks)
     measured = {(line, column): _measured(experiments, line, column) for line in spec.lines for column in spec.columns}
     cells = {}
     for (line, column), found in measured.items():
@@ -171,20 +171,34 @@ def _notes(table: PaperTable, experiments: Experiments, measured: Mapping[tuple[
         told = (f"{c.title} {table.detectable[c.key]:.1f}" if c.percent else f"{c.title} {table.detectable[c.key]:.2f}"
                 for c in table.spec.columns if c.key in table.detectable)  # fmt: skip
         notes.append(f"Detectable difference to Uniform (80 % power after correction): {', '.join(told)}.")
-    if any(found.missing for found in measured.values()):
-        missing: dict[str, list[str]] = {}
-        for (line, column), found in measured.items():
-            for reason in found.missing:
-                others = [measured[line, other].missing for other in table.spec.columns]
-                whole = all(reason in held or (held and NO_COUNTERPART in held[0]) for held in others)
-                at = line.key.strip("/") if whole else f"{line.key.strip('/')} {column.title}"
-                if at not in missing.setdefault(reason, []):
-                    missing[reason].append(at)
-        for reason, places in missing.items():
-            shown = ", ".join(places[:6]) + (f" and {len(places) - 6} more" if len(places) > 6 else "")
-            notes.append(f"Missing: {shown}: {reason}.")
+    notes += _missing(table, experiments, measured)
+    return notes
+
+
+def _missing(
+    table: PaperTable, experiments: Experiments, measured: Mapping[tuple[Line, Column], Measured]
+) -> list[str]:
+    """What lacks and why, a line or a column that lacks it everywhere told once; and the command that makes it."""
+    places: dict[str, dict[str, None]] = {}
+    for (line, column), found in measured.items():
+        for reason in found.missing:
+            in_line = all(_lacks(measured[line, other], reason) for other in table.spec.columns)
+            in_column = all(_lacks(measured[other, column], reason) for other in table.spec.lines)
+            place = line.key.strip("/") if in_line else f"{line.key.strip('/')} {column.title}"
+            places.setdefault(reason, {})[column.title if in_column and not in_line else place] = None
+    notes = []
+    for reason, held in places.items():
+        named = list(held)
+        shown = ", ".join(named[:6]) + (f" and {len(named) - 6} more" if len(named) > 6 else "")
+        notes.append(f"Missing: {shown}: {reason}.")
+    if any(NO_COUNTERPART not in reason for reason in places):
         notes.append(
             f"To make what is missing and can be made: moemix paper run {table.spec.name}"
             f" --preset {experiments.preset.name}"
         )
     return notes
+
+
+def _lacks(found: Measured, reason: str) -> bool:
+    """Whether a cell lacks a number for this reason, or has no counterpart to begin with."""
+    return reason in found.missing or any(NO_COUNTERPART in held for held in found.missing)
