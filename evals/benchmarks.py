@@ -188,3 +188,18 @@ DATASETS: dict[tuple[str, str | None], Dataset] = {
     ("moemix/quickstart", "math"): _quickstart("math", {"target": "text"}),
     ("moemix/quickstart", "code"): _quickstart("code", {"tests": "texts"}),
 }
+
+# lm-eval's tasks that these are enough for → their folder under the data root.
+TASKS: dict[str, str] = {
+    "mmlu": "mmlu",
+    "bbh_fewshot": "bbh",
+    "gsm8k": "gsm8k",
+    "gsm8k_cot": "gsm8k",
+    "mbpp": "mbpp",
+    "arc_easy": "arc",
+    "arc_challenge": "arc",
+    "boolq": "boolq",
+    "humaneval": "humaneval",
+    "ifeval": "ifeval",
+    "agieval_aqua_rat": "aqua",
+}

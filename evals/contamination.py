@@ -8,12 +8,22 @@ twice as long as the question, cover at least ``SHARE`` of the question's.
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from harness.errors import MoemixError
+
+Numbers = NDArray[np.int64]
+Places = Sequence[tuple[int, int]]
+"""Positions in a text, ascending, with the gram at each."""
 
 GRAM = 3  # words; a reworded question keeps most of its short grams and few of its long ones
 SHARE = 0.5
@@ -26,6 +36,10 @@ METHOD = (
     f"with fewer if it stands there word by word, and one of fewer than {MIN_WORDS} words as a whole message or line"
 )
 _WORD = re.compile(r"\w+")
+_BETWEEN = ["", ""]  # no words: no gram reaches from one row into the next
+_MOST_WORDS = 1 << 21  # three numbers of words fit into 63 bits
+_SLOTS = 8  # of the table, for each gram of a question
+_MIX = np.uint64(0x9E3779B97F4A7C15)
 
 
 @dataclass(frozen=True)
@@ -52,32 +66,52 @@ def words_of(text: str) -> list[str]:
 
 
 class QuestionIndex:
-    """Questions by what is looked up in a training row."""
+    """Questions by what is looked up in a training row.
+
+    A gram is a number: that of its first word, times the size of the vocabulary, and so on. A row's grams are made
+    and held against a small table of the questions' in array operations, many rows at a time; only what passes the
+    table is looked up one by one.
+    """
 
     def __init__(self, questions: Sequence[Question]) -> None:
         self.questions = list(questions)
         words = [words_of(question.text) for question in self.questions]
+        self._number: dict[str, int] = {}
+        for token in itertools.chain.from_iterable(words):
+            self._number.setdefault(token, len(self._number) + 1)
+        self._base = len(self._number) + 1
+        if self._base >= _MOST_WORDS:
+            raise MoemixError(f"the questions have {self._base:,} different words; at most {_MOST_WORDS:,} can be held")
+        grams = [self._grams(self._numbered(tokens)).tolist() for tokens in words]
         counts: Counter[int] = Counter()
-        for tokens in words:
-            counts.update(set(_grams(tokens)))
-        postings: defaultdict[int, list[int]] = defaultdict(list)
+        for mine in grams:
+            counts.update(set(mine))
         self._whole: defaultdict[str, list[int]] = defaultdict(list)
-        self._needed: list[int] = []
+        posted: list[tuple[int, int]] = []
+        needed: list[int] = []
         self._rare: list[int] = []
         self._span = [2 * len(tokens) for tokens in words]
         self._joined = [f" {' '.join(tokens)} " for tokens in words]
-        for number, tokens in enumerate(words):
-            rare = {gram for gram in _grams(tokens) if counts[gram] <= COMMON} - _numbers(tokens)
+        for number, (tokens, mine) in enumerate(zip(words, grams, strict=True)):
+            rare = {gram for gram in mine if counts[gram] <= COMMON} - _of_numbers_alone(tokens, mine)
             self._rare.append(len(rare))
-            self._needed.append(max(MIN_GRAMS, math.ceil(SHARE * len(rare))))
+            needed.append(max(MIN_GRAMS, math.ceil(SHARE * len(rare))))
             if len(rare) < MIN_GRAMS:
-                self._needed[-1] = len(rare)
+                needed[-1] = len(rare)
                 if not rare or len(tokens) < MIN_WORDS:
                     self._whole[" ".join(tokens)].append(number)
                     continue
-            for gram in rare:
-                postings[gram].append(number)
-        self._postings = dict(postings)
+            posted += [(gram, number) for gram in rare]
+        posted.sort()
+        self._needed = np.array(needed, dtype=np.int64)
+        self._lengths = {whole.count(" ") + 1 for whole in self._whole}
+        every = np.array(posted, dtype=np.int64).reshape(-1, 2)
+        self._posted = every[:, 1].copy()
+        self._keys, first = np.unique(every[:, 0], return_index=True)
+        self._first = np.append(first, len(posted))
+        self._bits = max(10, (_SLOTS * len(self._keys)).bit_length())
+        self._table = np.zeros(1 << self._bits, dtype=bool)
+        self._table[self._slots(self._keys)] = True
 
     def matches(self, texts: Sequence[str]) -> list[Match]:
         """The questions that stand in a row.
@@ -85,54 +119,98 @@ class QuestionIndex:
         Args:
             texts: the row's messages, or its one text.
         """
-        tokens = [word for text in texts for word in words_of(text)]
-        seen: defaultdict[int, list[tuple[int, int]]] = defaultdict(list)
-        postings = self._postings
-        for position, gram in enumerate(_grams(tokens)):
-            for number in postings.get(gram, ()):
-                seen[number].append((position, gram))
-        row = ""
-        found = []
-        for number, places in seen.items():
-            if len(places) < self._needed[number]:
-                continue
-            covered = _most_in_a_stretch(places, self._span[number])
-            if covered >= self._needed[number]:
-                row = row or f" {' '.join(tokens)} "
-                exact = self._joined[number] in row
-                if not exact and self._rare[number] < MIN_GRAMS:
-                    continue
-                share = 1.0 if exact else covered / self._rare[number]
-                found.append(Match(self.questions[number], "exact" if exact else "near", share))
-        if self._whole:
-            found += [
-                Match(self.questions[number], "exact", 1.0)
-                for whole in dict.fromkeys(filter(None, _wholes(texts)))
-                for number in self._whole.get(whole, ())
-            ]
+        return self.matches_of([texts])[0]
+
+    def matches_of(self, rows: Sequence[Sequence[str]]) -> list[list[Match]]:
+        """The questions that stand in each of many rows, which is much quicker than asking row by row."""
+        tokens: list[str] = []
+        starts, wholes = [], []
+        for texts in rows:
+            starts.append(len(tokens))
+            wholes.append(self._add(texts, tokens))
+            tokens += _BETWEEN
+        starts.append(len(tokens))
+        found: list[list[Match]] = [[] for _ in rows]
+        for row, number, places in self._candidates(tokens, starts):
+            match = self._held(number, places, tokens[starts[row] : starts[row + 1] - len(_BETWEEN)])
+            if match is not None:
+                found[row].append(match)
+        for row, whole in enumerate(wholes):
+            found[row] += [Match(self.questions[number], "exact", 1.0) for number in whole]
         return found
 
+    def _add(self, texts: Sequence[str], tokens: list[str]) -> list[int]:
+        """Append the words of a row; what comes back are the short questions that are a message or a line of it."""
+        whole: dict[int, None] = {}
+        for text in texts:
+            first, count = len(tokens), 0
+            for line in text.lower().splitlines():
+                words = _WORD.findall(line)
+                tokens += words
+                count += bool(words)
+                if len(words) in self._lengths:
+                    whole.update(dict.fromkeys(self._whole.get(" ".join(words), ())))
+            if count > 1 and len(tokens) - first in self._lengths:
+                whole.update(dict.fromkeys(self._whole.get(" ".join(tokens[first:]), ())))
+        return list(whole)
 
-def _grams(tokens: Sequence[str]) -> Iterator[int]:
-    return map(hash, zip(tokens, tokens[1:], tokens[2:], strict=False))
+    def _candidates(self, tokens: Sequence[str], starts: Sequence[int]) -> Iterator[tuple[int, int, Places]]:
+        """Rows with a question of which they have grams enough, wherever they stand; and where those stand."""
+        grams = self._grams(self._numbered(tokens))
+        at = np.flatnonzero(self._table[self._slots(grams)])
+        keys = np.minimum(np.searchsorted(self._keys, grams[at]), len(self._keys) - 1)
+        sure = self._keys[keys] == grams[at] if len(at) else np.zeros(0, dtype=bool)
+        at, keys = at[sure], keys[sure]
+        counts = self._first[keys + 1] - self._first[keys]
+        hits = np.repeat(np.arange(len(at)), counts)  # a hit for each of a gram's questions
+        nth = np.arange(len(hits)) - np.repeat(np.cumsum(counts) - counts, counts)
+        numbers = self._posted[self._first[keys][hits] + nth]
+        rows = np.searchsorted(starts, at[hits], side="right") - 1
+        order = np.lexsort((numbers, rows))  # stable: positions go on ascending
+        hits, numbers, rows = hits[order], numbers[order], rows[order]
+        firsts = np.flatnonzero(np.diff(numbers, prepend=-1) | np.diff(rows, prepend=-1))
+        ends = np.append(firsts[1:], len(hits))
+        for some in np.flatnonzero(ends - firsts >= self._needed[numbers[firsts]]):
+            first, places = firsts[some], at[hits[firsts[some] : ends[some]]]
+            yield int(rows[first]), int(numbers[first]), list(zip(places.tolist(), grams[places].tolist(), strict=True))
+
+    def _held(self, number: int, places: Places, tokens: Sequence[str]) -> Match | None:
+        """A question that a row has grams enough of, if they stand together."""
+        covered = _most_in_a_stretch(places, self._span[number])
+        if covered < self._needed[number]:
+            return None
+        exact = self._joined[number] in f" {' '.join(tokens)} "
+        if not exact and self._rare[number] < MIN_GRAMS:
+            return None
+        return Match(
+            self.questions[number],
+            "exact" if exact else "near",
+            1.0 if exact else covered / self._rare[number],
+        )
+
+    def _numbered(self, tokens: Sequence[str]) -> Numbers:
+        """The words' numbers; 0 for one that no question has."""
+        return np.fromiter(map(self._number.get, tokens, itertools.repeat(0)), dtype=np.int64, count=len(tokens))
+
+    def _grams(self, numbers: Numbers) -> Numbers:
+        """A number for the gram at each position; −1 where it has a word that no question has."""
+        first, second, third = numbers[:-2], numbers[1:-1], numbers[2:]
+        grams = (first * self._base + second) * self._base + third
+        return np.where((first == 0) | (second == 0) | (third == 0), -1, grams)
+
+    def _slots(self, grams: Numbers) -> Numbers:
+        """Where each gram stands in the table (multiplicative hashing)."""
+        return ((grams.view(np.uint64) * _MIX) >> np.uint64(64 - self._bits)).view(np.int64)
 
 
-def _numbers(tokens: Sequence[str]) -> set[int]:
+def _of_numbers_alone(tokens: Sequence[str], grams: Sequence[int]) -> set[int]:
     """The grams of numbers alone, which stand in every table."""
     numeric = [token.isdigit() for token in tokens]
-    triples = zip(_grams(tokens), zip(numeric, numeric[1:], numeric[2:], strict=False), strict=False)
+    triples = zip(grams, zip(numeric, numeric[1:], numeric[2:], strict=False), strict=False)
     return {gram for gram, parts in triples if all(parts)}
 
 
-def _wholes(texts: Sequence[str]) -> Iterator[str]:
-    """Each message and each of its lines, normalised."""
-    for text in texts:
-        yield " ".join(words_of(text))
-        for line in text.splitlines():
-            yield " ".join(words_of(line))
-
-
-def _most_in_a_stretch(places: Sequence[tuple[int, int]], span: int) -> int:
+def _most_in_a_stretch(places: Places, span: int) -> int:
     """The most distinct grams whose positions, which ascend, lie within ``span`` of each other."""
     inside: Counter[int] = Counter()
     best = start = 0

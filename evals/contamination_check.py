@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from evals.contamination import METHOD, Match, QuestionIndex
@@ -17,6 +17,10 @@ from harness.records import Contamination, FoundQuestions, FoundText
 
 _EXAMPLES = 3
 _EXCERPT = 300  # characters
+_BATCH = 1 << 18  # characters of text looked up at once
+
+Row = tuple[str, Sequence[str]]
+"""Where a row is, and its texts."""
 
 
 class Checker:
@@ -35,9 +39,7 @@ class Checker:
         self.index = QuestionIndex(questions)
         self.sizes = Counter(question.task for question in questions)
 
-    def check(
-        self, source: str, fingerprint: str, total: int, rows: Iterable[tuple[str, Sequence[str]]]
-    ) -> Contamination:
+    def check(self, source: str, fingerprint: str, total: int, rows: Iterable[Row]) -> Contamination:
         """Search a source.
 
         Args:
@@ -45,16 +47,15 @@ class Checker:
             rows: where each is, and its texts.
         """
         started, count = time.monotonic(), 0
-        hits: dict[str, list[tuple[Match, FoundText]]] = defaultdict(list)
-        touched: Counter[str] = Counter()
+        found = {task: _Found(size) for task, size in self.sizes.items()}
         with progress(f"{source} × {Path(self.suite).stem}", total) as bar:
-            for where, texts in rows:
-                count += 1
-                matches = self.index.matches(texts)
-                for match in matches:
-                    hits[match.question.task].append((match, _found(match, where, texts)))
-                touched.update({match.question.task for match in matches})
-                bar.advance()
+            for some in _batches(rows):
+                count += len(some)
+                every = self.index.matches_of([texts for _, texts in some])
+                for (where, texts), matches in zip(some, every, strict=True):
+                    for match in matches:
+                        found[match.question.task].add(match, where, texts)
+                bar.advance(len(some))
         return Contamination(
             suite=self.suite,
             suite_hash=self.suite_hash,
@@ -62,34 +63,56 @@ class Checker:
             fingerprint=fingerprint,
             rows=count,
             method=METHOD,
-            tasks={task: _summary(size, hits[task], touched[task]) for task, size in self.sizes.items()},
+            tasks={task: hits.summary() for task, hits in found.items()},
             unchecked=self.unchecked,
             seconds=time.monotonic() - started,
             provenance=provenance(),
         )
 
 
-def _found(match: Match, where: str, texts: Sequence[str]) -> FoundText:
-    return FoundText(
-        where=where,
-        doc_id=match.question.doc_id,
-        kind=match.kind,
-        share=match.share,
-        question=match.question.text[:_EXCERPT],
-        text="\n".join(texts)[:_EXCERPT],
-    )
+class _Found:
+    """What is known of one task's questions: of each its surest place, so it grows with the questions, not the rows."""
+
+    def __init__(self, questions: int) -> None:
+        self._questions, self._rows, self._last = questions, 0, ""
+        self._surest: dict[int, FoundText] = {}
+
+    def add(self, match: Match, where: str, texts: Sequence[str]) -> None:
+        if where != self._last:
+            self._rows, self._last = self._rows + 1, where
+        question = match.question
+        held = self._surest.get(question.doc_id)
+        if held is not None and (held.kind == "exact" or held.share >= match.share):
+            return
+        self._surest[question.doc_id] = FoundText(
+            where=where,
+            doc_id=question.doc_id,
+            kind=match.kind,
+            share=match.share,
+            question=question.text[:_EXCERPT],
+            text="\n".join(texts)[:_EXCERPT],
+        )
+
+    def summary(self) -> FoundQuestions:
+        kinds = {doc_id: found.kind for doc_id, found in self._surest.items()}
+        return FoundQuestions(
+            questions=self._questions,
+            exact=tuple(sorted(doc_id for doc_id, kind in kinds.items() if kind == "exact")),
+            near=tuple(sorted(doc_id for doc_id, kind in kinds.items() if kind != "exact")),
+            rows=self._rows,
+            examples=tuple(sorted(self._surest.values(), key=lambda found: -found.share)[:_EXAMPLES]),
+        )
 
 
-def _summary(size: int, hits: Sequence[tuple[Match, FoundText]], rows: int) -> FoundQuestions:
-    exact = {match.question.doc_id for match, _ in hits if match.kind == "exact"}
-    near = {match.question.doc_id for match, _ in hits} - exact
-    surest = sorted((found for _, found in hits), key=lambda found: -found.share)
-    distinct = {found.doc_id: found for found in reversed(surest)}
-    examples = sorted(distinct.values(), key=lambda found: -found.share)[:_EXAMPLES]
-    return FoundQuestions(
-        questions=size,
-        exact=tuple(sorted(exact)),
-        near=tuple(sorted(near)),
-        rows=rows,
-        examples=tuple(examples),
-    )
+def _batches(rows: Iterable[Row]) -> Iterator[list[Row]]:
+    """Rows until their texts have so many characters that array operations pay."""
+    some: list[Row] = []
+    length = 0
+    for row in rows:
+        some.append(row)
+        length += sum(map(len, row[1]))
+        if length >= _BATCH:
+            yield some
+            some, length = [], 0
+    if some:
+        yield some

@@ -75,7 +75,7 @@ def examine(store: str | None, root: str | None) -> list[tuple[str, bool, str]]:
         )
         findings.append(("data root", True, detail))
         if path:
-            held = stage_function("evals.data_root", "inventory")(path)
+            held = stage_function("evals.doctor", "examine_data_root")(path)
             findings += [(f"  {name}", ok, said) for name, ok, said in held]
     except MoemixError as error:
         findings.append(("data root", False, str(error)))
@@ -92,5 +92,6 @@ def doctor(store: str | None, data_root: str | None, style: str) -> None:
     if style == "json":
         click.echo(json.dumps([{"what": w, "ok": ok, "detail": d} for w, ok, d in findings], indent=1))
         return
+    width = max(len(what) for what, _, _ in findings)
     for what, ok, detail in findings:
-        click.echo(f"{'ok ' if ok else 'NO '} {what:<13} {detail}")
+        click.echo(f"{'ok ' if ok else 'NO '} {what:<{width}} {detail}")

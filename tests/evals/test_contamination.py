@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import random
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
+from reworded import reworded
 
 from evals.contamination import COMMON, Question, QuestionIndex, words_of
 from evals.contamination_check import Checker
@@ -56,16 +58,6 @@ def test_one_planted_row_in_a_thousand_is_found_whatever_its_case_and_punctuatio
         assert [(match.question, match.kind) for match in found[at]] == [(question, "exact")]
 
 
-def reworded(text, rng, vocabulary, share=0.1):
-    """Of every ten words one, on average, is replaced, left out, or followed by another."""
-    words = []
-    for word in words_of(text):
-        draw = rng.random() / share
-        words += [rng.choice(vocabulary)] if draw < 0.5 else [] if draw < 0.75 else [word]
-        words += [rng.choice(vocabulary)] if 0.75 <= draw < 1 else []
-    return " ".join(words)
-
-
 @pytest.mark.data
 @pytest.mark.parametrize(("shortest", "longest", "recall"), [(30, 1000, 0.95), (15, 30, 0.8), (8, 15, 0.35)])
 def test_reworded_questions_are_found_at_the_stated_recall(index, questions, shortest, longest, recall):
@@ -100,7 +92,20 @@ def test_words_that_match_all_over_a_long_row_are_no_question():
 
 @pytest.mark.data
 def test_the_work_per_row_does_not_grow_with_the_number_of_questions(index):
-    assert max(map(len, index._postings.values())) <= COMMON
+    assert np.diff(index._first).max() <= COMMON
+
+
+@pytest.mark.data
+def test_rows_give_the_same_alone_and_together(index, questions, clean):
+    rng = random.Random(3)
+    rows = [list(row) for row in clean[:200]]
+    for row in rows[::3]:
+        question = rng.choice(questions).text
+        row.insert(rng.randrange(len(row)), rng.choice([question, question[: len(question) // 2], "", "\n\n"]))
+    together = index.matches_of(rows)
+    assert sum(map(len, together)) > 10
+    assert together == [index.matches(row) for row in rows]
+    assert index.matches_of([]) == []
 
 
 def test_the_command_reports_pairs_with_examples_from_any_file(mini_suite, tmp_path):

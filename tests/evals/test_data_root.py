@@ -10,6 +10,7 @@ import pytest
 
 from evals.benchmarks import DATASETS
 from evals.data_root import inventory, local_datasets, mirror
+from evals.doctor import examine_data_root
 from evals.loading import load_tasks
 from evals.suites import Suite, load_suite
 from harness.errors import MoemixError
@@ -228,6 +229,22 @@ def test_doctor_says_what_a_data_root_holds_and_what_it_lacks(real_data, tmp_pat
     assert not found["boolq"][0]
     assert "val.jsonl:1" in found["boolq"][1]
     assert found["gsm8k"] == (False, "missing: gsm8k/train.jsonl, gsm8k/test.jsonl")
+
+
+@pytest.mark.data
+def test_doctor_says_which_suites_and_benches_a_data_root_is_enough_for(real_data, tmp_path):
+    found = {name: (ok, detail) for name, ok, detail in examine_data_root(real_data)}
+    assert found["suite paper_kr"] == (True, "7 of 7 columns")
+    ok, detail = found["suite paper_extended"]
+    assert not ok
+    assert detail.startswith("9 of 16 columns; only from the hub, else left out: sciq, piqa, winogrande, lambada,")
+    assert found["mt_bench"] == (True, "80 questions, 30 references")
+    assert found["vicuna_bench"][0]
+    for folder in ("arc", "boolq"):
+        (tmp_path / folder).symlink_to(real_data / folder)
+    found = {name: (ok, detail) for name, ok, detail in examine_data_root(tmp_path)}
+    assert found["suite smol_kr"] == (False, "2 of 3 columns; their files are missing: gsm8k")
+    assert found["mt_bench"] == (False, "missing: mt_bench/question.jsonl")
 
 
 @pytest.mark.parametrize(
