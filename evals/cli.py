@@ -13,6 +13,15 @@ from harness.checkpoint_argument import CheckpointArgument
 @click.argument("checkpoint", type=CheckpointArgument())
 @click.option("--suite", required=True, metavar="NAME|FILE", help="A suite's name (see `moemix suites`) or YAML file.")
 @click.option("--tasks", metavar="A,B", default="", help="Only these tasks or columns of the suite.")
+@click.option(
+    "--include-path",
+    "--include_path",
+    "include",
+    multiple=True,
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    metavar="DIR",
+    help="Folder of further lm-eval tasks, which --tasks may name; can be given several times.",
+)
 @click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Questions per task.")
 @click.option(
     "--questions",
@@ -43,6 +52,7 @@ def eval_command(
     checkpoint: Path,
     suite: str,
     tasks: str,
+    include: tuple[Path, ...],
     limit: int | None,
     questions: Path | None,
     engine: str,
@@ -62,9 +72,14 @@ def eval_command(
     from evals.runner import evaluate, request_for
     from harness.store import data_root as find_data_root
 
+    only = tuple(name.strip() for name in tasks.split(",") if name.strip())
+    if include:
+        from evals.include_path import suite_with
+
+        suite = suite_with(suite, include, only, out)
     request = request_for(
         suite,
-        tasks=tuple(name.strip() for name in tasks.split(",") if name.strip()),
+        tasks=only,
         limit=limit,
         questions=questions_in(questions) if questions else {},
         engine=engine,

@@ -153,7 +153,7 @@ def _evaluate(
                     judge_ahead(name, task, out)
             raw = _run_lm_eval(lm, loaded, suite, request, checkpoint, out)
             cache.close()
-        results += task_results(raw, _notes(loaded, lm.notes))
+        results += task_results(raw, _notes(loaded, lm.notes), engine_says)
     summary = EvalSummary(
         request=request,
         checkpoint=str(checkpoint),

@@ -12,11 +12,14 @@ from harness.files import hash_value
 from harness.records import Column, EvalResult
 
 
-def task_results(raw: Mapping[str, Any], notes: Mapping[str, str]) -> list[EvalResult]:
+def task_results(
+    raw: Mapping[str, Any], notes: Mapping[str, str], engine: Mapping[str, Any] | None = None
+) -> list[EvalResult]:
     """Every metric of every task in what ``lm_eval.simple_evaluate`` returned, its samples included.
 
     Args:
         notes: task → what a reader must know about its numbers.
+        engine: what answered.
     """
     found = []
     for task, samples in raw["samples"].items():
@@ -36,6 +39,7 @@ def task_results(raw: Mapping[str, Any], notes: Mapping[str, str]) -> list[EvalR
                 shots=raw["n-shot"].get(task) or 0,
                 task_version=str(raw["versions"].get(task)),
                 prompt_hash=prompt_hash(samples),
+                engine=dict(engine or {}),
                 note=notes.get(task),
             )
             found.append(result)

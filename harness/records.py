@@ -242,6 +242,7 @@ class EvalResult(Strict):
     shots: int
     task_version: str
     prompt_hash: str = Field(description="over every prompt of the task, in order")
+    engine: dict[str, Any] = Field({}, description="what answered: name, version, dtype, arguments")
     note: str | None = None
 
 

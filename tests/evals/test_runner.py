@@ -7,10 +7,12 @@ import subprocess
 import sys
 
 import pytest
+from click.testing import CliRunner
 from small_evaluations import samples, stored
 from tiny_checkpoint import make_checkpoint
 
 from evals.runner import evaluate, request_for
+from harness.cli import cli
 from harness.errors import MoemixError
 from harness.records import EvalSummary
 
@@ -41,6 +43,8 @@ def test_the_files_are_those_of_lm_eval_and_the_summary_comes_from_them(out, che
     assert summary.columns["average"].columns == ("choice", "text")
     assert summary.engine["name"] == "transformers"
     assert summary.engine["dtype"] == "float32"
+    assert {"version", "args"} <= summary.engine.keys()
+    assert all(result.engine == summary.engine for result in summary.results)
     assert summary.checkpoint_hash
     assert not list(out.glob(".lm_eval*"))
 
@@ -194,3 +198,15 @@ def test_help_is_quick_and_loads_nothing_heavy():
         "assert not {'torch', 'transformers', 'lm_eval', 'datasets', 'pydantic'} & sys.modules.keys()"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_the_command_asks_a_task_that_only_an_included_folder_has(checkpoint, mini_suite, tmp_path):
+    suite = tmp_path / "other.yaml"
+    suite.write_text("name: other\ncolumns: [{name: boolq, tasks: [boolq], shots: 0, metric: acc}]\n")
+    command = ["eval", str(checkpoint), "--suite", str(suite), "--include_path", str(mini_suite.parent / "tasks")]
+    command += ["--tasks", "mini_choice", "--limit", "3", "--out", str(tmp_path / "out")]
+    result = CliRunner().invoke(cli, command, catch_exceptions=False)
+    assert result.exit_code == 0
+    summary = EvalSummary.read(tmp_path / "out" / "summary.json")
+    assert [(r.task, r.metric, r.n) for r in summary.results] == [("mini_choice", "acc", 3)]
+    assert summary.columns.keys() == {"mini_choice"}

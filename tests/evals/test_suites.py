@@ -8,6 +8,7 @@ import sys
 
 import pytest
 
+from evals.include_path import suite_with
 from evals.suites import load_suite, suite_hash, suite_names, task_folders
 from harness.errors import MoemixError
 
@@ -108,3 +109,50 @@ def test_listing_suites_loads_nothing_heavy():
         "assert not {'torch', 'transformers', 'lm_eval', 'datasets', 'numpy'} & sys.modules.keys()"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+FOLDER = {
+    "base.yaml": "dataset_path: json\noutput_type: multiple_choice\nmetric_list: [{metric: acc_norm}]\n",
+    "one.yaml": "include: base.yaml\ntask: my_choice\ntag: my_tag\nfilter_list: [{name: first}]\n",
+    "two.yaml": "task: my_text\noutput_type: generate_until\n",
+    "group.yaml": "group: my_group\ntask: [my_text]\n",
+    "own.yaml": "task: my_own\nmetric_list: [{metric: !function fn.score}]\n",
+    "odd.yaml": "task: my_odd\noutput_type: telepathy\n",
+    "fn.py": "def score(): ...\n",
+}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "more").mkdir()
+    for name, text in FOLDER.items():
+        (tmp_path / "more" / name).write_text(text)
+    return tmp_path / "more"
+
+
+def test_a_task_of_an_included_folder_is_a_column_as_its_file_says(write, folder, tmp_path):
+    only = ("my_choice", "my_text", "my_tag", "my_group", "my_own", "arc")
+    made = suite_with(write(SUITE), (folder,), only, tmp_path / "out")
+    suite = load_suite(made)
+    base = load_suite(write(SUITE))
+    assert (suite.columns[:2], suite.averages) == (base.columns, base.averages)
+    added = {column.name: (column.tasks, column.metric, column.filter, column.shots) for column in suite.columns[2:]}
+    assert added == {
+        "my_choice": (("my_choice",), "acc_norm", "first", None),
+        "my_text": (("my_text",), "exact_match", "none", None),
+        "my_tag": (("my_tag",), "acc_norm", "first", None),
+        "my_group": (("my_group",), "exact_match", "none", None),
+        "my_own": (("my_own",), "score", "none", None),
+    }
+    assert task_folders(made)[1:] == [folder.resolve()]
+    before = suite_hash(made)
+    (folder / "base.yaml").write_text(FOLDER["base.yaml"] + "num_fewshot: 3\n")
+    assert suite_hash(suite_with(write(SUITE), (folder,), only, tmp_path / "out")) != before
+
+
+def test_an_included_task_without_a_metric_and_a_folder_of_another_suite_are_refused(write, folder, tmp_path):
+    with pytest.raises(MoemixError, match="its metric cannot be told"):
+        suite_with(write(SUITE), (folder,), ("my_odd",), tmp_path / "out")
+    suite_with(write(SUITE), (folder,), ("my_text",), tmp_path / "out")
+    with pytest.raises(MoemixError, match="another suite"):
+        suite_with(write(SUITE), (folder,), ("my_choice",), tmp_path / "out")
