@@ -112,13 +112,27 @@ class Run:
         raise AssertionError("a folder named by the request's hash holds another request")
 
     def judge_folder(self, bench: str, asked: list[Any]) -> Path:
-        """Where a judging lies or may go: the bench's name, unless another judging already has that folder."""
-        plain = self.folder / "judge" / Path(bench).stem
-        for folder in (plain, plain.with_name(f"{plain.name}.{hash_value(asked)[:12]}")):
+        """Where a judging lies or may go: the bench's name, unless another judging already has that folder.
+
+        Args:
+            asked: the options of its command, and the hash of the bench's content.
+        """
+        plain, wanted = self.folder / "judge" / Path(bench).stem, _wherever(asked)
+        for folder in (plain, plain.with_name(f"{plain.name}.{hash_value(wanted)[:12]}")):
             free = not (folder / "stage.json").is_file() and not (folder / "request.json").is_file()
-            if free or ((folder / "stage.json").is_file() and read_json(folder / "stage.json") == asked):
+            if free or ((folder / "stage.json").is_file() and _wherever(read_json(folder / "stage.json")) == wanted):
                 return folder
         raise AssertionError("a folder named by a judging's hash holds another judging")
+
+
+def _wherever(asked: list[Any]) -> list[Any]:
+    """What a judging was asked, wherever the store and the data lie: a store that was moved holds what it held."""
+    words, content = asked
+    options = dict(zip(words[::2], words[1::2], strict=True))
+    options.pop("--data-root", None)  # the content tells what is there
+    if "--judge-checkpoint" in options:
+        options["--judge-checkpoint"] = Path(options["--judge-checkpoint"]).parent.name  # the model's id
+    return [options, content]
 
 
 def mark_judging(folder: Path, asked: list[Any]) -> None:

@@ -8,7 +8,7 @@ import pytest
 from harness.errors import MoemixError, StageFailed
 from harness.recipe import Mixing, Part, Source, Strategy, Training
 from harness.records import EvalRequest, RunConfig, RunManifest
-from harness.store import Run, Store, exclusive, stage
+from harness.store import Run, Store, exclusive, mark_judging, stage
 
 SOURCE = Source(name="chat", parts=(Part(adapter="sharegpt", files=("chat.json",)),))
 
@@ -109,3 +109,14 @@ def test_evaluations_asked_for_differently_never_share_a_folder(run):
     assert run.eval_folder(first) == folder
     other = first.model_copy(update={"engine": "vllm"})
     assert run.eval_folder(other) != folder
+
+
+def test_a_judging_is_found_again_wherever_the_store_and_the_data_lie(run):
+    asked = ["--bench", "b", "--judge-checkpoint", "/a/_models/judge-1/checkpoint", "--data-root", "/a/data"]
+    folder = run.judge_folder("b", [asked, "content"])
+    mark_judging(folder, [asked, "content"])
+    moved = ["--bench", "b", "--judge-checkpoint", "/b/_models/judge-1/checkpoint", "--data-root", "/b/data"]
+    assert run.judge_folder("b", [moved, "content"]) == folder
+    other = ["--bench", "b", "--judge-checkpoint", "/b/_models/judge-2/checkpoint", "--data-root", "/b/data"]
+    assert run.judge_folder("b", [other, "content"]) != folder
+    assert run.judge_folder("b", [moved, "other content"]) != folder
