@@ -100,7 +100,7 @@ def _bars(axes: Any, panel: Panel) -> None:
         axes.bar(x, [p.y for p in points], width, yerr=_errors(points), color=_colour(position, len(series)),
                  label=plain(name), capsize=2)  # fmt: skip
     axes.set_xticks(range(len(places)), [plain(place).replace(" ", "\n", 1) for place in places], fontsize=8)
-    axes.legend(fontsize=8, frameon=False)
+    axes.legend(fontsize=8, frameon=False, ncols=len(series), loc="lower right", bbox_to_anchor=(1, 1))
 
 
 def _matrix(axes: Any, panel: Panel) -> None:

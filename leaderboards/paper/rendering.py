@@ -16,18 +16,24 @@ from leaderboards.paper.specs import MODELS, Column, Line
 from leaderboards.paper.tables import PaperCell, PaperTable
 from leaderboards.rendering import booktabs, latex_text, markdown_text
 
+LEGEND = "In each cell: ours; below it the paper's figure, and ours minus it."
 FIELDS = (
     "table", "model", "strategy", "column", "published", "ours", "stderr", "seeds", "difference",
-    "difference_to_uniform", "difference_to_uniform_stderr", "p_holm", "published_difference_to_uniform", "missing",
+    "baseline", "difference_to_baseline", "difference_to_baseline_stderr", "p_holm",
+    "published_difference_to_baseline", "missing",
 )  # fmt: skip
 
 
-def markdown(table: PaperTable) -> str:
-    """Title, grid and notes; in each cell ours, and below it the paper's figure and ours minus it."""
+def markdown(table: PaperTable, *, shared: bool = True) -> str:
+    """Title, grid and notes; in each cell ours, and below it the paper's figure and ours minus it.
+
+    Args:
+        shared: with the notes that are the same under every table.
+    """
     head, *body = grid(table)
     rows = [["<br>".join(map(markdown_text, cell)) for cell in row] for row in body]
     text = tabulate(rows, [markdown_text(cell[0]) for cell in head], tablefmt="pipe", disable_numparse=True)
-    notes = "\n".join(f"- {markdown_text(note)}" for note in _notes(table))
+    notes = "\n".join(f"- {markdown_text(note)}" for note in (_notes(table) if shared else table.notes))
     return f"### {markdown_text(_title(table))}\n\n{text}\n\n{notes}\n"
 
 
@@ -65,7 +71,7 @@ def as_json(table: PaperTable) -> str:
         "source": source(),
         "pairs": table.pairs,
         "detectable": table.detectable,
-        "notes": table.notes,
+        "notes": [*table.shared_notes, *table.notes],
         "cells": records(table),
     }
     return json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
@@ -79,6 +85,7 @@ def records(table: PaperTable) -> list[dict[str, Any]]:
             "model": line.model,
             "strategy": line.strategy,
             "column": column.key,
+            "baseline": table.baseline.strategy if table.pairs else None,
             **_record(table.cell(line, column)),
         }
         for line in table.spec.lines
@@ -94,10 +101,10 @@ def _record(cell: PaperCell) -> dict[str, Any]:
         "stderr": _known(ours.se) if ours else None,
         "seeds": ours.seeds if ours else None,
         "difference": cell.difference,
-        "difference_to_uniform": base.value if base else None,
-        "difference_to_uniform_stderr": _known(base.se) if base else None,
+        "difference_to_baseline": base.value if base else None,
+        "difference_to_baseline_stderr": _known(base.se) if base else None,
         "p_holm": _known(cell.p_holm),
-        "published_difference_to_uniform": cell.published_to_base,
+        "published_difference_to_baseline": cell.published_to_base,
         "missing": "; ".join(cell.missing) or None,
     }
 
@@ -111,7 +118,7 @@ def _title(table: PaperTable) -> str:
 
 
 def _notes(table: PaperTable) -> list[str]:
-    return [f"In each cell: ours; below it the paper's figure, and ours minus it. Paper: {source()}.", *table.notes]
+    return [f"{LEGEND} Paper: {source()}.", *table.shared_notes, *table.notes]
 
 
 def grid(table: PaperTable) -> list[list[tuple[str, ...]]]:

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import html
 import os
+from dataclasses import dataclass
 from pathlib import Path
 
+from tabulate import tabulate
+
 from harness.files import write_text
+from leaderboards.paper.claims import findings, heading, in_words, rows
 from leaderboards.paper.figures import figure_data, figure_names
 from leaderboards.paper.published import source
+from leaderboards.paper.rendering import LEGEND, grid, markdown
 from leaderboards.paper.runs import Experiments
 from leaderboards.paper.specs import table_names
 from leaderboards.paper.tables import PaperTable, agreement, fill
-from leaderboards.paper.targets import TABLE_FORMATS, draw, render, title
+from leaderboards.paper.targets import TABLE_FORMATS, draw, figure_notes, needs, render, title
+from leaderboards.paper.times import times
 from leaderboards.rendering import markdown_text, plain
 
 ENDINGS = {"markdown": ".md", "latex": ".tex", "csv": ".csv", "json": ".json"}
@@ -21,7 +27,8 @@ KINDS = ("png", "pdf")
 STYLE = """
 body{font:15px/1.5 system-ui,sans-serif;max-width:70rem;margin:auto;padding:1rem;color:#222;background:#fff}
 table{border-collapse:collapse;display:block;overflow-x:auto}td,th{padding:.25rem .6rem;border-bottom:1px solid #ccc;
-text-align:right}td:first-child,th:first-child{text-align:left}small{color:#666}img{max-width:100%;background:#fff}
+text-align:right}td:first-child,th:first-child,.words td,.words th{text-align:left}
+small{color:#666}img{max-width:100%;background:#fff}
 nav a{margin-right:.8rem}@media(prefers-color-scheme:dark){body{color:#ddd;background:#161616}a{color:#8bf}
 small{color:#aaa}td,th{border-color:#444}}
 """
@@ -35,6 +42,7 @@ def write_report(experiments: Experiments, out: Path, single: Path | None = None
     """
     written: list[Path] = []
     tables = {name: fill(name, experiments) for name in table_names()}
+    held = _gather(experiments, tables)
     for name in table_names():
         for style, ending in ENDINGS.items():
             written.append(_write(out / f"{name}{ending}", TABLE_FORMATS[style](tables[name])))
@@ -44,13 +52,13 @@ def write_report(experiments: Experiments, out: Path, single: Path | None = None
         for kind in KINDS:
             draw(name, experiments, out / f"{name}.{kind}")
             written.append(out / f"{name}.{kind}")
-    written.append(_write(out / "report.md", _markdown(experiments, tables, ".")))
-    written.append(_write(out / "index.html", _page(experiments, tables)))
+    written.append(_write(out / "report.md", _markdown(experiments, tables, held, ".")))
+    written.append(_write(out / "index.html", _page(experiments, tables, held)))
     if single is not None:
         folder = single.with_suffix("")
         for name in figure_names():
             draw(name, experiments, folder / f"{name}.png")
-        written.append(_write(single, _markdown(experiments, tables, os.path.relpath(folder, single.parent))))
+        written.append(_write(single, _markdown(experiments, tables, held, os.path.relpath(folder, single.parent))))
     return written
 
 
@@ -59,80 +67,107 @@ def _write(path: Path, text: str) -> Path:
     return path
 
 
-def _markdown(experiments: Experiments, tables: dict[str, PaperTable], figures: str) -> str:
-    parts = [
-        f"# The paper's tables and figures, preset {experiments.preset.name}",
-        f"{markdown_text(source())}. Made by `moemix paper report --preset {experiments.preset.name}` from the runs of"
-        f" `moemix paper run all --preset {experiments.preset.name}`.",
-        "\n".join(f"- {markdown_text(line)}" for line in summary(experiments, tables)),
-    ]
-    parts += [TABLE_FORMATS["markdown"](table).strip() for table in tables.values()]
-    for name in figure_names():
-        text = render(name, experiments, "markdown").strip()
-        heading, _, rest = text.partition("\n\n")
-        parts.append(f"{heading}\n\n![{title(name)}]({figures}/{name}.png)\n\n{rest}")
-    return "\n\n".join(parts) + "\n"
+@dataclass(frozen=True)
+class _Section:
+    """Paragraphs, and a table below them, its first row the header."""
+
+    title: str
+    texts: list[str]
+    rows: list[list[str]]
 
 
-def summary(experiments: Experiments, tables: dict[str, PaperTable]) -> list[str]:
-    """What agrees and what does not, counted: nothing here is an opinion."""
-    lines = []
+def _gather(experiments: Experiments, tables: dict[str, PaperTable]) -> list[_Section]:
+    """What stands before the tables: nothing here is an opinion."""
+    found = findings(experiments, tables)
+    took = times(experiments, [need for name in (*tables, *figure_names()) for need in needs(name)])
+    balance = figure_data("figure2", experiments)
+    return [
+        _Section("What agrees with the paper at this scale, and what does not", in_words(found, tables, balance),
+                 rows(found)),
+        _Section("How much of it was measured", [], _measured(experiments, tables)),
+        _Section("Wall time", [took.in_words()], took.rows()),
+    ]  # fmt: skip
+
+
+def _measured(experiments: Experiments, tables: dict[str, PaperTable]) -> list[list[str]]:
+    lines = [["", "shows", "measured", "sign of the difference to the baseline as in the paper"]]
     for name, table in tables.items():
         there = sum(cell.ours is not None for cell in table.cells.values())
-        told = f"{title(name)}: {there} of {len(table.cells)} cells measured"
         agree, of = agreement(table)
-        if of:
-            starred = [
-                f"{line.title} {column.title} {cell.to_base.value:+.1f} (paper {cell.published_to_base:+.1f})"
-                for line in table.spec.lines
-                for column in table.spec.columns
-                if (cell := table.cell(line, column)).significant and cell.to_base and cell.published_to_base
-            ]
-            told += f"; the sign of the difference to Uniform is the paper's in {agree} of {of}"
-            told += f"; significant here: {'; '.join(starred)}" if starred else "; none of the differences significant"
-        lines.append(f"Table {name.removeprefix('table')}, {told}.")
+        signs = f"{agree} of {of}" if of else ""
+        lines.append([heading(name), title(name), f"{there} of {len(table.cells)} cells", signs])
     for name in figure_names():
         figure = figure_data(name, experiments)
-        facts = "; ".join(
-            f"{what} {ours:.3f}" + (f" (paper {theirs})" if theirs is not None else "")
-            for what, ours, theirs in figure.facts
-        )
         points = sum(len(panel.points) for panel in figure.panels)
-        lines.append(f"Figure {name.removeprefix('figure')}, {figure.title}: {points} points. {facts}".strip())
+        lines.append(
+            [heading(name), title(name), f"{points} points" + (", some missing" if figure.missing else ""), ""]
+        )
     return lines
 
 
-def _page(experiments: Experiments, tables: dict[str, PaperTable]) -> str:
+def _about(experiments: Experiments) -> list[str]:
+    return [
+        f"{source()}. Made by `moemix paper report --preset {experiments.preset.name}` from the runs of"
+        f" `moemix paper run all --preset {experiments.preset.name}`.",
+        *experiments.preset.notes,
+        LEGEND,
+    ]
+
+
+def _markdown(experiments: Experiments, tables: dict[str, PaperTable], sections: list[_Section], figures: str) -> str:
+    parts = [f"# The paper's tables and figures, preset {experiments.preset.name}"]
+    parts += [markdown_text(text).replace("\\`", "`") for text in _about(experiments)]
+    for section in sections:
+        parts += [f"## {markdown_text(section.title)}", *map(markdown_text, section.texts)]
+        head, *body = ([markdown_text(cell) for cell in row] for row in section.rows)
+        parts += [tabulate(body, head, tablefmt="pipe", disable_numparse=True)] if body else []
+    parts += ["## Tables", *(markdown(table, shared=False).strip() for table in tables.values()), "## Figures"]
+    for name in figure_names():
+        text = render(name, experiments, "markdown").strip()
+        first, _, rest = text.partition("\n\n")
+        parts.append(f"{first}\n\n![{title(name)}]({figures}/{name}.png)\n\n{rest}")
+    return "\n\n".join(parts) + "\n"
+
+
+def _page(experiments: Experiments, tables: dict[str, PaperTable], sections: list[_Section]) -> str:
     """The report as a page: no script, every text escaped."""
     names = [*tables, *figure_names()]
-    links = " ".join(f'<a href="#{name}">{_heading(name)}</a>' for name in names)
-    counted = "".join(f"<li>{_text(line)}</li>" for line in summary(experiments, tables))
+    links = " ".join(f'<a href="#{name}">{heading(name)}</a>' for name in names)
+    about = "".join(f"<p>{_text(text.replace('`', ''))}</p>" for text in _about(experiments))
+    before = "".join(_section(section) for section in sections)
     parts = [_table(name, table) for name, table in tables.items()]
     for name in figure_names():
         figure = figure_data(name, experiments)
-        missing = "".join(f"<li>Missing: {_text(reason)}</li>" for reason in figure.missing)
+        notes = "".join(f"<li>{_text(note)}</li>" for note in figure_notes(figure, experiments))
         parts.append(
-            f'<h2 id="{name}">{_heading(name)}: {_text(figure.title)}</h2><img src="{name}.png"'
+            f'<h2 id="{name}">{heading(name)}: {_text(figure.title)}</h2><img src="{name}.png"'
             f' alt="{_text(figure.title)}"><p><small>{_downloads(name, ("pdf", "png", "csv", "json"))}</small></p>'
-            f"<ul>{missing}</ul>"
+            f"<ul>{notes}</ul>"
         )
-    heading = f"The paper's tables and figures, preset {experiments.preset.name}"
+    headline = f"The paper's tables and figures, preset {experiments.preset.name}"
     return (
         f'<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
-        f"<title>{_text(heading)}</title><style>{STYLE}</style><h1>{_text(heading)}</h1><p>{_text(source())}</p>"
-        f"<nav>{links}</nav><ul>{counted}</ul>{''.join(parts)}</html>\n"
+        f"<title>{_text(headline)}</title><style>{STYLE}</style><h1>{_text(headline)}</h1>{about}"
+        f"<nav>{links}</nav>{before}{''.join(parts)}</html>\n"
     )
 
 
-def _table(name: str, table: PaperTable) -> str:
-    from leaderboards.paper.rendering import grid
+def _section(section: _Section) -> str:
+    texts = "".join(f"<p>{_text(text)}</p>" for text in section.texts)
+    head, *body = section.rows
+    header = "".join(f"<th>{_text(cell)}</th>" for cell in head)
+    lines = "".join("<tr>" + "".join(f"<td>{_text(cell)}</td>" for cell in row) + "</tr>" for row in body)
+    table = f'<table class="words"><tr>{header}</tr>{lines}</table>' if body else ""
+    return f"<h2>{_text(section.title)}</h2>{texts}{table}"
 
+
+def _table(name: str, table: PaperTable) -> str:
     head, *body = grid(table)
     header = "".join(f"<th>{_text(cell[0])}</th>" for cell in head)
-    rows = "".join("<tr>" + "".join(f"<td>{_text(c[0])}{_below(c[1:])}</td>" for c in row) + "</tr>" for row in body)
+    lines = "".join("<tr>" + "".join(f"<td>{_text(c[0])}{_below(c[1:])}</td>" for c in row) + "</tr>" for row in body)
     notes = "".join(f"<li>{_text(note)}</li>" for note in table.notes)
     return (
-        f'<h2 id="{name}">{_heading(name)}: {_text(table.spec.title)}</h2><table><tr>{header}</tr>{rows}</table>'
+        f'<h2 id="{name}">{heading(name)}: {_text(table.spec.title)}</h2><table><tr>{header}</tr>{lines}</table>'
         f"<p><small>{_downloads(name, ('md', 'tex', 'csv', 'json'))}</small></p><ul>{notes}</ul>"
     )
 
@@ -143,10 +178,6 @@ def _below(lines: tuple[str, ...]) -> str:
 
 def _downloads(name: str, kinds: tuple[str, ...]) -> str:
     return " ".join(f'<a href="{name}.{kind}">{kind}</a>' for kind in kinds)
-
-
-def _heading(name: str) -> str:
-    return name.replace("table", "Table ").replace("figure", "Figure ")
 
 
 def _text(text: str) -> str:

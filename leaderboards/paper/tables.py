@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -15,7 +15,17 @@ from leaderboards.paper.specs import Column, Line, TableSpec, table_spec, with_o
 from leaderboards.pooling import cautious_detectable, cautious_p, pooled
 from leaderboards.statistics import ALPHA, Estimate, holm
 
-BASELINE = "uniform"
+
+@dataclass(frozen=True)
+class Difference:
+    """Ours of one line minus that of another in a column, in the paper's units, corrected inside the table."""
+
+    estimate: Estimate
+    p_holm: float
+
+    def turned(self) -> Difference:
+        """The other minus the one."""
+        return Difference(replace(self.estimate, value=-self.estimate.value), self.p_holm)
 
 
 @dataclass
@@ -26,7 +36,7 @@ class PaperCell:
         published: None where the paper prints a dash.
         ours: None where nothing was measured; ``missing`` then says why.
         comparable: whether ours minus published means anything.
-        to_base: ours, difference to Uniform on the same model, with ``p_holm`` over every pair and column of the table.
+        to_base: ours, difference to the table's baseline on the same model, with ``p_holm`` over every pair and column.
         published_to_base: the same difference of the published figures.
     """
 
@@ -55,18 +65,35 @@ class PaperTable:
     """A table, filled in.
 
     Attributes:
+        shared_notes: of the preset, the same under every table.
         pairs: how many pairs of lines Holm's correction is over, in all columns together.
-        detectable: column → the smallest difference to Uniform found with 80 % power after correction.
+        differences: (column, line, another line) → the one minus the other, each pair once.
+        detectable: column → the smallest difference to the baseline found with 80 % power after correction.
     """
 
     spec: TableSpec
     cells: dict[tuple[str, str], PaperCell]
+    shared_notes: tuple[str, ...] = ()
     notes: list[str] = field(default_factory=list)
     pairs: int = 0
+    differences: dict[tuple[str, str, str], Difference] = field(default_factory=dict)
     detectable: dict[str, float] = field(default_factory=dict)
 
     def cell(self, line: Line, column: Column) -> PaperCell:
         return self.cells[line.key, column.key]
+
+    @property
+    def baseline(self) -> Line:
+        """The line that others are compared with: Uniform, and plain Dynamic where the table has no Uniform."""
+        by_strategy = {line.strategy: line for line in self.spec.lines}
+        return by_strategy.get("uniform") or by_strategy.get("dynamic") or self.spec.lines[0]
+
+    def difference(self, column: str, one: str, other: str) -> Difference | None:
+        """Ours of a line minus that of another; None where the two do not pair."""
+        if (column, one, other) in self.differences:
+            return self.differences[column, one, other]
+        turned = self.differences.get((column, other, one))
+        return turned.turned() if turned else None
 
 
 def fill(name: str, experiments: Experiments) -> PaperTable:
@@ -79,11 +106,11 @@ def fill(name: str, experiments: Experiments) -> PaperTable:
         ours = found.estimate()
         cells[line.key, column.key] = PaperCell(
             published=spec.figures[line.key, column.key],
-            ours=_scaled(ours, scale) if ours else None,
+            ours=scaled(ours, scale) if ours else None,
             missing=found.missing,
             comparable=not (column.quantity.startswith("judge:") and experiments.preset.judge_title),
         )
-    table = PaperTable(spec, cells)
+    table = PaperTable(spec, cells, experiments.preset.notes)
     _compare(table, measured)
     table.notes = _notes(table, experiments, measured)
     return table
@@ -96,12 +123,13 @@ def _measured(experiments: Experiments, line: Line, column: Column) -> Measured:
     return measure(experiments, line.model, line.strategy, column.quantity)
 
 
-def _scaled(found: Estimate, scale: float) -> Estimate:
+def scaled(found: Estimate, scale: float) -> Estimate:
+    """In other units, for reading: what it was combined from is left behind."""
     return Estimate(scale * found.value, scale * found.se, found.dof, found.clusters, found.seeds)
 
 
 def _compare(table: PaperTable, measured: Mapping[tuple[Line, Column], Measured]) -> None:
-    """Every pair of lines of one model in every column, one family; each cell gets its difference to Uniform."""
+    """Every pair of lines of one model in every column, one family; each cell gets its difference to the baseline."""
     found: dict[tuple[str, Line, Line], Estimate] = {}
     shared: dict[tuple[str, Line, Line], Estimate] = {}
     for column in table.spec.columns:
@@ -118,32 +146,30 @@ def _compare(table: PaperTable, measured: Mapping[tuple[Line, Column], Measured]
             shared |= dict(zip(pairs, pooled(list(pairs.values()), len(lines)), strict=True))
     p_values = [cautious_p(pair, shared[key]) for key, pair in found.items()]
     table.pairs = sum(not math.isnan(p) for p in p_values)
-    effects: dict[str, list[float]] = {}
+    base, effects = table.baseline.strategy, dict[str, list[float]]()
     for (key, pair), p_holm in zip(found.items(), holm(p_values), strict=True):
         column_key, first, second = key
-        if BASELINE not in (first.strategy, second.strategy):
-            continue
-        column = next(c for c in table.spec.columns if c.key == column_key)
-        scale = 100.0 if column.percent else 1.0
-        line, sign = (second, -1.0) if first.strategy == BASELINE else (first, 1.0)
-        cell = table.cell(line, column)
-        cell.to_base, cell.p_holm = _scaled(pair, scale), p_holm
-        if sign < 0:
-            cell.to_base = Estimate(-cell.to_base.value, cell.to_base.se, pair.dof, pair.clusters, pair.seeds)
-        effects.setdefault(column_key, []).append(scale * cautious_detectable(pair, shared[key], table.pairs))
+        scale = 100.0 if next(c for c in table.spec.columns if c.key == column_key).percent else 1.0
+        corrected = Difference(scaled(pair, scale), p_holm)
+        table.differences[column_key, first.key, second.key] = corrected
+        if base in (first.strategy, second.strategy):
+            line, to_base = (second, corrected.turned()) if first.strategy == base else (first, corrected)
+            cell = table.cells[line.key, column_key]
+            cell.to_base, cell.p_holm = to_base.estimate, p_holm
+            effects.setdefault(column_key, []).append(scale * cautious_detectable(pair, shared[key], table.pairs))
     for column_key, values in effects.items():
         known = [value for value in values if not math.isnan(value)]
         if known:
             table.detectable[column_key] = float(np.median(known))
     for line, column in itertools.product(table.spec.lines, table.spec.columns):
-        base = table.spec.figures.get((f"{line.model}/{BASELINE}", column.key))
+        told = table.spec.figures.get((f"{line.model}/{base}", column.key))
         cell = table.cell(line, column)
-        if line.strategy != BASELINE and base is not None and cell.published is not None:
-            cell.published_to_base = cell.published - base
+        if line.strategy != base and told is not None and cell.published is not None:
+            cell.published_to_base = cell.published - told
 
 
 def agreement(table: PaperTable) -> tuple[int, int]:
-    """In how many cells ours and the paper differ from Uniform in the same direction, and of how many."""
+    """In how many cells ours and the paper differ from the baseline in the same direction, and of how many."""
     pairs = [
         (cell.to_base.value, cell.published_to_base)
         for cell in table.cells.values()
@@ -153,7 +179,7 @@ def agreement(table: PaperTable) -> tuple[int, int]:
 
 
 def _notes(table: PaperTable, experiments: Experiments, measured: Mapping[tuple[Line, Column], Measured]) -> list[str]:
-    notes = list(experiments.preset.notes)
+    notes: list[str] = []
     quantities = {column.quantity.partition(":")[0] for column in table.spec.columns}
     if "judge" in quantities and experiments.preset.judge_title:
         notes.append(f"MT-Bench, ours: {experiments.preset.judge_title}; not on the paper's scale, so not subtracted.")
@@ -162,17 +188,23 @@ def _notes(table: PaperTable, experiments: Experiments, measured: Mapping[tuple[
         over = "questions and seeds" if quantities & {"score", "task", "judge"} else "seeds"
         notes.append(f"Ours: mean ± standard error over {over} (seeds: {'/'.join(map(str, seeds))}).")
     if table.pairs:
-        agree, of = agreement(table)
+        (agree, of), base = agreement(table), f"“{table.baseline.title}”"
         notes.append(
-            f"* differs from Uniform at 5 %, paired by question and seed, after Holm's correction over the table's"
-            f" {table.pairs} pairs. The sign of the difference to Uniform is the paper's in {agree} of {of} cells."
+            f"* differs from {base} at 5 %, paired by question and seed, after Holm's correction over the table's"
+            f" {table.pairs} pairs. The sign of the difference to {base} is the paper's in {agree} of {of} cells."
         )
-    if table.detectable:
-        told = (f"{c.title} {table.detectable[c.key]:.1f}" if c.percent else f"{c.title} {table.detectable[c.key]:.2f}"
-                for c in table.spec.columns if c.key in table.detectable)  # fmt: skip
-        notes.append(f"Detectable difference to Uniform (80 % power after correction): {', '.join(told)}.")
+        told = [_detectable(column, table.detectable[column.key])
+                for column in table.spec.columns if column.key in table.detectable]  # fmt: skip
+        if told:
+            notes.append(f"Detectable difference to {base} (80 % power after correction): {', '.join(told)}.")
     notes += _missing(table, experiments, measured)
     return notes
+
+
+def _detectable(column: Column, value: float) -> str:
+    if column.percent:
+        return f"{column.title} {value:.1f}" if value < 100 else f"{column.title} none below 100"
+    return f"{column.title} {value:.2f}"
 
 
 def _missing(

@@ -73,11 +73,9 @@ def _figure(figure: FigureData, experiments: Experiments, style: str) -> str:
         [str(r["panel"]), str(r["series"]), _short(r["x"]), _short(r["y"]), _short(r["stderr"]), _told(r["published"])]
         for r in _thinned(rows)
     ]
-    notes = [f"{fact['fact']}: {fact['ours']:.3f}" + (f" (paper: {fact['published']})" if fact["published"] else "")
-             for fact in facts]  # fmt: skip
-    notes += [f"Missing: {reason}." for reason in figure.missing]
-    if figure.missing:
-        notes.append(f"To make it: moemix paper run {figure.name} --preset {experiments.preset.name}")
+    used = [i for i in range(len(head)) if any(line[i] for line in lines)]
+    head, lines = [head[i] for i in used], [[line[i] for i in used] for line in lines]
+    notes = figure_notes(figure, experiments)
     heading = f"Figure {figure.name.removeprefix('figure')}: {figure.title}"
     if style == "latex":
         body = booktabs([[latex_text(text) for text in line] for line in lines], [latex_text(name) for name in head])
@@ -87,6 +85,20 @@ def _figure(figure: FigureData, experiments: Experiments, style: str) -> str:
     cells = [[markdown_text(text) for text in line] for line in lines]
     grid = tabulate(cells, head, tablefmt="pipe", disable_numparse=True) if cells else "Nothing measured yet."
     return f"### {markdown_text(heading)}\n\n{grid}\n\n" + "".join(f"- {markdown_text(note)}\n" for note in notes)
+
+
+def figure_notes(figure: FigureData, experiments: Experiments) -> list[str]:
+    """Single numbers beside the paper's, and what is missing, each reason once."""
+    notes = [f"{what}: {ours:.3f}" + (f" (paper: {told})" if told is not None else "")
+             for what, ours, told in figure.facts]  # fmt: skip
+    reasons: dict[str, list[str]] = {}
+    for text in figure.missing:
+        what, _, reason = text.partition(": ")
+        reasons.setdefault(reason, []).append(what)
+    notes += [f"Missing: {', '.join(held)}: {reason}." for reason, held in reasons.items()]
+    if figure.missing:
+        notes.append(f"To make it: moemix paper run {figure.name} --preset {experiments.preset.name}")
+    return notes
 
 
 def _thinned(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -7,6 +7,7 @@ import io
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,15 +18,18 @@ from scipy import stats
 from harness.errors import MoemixError
 from harness.files import read_json
 from harness.recipe_file import load_recipe, override
+from harness.records import Stage
 from leaderboards.mixture import read_trajectory
+from leaderboards.paper.claims import Finding, findings, in_words
 from leaderboards.paper.figures import figure_data, figure_names
 from leaderboards.paper.presets import PRESETS
 from leaderboards.paper.published import published
 from leaderboards.paper.report import write_report
 from leaderboards.paper.runs import Experiments
 from leaderboards.paper.specs import table_names
-from leaderboards.paper.tables import fill
+from leaderboards.paper.tables import PaperTable, fill
 from leaderboards.paper.targets import draw, needs, render
+from leaderboards.paper.times import times
 from leaderboards.statistics import Part, estimate
 
 
@@ -219,7 +223,70 @@ def test_the_report_holds_everything_and_no_markup_of_a_record(done, tmp_path):
     assert (tmp_path / "docs" / "mini" / "figure4.png").is_file()
     page = (tmp_path / "report" / "index.html").read_text()
     assert page.count("<h2 ") == 17
+    for section in ("What agrees with the paper at this scale, and what does not", "Wall time"):
+        assert f"\n## {section}\n" in text
+        assert f"<h2>{section}</h2>" in page
     assert "<script" not in page
+
+
+@pytest.fixture(scope="module")
+def claimed(done) -> tuple[list[Finding], dict[str, PaperTable]]:
+    tables = {name: fill(name, done) for name in table_names()}
+    return findings(done, tables), tables
+
+
+def test_every_claim_is_what_the_paper_prints_and_is_judged_by_its_table(done, claimed):
+    found, tables = claimed
+    assert all(finding.published > 0 for finding in found)
+    assert [f.table for f in found] == sorted((f.table for f in found), key=[*table_names(), "figure6"].index)
+    by_text = {(f.table, f.model, f.text): f for f in found}
+    better = by_text["table1", "llama_moe", "K&R Avg: Dynamic above Uniform"]
+    cell = tables["table1"].cells["llama_moe/dynamic", "kr_average"]
+    assert (better.ours.estimate.value, better.ours.p_holm) == (cell.to_base.value, cell.p_holm)
+    assert better.verdict == "agrees"
+    other = by_text["table1", "llama_moe", "K&R Avg: Uniform above DataSize"]
+    scores = [np.mean([values(done, name, task).mean() for task in ("facts", "words", "math", "code")])
+              for name in ("uniform", "datasize")]  # fmt: skip
+    assert other.ours.estimate.value == pytest.approx(100 * (scores[0] - scores[1]))
+    assert other.verdict.endswith("not significant")
+    weights = by_text["table8", "llama_moe", "final weight: Math-Instruct above ShareGPT"]
+    held = [p.run.manifest.result.final_weights for p in done.runs("llama_moe", "dynamic")]
+    assert weights.ours.estimate.value == pytest.approx(100 * np.mean([w["math"] - w["chat"] for w in held]))
+
+
+def test_what_agrees_is_counted_and_told_in_words(done, claimed):
+    found, tables = claimed
+    told = in_words(found, tables, figure_data("figure2", done))
+    verdicts = [finding.verdict for finding in found]
+    assert told[0].startswith(f"Of {len(found)} claims of the paper, {len(found)} could be looked at here:")
+    assert f": {verdicts.count('agrees')} hold significantly" in told[0]
+    assert f"{verdicts.count('disagrees')} are contradicted significantly" in told[0]
+    assert any("in the paper Dynamic > RefLoss > Uniform > Random > Sequential > DataSize > w/o IT" in t for t in told)
+    assert any("in the paper −0.76" in text for text in told)
+    upside_down = [replace(f, ours=f.ours.turned()) for f in found]
+    assert [f.verdict for f in upside_down].count("disagrees") == verdicts.count("agrees") > 0
+
+
+def test_a_table_without_uniform_is_compared_with_plain_dynamic(done):
+    table = fill("table4", done)
+    difference = values(done, "interval_200", "math").mean() - values(done, "dynamic", "math").mean()
+    assert table.baseline.title == "every 100 steps"
+    assert table.cells["llama_moe/interval_200", "gsm8k"].to_base.value == pytest.approx(100 * difference)
+    assert "* differs from “every 100 steps” at 5 %" in " ".join(table.notes)
+
+
+def test_wall_time_is_told_by_stage_and_jobs_side_by_side_count_once(fresh):
+    for seed, (begun, ended) in enumerate(
+        (("10:00:00", "10:01:00"), ("10:00:30", "10:02:00"), ("11:00:00", "11:00:10"))
+    ):
+        planned = fresh.runs("llama_moe", "balanced")[seed]
+        finish(fresh, planned)
+        stage = Stage(status="done", started=f"2026-01-01T{begun}+00:00", finished=f"2026-01-01T{ended}+00:00")
+        planned.run.update(stages={"train": stage})
+    took = times(fresh, [("llama_moe", "balanced", "")])
+    assert took.rows()[1:] == [["training", "3", "2m40s", "1m00s", "1m30s"]]
+    assert "The 3 jobs took 2m10s of wall time, pauses left out" in took.in_words()
+    assert "one after the other they would have been 2m40s" in took.in_words()
 
 
 def test_a_run_that_failed_is_missing_with_its_reason(fresh):
