@@ -357,7 +357,8 @@ class JudgeSummary(Judged, Record):
     notes: tuple[str, ...] = ()
     checkpoint: str | None = None
     checkpoint_hash: str | None = None
-    engine: dict[str, Any] = Field(default_factory=dict)
+    engine: dict[str, Any] = Field(default_factory=dict, description="what answered")
+    judge_engines: dict[str, dict[str, Any]] = Field(default_factory=dict, description="of judges that we served")
     seconds: float
     provenance: Provenance
 

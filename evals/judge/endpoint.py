@@ -85,6 +85,9 @@ class Endpoint:
         key: sent as a bearer token, and shown nowhere.
         timeout: seconds that one request may take.
         attempts: requests for one reply, at the most.
+
+    Attributes:
+        engine: what serves it, where we do.
     """
 
     def __init__(
@@ -101,6 +104,7 @@ class Endpoint:
         self.timeout, self.attempts, self.pace = timeout, attempts, pace or Pace()
         self.schema_refused = False
         self.limit_name = "max_tokens"
+        self.engine: dict[str, Any] = {}
         self.stop = threading.Event()
         self._local = threading.local()
 

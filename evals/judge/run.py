@@ -194,6 +194,8 @@ class _Judging:
         found = set().union(*(self.flags[model].get(match.question.id, set()) for model in match.models))
         line = record(task, prompt, params, reply, self.rules, found)
         line["attempts"] += self.sent.get(line["key"], 0)
+        if endpoint is not None and endpoint.engine:
+            line["engine"] = endpoint.engine
         return line
 
 
@@ -214,8 +216,10 @@ def open_judge(judge: JudgeSpec, request: JudgeRequest, out: Path, settings: Set
 
     folder = out / f"serve-{safe_name(judge.name)}"
     with VllmEngine(Path(judge.checkpoint), dtype=request.dtype, seed=request.seed, folder=folder) as engine:
-        yield Endpoint(f"{engine.server.url}/v1", engine.server.model, timeout=SERVED_SECONDS,
-                       attempts=settings.attempts, pace=Pace(settings.per_minute))  # fmt: skip
+        endpoint = Endpoint(f"{engine.server.url}/v1", engine.server.model, timeout=SERVED_SECONDS,
+                            attempts=settings.attempts, pace=Pace(settings.per_minute))  # fmt: skip
+        endpoint.engine = engine.describe()
+        yield endpoint
 
 
 def judge_lines(out: Path, request: JudgeRequest) -> Iterator[dict[str, Any]]:

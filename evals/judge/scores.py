@@ -158,6 +158,8 @@ def join_games(lines: Iterable[Mapping[str, Any]]) -> Iterable[dict[str, Any]]:
             "g1_winner": one["winner"],
             "g2_winner": two["winner"],
             "judge": one["judge"],
+            "keys": [one["key"], two["key"]],
+            "params": one["params"],
             "g1_user_prompt": one["user_prompt"],
             "g1_judgment": one["judgment"],
             "g2_user_prompt": two["user_prompt"],
@@ -167,6 +169,7 @@ def join_games(lines: Iterable[Mapping[str, Any]]) -> Iterable[dict[str, Any]]:
             "reason": one["reason"] or two["reason"],
             "attempts": one["attempts"] + two["attempts"],
             "flags": sorted({*one["flags"], *two["flags"]}),
+            **({"engine": one["engine"]} if "engine" in one else {}),
             "tstamp": max(one["tstamp"], two["tstamp"]),
         }
 

@@ -38,6 +38,7 @@ def summarise(
     pairwise = request.mode == "pairwise"
     tokens = {"prompt": 0, "reply": 0}
     spent = [0.0]
+    engines: dict[str, Any] = {}
 
     def lines() -> Any:
         for line in judge_lines(out, request):
@@ -45,6 +46,8 @@ def summarise(
             tokens["reply"] += line.get("reply_tokens", 0)
             if price is not None and not pairwise:
                 spent[0] += cost([line], price)
+            if "engine" in line:
+                engines[line["judge"][0]] = line["engine"]
             yield line
         for line in unanswered(request, bench, answers):
             yield {**line, "g1_winner": "error", "g2_winner": "error", "attempts": 0}
@@ -74,6 +77,7 @@ def summarise(
         checkpoint=checkpoint,
         checkpoint_hash=checkpoint_hash,
         engine=engine or {},
+        judge_engines=engines,
         seconds=seconds,
         provenance=provenance(),
     )

@@ -12,6 +12,7 @@ from evals.benchmarks import DATASETS
 from evals.data_root import inventory, local_datasets, mirror
 from evals.doctor import examine_data_root
 from evals.loading import load_tasks
+from evals.runner import evaluate, request_for
 from evals.suites import Suite, load_suite
 from harness.errors import MoemixError
 
@@ -86,6 +87,67 @@ def test_a_constant_answer_scores_at_its_known_rate(tasks):
     always_yes = [(0.0 if choice == "yes" else -1.0, False) for choice in choices]
     scores = [task.process_results(doc, always_yes)["acc"] for doc in task.eval_docs]
     assert (sum(scores), len(scores)) == (2033, 3270)  # 62.2 %, the published majority rate
+
+
+def a_choice(texts):
+    return {"text": texts, "label": ["A", "B"]}
+
+
+# Two rows each, with the columns that the hub's copies have.
+FURTHER = {
+    "allenai/sciq": [
+        {"question": f"q {i}", "distractor1": "a", "distractor2": "b", "distractor3": "c", "correct_answer": "d",
+         "support": "the text"} for i in range(2)],
+    "baber/piqa": [{"goal": f"open jar {i}", "sol1": "twist", "sol2": "shout", "label": i} for i in range(2)],
+    "allenai/winogrande": [
+        {"sentence": f"The cup {i} fell off the shelf as the _ was wet.", "option1": "cup", "option2": "shelf",
+         "answer": str(i + 1)} for i in range(2)],
+    "EleutherAI/lambada_openai": [{"text": f"the question {i} is in the text"} for i in range(2)],
+    "allenai/openbookqa": [
+        {"question_stem": f"stem {i}", "choices": a_choice(["x", "y"]), "answerKey": "AB"[i]} for i in range(2)],
+    "truthfulqa/truthful_qa": [
+        {"question": f"q {i}", "mc1_targets": {"choices": ["x", "y"], "labels": [1, 0]},
+         "mc2_targets": {"choices": ["x", "y", "z"], "labels": [1, 1, 0]}} for i in range(2)],
+    "Rowan/hellaswag": [
+        {"activity_label": "Cooking", "ctx_a": f"A pan {i}.", "ctx_b": "then", "endings": ["a", "b", "c", "d"],
+         "label": str(i)} for i in range(2)],
+}  # fmt: skip
+
+
+def test_the_further_log_likelihood_columns_of_the_papers_code_run_where_the_hub_has_their_data(
+    checkpoint, monkeypatch, tmp_path
+):
+    import datasets
+
+    asked = []
+
+    def hub(path, name=None, **options):
+        asked.append(path)
+        rows = datasets.Dataset.from_list(FURTHER[path])
+        return datasets.DatasetDict(train=rows, validation=rows, test=rows)
+
+    monkeypatch.setattr(datasets, "load_dataset", hub)
+    only = ("sciq", "piqa", "winogrande", "lambada", "openbookqa", "truthfulqa", "hellaswag")
+    request = request_for(
+        "paper_extended", tasks=only, limit=None, engine="transformers", dtype="float32", seed=0
+    )  # fmt: skip
+    summary = evaluate(checkpoint, request, tmp_path / "out")
+    assert set(asked) == FURTHER.keys()
+    assert {name: column.n for name, column in summary.columns.items()} == dict.fromkeys(only, 2)
+    metrics = {name: column.metric for name, column in summary.columns.items()}
+    assert metrics == {
+        "sciq": "acc",
+        "piqa": "acc_norm",
+        "winogrande": "acc",
+        "lambada": "acc",
+        "openbookqa": "acc_norm",
+        "truthfulqa": "acc",
+        "hellaswag": "acc_norm",
+    }
+    assert all(0 <= column.value <= 1 for column in summary.columns.values())
+    sample = json.loads((tmp_path / "out" / "samples_winogrande.jsonl").open().readline())
+    prompts = [argument["arg_0"] for argument in sample["arguments"].values()]
+    assert prompts == ["The cup 0 fell off the shelf as the cup", "The cup 0 fell off the shelf as the shelf"]
 
 
 @pytest.mark.data

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from types import SimpleNamespace
 
 import pytest
 from fake_judge import FakeJudge, Say
@@ -209,3 +210,41 @@ def test_references_known_to_be_wrong_are_corrected_and_the_others_kept(real_dat
     assert "5π (about 15.7)" in prompt.user
     assert "collinear" not in prompt.user
     assert corrected(Question(111, "math", ("another", "question"), ("a", "b")), 0) == "a"
+
+
+@pytest.mark.parametrize("mode", ["single", "pairwise"])
+def test_every_judgment_of_a_served_judge_says_what_served_it_with_which_arguments(
+    tmp_path, checkpoint, monkeypatch, mode
+):
+    """The server is a scripted one here; tests of vLLM itself are marked ``serve``."""
+    says = {"name": "vllm", "version": "9", "dtype": "float32", "args": {"seed": 0}}
+
+    class Served:
+        def __init__(self, place, **_):
+            self.server = SimpleNamespace(url=fake.url.removesuffix("/v1"), model=place.name)
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            return None
+
+        def describe(self):
+            return says
+
+    monkeypatch.setattr("evals.engines.vllm_server.VllmEngine", Served)
+    bench_file(tmp_path, 2)
+    answer_file(tmp_path, count=2)
+    other = {"mode": "pairwise", "baseline": answer_file(tmp_path, "base", count=2)} if mode == "pairwise" else {}
+    reply = '{"explanation": "x", "rating": 7, "winner": "A"}'
+    with FakeJudge(lambda *_: reply) as fake:
+        summary = judged(
+            tmp_path, fake.url, judge_url=(), judge_model=(), judge_checkpoint=(checkpoint,), repeats=2, **other
+        )
+    held = lines(next((tmp_path / "out").glob("judgments-*.jsonl")))
+    assert len(held) == 8
+    assert summary.judge_engines == {"tiny": says}
+    for line in held:
+        assert line["engine"] == says
+        assert line["params"] == {"temperature": 0.0, "max_tokens": 2048, "seed": line["repeat"]}
+        assert all(len(key) == 32 for key in line.get("keys", [line.get("key")]))
