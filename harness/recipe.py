@@ -252,6 +252,7 @@ class SplitModel(Named):
     revision: str | None = None
     experts: int = Field(8, ge=2)
     top_k: int = Field(2, ge=1, description="all of them make the dense model again")
+    architecture: Literal["mixtral", "llama_moe"] = Field("mixtral", description="what the checkpoint is written as")
     partition: Literal["contiguous", "random", "clustered"] = Field(
         "random", description="which neurons share an expert; clustered: those active on the same tokens of the sources"
     )

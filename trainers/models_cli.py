@@ -84,6 +84,13 @@ def upcycle(**options: Any) -> None:
     show_default=True,
     help="Which neurons share an expert; clustered: those active on the same tokens of the data.",
 )
+@click.option(
+    "--architecture",
+    type=click.Choice(["mixtral", "llama_moe"]),
+    default="mixtral",
+    show_default=True,
+    help="What the checkpoint is written as.",
+)
 def split(**options: Any) -> None:
     """Divide the feed-forward neurons of a dense SOURCE among experts (the LLaMA-MoE way).
 

@@ -46,7 +46,7 @@ def router_separation(moe: Any, judging: TokenSample) -> dict[str, list[float]]:
     """How the MoE's routers treat the sources, each on the states that enter its own layer."""
     blocks = [layer.mlp for layer in moe.model.layers]
     routers: list[Callable[[Tensor], Tensor]] = [partial(_selected, block.gate) for block in blocks]
-    return separation(routers, judging.states(moe, blocks), judging.source_N, moe.config.num_local_experts)
+    return separation(routers, judging.states(moe, blocks), judging.source_N, blocks[0].experts.num_experts)
 
 
 def _selected(router: nn.Module, states_NH: Tensor) -> Tensor:

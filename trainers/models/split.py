@@ -1,10 +1,11 @@
 """Splitting: the neurons of a dense model's feed-forward blocks divided among experts, the LLaMA-MoE way.
 
 A SwiGLU block is a sum over its neurons, so a division of them among experts is exact as long as all experts take
-part. Where k of E are selected, what they give is scaled up by E / k, so that the sum keeps its size (as in LLaMA-MoE,
-Zhu et al. 2024, arXiv:2406.16554). Mixtral's routing weights sum to one over the selected experts, so a down projection
-multiplied by E does that. With k = E there is nothing to route: the routers are zero, every weight is 1 / E, and the
-model computes what the dense one did.
+part. Where k of E are selected, what they give is scaled up by E / k, so that the sum keeps its size (after LLaMA-MoE, Zhu et
+al. 2024, arXiv:2406.16554). Routing weights sum to one over the selected experts, so it takes a factor E: Mixtral gets
+it in its down projections, LLaMA-MoE has a place for it (``score_scale_factor``; the published ones put E / k there).
+With k = E there is nothing to route: the routers are zero, every weight is 1 / E, and the model computes what the dense
+one did.
 
 Which neurons share an expert is a choice: in order (``contiguous``), at random, or those that are active on the same
 tokens of given data (``clustered``), in groups of equal size.
@@ -12,7 +13,7 @@ tokens of given data (``clustered``), in groups of equal size.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -28,7 +29,7 @@ from trainers.data import TokenSource
 from trainers.models.report import report
 from trainers.models.router_data import TokenSample, making_and_judging
 from trainers.models.router_init import router_rows, spherical_centres
-from trainers.models.upcycle import mixtral_config
+from trainers.models.upcycle import converted_config, mixtral_config
 
 _SKETCH = 512  # tokens that a neuron's activity is described by
 
@@ -45,8 +46,7 @@ def split(dense: Any, tokenizer: Any, model: SplitModel, sources: Sequence[Token
             there is no data where it is needed.
     """
     where = f"model {model.name}"
-    config = mixtral_config(dense)
-    width = config.intermediate_size
+    width = mixtral_config(dense).intermediate_size
     if width % model.experts:
         raise MoemixError(f"{width} neurons cannot be divided evenly among {model.experts} experts", where=where)
     if model.top_k > model.experts:
@@ -58,43 +58,65 @@ def split(dense: Any, tokenizer: Any, model: SplitModel, sources: Sequence[Token
     if sources:
         pad_id = tokenizer.pad_token_id or 0
         making, judging = making_and_judging(sources, model.router_examples, pad_id=pad_id, seed=model.seed)
-    moe = assemble(dense, _partition(dense, model, making), model.top_k, seed=model.seed)
+    moe = assemble(dense, _partition(dense, model, making), model)
     blocks = [layer.mlp for layer in dense.model.layers]
     with torch.no_grad():
-        for layer in moe.model.layers if model.top_k == model.experts else ():
-            layer.mlp.gate.weight.zero_()
+        routers = [getattr(layer.mlp.gate, "gate_network", layer.mlp.gate) for layer in moe.model.layers]
+        for router in routers if model.top_k == model.experts else ():
+            router.weight.zero_()
         if making is not None and model.router_init == "data" and model.top_k < model.experts:
             for i, states_NH in enumerate(making.states(dense, blocks)):
                 rows_EH = router_rows(states_NH, model.experts, model.top_k, seed=model.seed + i)
-                moe.model.layers[i].mlp.gate.weight.copy_(rows_EH)
+                routers[i].weight.copy_(rows_EH)
     return moe, report(dense, moe, judging) if judging is not None else {}
 
 
-def assemble(dense: Any, members: Sequence[NDArray[np.int64]], top_k: int, *, seed: int) -> Any:
-    """A Mixtral whose experts hold the neurons that ``members`` gives them.
+def assemble(dense: Any, members: Sequence[NDArray[np.int64]], model: SplitModel) -> Any:
+    """A MoE of the wanted architecture whose experts hold the neurons that ``members`` gives them.
 
     Args:
         members: i64[E, I / E] for each layer, numbers of neurons.
-        top_k: experts that a token is sent to; all of them make the dense model.
     """
-    from transformers import MixtralForCausalLM
-
-    experts, size = members[0].shape
-    config = mixtral_config(dense, intermediate_size=size, num_local_experts=experts, num_experts_per_tok=top_k)
     with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        moe = MixtralForCausalLM(config).eval()
-    weights: dict[str, Tensor] = dict(dense.state_dict())
+        torch.manual_seed(model.seed)
+        moe = _ARCHITECTURES[model.architecture](dense, model).eval()
+    weights: dict[str, Tensor] = {n: w for n, w in moe.state_dict().items() if ".mlp.gate." in n} | dense.state_dict()
     for i, member_EI in enumerate(members):
         block = f"model.layers.{i}.mlp"
         gate_IH, up_IH, down_HI = (weights.pop(f"{block}.{part}_proj.weight") for part in ("gate", "up", "down"))
         chosen_EI = torch.from_numpy(member_EI)
-        weights[f"{block}.experts.gate_up_proj"] = torch.cat((gate_IH[chosen_EI], up_IH[chosen_EI]), dim=1)
-        weights[f"{block}.experts.down_proj"] = down_HI.T[chosen_EI].transpose(1, 2) * experts
-        weights[f"{block}.gate.weight"] = moe.model.layers[i].mlp.gate.weight
+        gate_EIH, up_EIH, down_EHI = gate_IH[chosen_EI], up_IH[chosen_EI], down_HI.T[chosen_EI].transpose(1, 2)
+        if model.architecture == "mixtral":
+            weights[f"{block}.experts.gate_up_proj"] = torch.cat((gate_EIH, up_EIH), dim=1)
+            weights[f"{block}.experts.down_proj"] = down_EHI * model.experts
+        else:
+            names = ("gate_proj", "up_proj", "down_proj")
+            weights |= {f"{block}.experts.{n}": w for n, w in zip(names, (gate_EIH, up_EIH, down_EHI), strict=True)}
     moe.load_state_dict(weights)
     moe.generation_config = dense.generation_config
     return moe
+
+
+def _mixtral(dense: Any, model: SplitModel) -> Any:
+    from transformers import MixtralForCausalLM
+
+    size = dense.config.intermediate_size // model.experts
+    shares = {"intermediate_size": size, "num_local_experts": model.experts, "num_experts_per_tok": model.top_k}
+    return MixtralForCausalLM(mixtral_config(dense, **shares))
+
+
+def _llama_moe(dense: Any, model: SplitModel) -> Any:
+    """With a linear router, whose rows can be made from data, and noise that training can switch off."""
+    from trainers.models.llama_moe.configuration import LlamaMoEConfig
+    from trainers.models.llama_moe.modeling import LlamaMoEForCausalLM
+
+    if getattr(dense.config, "sliding_window", None) is not None:
+        raise MoemixError("the dense model has `sliding_window`, and LLaMA-MoE has none", where=f"model {model.name}")
+    shares = {"num_experts": model.experts, "num_selects": model.top_k, "score_scale_factor": float(model.experts)}
+    return LlamaMoEForCausalLM(converted_config(dense, LlamaMoEConfig, gate_network="linear", **shares))
+
+
+_ARCHITECTURES: dict[str, Callable[[Any, SplitModel], Any]] = {"mixtral": _mixtral, "llama_moe": _llama_moe}
 
 
 def _partition(dense: Any, model: SplitModel, sample: TokenSample | None) -> list[NDArray[np.int64]]:

@@ -74,13 +74,18 @@ def to_mixtral(dense: Any, experts: int, top_k: int, *, seed: int) -> Any:
 
 
 def mixtral_config(dense: Any, **changes: Any) -> Any:
-    """The ``MixtralConfig`` with the dense model's attention, norms, vocabulary and so on.
-
-    Raises:
-        MoemixError: the dense model has parts that Mixtral lacks.
-    """
+    """:func:`converted_config` to a ``MixtralConfig``."""
     from transformers import MixtralConfig
 
+    return converted_config(dense, MixtralConfig, **changes)
+
+
+def converted_config(dense: Any, target: type[Any], **changes: Any) -> Any:
+    """The configuration of a MoE with the dense model's attention, norms, vocabulary and so on.
+
+    Raises:
+        MoemixError: the dense model has parts that the MoE lacks.
+    """
     config = dense.config
     if config.model_type not in _DENSE:
         raise MoemixError(
@@ -89,11 +94,11 @@ def mixtral_config(dense: Any, **changes: Any) -> Any:
         )
     for bias in ("attention_bias", "mlp_bias"):
         if getattr(config, bias, False):
-            raise MoemixError(f"the dense model has `{bias}`, and Mixtral has none")
+            raise MoemixError(f"the dense model has `{bias}`, and {target.model_type} has none")
     # What both configurations know by name is the same thing in both: sizes, rope, norms, ties and special tokens.
-    known = {field.name for field in fields(MixtralConfig)} & set(config.to_dict())
+    known = {field.name for field in fields(target)} & set(config.to_dict())
     shared = {name: getattr(config, name) for name in known if name not in ("architectures", "model_type", "dtype")}
-    return MixtralConfig(**{**shared, **changes})
+    return target(**{**shared, **changes})
 
 
 def _router_weights(moe: Any) -> dict[str, torch.Tensor]:
