@@ -21,6 +21,7 @@ from trainers.batches import Layout
 from trainers.data import Example, load_sources
 from trainers.loss import TargetLosses
 from trainers.models.checkpoints import load_checkpoint
+from trainers.packing_check import prepare_packing
 from trainers.routers import RouterObserver
 
 Group = tuple[str, Literal["source", "benchmark"], list[Example]]
@@ -68,10 +69,15 @@ def measure_gate_load(run: Run, out: Path, *, examples: int, benchmarks: bool) -
 
 def count(model: Any, tokenizer: Any, groups: list[Group], max_length: int) -> NDArray[np.int64]:
     """i64[K, L, E], tokens of each group by layer and expert, in evaluation mode (no gate noise)."""
+    try:
+        prepare_packing(model)
+        packed = True
+    except MoemixError:
+        packed = False  # it would let examples see each other: one to a row then
     observer = RouterObserver(model)
     losses = TargetLosses(model).eval()
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
-    layout = Layout(max_length, True, ROWS_PER_FORWARD, pad)
+    layout = Layout(max_length, packed, ROWS_PER_FORWARD, pad)
     examples = [example for _, _, members in groups for example in members]
     group_ids = [k for k, (_, _, members) in enumerate(groups) for _ in members]
     lengths = np.array([len(example.input_ids) for example in examples], dtype=np.int64)

@@ -32,7 +32,7 @@ from trainers.loss import TargetLosses
 from trainers.mixing import MixingStrategy, Reference, Sources
 from trainers.mixture import Mixture
 from trainers.optimizer import freeze, learning_rate
-from trainers.packing_check import check_packing
+from trainers.packing_check import prepare_packing
 from trainers.parallel import parallel
 from trainers.runtime import Interrupts, deterministic, peak_memory, seed_forward
 from trainers.signals import Resources, make_signals
@@ -108,7 +108,7 @@ class _Loop:
         if training.lora is not None:
             add_adapters(model, training.lora, training.freeze, seed)
         if training.pack:
-            check_packing(model)
+            prepare_packing(model)
         if training.gradient_checkpointing:
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         self.parallel.check_signals(strategy.signals | strategy.at_start)

@@ -7,13 +7,15 @@ import pytest
 import torch
 import torch.nn.functional as F
 from small_runs import VOCABULARY, small_model, small_sources
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from harness.errors import MoemixError, StageFailed
 from trainers import loss as loss_module
+from trainers import packed_attention
 from trainers.batches import GlobalBatch, Layout
 from trainers.data import Example
 from trainers.loss import TargetLosses
-from trainers.packing_check import check_packing
+from trainers.packing_check import check_packing, prepare_packing
 from trainers.routers import RouterObserver
 
 HOST = torch.device("cpu")
@@ -21,6 +23,7 @@ SOURCE_IDS = np.array([0, 2, 1, 1, 0, 2, 2, 1, 0], dtype=np.int32)
 INDICES = np.arange(9, dtype=np.int64)
 MODELS = {
     "sdpa": {},
+    "gpt_oss": {"model_type": "gpt_oss", "head_dim": 8, "sliding_window": 6, "attn_implementation": "eager"},
     "eager": {"attn_implementation": "eager"},
     "sliding window": {"sliding_window": 6},
     "sliding window, eager": {"sliding_window": 6, "attn_implementation": "eager"},
@@ -56,11 +59,32 @@ def alone(model, example: Example) -> torch.Tensor:
     return F.cross_entropy(logits[learnt], ids[0, 1:][learnt], reduction="sum")
 
 
+def attended(monkeypatch) -> list[tuple[int, bool]]:
+    """Tokens and whether there was a mask, of every call of SDPA by the attention that training uses.
+
+    Without those of the four tokens that :class:`TargetLosses` first tries a model on.
+    """
+    calls = []
+
+    def spied(module, query, key, value, mask, **kwargs):
+        if query.shape[2] > 4:
+            calls.append((query.shape[2], mask is not None))
+        return sdpa_attention_forward(module, query, key, value, mask, **kwargs)
+
+    monkeypatch.setattr(packed_attention, "sdpa_attention_forward", spied)
+    return calls
+
+
+@pytest.mark.parametrize("trained", [False, True], ids=["as it is", "as in training"])
 @pytest.mark.parametrize("changes", MODELS.values(), ids=MODELS)
 def test_packed_rows_of_mixed_sources_give_each_example_the_losses_gradients_and_gate_loads_it_has_alone(
-    tmp_path, changes
+    tmp_path, changes, trained
 ):
     model, three = small_model(**changes), small_sources(tmp_path)
+    if trained:
+        prepare_packing(model)
+    elif changes.get("model_type") == "gpt_oss":
+        pytest.skip("without help it lets packed examples see each other")
     apart = [three[k] for k in SOURCE_IDS]  # a source for each example, so that sums by source are sums by example
     batch = GlobalBatch.of(apart, np.arange(9), INDICES, layout(rows=2))
     assert any(len({int(SOURCE_IDS[i]) for i in row}) > 1 for rows in batch.all_forwards for row in rows)
@@ -77,6 +101,35 @@ def test_packed_rows_of_mixed_sources_give_each_example_the_losses_gradients_and
     np.testing.assert_array_equal(load_KLE, observer.take())
     for name, parameter in model.named_parameters():
         torch.testing.assert_close(gradients[name], parameter.grad, rtol=1e-4, atol=1e-5, msg=name)
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_packed_rows_are_attended_example_by_example_and_padding_not_at_all(tmp_path, monkeypatch, checkpointing):
+    batch = GlobalBatch.of(small_sources(tmp_path), SOURCE_IDS, INDICES, layout(rows=2))
+    model = small_model().train()
+    expected = measure(model, batch)
+    if checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    prepare_packing(model)
+    calls = attended(monkeypatch)
+    found = measure(model, batch)
+    layers = model.config.num_hidden_layers * (2 if checkpointing else 1)
+    lengths = sorted(len(example.input_ids) for example in batch.examples)
+    assert sorted(calls) == sorted((length, False) for length in lengths * layers)
+    assert batch.computed_tokens > sum(lengths), "no row had padding: this test would prove nothing of it"
+    np.testing.assert_allclose(found[0], expected[0], rtol=2e-6)
+    for name in expected[1]:
+        torch.testing.assert_close(found[1][name], expected[1][name], rtol=1e-4, atol=1e-5, msg=name)
+
+
+def test_masks_that_are_no_whole_triangles_are_left_to_sdpa(tmp_path, monkeypatch):
+    batch = GlobalBatch.of(small_sources(tmp_path), SOURCE_IDS, INDICES, layout(rows=2))
+    for changes, masked in (({"sliding_window": 6}, True), ({"attention_dropout": 0.5}, True), ({}, False)):
+        model = small_model(**changes).train()
+        prepare_packing(model)
+        calls = attended(monkeypatch)
+        TargetLosses(model)(next(iter(batch.forwards(0, 1, HOST))))
+        assert {mask for _, mask in calls} == {masked}, changes
 
 
 @pytest.mark.parametrize("rows", [1, 3])

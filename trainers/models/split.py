@@ -1,11 +1,11 @@
 """Splitting: the neurons of a dense model's feed-forward blocks divided among experts, the LLaMA-MoE way.
 
 A SwiGLU block is a sum over its neurons, so a division of them among experts is exact as long as all experts take
-part. Where k of E are selected, what they give is scaled up by E / k, so that the sum keeps its size (after LLaMA-MoE, Zhu et
-al. 2024, arXiv:2406.16554). Routing weights sum to one over the selected experts, so it takes a factor E: Mixtral gets
-it in its down projections, LLaMA-MoE has a place for it (``score_scale_factor``; the published ones put E / k there).
-With k = E there is nothing to route: the routers are zero, every weight is 1 / E, and the model computes what the dense
-one did.
+part. Where k of E are selected, what they give is scaled up by E / k, so that the sum keeps its size (after LLaMA-MoE,
+Zhu et al. 2024, arXiv:2406.16554). Routing weights sum to one over the selected experts, so it takes a factor E:
+Mixtral gets it in its down projections, LLaMA-MoE has a place for it (``score_scale_factor``; the published ones put
+E / k there). With k = E there is nothing to route: the routers are zero, every weight is 1 / E, and the model computes
+what the dense one did.
 
 Which neurons share an expert is a choice: in order (``contiguous``), at random, or those that are active on the same
 tokens of given data (``clustered``), in groups of equal size.

@@ -16,6 +16,7 @@ from trainers.batches import Layout
 from trainers.data import TokenSource, load_sources
 from trainers.loop import pad_id
 from trainers.loss import TargetLosses
+from trainers.packing_check import prepare_packing
 from trainers.ranks import Ranks
 from trainers.run import load_checkpoint
 from trainers.signals.probe import Probe, evaluating
@@ -78,6 +79,8 @@ def _losses(run: Run, model: object, sources: Sequence[TokenSource], padding: in
     """Mean loss per target token over all that each source holds out."""
     training, seed = run.manifest.config.training, run.manifest.config.seed
     layout = Layout(training.max_length, training.pack, training.rows_per_forward, padding)
+    if training.pack:
+        prepare_packing(model)
     losses = TargetLosses(model, bfloat16=training.dtype == "bfloat16")
     alone = Ranks(1, 0, losses.model.device)
     most = max(len(source.probe) for source in sources)
