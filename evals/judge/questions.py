@@ -193,7 +193,14 @@ def _from_hub(name: str) -> Path:
             where=f"spaces/{HUB}",
             hint=f"give --data-root DIR with DIR/{name}/question.jsonl",
         ) from None
-    return Path(folder) / "data" / name / "question.jsonl"
+    file = Path(folder) / "data" / name / "question.jsonl"
+    if not file.is_file():
+        raise MoemixError(
+            f"the hub's space has no questions of {name}",
+            where=f"spaces/{HUB}",
+            hint=f"give --data-root DIR with DIR/{name}/question.jsonl",
+        )
+    return file
 
 
 def _fingerprint(questions: Iterable[Question]) -> str:
