@@ -8,12 +8,15 @@ import platform
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from importlib import metadata
+from pathlib import Path
 
 import click
 
 from harness.errors import MoemixError
 from harness.plan import stage_function
+from harness.recipe_file import load_recipe, recipe_names
 from harness.store import data_root, store_root
 
 GIB = 1 << 30
@@ -51,6 +54,25 @@ def _memory_gib() -> float | None:
         return None
 
 
+def recipes_from(root: Path) -> Iterator[tuple[str, bool, str]]:
+    """Of the recipes that train on local files: each source with its rows, as training reads them."""
+    read_part = stage_function("trainers.data.reading", "read_part")
+    for name in recipe_names():
+        data = load_recipe(name, ()).data
+        sources = data.sources
+        if data.world or not sources or not all(part.files for source in sources for part in source.parts):
+            continue  # generated, or from the hub
+        said, fine = [], True
+        for source in sources:
+            try:
+                rows = sum(read_part(part, root=root, source=source.name)[0] for part in source.parts)
+                said.append(f"{source.name} {rows:,} rows")
+            except MoemixError as error:
+                fine = False
+                said.append(f"{source.name}: {error.message}")
+        yield f"recipe {name}", fine, ", ".join(said)
+
+
 def examine(store: str | None, root: str | None) -> list[tuple[str, bool, str]]:
     """Each finding: what, whether it is fine, and the detail."""
     findings = [("python", sys.version_info >= (3, 11), platform.python_version())]
@@ -76,7 +98,7 @@ def examine(store: str | None, root: str | None) -> list[tuple[str, bool, str]]:
         findings.append(("data root", True, detail))
         if path:
             held = stage_function("evals.doctor", "examine_data_root")(path)
-            findings += [(f"  {name}", ok, said) for name, ok, said in held]
+            findings += [(f"  {name}", ok, said) for name, ok, said in [*held, *recipes_from(path)]]
     except MoemixError as error:
         findings.append(("data root", False, str(error)))
     return findings
