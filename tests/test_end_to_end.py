@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -137,6 +139,15 @@ def test_a_failing_run_is_reported_and_does_not_stop_the_others(finished, tmp_pa
     assert "not a finite number" in failed[0]["stages"]["train"]["error"]
 
 
+def kill_with_children(process: subprocess.Popen[bytes]) -> None:
+    """SIGKILL, for which nobody can prepare."""
+    found = subprocess.run(("pgrep", "-P", str(process.pid)), capture_output=True, text=True)
+    for pid in (process.pid, *map(int, found.stdout.split())):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    process.wait()
+
+
 def test_an_interrupted_bench_goes_on_to_the_same_result(finished, tmp_path):
     store, _ = finished
     started = subprocess.Popen(
@@ -150,6 +161,13 @@ def test_an_interrupted_bench_goes_on_to_the_same_result(finished, tmp_path):
     os.kill(started.pid, signal.SIGINT)
     _, errors = started.communicate(timeout=120)
     assert started.returncode == 130, errors.decode()
+    started = subprocess.Popen(
+        command("bench", "quickstart", store=tmp_path, settings=SMALL),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    time.sleep(random.uniform(1, 6))  # wherever that is
+    kill_with_children(started)
     resumed = moemix("bench", "quickstart", store=tmp_path)
     assert resumed.returncode == 0, resumed.stderr
     first, second = strategies_of(store), strategies_of(tmp_path)

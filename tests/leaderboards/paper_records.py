@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from run_records import PROVENANCE, columns_of, sample_line, write_samples  # type: ignore[import-not-found]
 
+from evals.suites import suite_hash
 from harness.files import append_jsonl, hash_value
 from harness.plan import PlannedRun
 from harness.records import (
@@ -101,9 +102,9 @@ def _evaluate(experiments: Experiments, planned: PlannedRun, digest: str, genera
             )
         )  # fmt: skip
     EvalSummary(
-        request=EvalRequest(suite="quickstart", suite_hash="5" * 64, engine="transformers"), checkpoint="checkpoint",
-        checkpoint_hash=digest, engine={"name": "transformers"}, results=tuple(results), columns=columns_of(results),
-        seconds=1.0, provenance=PROVENANCE,
+        request=EvalRequest(suite="quickstart", suite_hash=suite_hash("quickstart"), engine="transformers"),
+        checkpoint="checkpoint", checkpoint_hash=digest, engine={"name": "transformers"}, results=tuple(results),
+        columns=columns_of(results), seconds=1.0, provenance=PROVENANCE,
     ).write(folder / "summary.json")  # fmt: skip
 
 
@@ -119,9 +120,10 @@ def _judge(experiments: Experiments, planned: PlannedRun, digest: str, generator
         for q in range(10) for turn in (1, 2)
     ]  # fmt: skip
     (folder / "scores.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    score = Score(value=0.4, stderr=0.1, n=20)
+    first, second = ([line["score"] for line in lines if line["turn"] == turn] for turn in (1, 2))
+    average, *turns = (Score(value=float(np.mean(s)), stderr=0.1, n=len(s)) for s in (first + second, first, second))
     JudgeSummary(
-        average=score, first_turn=score, second_turn=score, by_category={"math": score}, judged=20, failed={},
+        average=average, first_turn=turns[0], second_turn=turns[1], by_category={"math": average}, judged=20, failed={},
         requests=0, title="Reference grader (quickstart)", scale=(0.0, 1.0), model="m", seconds=1.0,
         request=JudgeRequest(
             bench="quickstart", bench_hash="b", answers={"m": digest}, protocol="reference", protocol_hash="p",
