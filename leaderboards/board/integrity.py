@@ -141,7 +141,7 @@ def _judge(found: Findings) -> None:
     faults, flags, benches = [], [], []
     try:
         for bench, summary in judgings(submission, found.where.path):
-            benches.append(f"{bench}{'' if summary.request.mode == 'single' else ' (pairs: win rates as claimed)'}")
+            benches.append(bench)
             if summary.checkpoint_hash not in (None, submission.checkpoint_hash):
                 faults.append(f"{bench}: the answers are another checkpoint's ({summary.checkpoint_hash[:12]})")
             problem = contradiction(summary, found.where.path / "judge" / bench)

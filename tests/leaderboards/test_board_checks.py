@@ -357,6 +357,59 @@ def test_a_judging_that_is_not_its_judgments_fails(made, changes, said):
     assert said in detail(checked, "judge")
 
 
+# Two games a pair, the models changing places: won, lost, contradicting games, a tie, and one game without a verdict.
+GAMES = [(81, 1, "model_1", "model_1"), (81, 2, "model_2", "model_2"), (82, 1, "model_1", "model_2"),
+         (82, 2, "tie", "tie"), (83, 1, "model_1", "error")]  # fmt: skip
+
+
+def write_pairs(where, **changes):
+    """A judging of pairs against a baseline, with the file of judgments in FastChat's shape."""
+    outcome = {"win": 1, "loss": 1, "tie": 2, "adjusted_win_rate": 0.5}
+    score = {"value": 0.5, "stderr": 0.2, "n": 4}
+    write_judging(where, **({"average": score, "scale": [0, 1]} | outcome | changes))
+    folder = where.path / "judge" / "mt_bench"
+    edit_json(folder / "summary.json", lambda s: s["request"].update(mode="pairwise", baseline="other"))
+    lines = [
+        {"question_id": q, "turn": turn, "model_1": "tiny", "model_2": "other", "g1_winner": one, "g2_winner": two,
+         "judge": ["j", "pair-v2"], "category": "writing"}
+        for q, turn, one, two in GAMES
+    ]  # fmt: skip
+    (folder / "judgments-j.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def test_a_win_rate_is_computed_again(made):
+    board, _, where = made
+    write_pairs(where)
+    checked = check_one(board, reseal(board, where))
+    assert outcomes(checked)["judge"] == "pass", detail(checked, "judge")
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"win": 2, "loss": 0}, "won/lost/tied are 1/1/2 by the judgments, 2/0/2 as claimed"),
+        ({"adjusted_win_rate": 0.75}, "the win rate is 0.5 by the judgments, 0.75 as claimed"),
+        ({"average": {"value": 0.75, "stderr": 0.2, "n": 4}}, "the average is 0.5 by the judgments, 0.75 as claimed"),
+    ],
+)
+def test_a_win_rate_that_is_not_its_judgments_fails(made, changes, said):
+    board, _, where = made
+    write_pairs(where, **changes)
+    checked = check_one(board, reseal(board, where))
+    assert failing(checked) == ["judge"]
+    assert said in detail(checked, "judge")
+
+
+def test_games_that_nobody_won_as_said_are_no_judgments(made):
+    board, _, where = made
+    write_pairs(where)
+    path = where.path / "judge" / "mt_bench" / "judgments-j.jsonl"
+    path.write_text(path.read_text().replace('"tie"', '"tiny"'))
+    checked = check_one(board, reseal(board, where))
+    assert failing(checked) == ["judge"]
+    assert "a game was won by 'tiny'" in detail(checked, "judge")
+
+
 def test_flags_of_the_judge_are_told(made):
     board, _, where = made
     write_judging(where, flags={"talks to the judge": [81, 82], "empty": []})
