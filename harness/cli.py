@@ -18,6 +18,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "status": ("harness.status:status", "Show what runs, waits and failed, with the time left."),
     "train": ("trainers.cli:train", "Train one model under one mixing strategy."),
     "eval": ("evals.cli:eval_command", "Score a checkpoint on a suite of lm-eval tasks."),
+    "execute": ("evals.execute_cli:execute", "Run programs with their tests in the sandbox."),
     "cache": ("evals.cache_cli:cache", "Look at and prune the cache of model answers."),
     "judge": ("evals.judge.cli:judge", "Judge open-ended answers, and measure the judge."),
     "gate-load": (

@@ -6,7 +6,7 @@
 ``suite``       the evaluations are of a pinned suite version, of this checkpoint, with no limit of their own
 ``questions``   every pinned question, and no other, with its own document, target and prompt
 ``samples``     every question's score, again from the response (multiple choice, exact match)
-``execution``   metrics that run code or ask another model: not recomputed here
+``execution``   metrics that run code or ask another model: not recomputed here (programs: ``execution``)
 ``scores``      task scores and columns, again from the samples
 ``statistics``  standard errors, again from the samples
 """
@@ -265,8 +265,8 @@ def _samples(board: BoardFolder, found: Findings) -> bool:
                     vectors[key] = recorded
     fine = found.tell("samples", faults, f"{again:,} scores are those of their responses")
     if believed:
-        found.say("execution", "skip", f"{few(believed)}: scored by running code or another model, which this check"
-                  " does not do; as recorded until `--replay`")  # fmt: skip
+        found.say("execution", "skip", f"{few(believed)}: scored by running code or another model, which was not"
+                  " done; as recorded")  # fmt: skip
     return fine
 
 

@@ -57,6 +57,7 @@ def submit(source: Path, folder: Path, name: str | None, links: tuple[str, ...],
     """
     from harness.errors import MoemixError
     from leaderboards.board.bundle import Engine, evaluate_missing, open_board, open_source, place
+    from leaderboards.board.execution import execute
     from leaderboards.board.verify import verify
 
     given = open_source(source)
@@ -70,7 +71,7 @@ def submit(source: Path, folder: Path, name: str | None, links: tuple[str, ...],
     evaluations = evaluate_missing(board, given, chosen, how)
     pairs = dict(_pair(link) for link in links)
     where = place(board, given, evaluations, model=name, supersedes=supersedes, links=pairs, **stated)
-    verdicts = verify(board, only=where.label)[0].verdicts
+    verdicts = execute(board, verify(board, only=where.label))[0].verdicts
     _tell(verdicts, every=True)
     failed = any(verdict.verdict == "fail" for verdict in verdicts)
     said = "it fails its checks: see above" if failed else "ready for review: commit it and open a pull request"
@@ -136,6 +137,8 @@ def pin_command(folder: Path, evaluation: Path, number: str, name: str | None) -
 @click.option("--format", "style", type=click.Choice(["terminal", "json"]), default="terminal", show_default=True)
 @click.option("--only", metavar="ID", help="Tell only about this submission.")
 @click.option("--jobs", type=click.IntRange(min=1), metavar="N", help="[default: one per core]")
+@click.option("--execute/--no-execute", "running", default=True, show_default=True,
+              help="Run the programs among the responses again, in the sandbox if there is one.")  # fmt: skip
 @click.option("--replay", "count", type=click.IntRange(min=1), metavar="N",
               help="Have the checkpoint answer N random questions of each suite again.")  # fmt: skip
 @click.option("--checkpoint", "checkpoints", multiple=True, metavar="DIR",
@@ -143,22 +146,25 @@ def pin_command(folder: Path, evaluation: Path, number: str, name: str | None) -
               help="Where a submission's checkpoint is, for --replay; found by its hash.")  # fmt: skip
 @click.option("--replay-seed", type=int, metavar="N", help="Draw these questions again.  [default: unpredictable]")
 @engine_options
-def verify(folder: Path, style: str, only: str | None, jobs: int | None, count: int | None,
+def verify(folder: Path, style: str, only: str | None, jobs: int | None, running: bool, count: int | None,
            checkpoints: tuple[Path, ...], replay_seed: int | None, engine: str | None, dtype: str,
            data_root: str | None) -> int:  # fmt: skip
     """Check every submission of a board; the exit status is 1 if any fails.
 
-    Files, schema, hashes, suite version and questions; every score again from the responses, every average and standard
-    error again from the scores; copies of other submissions, constant outputs, contamination report, judge flags.
+    Files, schema, hashes, suite version and questions; every score again from the responses, programs among them by
+    running them; every average and standard error again from the scores; copies of other submissions, constant
+    outputs, contamination report, judge flags.
     """
     from leaderboards.board import verify as verifying
     from leaderboards.board.bundle import Engine
+    from leaderboards.board.execution import execute
     from leaderboards.board.folder import boards_in
     from leaderboards.board.replay import replay
 
     verdicts: list[Verdict] = []
     for held in boards_in(folder):
-        for checked in verifying.verify(held, only=only, jobs=jobs):
+        found = verifying.verify(held, only=only, jobs=jobs)
+        for checked in execute(held, found) if running else found:
             verdicts += checked.verdicts
             if count is not None:
                 given = Engine(engine, dtype, data_root) if engine else None

@@ -70,6 +70,28 @@ def filtered_answer(sample: Mapping[str, Any]) -> str:
     return str(first[0] if isinstance(first, list) and first else first)
 
 
+def known_filter(steps: Sequence[Mapping[str, Any]] | None) -> bool:
+    """Whether an answer can be filtered again here."""
+    return steps is not None and all(step.get("function") in ("take_first", "regex", *_STEPS) for step in steps)
+
+
+def filtered_program(sample: Mapping[str, Any], steps: Sequence[Mapping[str, Any]] | None, where: str) -> str:
+    """The program that a known filter makes of the response, which must be the one recorded.
+
+    Raises:
+        Contradiction: it is another, or there is none.
+    """
+    try:
+        program = _filtered(sample, steps)
+    except Contradiction as error:
+        raise Contradiction(f"{where}: {error}") from None
+    except (KeyError, IndexError, TypeError):
+        raise Contradiction(f"{where}: no sample of a generated text") from None
+    if program is None:
+        raise Contradiction(f"{where}: there is no program")
+    return program
+
+
 def _likelihoods(sample: Mapping[str, Any]) -> tuple[list[float], list[bool]]:
     """Log-likelihood and greedy flag of each continuation."""
     try:

@@ -207,6 +207,19 @@ def _code() -> str:
     return hash_tree(Path(__file__).parent, "*.py")
 
 
+def executed_before(board: BoardFolder, folders: Iterable[SubmissionFolder]) -> dict[str, Verdict]:
+    """What came of running the programs of these submissions, of those that have not changed since."""
+    with _Cache(board) as cache:
+        found = {where.label: cache.executed(where.label, _state(where, cache.checks)) for where in folders}
+    return {label: verdict for label, verdict in found.items() if verdict is not None}
+
+
+def remember_executed(board: BoardFolder, where: SubmissionFolder, verdict: Verdict) -> None:
+    """Keep what came of running a submission's programs."""
+    with _Cache(board) as cache:
+        cache.keep_executed(where.label, _state(where, cache.checks), verdict)
+
+
 def _state(where: SubmissionFolder, checks: str) -> str:
     """What a submission's verdicts depend on: its files as the file system tells them, the pins, the checks.
 
@@ -239,7 +252,8 @@ class _Cache:
 
     def _open(self) -> None:
         self.file = sqlite3.connect(self.path, timeout=60)
-        self.file.execute("CREATE TABLE IF NOT EXISTS verified (label TEXT PRIMARY KEY, state TEXT, found BLOB)")
+        for table in ("verified", "executed"):
+            self.file.execute(f"CREATE TABLE IF NOT EXISTS {table} (label TEXT PRIMARY KEY, state TEXT, found BLOB)")
 
     def __exit__(self, *_: object) -> None:
         self.file.commit()
@@ -252,3 +266,11 @@ class _Cache:
     def put(self, state: str, checked: Checked) -> None:
         data = self._adapter.dump_json(checked)
         self.file.execute("INSERT OR REPLACE INTO verified VALUES (?, ?, ?)", (checked.label, state, data))
+
+    def executed(self, label: str, state: str) -> Verdict | None:
+        row = self.file.execute("SELECT found FROM executed WHERE label = ? AND state = ?", (label, state)).fetchone()
+        return Verdict.model_validate_json(row[0]) if row else None
+
+    def keep_executed(self, label: str, state: str, verdict: Verdict) -> None:
+        row = (label, state, verdict.model_dump_json())
+        self.file.execute("INSERT OR REPLACE INTO executed VALUES (?, ?, ?)", row)

@@ -1,7 +1,7 @@
 """Boards and submissions made from nothing: evaluations in lm-eval's format, with responses that earn their scores.
 
 Three tasks stand for the ways of scoring: ``pick`` (multiple choice by log-likelihood), ``count`` (exact match after a
-regular expression) and ``run`` (scored by code of its own, so not to be recomputed).
+regular expression) and ``run`` (a program with its test, so not to be recomputed from text).
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def questions(sizes: Mapping[str, int]) -> dict[str, list[dict[str, Any]]]:
     for task, count in sizes.items():
         held = found.setdefault(task, [])
         for i in range(count):
-            target = str(i % 4) if task == "pick" else str(7 * i)
+            target = {"pick": str(i % 4), "count": str(7 * i), "run": f"assert f(1) == {7 * i}"}[task]
             doc = {"prompt": f"question {i} of {task}: how many?", "answer": target}
             prompt = f"Question: {doc['prompt']}\nAnswer:"
             options = {"until": ["\n"], "do_sample": False}
@@ -95,7 +95,8 @@ def answered(question: Mapping[str, Any], right: bool, rng: np.random.Generator)
         number = question["target"] if right else str(7 * i + 1 + int(rng.integers(5)))
         text = f"{rng.integers(100)} and {rng.integers(100)} make\n#### {number}"
         return {**question, "resps": [[text]], "filtered_resps": [number], "exact_match": float(right)}
-    text = f"def f(x): return x + {rng.integers(1000)}"
+    total = 7 * i if right else 7 * i + 1 + int(rng.integers(5))
+    text = f"def f(x): return {total} * x  # {rng.integers(1000)}"
     return {**question, "resps": [[text]], "filtered_resps": [text], "pass_at_1": float(right)}
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from board_records import PROVENANCE, make_board, reseal, write_submission  # type: ignore[import-not-found]
 
+from leaderboards.board.execution import execute
 from leaderboards.board.verify import check_one, verify
 
 SIZES = {"pick": 40, "count": 30, "run": 20}
@@ -216,11 +217,82 @@ def test_an_edited_hash_is_caught(made):
 
 
 def test_what_runs_code_is_said_to_be_as_recorded(made):
-    """A score that only a sandbox could check is believed here, and that is never left unsaid."""
+    """A score that only running a program could check is believed at first, and that is never left unsaid."""
     board, _, where = made
     checked = check_one(board, where)
     assert outcomes(checked)["execution"] == "skip"
     assert "pass_at_1 of run (20 questions)" in detail(checked, "execution")
+
+
+# --- programs are run again -----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def sandbox():
+    if shutil.which("bwrap") is None:
+        pytest.skip("bubblewrap is not installed (make sandbox)")
+
+
+def executed(board):
+    (checked,) = execute(board, verify(board))
+    return checked
+
+
+def claim_passes(where):
+    """Every wrong program is said to have passed, and every average is made to fit."""
+    edit_samples(where, "run", lambda lines: [line.update(pass_at_1=1.0) for line in lines])
+
+    def change(summary):
+        columns = summary["columns"]
+        summary["results"][2].update(value=1.0, stderr=0.0)
+        columns["run"].update(value=1.0, stderr=0.0)
+        parts = [columns[name] for name in ("pick", "count", "run")]
+        columns["average"]["value"] = sum(part["value"] for part in parts) / 3
+        columns["average"]["stderr"] = sum((part["stderr"] / 3) ** 2 for part in parts) ** 0.5
+
+    edit_json(summary_of(where), change)
+
+
+def test_honest_programs_pass_when_they_are_run_again_and_are_not_run_twice(made, sandbox, monkeypatch):
+    board, _, _ = made
+    checked = executed(board)
+    assert outcomes(checked)["execution"] == "pass", detail(checked, "execution")
+    assert detail(checked, "execution") == "20 scores are those of running their programs again"
+    monkeypatch.setattr("leaderboards.board.execution._run", lambda programs: pytest.fail("run again"))
+    assert executed(board).verdicts == checked.verdicts
+
+
+def test_a_program_that_is_said_to_have_passed_is_caught_by_running_it(made, sandbox):
+    board, _, where = made
+    claim_passes(where)
+    reseal(board, where)
+    assert failing(verify(board)[0]) == []  # text alone cannot know
+    checked = executed(board)
+    assert failing(checked) == ["execution"]
+    assert "pass_at_1 is 0 by running its program (AssertionError: ), 1 as recorded" in detail(checked, "execution")
+
+
+def test_a_right_program_in_the_place_of_the_answer_is_caught_by_the_filter(made, sandbox):
+    board, _, where = made
+
+    def change(lines):
+        for i, line in enumerate(lines):
+            line.update(filtered_resps=[f"def f(x): return {7 * i} * x"])
+
+    edit_samples(where, "run", change)
+    claim_passes(where)
+    reseal(board, where)
+    checked = executed(board)
+    assert failing(checked) == ["execution"]
+    assert "the filter 'none' does not make" in detail(checked, "execution")
+
+
+def test_without_a_sandbox_programs_are_left_as_recorded_and_the_verdict_says_why(made, monkeypatch):
+    board, _, _ = made
+    monkeypatch.setenv("PATH", "/nowhere")
+    checked = executed(board)
+    assert outcomes(checked)["execution"] == "skip"
+    assert "20 scores as recorded: programs are not run here: bubblewrap" in detail(checked, "execution")
 
 
 # --- copies and oddities --------------------------------------------------------------------------------
