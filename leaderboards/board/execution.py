@@ -7,6 +7,7 @@ them; this module reads text and compares numbers. What was run once is kept bes
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
 import tempfile
@@ -20,20 +21,21 @@ from harness.files import read_jsonl, write_text
 from harness.submissions import Outcome, Scorer, Verdict
 from leaderboards.board.checks import few
 from leaderboards.board.folder import BoardFolder
-from leaderboards.board.rescoring import Contradiction, filtered_program, known_filter
+from leaderboards.board.rescoring import Contradiction, filtered_programs, known_filter
 from leaderboards.board.untrusted import read_lines
 from leaderboards.board.verify import Checked, Vector, executed_before, remember_executed
+from leaderboards.scores import TOLERANCE
 
-METRIC = "pass_at_1"  # of tasks that run one program a question
+METRIC = "pass_at_1"  # of MBPP and the quickstart's world
 
 
 @dataclass(frozen=True)
-class _Program:
-    """What a question's score comes from."""
+class _Question:
+    """What a question's score comes from: the share of its programs that pass."""
 
     where: str
     recorded: float
-    code: str
+    codes: tuple[str, ...]
     tests: str
 
 
@@ -93,44 +95,53 @@ def _execute(board: BoardFolder, checked: Checked) -> Verdict:
         return Verdict(submission=checked.label, check="execution", verdict=verdict, detail=detail)
 
     folder = board.path / "submissions" / checked.label
-    programs: list[_Program] = []
+    questions: list[_Question] = []
     try:
         for suite_key, vector in _believed(board, checked, runnable=True):
             scorer = board.suite(suite_key).tasks[vector.task].scorer
-            programs += _programs(folder / "evals" / suite_key / f"samples_{vector.task}.jsonl", vector, scorer)
+            questions += _questions(folder / "evals" / suite_key / f"samples_{vector.task}.jsonl", vector, scorer)
     except (Contradiction, MoemixError) as error:
         return say("fail", str(error).replace(f"{folder}/", "").replace("\n  ", "; "))
-    verdicts = _run(programs)
+    verdicts = _run([(code, question.tests) for question in questions for code in question.codes])
     if isinstance(verdicts, str):
-        return say("skip", f"{len(programs)} scores as recorded: {verdicts}")
-    other = [(p, v) for p, v in zip(programs, verdicts, strict=True) if float(v["passed"]) != p.recorded]
-    late = [p.where for p, v in other if v["reason"] == "timeout"]
-    wrong = [f"{p.where}: {METRIC} is {float(v['passed']):g} by running its program ({str(v['reason'])[:60]}),"
-             f" {p.recorded:g} as recorded" for p, v in other if v["reason"] != "timeout"]  # fmt: skip
+        return say("skip", f"{len(questions)} scores as recorded: {verdicts}")
+    wrong, late, rest = [], [], iter(verdicts)
+    for question in questions:
+        mine = [next(rest) for _ in question.codes]
+        score = sum(bool(verdict["passed"]) for verdict in mine) / len(mine)
+        reasons = [str(verdict["reason"]) for verdict in mine if not verdict["passed"]]
+        if math.isclose(score, question.recorded, abs_tol=TOLERANCE):
+            continue
+        if "timeout" in reasons:
+            late.append(question.where)
+        else:
+            why = f" ({reasons[0][:60]})" if reasons else ""
+            wrong.append(f"{question.where}: {METRIC} is {score:g} by running its program{why},"
+                         f" {question.recorded:g} as recorded")  # fmt: skip
     if wrong:
         return say("fail", few(wrong))
     if late:
-        return say("warn", f"ran out of time here and passed as recorded: {few(late)}")
-    return say("pass", f"{len(programs)} scores are those of running their programs again")
+        return say("warn", f"ran out of time here, other than recorded: {few(late)}")
+    return say("pass", f"{len(questions)} scores are those of running their programs again")
 
 
-def _programs(path: Path, vector: Vector, scorer: Scorer) -> list[_Program]:
-    """The programs of a task in the order of its questions, which is that of its scores."""
-    found: dict[int, _Program] = {}
+def _questions(path: Path, vector: Vector, scorer: Scorer) -> list[_Question]:
+    """The programs of a task, in the order of its questions."""
+    found: dict[int, _Question] = {}
     for _, sample in read_lines(path):
         if sample["filter"] == vector.filter:
-            number = sample["doc_id"]
-            where = f"question {number} of {vector.task}"
-            code = filtered_program(sample, scorer.filters.get(vector.filter), where)
-            found[number] = _Program(where, float(sample[vector.metric]), code, str(sample["target"]))
+            where = f"question {sample['doc_id']} of {vector.task}"
+            codes = filtered_programs(sample, scorer.filters[vector.filter], where)
+            recorded = float(sample[vector.metric])
+            found[sample["doc_id"]] = _Question(where, recorded, tuple(codes), str(sample["target"]))
     return [found[number] for number in sorted(found)]
 
 
-def _run(programs: Sequence[_Program]) -> list[dict[str, Any]] | str:
-    """The verdicts, or why there are none."""
+def _run(programs: Sequence[tuple[str, str]]) -> list[dict[str, Any]] | str:
+    """The verdicts on programs with their tests, or why there are none."""
     with tempfile.TemporaryDirectory(prefix="moemix-execute-") as scratch:
         asked, out = Path(scratch) / "programs.jsonl", Path(scratch) / "verdicts.jsonl"
-        write_text(asked, "".join(json.dumps({"code": p.code, "tests": p.tests}) + "\n" for p in programs))
+        write_text(asked, "".join(json.dumps({"code": code, "tests": tests}) + "\n" for code, tests in programs))
         command = (sys.executable, "-m", "harness.cli", "execute", str(asked), "--out", str(out))
         process = subprocess.run(command, capture_output=True, text=True, check=False)
         if process.returncode:

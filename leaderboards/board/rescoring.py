@@ -75,21 +75,25 @@ def known_filter(steps: Sequence[Mapping[str, Any]] | None) -> bool:
     return steps is not None and all(step.get("function") in ("take_first", "regex", *_STEPS) for step in steps)
 
 
-def filtered_program(sample: Mapping[str, Any], steps: Sequence[Mapping[str, Any]] | None, where: str) -> str:
-    """The program that a known filter makes of the response, which must be the one recorded.
+def filtered_programs(sample: Mapping[str, Any], steps: Sequence[Mapping[str, Any]], where: str) -> list[str]:
+    """The programs that a known filter makes of the responses, which must be those recorded: several where a task
+    samples several answers to a question, which stay as they are.
 
     Raises:
-        Contradiction: it is another, or there is none.
+        Contradiction: they are others, or there is none.
     """
     try:
-        program = _filtered(sample, steps)
+        recorded = sample["filtered_resps"][0]
+        if isinstance(recorded, list) and recorded != sample["resps"][0]:
+            raise Contradiction("the programs are not the responses")
+        programs: list[Any] = recorded if isinstance(recorded, list) else [_filtered(sample, steps)]
     except Contradiction as error:
         raise Contradiction(f"{where}: {error}") from None
     except (KeyError, IndexError, TypeError):
         raise Contradiction(f"{where}: no sample of a generated text") from None
-    if program is None:
+    if not programs or not all(isinstance(program, str) for program in programs):
         raise Contradiction(f"{where}: there is no program")
-    return program
+    return programs
 
 
 def _likelihoods(sample: Mapping[str, Any]) -> tuple[list[float], list[bool]]:
