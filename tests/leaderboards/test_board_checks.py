@@ -12,6 +12,7 @@ import pytest
 from board_records import PROVENANCE, make_board, reseal, write_submission  # type: ignore[import-not-found]
 
 from leaderboards.board.execution import execute
+from leaderboards.board.rescoring import Contradiction, filtered_programs
 from leaderboards.board.verify import check_one, verify
 
 SIZES = {"pick": 40, "count": 30, "run": 20}
@@ -285,6 +286,13 @@ def test_a_right_program_in_the_place_of_the_answer_is_caught_by_the_filter(made
     checked = executed(board)
     assert failing(checked) == ["execution"]
     assert "the filter 'none' does not make" in detail(checked, "execution")
+
+
+def test_of_several_programs_a_question_each_counts_and_each_is_a_response():
+    sample = {"filter": "none", "resps": [["a", "b"]], "filtered_resps": [["a", "b"]]}
+    assert filtered_programs(sample, [{"function": "take_first"}], "question 3") == ["a", "b"]
+    with pytest.raises(Contradiction, match="question 3: the programs are not the responses"):
+        filtered_programs(sample | {"resps": [["a", "c"]]}, [{"function": "take_first"}], "question 3")
 
 
 def test_without_a_sandbox_programs_are_left_as_recorded_and_the_verdict_says_why(made, monkeypatch):
