@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 from scipy.stats import spearmanr
 
-from leaderboards.paper.figures import MODEL, PAIR, FigureData
+from leaderboards.paper.figures import MODEL, PAIR, R_HIGH, R_LOW, FigureData
 from leaderboards.paper.measures import measure, over_seeds
 from leaderboards.paper.published import published
 from leaderboards.paper.runs import Experiments
@@ -171,7 +171,7 @@ def in_words(found: Sequence[Finding], tables: Mapping[str, PaperTable], balance
             texts.append(order)
     told = {what: (ours, theirs) for what, ours, theirs in balance.facts}
     if "Pearson's r" in told:
-        (r, paper), (low, _), (high, _) = told["Pearson's r"], told["its 95 % interval, from"], told["to"]
+        (r, paper), (low, _), (high, _) = told["Pearson's r"], told[R_LOW], told[R_HIGH]
         holds = "has the paper's sign" if r * (paper or 0.0) > 0 else "has the opposite sign"
         sure = (
             "and its interval leaves out 0"

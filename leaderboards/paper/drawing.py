@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from leaderboards.figures import LINES, MARKERS, save
-from leaderboards.paper.figures import FigureData, Panel, Point
+from leaderboards.paper.figures import R_HIGH, R_LOW, FigureData, Panel, Point
 from leaderboards.rendering import plain
 
 
@@ -36,8 +36,10 @@ def draw_figure(figure: FigureData, path: Path) -> None:
         if not figure.panels:
             panels[0].text(0.5, 0.5, "nothing measured yet", ha="center", va="center")
         told = [f"{name} {ours:.3f}" + (f" (paper {theirs})" if theirs is not None else "")
-                for name, ours, theirs in figure.facts]  # fmt: skip
-        canvas.suptitle(plain("; ".join([figure.title, *told])), fontsize=10, parse_math=False, wrap=True)
+                for name, ours, theirs in figure.facts if name not in (R_LOW, R_HIGH)]  # fmt: skip
+        canvas.suptitle(
+            plain("; ".join([figure.title, *told])).replace("-0", "−0"), fontsize=10, parse_math=False, wrap=True
+        )
 
     save(path, (5.4 * columns, 3.6 * lines + 0.4), paint)
 

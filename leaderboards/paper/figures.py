@@ -20,6 +20,7 @@ MODEL = "llama_moe"
 TRAINED = ("datasize", "uniform", "random", "sequential", "ref_loss", "dynamic")
 LENGTHS = ("500", "1000", "1500", "2000")
 PAIR = ("uniform", "dynamic")
+R_LOW, R_HIGH = "lower end of r's 95 % interval", "upper end of r's 95 % interval"
 
 
 @dataclass(frozen=True)
@@ -121,7 +122,7 @@ def _balance(figure: FigureData, experiments: Experiments) -> None:
             found = pearsonr(x, y)
             low, high = found.confidence_interval(0.95)
             figure.facts.append(("Pearson's r", float(found.statistic), published()["figure2"]["pearson"]))
-            figure.facts += [("its 95 % interval, from", float(low), None), ("to", float(high), None)]
+            figure.facts += [(R_LOW, float(low), None), (R_HIGH, float(high), None)]
 
 
 def _combinations(figure: FigureData, experiments: Experiments) -> None:

@@ -64,7 +64,9 @@ PRESETS = {
             "Preset mini: models of some one and a half million parameters, pretrained on the spot in the quickstart's"
             " generated world; a Mixtral-shaped one stands in the place of the paper's LLaMA-MoE, a ModuleFormer in"
             " that of MoLM. Facts stands for QA, Words for BBH, Math for GSM8K, Code for MBPP; nothing stands for MMLU."
-            " Differences to the paper's figures are printed for completeness: models, data and questions are others.",
+            " Differences to the paper's figures are printed for completeness: models, data and questions are others."
+            " The ModuleFormer learns slowly: after the same few steps it still answers hardly anything right, so its"
+            " rows tell little.",
         ),
     ),
     "smol": Preset(
