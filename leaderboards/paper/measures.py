@@ -16,7 +16,6 @@ from harness.records import GateLoads
 from leaderboards.paper.presets import subtask
 from leaderboards.paper.runs import GATE_LOAD, JUDGING, SCORES, Experiments
 from leaderboards.paper.specs import SOURCES
-from leaderboards.scores import Evaluation
 from leaderboards.statistics import Estimate, Part, estimate
 
 NO_COUNTERPART = "nothing stands for it in preset"
@@ -145,7 +144,7 @@ def _scores(experiments: Experiments, planned: PlannedRun, kind: str, name: str)
     if found_name is None:
         raise NotMeasured(f"{NO_COUNTERPART} {experiments.preset.name}")
     require(experiments, planned, SCORES)
-    evaluation = Evaluation.open(experiments.scores(planned))
+    evaluation = experiments.evaluation(planned)
     if kind == "task":
         keys = [key for key in evaluation.results if key.task == found_name]
         if not keys:
@@ -163,7 +162,7 @@ def _scores(experiments: Experiments, planned: PlannedRun, kind: str, name: str)
 def _of_kind(experiments: Experiments, planned: PlannedRun, title: str) -> tuple[Vector, ...]:
     """Those questions of the column that stands for BBH whose right answer begins as the preset says."""
     require(experiments, planned, SCORES)
-    evaluation = Evaluation.open(experiments.scores(planned))
+    evaluation = experiments.evaluation(planned)
     vectors = []
     for key in evaluation.column(experiments.preset.columns["bbh"]):
         held = evaluation.scores(key)
@@ -211,7 +210,7 @@ def setting(experiments: Experiments, what: str, benchmark: str) -> Measured:
     for planned in experiments.plan.runs if experiments.plan else ():
         if not experiments.finished(planned, SCORES):
             continue
-        evaluation = Evaluation.open(experiments.scores(planned))
+        evaluation = experiments.evaluation(planned)
         if evaluation.missing(column):
             break
         keys = evaluation.shares(column)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import os
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,13 +12,14 @@ from tabulate import tabulate
 
 from harness.files import write_text
 from leaderboards.paper.claims import findings, heading, in_words, rows
-from leaderboards.paper.figures import figure_data, figure_names
+from leaderboards.paper.drawing import draw_figure
+from leaderboards.paper.figures import FigureData, figure_data, figure_names
 from leaderboards.paper.published import source
 from leaderboards.paper.rendering import LEGEND, grid, markdown
 from leaderboards.paper.runs import Experiments
 from leaderboards.paper.specs import table_names
 from leaderboards.paper.tables import PaperTable, agreement, fill
-from leaderboards.paper.targets import TABLE_FORMATS, draw, figure_notes, needs, render, title
+from leaderboards.paper.targets import TABLE_FORMATS, figure_notes, figure_text, needs, title
 from leaderboards.paper.times import times
 from leaderboards.rendering import markdown_text, plain
 
@@ -42,23 +44,26 @@ def write_report(experiments: Experiments, out: Path, single: Path | None = None
     """
     written: list[Path] = []
     tables = {name: fill(name, experiments) for name in table_names()}
-    held = _gather(experiments, tables)
+    figures = {name: figure_data(name, experiments) for name in figure_names()}
+    held = _gather(experiments, tables, figures)
     for name in table_names():
         for style, ending in ENDINGS.items():
             written.append(_write(out / f"{name}{ending}", TABLE_FORMATS[style](tables[name])))
-    for name in figure_names():
+    for name, figure in figures.items():
         for style in ("markdown", "csv", "json"):
-            written.append(_write(out / f"{name}{ENDINGS[style]}", render(name, experiments, style)))
+            written.append(_write(out / f"{name}{ENDINGS[style]}", figure_text(figure, experiments, style)))
         for kind in KINDS:
-            draw(name, experiments, out / f"{name}.{kind}")
+            draw_figure(figure, out / f"{name}.{kind}")
             written.append(out / f"{name}.{kind}")
-    written.append(_write(out / "report.md", _markdown(experiments, tables, held, ".")))
-    written.append(_write(out / "index.html", _page(experiments, tables, held)))
+    written.append(_write(out / "report.md", _markdown(experiments, tables, figures, held, ".")))
+    written.append(_write(out / "index.html", _page(experiments, tables, figures, held)))
     if single is not None:
         folder = single.with_suffix("")
-        for name in figure_names():
-            draw(name, experiments, folder / f"{name}.png")
-        written.append(_write(single, _markdown(experiments, tables, held, os.path.relpath(folder, single.parent))))
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in figures:
+            shutil.copyfile(out / f"{name}.png", folder / f"{name}.png")
+        pictures = os.path.relpath(folder, single.parent)
+        written.append(_write(single, _markdown(experiments, tables, figures, held, pictures)))
     return written
 
 
@@ -76,28 +81,27 @@ class _Section:
     rows: list[list[str]]
 
 
-def _gather(experiments: Experiments, tables: dict[str, PaperTable]) -> list[_Section]:
+def _gather(experiments: Experiments, tables: dict[str, PaperTable], figures: dict[str, FigureData]) -> list[_Section]:
     """What stands before the tables: nothing here is an opinion."""
     found = findings(experiments, tables)
-    took = times(experiments, [need for name in (*tables, *figure_names()) for need in needs(name)])
-    balance = figure_data("figure2", experiments)
+    took = times(experiments, [need for name in (*tables, *figures) for need in needs(name)])
+    words = in_words(found, tables, figures["figure2"])
     return [
-        _Section("What agrees with the paper at this scale, and what does not", in_words(found, tables, balance),
+        _Section("What agrees with the paper at this scale, and what does not", words,
                  rows(found)),
-        _Section("How much of it was measured", [], _measured(experiments, tables)),
+        _Section("How much of it was measured", [], _measured(tables, figures)),
         _Section("Wall time", [took.in_words()], took.rows()),
     ]  # fmt: skip
 
 
-def _measured(experiments: Experiments, tables: dict[str, PaperTable]) -> list[list[str]]:
+def _measured(tables: dict[str, PaperTable], figures: dict[str, FigureData]) -> list[list[str]]:
     lines = [["", "shows", "measured", "sign of the difference to the baseline as in the paper"]]
     for name, table in tables.items():
         there = sum(cell.ours is not None for cell in table.cells.values())
         agree, of = agreement(table)
         signs = f"{agree} of {of}" if of else ""
         lines.append([heading(name), title(name), f"{there} of {len(table.cells)} cells", signs])
-    for name in figure_names():
-        figure = figure_data(name, experiments)
+    for name, figure in figures.items():
         points = sum(len(panel.points) for panel in figure.panels)
         lines.append(
             [heading(name), title(name), f"{points} points" + (", some missing" if figure.missing else ""), ""]
@@ -114,7 +118,10 @@ def _about(experiments: Experiments) -> list[str]:
     ]
 
 
-def _markdown(experiments: Experiments, tables: dict[str, PaperTable], sections: list[_Section], figures: str) -> str:
+def _markdown(
+    experiments: Experiments, tables: dict[str, PaperTable], figures: dict[str, FigureData],
+    sections: list[_Section], pictures: str,
+) -> str:  # fmt: skip
     parts = [f"# The paper's tables and figures, preset {experiments.preset.name}"]
     parts += [markdown_text(text).replace("\\`", "`") for text in _about(experiments)]
     for section in sections:
@@ -122,22 +129,23 @@ def _markdown(experiments: Experiments, tables: dict[str, PaperTable], sections:
         head, *body = ([markdown_text(cell) for cell in row] for row in section.rows)
         parts += [tabulate(body, head, tablefmt="pipe", disable_numparse=True)] if body else []
     parts += ["## Tables", *(markdown(table, shared=False).strip() for table in tables.values()), "## Figures"]
-    for name in figure_names():
-        text = render(name, experiments, "markdown").strip()
+    for name, figure in figures.items():
+        text = figure_text(figure, experiments, "markdown").strip()
         first, _, rest = text.partition("\n\n")
-        parts.append(f"{first}\n\n![{title(name)}]({figures}/{name}.png)\n\n{rest}")
+        parts.append(f"{first}\n\n![{title(name)}]({pictures}/{name}.png)\n\n{rest}")
     return "\n\n".join(parts) + "\n"
 
 
-def _page(experiments: Experiments, tables: dict[str, PaperTable], sections: list[_Section]) -> str:
+def _page(
+    experiments: Experiments, tables: dict[str, PaperTable], figures: dict[str, FigureData], sections: list[_Section]
+) -> str:
     """The report as a page: no script, every text escaped."""
-    names = [*tables, *figure_names()]
+    names = [*tables, *figures]
     links = " ".join(f'<a href="#{name}">{heading(name)}</a>' for name in names)
     about = "".join(f"<p>{_text(text.replace('`', ''))}</p>" for text in _about(experiments))
     before = "".join(_section(section) for section in sections)
     parts = [_table(name, table) for name, table in tables.items()]
-    for name in figure_names():
-        figure = figure_data(name, experiments)
+    for name, figure in figures.items():
         notes = "".join(f"<li>{_text(note)}</li>" for note in figure_notes(figure, experiments))
         parts.append(
             f'<h2 id="{name}">{heading(name)}: {_text(figure.title)}</h2><img src="{name}.png"'

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from harness.errors import MoemixError
@@ -14,6 +14,7 @@ from harness.records import EvalSummary, GateLoads, JudgeSummary
 from harness.store import Store
 from leaderboards.paper.presets import Preset
 from leaderboards.paper.specs import Line
+from leaderboards.scores import Evaluation
 
 # What is measured on a run's checkpoint beyond its training.
 SCORES, JUDGING, GATE_LOAD, BENCHMARK_LOAD = "scores", "judging", "gate load", "benchmark load"
@@ -27,11 +28,13 @@ class Experiments:
 
     Attributes:
         plan: None where the recipe cannot be planned here; ``problem`` then says why.
+        read: evaluations that were read already: the same scores stand in many cells.
     """
 
     preset: Preset
     plan: Plan | None
     problem: str = ""
+    read: dict[Path, Evaluation] = field(default_factory=dict, compare=False, repr=False)
 
     def runs(self, model: str, strategy: str) -> list[PlannedRun]:
         """The runs of a strategy on a model of the paper, one a seed."""
@@ -51,6 +54,13 @@ class Experiments:
     def scores(self, planned: PlannedRun) -> Path:
         """The folder of its scores."""
         return planned.evaluations[self.preset.suite]
+
+    def evaluation(self, planned: PlannedRun) -> Evaluation:
+        """Its scores, read once."""
+        folder = self.scores(planned)
+        if folder not in self.read:
+            self.read[folder] = Evaluation.open(folder)
+        return self.read[folder]
 
     def judging(self, planned: PlannedRun) -> Path:
         """The folder of its judging."""

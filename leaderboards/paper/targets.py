@@ -45,7 +45,7 @@ def needs(name: str) -> list[Need]:
 def render(name: str, experiments: Experiments, style: str) -> str:
     """A table or a figure's numbers as Markdown, LaTeX, CSV or JSON."""
     if name in figure_names():
-        return _figure(figure_data(name, experiments), experiments, style)
+        return figure_text(figure_data(name, experiments), experiments, style)
     return TABLE_FORMATS[style](fill(name, experiments))
 
 
@@ -53,7 +53,8 @@ def draw(name: str, experiments: Experiments, path: Path) -> None:
     draw_figure(figure_data(name, experiments), path)
 
 
-def _figure(figure: FigureData, experiments: Experiments, style: str) -> str:
+def figure_text(figure: FigureData, experiments: Experiments, style: str) -> str:
+    """A figure's numbers in any format."""
     rows = [
         {"figure": figure.name, "panel": panel.title, "series": p.series, "x": p.x, "y": p.y,
          "stderr": None if math.isnan(p.stderr) else p.stderr, "published": p.published}
