@@ -47,12 +47,16 @@ $(VENV)/.formats: $(VENV)/.core requirements/formats.txt
 	$(PIP) --ignore-requires-python -r requirements/formats.txt || echo 'note: without them the exports are not tested'
 	touch $@
 
+$(VENV)/.tracking: $(VENV)/.serve requirements/tracking.txt
+	$(PIP) -r requirements/tracking.txt
+	touch $@
+
 paper-mini: install ## every run of the paper's tables in the quickstart's world, then docs/results/paper-mini.md
 	$(BIN)/moemix paper run all --preset mini --store $(STORE)
 	$(BIN)/moemix paper report --preset mini --store $(STORE) --out $(STORE)/paper-report \
 	  --markdown docs/results/paper-mini.md
 
-test: install-serve browser $(VENV)/.formats ## all tests, a real vLLM server and a browser among them
+test: install-serve browser $(VENV)/.formats $(VENV)/.tracking ## all tests, a real vLLM server and a browser among them
 	$(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 check: install ## what CI holds besides tests: lint, format, types, the one-way house

@@ -9,7 +9,7 @@ from harness.errors import StageFailed
 from harness.local import conduct_locally, say
 from harness.plan import Job, Plan
 from harness.progress import duration
-from harness.recipe import LocalExecutor
+from harness.surroundings import LocalExecutor
 
 
 def conduct(plan: Plan, jobs: tuple[Job, ...] | None = None) -> Outcome:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 
-from harness.recipe import Launcher
+from harness.surroundings import Launcher
 
 WANTED: dict[str, dict[str, str]] = {
     "ddp": {},

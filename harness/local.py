@@ -11,7 +11,7 @@ from harness.attempt import Attempt, Outcome
 from harness.errors import StageFailed
 from harness.plan import Job
 from harness.progress import duration
-from harness.recipe import LocalExecutor
+from harness.surroundings import LocalExecutor
 
 
 @dataclass

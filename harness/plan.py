@@ -21,7 +21,6 @@ from harness.errors import MoemixError, StageFailed, nearest
 from harness.launch import launch_command
 from harness.recipe import (
     CheckpointModel,
-    Launcher,
     Mixing,
     Model,
     Recipe,
@@ -36,6 +35,7 @@ from harness.recipe_file import override
 from harness.records import EvalRequest, ModelConfig, ModelManifest, RunConfig
 from harness.sources import fingerprint
 from harness.store import Run, Store, checkpoint_hash, mark_judging
+from harness.surroundings import Launcher
 
 Kind = Literal["model", "train", "eval", "judge", "gate-load"]
 
@@ -235,7 +235,9 @@ class _Builder:
             run = self.store.run(recipe.name, config)
             train_job = f"train:{config.id}"
             needed = reference.run if reference else None
-            create = partial(self.store.create_run, recipe.name, config, checkpoint, needed, self.root_text)
+            create = partial(
+                self.store.create_run, recipe.name, config, checkpoint, needed, self.root_text, recipe.tracking
+            )
             title = f"train {strategy.label} on {model.name}, seed {config.seed}"
             command = ("train", "--run", str(run.folder))
             self.jobs[train_job] = Job(

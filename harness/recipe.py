@@ -8,19 +8,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from harness.errors import MoemixError
 from harness.files import read_yaml
+from harness.strict import Strict
+from harness.surroundings import Executor, Launcher, LocalExecutor, Tracking
 
 ROUTER_MODULES = frozenset({"gate", "router"})
 """What MoE layers call their router, in transformers and in the paper's models."""
-
-
-class Strict(BaseModel):
-    """Frozen, and unknown keys are errors."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 # --- data -----------------------------------------------------------------------------------------
@@ -120,22 +116,6 @@ class Training(Strict):
             named = self.freeze == "paper" and "gate" in target
             if named or (self.freeze == "router" and target in ROUTER_MODULES):
                 raise ValueError(f"`lora.targets` names {target!r}, which `freeze: {self.freeze}` keeps as it is")
-        return self
-
-
-class Launcher(Strict):
-    """How many processes train a run, and how they share its work. No part of a run's identity: a run that was begun
-    on two processes goes on, with the same draws, on one."""
-
-    processes: int = Field(1, ge=1, description="on this machine; one for each GPU, as a rule")
-    strategy: Literal["ddp", "fsdp2"] = Field(
-        "ddp", description="ddp: whole replicas; fsdp2: weights, gradients and optimizer state in shards"
-    )
-
-    @model_validator(mode="after")
-    def _something_to_share(self) -> Launcher:
-        if self.strategy != "ddp" and self.processes == 1:
-            raise ValueError(f"strategy {self.strategy} divides its work among processes, and `processes` is 1")
         return self
 
 
@@ -279,63 +259,6 @@ class CheckpointModel(Named):
 Model = Annotated[TinyModel | UpcycledModel | SplitModel | CheckpointModel, Field(discriminator="kind")]
 
 
-# --- where it runs ----------------------------------------------------------------------------------
-
-
-class LocalExecutor(Strict):
-    """Jobs as processes of this machine, several at once where it has room for them."""
-
-    kind: Literal["local"] = "local"
-    jobs: int = Field(1, ge=1, description="slots: so many jobs at once, if each takes one")
-    slots: dict[str, int] = Field(default_factory=dict, description="slots that a job of a kind takes (`train: 2`); 1")
-    devices: tuple[str, ...] = Field((), description="GPUs, one a slot, dealt out in CUDA_VISIBLE_DEVICES")
-    threads: int | None = Field(None, ge=1, description="OMP_NUM_THREADS of each job; null: as the environment says")
-
-    @model_validator(mode="after")
-    def _a_slot_is_a_device(self) -> LocalExecutor:
-        if self.devices and self.jobs != 1 and self.jobs != len(self.devices):
-            raise ValueError(f"`jobs` is {self.jobs} and there are {len(self.devices)} devices: each is one slot")
-        return self
-
-
-class SlurmResources(Strict):
-    """What a job of one kind asks Slurm for."""
-
-    minutes: int = Field(24 * 60, ge=1, description="time limit")
-    cpus: int = Field(1, ge=1)
-    memory_gb: float | None = Field(None, gt=0)
-    gpus: int = Field(0, ge=0, description="on its node")
-
-
-class SlurmExecutor(Strict):
-    """The same jobs on a Slurm cluster, through submitit."""
-
-    kind: Literal["slurm"]
-    partition: str | None = None
-    account: str | None = None
-    qos: str | None = None
-    constraint: str | None = None
-    resources: dict[str, SlurmResources] = Field(default_factory=dict, description="by kind: model, train, eval, …")
-    at_once: int = Field(64, ge=1, description="most jobs of one array that run at the same time")
-    warning_seconds: int = Field(120, ge=1, description="a job is told so long before its time is up, to write a state")
-    continuations: int = Field(3, ge=0, description="times a job whose time was up is queued again to go on")
-    retries: int = Field(1, ge=0, description="times a job is submitted again that a node or a signal took down")
-    poll_seconds: float = Field(10.0, gt=0)
-    setup: tuple[str, ...] = Field((), description="shell lines before each job (`module load …`)")
-    options: dict[str, Any] = Field(default_factory=dict, description="further sbatch options, without dashes")
-
-
-def _kind_by_name(value: Any) -> Any:
-    if isinstance(value, str):
-        return {"kind": value}
-    return {"kind": "local", **value} if isinstance(value, dict) else value
-
-
-Executor = Annotated[
-    Annotated[LocalExecutor | SlurmExecutor, Field(discriminator="kind")], BeforeValidator(_kind_by_name)
-]
-
-
 # --- evaluation and the whole -----------------------------------------------------------------------
 
 
@@ -393,6 +316,7 @@ class Recipe(Strict):
     engine: str = Field("transformers", description="transformers, vllm, or the URL of an OpenAI-compatible server")
     baseline: str = Field("uniform", description="the row that differences are taken to")
     executor: Executor = Field(LocalExecutor(), description="where jobs run; changes no result and no run's id")
+    tracking: Tracking = Field(Tracking(), description="who is told how training goes; changes neither, too")
 
     @model_validator(mode="after")
     def _distinct(self) -> Recipe:

@@ -13,7 +13,9 @@ from pydantic import Field, ValidationError
 
 from harness.errors import MoemixError
 from harness.files import hash_value, read_json, write_json
-from harness.recipe import Mixing, Model, Source, Strategy, Strict, Training
+from harness.recipe import Mixing, Model, Source, Strategy, Training
+from harness.strict import Strict
+from harness.surroundings import Tracking
 
 SCHEMA = 1
 R = TypeVar("R", bound="Record")
@@ -157,6 +159,7 @@ class RunManifest(Record):
     base_checkpoint: str = Field(description="folder of the model that training starts from, relative to the store")
     reference_run: str | None = Field(None, description="folder of the referenced run, relative to the store")
     data_root: str | None = None
+    tracking: Tracking = Field(Tracking(), description="who is told how training goes")
     stages: dict[str, Stage] = Field(default_factory=lambda: {"train": Stage()})
     result: TrainResult | None = None
     checkpoint_hash: str | None = None
@@ -183,6 +186,7 @@ class StepMetrics(Strict):
 
     step: int
     loss: float = Field(description="mean loss per target token over the global batch of this step")
+    balance_loss: float | None = Field(None, description="what was added to it, coefficient included; none if off")
     source_loss: dict[str, float | None]
     examples: int
     tokens: int

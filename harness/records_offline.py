@@ -6,8 +6,8 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from harness.recipe import Strict
 from harness.records import Provenance, Record
+from harness.strict import Strict
 
 # --- simulation -------------------------------------------------------------------------------------
 

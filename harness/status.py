@@ -18,9 +18,9 @@ from harness.files import read_jsonl
 from harness.locks import held
 from harness.plan import Job, Plan
 from harness.progress import duration
-from harness.recipe import LocalExecutor
 from harness.records import ModelManifest, RunManifest, Stage
 from harness.store import Run, Store, store_root
+from harness.surroundings import LocalExecutor
 
 State = Literal["done", "running", "queued", "waiting", "interrupted", "failed", "blocked"]
 

@@ -20,6 +20,7 @@ from harness.errors import MoemixError, StageFailed
 from harness.files import hash_tree, hash_value, read_json, write_json
 from harness.provenance import now, provenance
 from harness.records import EvalRequest, EvalSummary, ModelConfig, ModelManifest, RunConfig, RunManifest, Stage
+from harness.surroundings import Tracking
 
 DEFAULT_STORE = "runs"
 
@@ -192,9 +193,17 @@ class Store:
         return self.root / "_contamination" / f"{hash_value([suite_hash, fingerprint])[:24]}.json"
 
     def create_run(
-        self, recipe: str, config: RunConfig, base_checkpoint: Path, reference: Run | None, data_root: str | None
+        self,
+        recipe: str,
+        config: RunConfig,
+        base_checkpoint: Path,
+        reference: Run | None,
+        data_root: str | None,
+        tracking: Tracking | None = None,
     ) -> Run:
-        """The run's folder with its manifest; an existing one is kept (its config has the same hash)."""
+        """The run's folder with its manifest; an existing one is kept (its config has the same hash), but for where
+        its data lie now and who is told of it."""
+        surroundings = {"data_root": data_root, "tracking": tracking or Tracking()}
         run = self.run(recipe, config)
         with exclusive(run.folder):
             if not run.manifest_path.is_file():
@@ -204,11 +213,11 @@ class Store:
                     config=config,
                     base_checkpoint=os.path.relpath(base_checkpoint, self.root),
                     reference_run=os.path.relpath(reference.folder, self.root) if reference else None,
-                    data_root=data_root,
                     provenance=provenance(),
+                    **surroundings,
                 ).write(run.manifest_path)
-            elif run.manifest.data_root != data_root:
-                run.update(data_root=data_root)
+            elif any(getattr(run.manifest, name) != value for name, value in surroundings.items()):
+                run.update(**surroundings)
         return run
 
     def create_model(self, config: ModelConfig, data_root: str | None) -> Path:

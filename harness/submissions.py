@@ -12,8 +12,8 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field
 
 from harness.files import hash_value
-from harness.recipe import Strict
 from harness.records import Column, Provenance, Record
+from harness.strict import Strict
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._+-]{0,79}$"
 SHA256 = r"^[0-9a-f]{64}$"

@@ -14,7 +14,7 @@ from harness.launch import is_first
 
 if TYPE_CHECKING:
     from harness.plan import Job, Plan
-    from harness.recipe import Launcher
+    from harness.surroundings import Launcher
 
 
 @click.command()

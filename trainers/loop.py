@@ -23,7 +23,7 @@ from harness.errors import StageFailed
 from harness.files import append_jsonl
 from harness.progress import Progress, progress
 from harness.recipe import Mixing, Training
-from harness.records import StepMetrics, TrainResult
+from harness.records import MixtureUpdate, StepMetrics, TrainResult
 from trainers.balance import set_gate_noise
 from trainers.batches import GlobalBatch, Layout
 from trainers.data import Draws, SourceExhausted, TokenSource
@@ -38,6 +38,7 @@ from trainers.runtime import Interrupts, deterministic, peak_memory, seed_forwar
 from trainers.signals import Resources, make_signals
 from trainers.state import State, States, below, prefixed, writing
 from trainers.tally import Tally
+from trainers.tracking import Tracker
 
 METRICS, TRACE = "metrics.jsonl", "mixture.jsonl"
 
@@ -55,6 +56,7 @@ def fit(
     *,
     reference: Reference | None = None,
     resources: Resources | None = None,
+    tracker: Tracker | None = None,
 ) -> TrainResult:
     """Train ``model`` in place, resuming from ``folder`` if an earlier attempt left a state there.
 
@@ -66,6 +68,7 @@ def fit(
         title: what progress is called.
         reference: of the finished run that the strategy needs.
         resources: what signals may want beside the model.
+        tracker: is told every record; only on the first process.
 
     Raises:
         MoemixError: model, sources and strategy do not go together.
@@ -73,8 +76,8 @@ def fit(
         KeyboardInterrupt: asked to stop; a state was written first.
     """
     with deterministic():
-        loop = _Loop(model, tokenizer, sources, strategy, training, mixing, seed, folder, title, reference, resources)
-        return loop.run()
+        course = model, tokenizer, sources, strategy, training, mixing, seed, folder, title
+        return _Loop(*course, reference, resources, tracker).run()
 
 
 class _Loop:
@@ -93,6 +96,7 @@ class _Loop:
         title: str,
         reference: Reference | None = None,
         resources: Resources | None = None,
+        tracker: Tracker | None = None,
     ) -> None:
         self.parallel = parallel(training)
         self.ranks, self.device = self.parallel.ranks, self.parallel.device
@@ -134,6 +138,7 @@ class _Loop:
         self.scales = strategy.scales
         self.losses, self.optimizer = self.parallel.prepare(losses, model, training)
 
+        self.tracker = tracker
         self.states = States(folder / "state", training.keep_states)
         self.step = 0
         self.seconds = 0.0
@@ -174,7 +179,7 @@ class _Loop:
         started = time.perf_counter()
         batch = self._draw()
         rate = self._set_learning_rate()
-        tally, stop = self._forward_backward(batch, interrupts)
+        tally, balance, stop = self._forward_backward(batch, interrupts)
         norm = self._learn(tally)
         self.step += 1
         self.seen.add(tally)
@@ -183,11 +188,13 @@ class _Loop:
         last = self.step == self.training.steps
         if not last and self.mixture.due(self.step):
             update = self.mixture.update(self.step, self.step * self.training.batch_examples, self.seen)
-            self._append(TRACE, update.model_dump(mode="json"))
+            self._append(TRACE, update)
         seconds = time.perf_counter() - started
         self.seconds += seconds
         if last or self.step % self.training.log_every == 0:
-            self._log(batch, tally, rate, norm, seconds)
+            self._log(batch, tally, balance, rate, norm, seconds)
+        if self.tracker is not None:
+            self.tracker.tell()
         if not last and self.step % self.training.save_every == 0:
             self._save()
         if shown is not None:
@@ -207,8 +214,9 @@ class _Loop:
             group["lr"] = rate
         return rate
 
-    def _forward_backward(self, batch: GlobalBatch, interrupts: Interrupts) -> tuple[Tally, bool]:
-        """Gradients of the mean loss over the global batch's targets; sums over sources and all ranks.
+    def _forward_backward(self, batch: GlobalBatch, interrupts: Interrupts) -> tuple[Tally, float | None, bool]:
+        """Gradients of the mean loss over the global batch's targets; sums over sources and all ranks, the balance
+        loss if there is one, and whether any rank was asked to stop.
 
         Where the mixture scales the loss, it is the weighted mean with each source's scale as its targets' weight.
         Ranks average their gradients, hence the factor that turns this into a sum.
@@ -216,24 +224,28 @@ class _Loop:
         scale_K = self.mixture.loss_scale
         targets = float(batch.tally.targets.sum() if scale_K is None else batch.tally.targets @ scale_K)
         tokens = int(batch.tally.tokens.sum())
-        losses, sources = [], []
+        losses, sources, balances = [], [], []
         forwards = list(batch.forwards(self.ranks.index, self.ranks.count, self.device))
         for i, forward in enumerate(forwards):
             seed_forward(self.seed, self.step, i * self.ranks.count + self.ranks.index)
             with self.parallel.accumulate(self.losses, last=i + 1 == len(forwards)):
                 with self.mixture.watch(forward.source_RT):
                     found = self.losses(forward, scale_K)
-                loss = found.total / targets + found.balance * (forward.tokens / tokens)
+                balance = found.balance * (forward.tokens / tokens)
+                loss = found.total / targets + balance
                 self.parallel.backward(loss * self.ranks.count)
             losses.append(found.each_N)
+            balances.append(balance.detach())
             sources.append(forward.target_source_N)
         each, source = torch.cat(losses).cpu().double().numpy(), np.concatenate(sources)
-        sums = self.ranks.sum(np.append(np.bincount(source, each, len(self.names)), float(interrupts.pending)))
-        batch.tally.losses += sums[:-1]
+        further = [float(torch.stack(balances).sum()), float(interrupts.pending)]
+        sums = self.ranks.sum(np.append(np.bincount(source, each, len(self.names)), further))
+        batch.tally.losses += sums[:-2]
         if not np.isfinite(batch.tally.losses).all():
             broken = self.ranks.sum(np.bincount(source, ~np.isfinite(each), len(self.names)))
             raise self._diverged("the loss", int(broken.argmax()))
-        return batch.tally, bool(sums[-1])
+        balance_loss = None if self.training.balance_loss == "none" else float(sums[-2])
+        return batch.tally, balance_loss, bool(sums[-1])
 
     def _learn(self, tally: Tally) -> float:
         """Clip and step; the gradient's norm before clipping."""
@@ -253,12 +265,16 @@ class _Loop:
 
     # --- what is written -----------------------------------------------------------------------------
 
-    def _append(self, name: str, record: dict[str, Any]) -> None:
+    def _append(self, name: str, record: StepMetrics | MixtureUpdate) -> None:
         if self.ranks.first:
             with writing(self.folder):
-                append_jsonl(self.folder / name, record)
+                append_jsonl(self.folder / name, record.model_dump(mode="json"))
+        if self.tracker is not None:
+            self.tracker.add(record)
 
-    def _log(self, batch: GlobalBatch, tally: Tally, rate: float, norm: float, seconds: float) -> None:
+    def _log(
+        self, batch: GlobalBatch, tally: Tally, balance: float | None, rate: float, norm: float, seconds: float
+    ) -> None:
         known = self.window.targets > 0
         self.source_loss[known] = self.window.source_loss[known]
         self.window_loss = self.window.loss
@@ -266,6 +282,7 @@ class _Loop:
         metrics = StepMetrics(
             step=self.step,
             loss=tally.loss,
+            balance_loss=balance,
             source_loss=self._by_source(tally.source_loss),
             examples=int(tally.examples.sum()),
             tokens=int(tally.tokens.sum()),
@@ -275,7 +292,7 @@ class _Loop:
             grad_norm=norm,
             seconds=seconds,
         )
-        self._append(METRICS, metrics.model_dump(mode="json"))
+        self._append(METRICS, metrics)
 
     def _note(self, text: str) -> None:
         if self.ranks.first:
@@ -314,9 +331,11 @@ class _Loop:
             for name, size in sizes.items():
                 with open(self.folder / name, "ab") as file:
                     file.truncate(size)
+        if self.tracker is not None:
+            self.tracker.begin()
         if state is None:
             started = time.perf_counter()
-            self._append(TRACE, self.mixture.begin(self.seen).model_dump(mode="json"))
+            self._append(TRACE, self.mixture.begin(self.seen))
             self.seconds = time.perf_counter() - started
             return
         self.step, self.seconds = state.step, state.facts["seconds"]

@@ -21,6 +21,7 @@ from trainers.models.checkpoints import load_model
 from trainers.parallel import connect
 from trainers.signals import Resources
 from trainers.state import States, writing
+from trainers.tracking import Tracker, tracked
 
 
 def train(run: Run) -> None:
@@ -35,13 +36,13 @@ def train(run: Run) -> None:
     first = connect().is_main_process
     with exclusive(run.folder) if first else nullcontext():
         if not (run.trained and (run.checkpoint / "config.json").is_file()):
-            with stage(run, "train") if first else nullcontext():
-                _train(run, first)
+            with stage(run, "train") if first else nullcontext(), tracked(run, first) as tracker:
+                _train(run, first, tracker)
         if first:
             States(run.state).clear()  # only now: until the stage is done, they are what a restart begins from
 
 
-def _train(run: Run, first: bool) -> None:
+def _train(run: Run, first: bool, tracker: Tracker | None) -> None:
     manifest = run.manifest
     config = manifest.config
     base = run.store / manifest.base_checkpoint
@@ -74,6 +75,7 @@ def _train(run: Run, first: bool) -> None:
             title,
             reference=reference,
             resources=resources,
+            tracker=tracker,
         )
     else:
         result = _untrained(manifest)

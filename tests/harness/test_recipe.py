@@ -9,7 +9,6 @@ from harness.errors import MoemixError
 from harness.recipe import (
     Data,
     Evaluation,
-    Launcher,
     LoRA,
     Mixing,
     Part,
@@ -21,6 +20,7 @@ from harness.recipe import (
     UpcycledModel,
 )
 from harness.recipe_file import load_recipe, override, parse, recipe_names
+from harness.surroundings import Launcher
 
 MINIMAL = {
     "name": "mine",

@@ -18,8 +18,8 @@ from transformers import AutoModelForCausalLM
 
 from harness.errors import MoemixError
 from harness.launch import WANTED
-from harness.recipe import Launcher
 from harness.recipe_file import parse
+from harness.surroundings import Launcher
 from trainers.parallel import asked_for, connect
 from trainers.run import train
 from trainers.state import States

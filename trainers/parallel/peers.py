@@ -43,11 +43,12 @@ def asked_for() -> Asked:
     return "ddp"
 
 
-def connect(dtype: str | None = None) -> Any:
+def connect(dtype: str | None = None, **options: Any) -> Any:
     """accelerate's view of this process and its peers; on a machine without GPUs they talk through gloo.
 
     Args:
         dtype: the recipe's ``training.dtype``, to be held against what the launcher was told.
+        options: of the ``Accelerator`` (trackers).
 
     Raises:
         MoemixError: the processes that were launched would not train together, or not as the launcher was told to.
@@ -68,7 +69,7 @@ def connect(dtype: str | None = None) -> Any:
     if strategy == "fsdp2":  # transformers would leave the weights of all but the first process empty
         os.environ["FSDP_CPU_RAM_EFFICIENT_LOADING"] = "false"
     with _without("ACCELERATE_USE_FSDP"):  # sharding is torch's, the same on every device: see sharded.py
-        made = Accelerator(cpu=on_cpu, mixed_precision="no")
+        made = Accelerator(cpu=on_cpu, mixed_precision="no", **options)
     if made.num_processes != launched:
         raise MoemixError(
             f"{launched} processes were launched, and accelerate sees {made.num_processes}",
