@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from click.testing import CliRunner
 from small_evaluations import run, samples  # type: ignore[import-not-found]
 from tiny_checkpoint import make_checkpoint  # type: ignore[import-not-found]
 
+from harness.cli import main
 from harness.records import EvalSummary
 from leaderboards.board.cli import board as board_command
 
@@ -22,10 +25,10 @@ def moemix(*arguments: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
-def verdicts(board: Path, *options: object) -> tuple[int, dict[str, str]]:
+def verdicts(board: Path, *options: object, here: bool = False) -> tuple[int, dict[str, str]]:
     """Exit status, and check → verdict of the only submission; a process of its own where it starts others."""
     arguments = ["verify", str(board), "--format", "json", *map(str, options)]
-    if options:
+    if options and not here:
         done = moemix("board", *arguments)
         status, text = done.returncode, done.stdout
     else:
@@ -113,7 +116,19 @@ def test_the_checkpoint_answers_again_as_submitted(checkpoint, board):
     assert found["replay"] == "pass"
 
 
-def test_answers_of_another_checkpoint_do_not_survive_a_replay(checkpoint, pinned, tmp_path):
+@pytest.fixture
+def replays_here(monkeypatch):
+    """The replay's evaluation in this process, where everything that it imports is loaded already."""
+
+    def run(command: tuple[str, ...], **_: object) -> SimpleNamespace:
+        with contextlib.redirect_stdout(sys.stderr), pytest.raises(SystemExit) as ended:
+            main(list(command[3:]))
+        return SimpleNamespace(returncode=ended.value.code)
+
+    monkeypatch.setattr("leaderboards.board.replay.subprocess", SimpleNamespace(run=run))
+
+
+def test_answers_of_another_checkpoint_do_not_survive_a_replay(checkpoint, pinned, tmp_path, replays_here):
     """Samples that were made by a better model, with every hash true, under this checkpoint's name."""
     board = tmp_path / "board"
     shutil.copytree(pinned, board)
@@ -126,7 +141,7 @@ def test_answers_of_another_checkpoint_do_not_survive_a_replay(checkpoint, pinne
     mine.model_copy(update={"results": summary.results, "columns": summary.columns}).write(work / "summary.json")
     assert moemix("submit", checkpoint, "--board", board, "--name", "tiny").returncode == 0
     assert verdicts(board)[0] == 0  # nothing but the model itself can tell
-    status, found = verdicts(board, "--replay", 6, "--replay-seed", 1, "--checkpoint", checkpoint)
+    status, found = verdicts(board, "--replay", 6, "--replay-seed", 1, "--checkpoint", checkpoint, here=True)
     assert status == 1
     assert found["replay"] == "fail"
 
