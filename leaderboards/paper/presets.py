@@ -24,6 +24,7 @@ class Preset:
             and how the right answer to each of them begins.
         bench: questions of the open-ended judging, one of the recipe's ``judging.benches``.
         judge_title: what the judging is, where it is not MT-Bench under GPT-4.
+        judge_highest: the best score it gives.
         notes: what a reader has to know before comparing.
     """
 
@@ -35,6 +36,7 @@ class Preset:
     sources: Mapping[str, str]
     bench: str
     judge_title: str = ""
+    judge_highest: float = 10.0
     task_prefix: str | None = None
     subtasks: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
@@ -54,6 +56,7 @@ PRESETS = {
         sources=_SOURCES,
         bench="quickstart",
         judge_title="share of checkable turns that a fixed grader finds right, 0 to 1",
+        judge_highest=1.0,
         subtasks={
             "Words: the first": "The first is ",
             "Words: the last": "The last is ",

@@ -193,7 +193,7 @@ def _notes(table: PaperTable, experiments: Experiments, measured: Mapping[tuple[
             f"* differs from {base} at 5 %, paired by question and seed, after Holm's correction over the table's"
             f" {table.pairs} pairs. The sign of the difference to {base} is the paper's in {agree} of {of} cells."
         )
-        told = [_detectable(column, table.detectable[column.key])
+        told = [_detectable(column, table.detectable[column.key], experiments.preset.judge_highest)
                 for column in table.spec.columns if column.key in table.detectable]  # fmt: skip
         if told:
             notes.append(f"Detectable difference to {base} (80 % power after correction): {', '.join(told)}.")
@@ -201,10 +201,9 @@ def _notes(table: PaperTable, experiments: Experiments, measured: Mapping[tuple[
     return notes
 
 
-def _detectable(column: Column, value: float) -> str:
-    if column.percent:
-        return f"{column.title} {value:.1f}" if value < 100 else f"{column.title} none below 100"
-    return f"{column.title} {value:.2f}"
+def _detectable(column: Column, value: float, judge_highest: float) -> str:
+    highest, decimals = (100.0, 1) if column.percent else (judge_highest, 2)
+    return f"{column.title} " + (f"{value:.{decimals}f}" if value < highest else f"none below {highest:g}")
 
 
 def _missing(
