@@ -168,6 +168,7 @@ class _Builder:
         self.jobs: dict[str, Job] = {}
         self.planned: dict[str, PlannedRun] = {}
         self.known: dict[str, str] = {}
+        self.contents: dict[str, str] = {}
 
     def plan(self) -> Plan:
         if not self.recipe.data.sources:
@@ -185,6 +186,13 @@ class _Builder:
             if key not in self.known:
                 self.known[key] = fingerprint(source, self.root)
         return {source.name: self.known[source.model_dump_json()] for source in sources}
+
+    def _content(self, function: tuple[str, str], name: str, *arguments: Any) -> str:
+        """The hash of a suite or bench, which is the same for all runs of the plan."""
+        key = f"{function[1]} {name}"
+        if key not in self.contents:
+            self.contents[key] = stage_function(*function)(name, *arguments)
+        return self.contents[key]
 
     def _model(self, recipe: Recipe, model: Model) -> tuple[str, Path]:
         """Adds the job that makes a model; its job id and checkpoint folder."""
@@ -277,7 +285,7 @@ class _Builder:
         evaluation, engine = recipe.evaluation, recipe.engine
         request = EvalRequest(
             suite=suite,
-            suite_hash=stage_function("evals.suites", "suite_hash")(suite),
+            suite_hash=self._content(("evals.suites", "suite_hash"), suite),
             limit=evaluation.limit,
             engine=engine,
             dtype=evaluation.dtype,
@@ -314,7 +322,7 @@ class _Builder:
             command += ["--limit", str(judging.limit)]
         if self.root_text:
             command += ["--data-root", self.root_text]
-        content = stage_function("evals.judge.questions", "content_hash")(bench, self.root)
+        content = self._content(("evals.judge.questions", "content_hash"), bench, self.root)
         folder = run.judge_folder(bench, [command[2:], content])
         command += ["--concurrency", str(judging.concurrency), "--out", str(folder)]
         job_id = f"judge:{run.folder.name}:{bench}"

@@ -32,3 +32,16 @@ def answers() -> Callable[[int, int, float], list[float]]:
         return [float(score) for score in scores]
 
     return make
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory) -> Callable[[Path], Path]:
+    """A store, by its folder, that shares the generated data with all others of these tests: made once."""
+    shared = tmp_path_factory.mktemp("worlds")
+
+    def store(folder: Path) -> Path:
+        folder.mkdir(exist_ok=True)
+        (folder / "_cache").symlink_to(shared)
+        return folder
+
+    return store

@@ -20,10 +20,11 @@ from paper_records import finish, opened  # type: ignore[import-not-found]
 from harness.conductor import conduct
 from harness.plan import Job
 from leaderboards.cli import render as comparison
-from leaderboards.paper.figures import figure_names
+from leaderboards.paper.figures import figure_data, figure_names
 from leaderboards.paper.runs import Experiments, restricted
 from leaderboards.paper.specs import table_names
-from leaderboards.paper.targets import TABLE_FORMATS, needs, render
+from leaderboards.paper.tables import fill
+from leaderboards.paper.targets import TABLE_FORMATS, figure_text, needs
 from leaderboards.selection import from_plan
 
 SMALL = ("seeds=[0, 1]", "models.tiny-molm.overrides={strategies: [none]}",
@@ -70,15 +71,20 @@ class Copy(Job):
 def tables(experiments: Experiments) -> dict[str, str]:
     """Every table and figure of the paper, and the comparison of the runs, in every format."""
     assert experiments.plan is not None
-    found = {f"{name} {style}": render(name, experiments, style)
-             for name in (*table_names(), *figure_names()) for style in TABLE_FORMATS}  # fmt: skip
+    found = {}
+    for name in table_names():
+        table = fill(name, experiments)
+        found |= {f"{name} {style}": write(table) for style, write in TABLE_FORMATS.items()}
+    for name in figure_names():
+        figure = figure_data(name, experiments)
+        found |= {f"{name} {style}": figure_text(figure, experiments, style) for style in TABLE_FORMATS}
     compared = from_plan(experiments.plan).compare(None)
     return found | {f"comparison {style}": comparison(compared, style) for style in ("markdown", "csv", "json")}
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory) -> Experiments:
-    experiments = opened(tmp_path_factory.mktemp("whole"), *SMALL)
+def whole(tmp_path_factory, world) -> Experiments:
+    experiments = opened(world(tmp_path_factory.mktemp("whole")), *SMALL)
     assert experiments.plan is not None
     for planned in experiments.plan.runs:
         finish(experiments, planned)
@@ -134,12 +140,10 @@ def begun(jobs: tuple[Copy, ...]) -> int:
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="children are found in /proc")
-def test_a_plan_killed_anywhere_and_resumed_gives_the_same_tables(whole, expected, tmp_path):
+def test_a_plan_killed_anywhere_and_resumed_gives_the_same_tables(whole, expected, tmp_path, world):
     again = 0
     for seed in range(ROUNDS):
-        chance, store = random.Random(seed), tmp_path / str(seed)
-        store.mkdir()
-        (store / "_cache").symlink_to(whole.plan.store.cache)
+        chance, store = random.Random(seed), world(tmp_path / str(seed))
         for _ in range(KILLS):
             experiments = opened(store, *SMALL, "executor.jobs=2")
             jobs = copies(experiments, whole)

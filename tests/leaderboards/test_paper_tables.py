@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from paper_records import finish, finish_all, opened  # type: ignore[import-not-found]
 from scipy import stats
 
@@ -21,6 +22,7 @@ from harness.recipe_file import load_recipe, override
 from harness.records import Stage
 from leaderboards.mixture import read_trajectory
 from leaderboards.paper.claims import Finding, findings, in_words
+from leaderboards.paper.cli import paper
 from leaderboards.paper.figures import figure_data, figure_names
 from leaderboards.paper.presets import PRESETS
 from leaderboards.paper.published import published
@@ -34,15 +36,15 @@ from leaderboards.statistics import Part, estimate
 
 
 @pytest.fixture(scope="module")
-def done(tmp_path_factory) -> Experiments:
-    experiments = opened(tmp_path_factory.mktemp("store"))
+def done(tmp_path_factory, world) -> Experiments:
+    experiments = opened(world(tmp_path_factory.mktemp("store")))
     finish_all(experiments)
     return experiments
 
 
 @pytest.fixture(scope="module")
-def fresh(tmp_path_factory) -> Experiments:
-    return opened(tmp_path_factory.mktemp("fresh"))
+def fresh(tmp_path_factory, world) -> Experiments:
+    return opened(world(tmp_path_factory.mktemp("fresh")))
 
 
 def values(experiments: Experiments, strategy: str, task: str, model: str = "llama_moe") -> np.ndarray:
@@ -330,9 +332,10 @@ def test_the_commands_print_write_and_name_the_nearest(done, tmp_path: Path):
     shown = moemix("paper", "table8", "--runs", store, "--format", "csv")
     assert shown.returncode == 0, shown.stderr
     assert shown.stdout == render("table8", done, "csv")
-    drawn = moemix("paper", "figure7", "--runs", store, "--out", str(tmp_path / "f.png"))
-    assert drawn.returncode == 0, drawn.stderr
+    arguments = ["figure7", "--runs", store, "--out", str(tmp_path / "f.png")]
+    drawn = CliRunner().invoke(paper, arguments, standalone_mode=False)
+    assert drawn.exception is None
     assert (tmp_path / "f.png").read_bytes().startswith(b"\x89PNG")
-    wrong = moemix("paper", "table11")
-    assert wrong.returncode == 2
-    assert "did you mean 'table1" in wrong.stderr
+    wrong = CliRunner().invoke(paper, ["table11"])
+    assert wrong.exit_code == 2
+    assert "did you mean 'table1" in wrong.output
