@@ -132,18 +132,19 @@ def _compare(table: PaperTable, measured: Mapping[tuple[Line, Column], Measured]
     """Every pair of lines of one model in every column, one family; each cell gets its difference to the baseline."""
     found: dict[tuple[str, Line, Line], Estimate] = {}
     shared: dict[tuple[str, Line, Line], Estimate] = {}
-    for column in table.spec.columns:
-        for trained in (True, False):  # a base checkpoint does not vary with the seed: pooled apart
-            pairs = {}
-            for first, second in itertools.combinations(table.spec.lines, 2):
-                one, other = measured[first, column], measured[second, column]
-                if first.model == second.model and (one.trained and other.trained) == trained:
-                    difference = one.minus(other)
-                    if difference is not None:
-                        pairs[column.key, first, second] = difference
-            lines = {line for _, first, second in pairs for line in (first, second)}
-            found |= pairs
-            shared |= dict(zip(pairs, pooled(list(pairs.values()), len(lines)), strict=True))
+    models = dict.fromkeys(line.model for line in table.spec.lines)
+    # seeds vary as they do for one model and quantity; a base checkpoint does not vary with them: each pooled apart
+    for column, model, trained in itertools.product(table.spec.columns, models, (True, False)):
+        pairs = {}
+        lines = [line for line in table.spec.lines if line.model == model]
+        for first, second in itertools.combinations(lines, 2):
+            one, other = measured[first, column], measured[second, column]
+            difference = one.minus(other) if (one.trained and other.trained) == trained else None
+            if difference is not None:
+                pairs[column.key, first, second] = difference
+        compared = {line for _, first, second in pairs for line in (first, second)}
+        found |= pairs
+        shared |= dict(zip(pairs, pooled(list(pairs.values()), len(compared)), strict=True))
     p_values = [cautious_p(pair, shared[key]) for key, pair in found.items()]
     table.pairs = sum(not math.isnan(p) for p in p_values)
     base, effects = table.baseline.strategy, dict[str, list[float]]()
