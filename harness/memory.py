@@ -4,7 +4,8 @@ Bytes on each of n processes, for P parameters of which T learn (``training.free
 
     weights        4 P       float32, whatever ``training.dtype``; P / n under fsdp2
     gradients      4 T       T / n under fsdp2
-    AdamW          8 T       two moments; T / n under fsdp2
+    AdamW          8 T       two moments; T / n under fsdp2 and zero1
+    its copy       4 T / n   of the weights, under zero1
     one layer      4 P / L   under fsdp2: gathered while it computes, once more on its way
     activations    for R rows of N tokens, width H, L layers, Q numbers in a token's queries, and I neurons that it
                    meets in a layer (2 bytes a number under bfloat16, else 4; the residual stream is float32):
@@ -110,6 +111,7 @@ def shape_of(model: Model) -> Shape | None:
 def memory_per_process(shape: Shape, training: Training, launcher: Launcher) -> dict[str, float]:
     """Bytes by what they are for, without what adapters would save."""
     share = launcher.processes if launcher.strategy == "fsdp2" else 1
+    states = launcher.processes if launcher.strategy in ("fsdp2", "zero1") else 1
     whole, learning = shape.parameters, shape.learning(training.freeze)
     tokens = training.rows_per_forward * training.max_length
     number = 2 if training.dtype == "bfloat16" else 4
@@ -122,7 +124,7 @@ def memory_per_process(shape: Shape, training: Training, launcher: Launcher) -> 
     parts = {
         "weights": 4 * whole / share,
         "gradients": 4 * learning / share,
-        "optimizer": 8 * learning / share,
+        "optimizer": (12 if launcher.strategy == "zero1" else 8) * learning / states,
         "activations": float(activations),
         "output layer": float(_LOGITS),
     }

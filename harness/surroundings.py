@@ -19,8 +19,10 @@ class Launcher(Strict):
     on two processes goes on, with the same draws, on one."""
 
     processes: int = Field(1, ge=1, description="on this machine; one for each GPU, as a rule")
-    strategy: Literal["ddp", "fsdp2"] = Field(
-        "ddp", description="ddp: whole replicas; fsdp2: weights, gradients and optimizer state in shards"
+    strategy: Literal["ddp", "fsdp2", "zero1"] = Field(
+        "ddp",
+        description="ddp: whole replicas; fsdp2: weights, gradients and optimizer state in shards; zero1: the optimizer"
+        " state alone, by DeepSpeed",
     )
 
     @model_validator(mode="after")

@@ -34,6 +34,9 @@ def test_shards_divide_what_replicas_hold_whole():
     for name in ("weights", "gradients", "optimizer"):
         assert parts[name] == whole[name] / 4
     assert sum(whole.values()) > 80e9 > sum(parts.values())
+    zero1 = memory_per_process(shape, training, Launcher(processes=4, strategy="zero1"))
+    assert (zero1["weights"], zero1["gradients"]) == (whole["weights"], whole["gradients"])
+    assert zero1["optimizer"] == 1.5 * whole["optimizer"] / 4  # DeepSpeed's own copy of the weights with it
     unfrozen = memory_per_process(shape, Training(freeze="none"), Launcher())
     assert unfrozen["weights"] + unfrozen["gradients"] + unfrozen["optimizer"] == pytest.approx(16 * 6.7389e9, rel=1e-3)
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import os
 import shutil
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -13,13 +16,16 @@ import pytest
 import torch
 from launched import launch, run_cases
 from safetensors.torch import load_file
-from small_runs import create_run, lines, moemix
+from small_runs import create_run, lines, moemix, wait_until
 from transformers import AutoModelForCausalLM
 
 from harness.errors import MoemixError
+from harness.files import hash_tree
 from harness.launch import WANTED
+from harness.local import conduct_locally
+from harness.plan import Job
 from harness.recipe_file import parse
-from harness.surroundings import Launcher
+from harness.surroundings import Launcher, LocalExecutor
 from trainers.parallel import asked_for, connect
 from trainers.run import train
 from trainers.state import States
@@ -72,6 +78,15 @@ def fsdp2(tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="module")
+def zero1(tmp_path_factory):
+    if importlib.util.find_spec("deepspeed") is None:
+        pytest.skip("DeepSpeed is not installed (the extra `deepspeed`)")
+    folder = tmp_path_factory.mktemp("zero1")
+    launch(folder, [*CASES, *HALVES], "zero1")
+    return folder
+
+
 def assert_same(one: Path, other: Path) -> None:
     """The same trace exactly, gate loads included; losses and weights within the tolerances."""
     assert lines(one / "mixture.jsonl", without="cost") == lines(other / "mixture.jsonl", without="cost")
@@ -88,7 +103,7 @@ def assert_same(one: Path, other: Path) -> None:
         torch.testing.assert_close(others[name], tensor, rtol=0, atol=WEIGHT_TOLERANCE, msg=name)
 
 
-@pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp2", "zero1"])
 @pytest.mark.parametrize("case", [case["name"] for case in CASES])
 def test_two_processes_train_what_one_does(alone, strategy, case, request):
     assert_same(alone / case, request.getfixturevalue(strategy) / case)
@@ -120,28 +135,110 @@ def test_a_run_begun_on_two_processes_goes_on_alone_and_back_with_the_same_draws
             assert_same(alone / "packed", folder / case)
 
 
+def test_under_zero1_weights_are_whole_and_moments_halves(alone, zero1):
+    whole = json.loads((alone / "packed" / "held-0.json").read_text())
+    for rank in (0, 1):
+        held = json.loads((zero1 / "packed" / f"held-{rank}.json").read_text())
+        assert held["weights"] == whole["weights"]
+        assert 0.45 * whole["moments"] < held["moments"] < 0.55 * whole["moments"]
+
+
+def test_a_run_begun_under_zero1_goes_on_in_every_other_way_and_back(alone, ddp, zero1, tmp_path):
+    """In its own way to the same bits: what was gathered is dealt out again as it was."""
+    for name, begun in (("alone", zero1), ("again", zero1), ("back", ddp)):
+        shutil.copytree(begun / "half 1", tmp_path / name / "half 1")
+        assert States(tmp_path / name / "half 1" / "state").steps() == [4]
+    run_cases(tmp_path / "alone", WHOLES[:1])
+    (tmp_path / "together").mkdir()
+    for name in ("again", "back"):
+        shutil.copytree(tmp_path / name / "half 1", tmp_path / "together" / name)
+    launch(tmp_path / "together", [{"name": "again"}, {"name": "back"}], "zero1")
+    for folder in (tmp_path / "alone" / "half 1", tmp_path / "together" / "again", tmp_path / "together" / "back"):
+        assert_same(alone / "packed", folder)
+    undisturbed, again = (load_file(f / "weights.safetensors") for f in (zero1 / "packed", tmp_path / "together/again"))
+    assert all(torch.equal(undisturbed[name], again[name]) for name in undisturbed)
+
+
+def test_zero1_without_deepspeed_is_an_error(monkeypatch):
+    for name, value in {**WANTED["zero1"], "WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setitem(sys.modules, "deepspeed", None)
+    with pytest.raises(MoemixError, match=r"DeepSpeed was asked for and is not installed[\s\S]*moemix\[deepspeed\]"):
+        connect()
+
+
 # --- by the command line --------------------------------------------------------------------------
 
 
-def test_the_launcher_of_a_recipe_starts_the_processes_and_the_checkpoint_is_an_ordinary_one(tmp_path):
-    from harness.attempt import run_to_end
-    from harness.plan import Job
+LONGER = {"steps": 30, "save_every": 3, "learning_rate": 1e-3}  # long enough to be hit in the middle
 
-    run = create_run(tmp_path / "store")
-    job = Job("train", "train", "", ("train", "--run", str(run.folder)), (), run.folder)
-    shared = Launcher(processes=2, strategy="fsdp2")
-    assert run_to_end(Job(**{**vars(job), "launcher": shared})) is None
+
+def conduct(folder: Path) -> None:
+    """What a conductor does with the training of a recipe that has a launcher."""
+    job = Job(
+        *("train", "train", "train", ("train", "--run", str(folder)), (), folder),
+        launcher=Launcher(processes=2, strategy="fsdp2"),
+    )
+    outcome = conduct_locally((job,), LocalExecutor())
+    assert outcome.done == ["train"], outcome
+
+
+@pytest.fixture(scope="module")
+def launched_run(tmp_path_factory):
+    run = create_run(tmp_path_factory.mktemp("launched") / "store", changes=LONGER)
+    conduct(run.folder)
+    return run
+
+
+def processes_of(run) -> list[int]:
+    """Those that have the run's folder in their command line."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):
+            if str(run.folder).encode() in path.read_bytes():
+                found.append(int(path.parent.name))
+    return found
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="elsewhere a job may outlive its conductor")
+def test_a_killed_conductor_leaves_no_process_of_the_launcher_and_the_run_goes_on_to_the_same_bits(
+    launched_run, tmp_path
+):
+    run = create_run(tmp_path / "store", changes=LONGER)
+    path = os.pathsep.join([os.path.dirname(__file__), *filter(None, sys.path)])
+    code = "import sys; from pathlib import Path; from test_parallel import conduct; conduct(Path(sys.argv[1]))"
+    conductor = subprocess.Popen(
+        (sys.executable, "-c", code, str(run.folder)),
+        env={**os.environ, "PYTHONPATH": path},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    wait_until(lambda: any(run.state.glob("step-*")) or conductor.poll() is not None)
+    assert len(processes_of(run)) >= 4, "the conductor, the launcher and two that train"
+    conductor.kill()
+    conductor.wait()
+    wait_until(lambda: not processes_of(run))
+    assert not run.trained
+    assert States(run.state).steps()
+    conduct(run.folder)
+    assert hash_tree(run.checkpoint, "*.safetensors") == hash_tree(launched_run.checkpoint, "*.safetensors")
+    assert lines(run.mixture, without="cost") == lines(launched_run.mixture, without="cost")
+    assert lines(run.metrics, without="seconds") == lines(launched_run.metrics, without="seconds")
+
+
+def test_the_launcher_of_a_recipe_starts_the_processes_and_the_checkpoint_is_an_ordinary_one(launched_run, tmp_path):
+    run = launched_run
     assert run.trained
     assert run.manifest.result.processes == 2
     assert run.manifest.result.parallel == "fsdp2"
     model = AutoModelForCausalLM.from_pretrained(run.checkpoint)
     assert model.config.architectures == ["MixtralForCausalLM"]
     assert sorted(path.name for path in run.checkpoint.glob("*.safetensors")) == ["model.safetensors"]
-    other = create_run(tmp_path / "other" / "store")
+    other = create_run(tmp_path / "other" / "store", changes=LONGER)
     train(other)
     plain = AutoModelForCausalLM.from_pretrained(other.checkpoint)
     for (name, one), two in zip(plain.named_parameters(), model.parameters(), strict=True):
-        torch.testing.assert_close(two, one, rtol=0, atol=1e-4, msg=name)  # at a rate of 1e-2
+        torch.testing.assert_close(two, one, rtol=0, atol=1e-4, msg=name)
 
 
 def test_what_was_asked_of_the_launcher_and_cannot_be_had_is_an_error(tmp_path, monkeypatch):
@@ -154,7 +251,9 @@ def test_what_was_asked_of_the_launcher_and_cannot_be_had_is_an_error(tmp_path, 
     for environment, said in (
         ({"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "1"}, "first version"),
         ({**WANTED["fsdp2"], "FSDP_OFFLOAD_PARAMS": "true"}, "offloading"),
-        ({"ACCELERATE_USE_DEEPSPEED": "true"}, "DeepSpeed"),
+        ({"ACCELERATE_USE_DEEPSPEED": "true"}, "stage 2 of DeepSpeed"),
+        ({**WANTED["zero1"], "ACCELERATE_DEEPSPEED_CONFIG_FILE": "ds.json"}, "configuration file"),
+        ({**WANTED["zero1"], "ACCELERATE_DEEPSPEED_OFFLOAD_OPTIMIZER_DEVICE": "cpu"}, "offloading"),
         ({"ACCELERATE_USE_MEGATRON_LM": "true"}, "MEGATRON"),
     ):
         with monkeypatch.context() as patch, pytest.raises(MoemixError, match=said):

@@ -1,4 +1,5 @@
-"""How the processes of a run share its work: replicas (DDP) or shards (FSDP2)."""
+"""How the processes of a run share its work: replicas (DDP), shards of everything (FSDP2) or of the
+optimizer's state (DeepSpeed ZeRO-1)."""
 
 from __future__ import annotations
 
@@ -19,6 +20,10 @@ def parallel(training: Training) -> Parallel:
         from trainers.parallel.sharded import Sharded
 
         return Sharded(peers)
+    if strategy == "zero1":
+        from trainers.parallel.zero1 import Zero1
+
+        return Zero1(peers)
     return Parallel(peers)
 
 

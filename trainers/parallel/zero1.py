@@ -1,0 +1,131 @@
+"""DeepSpeed ZeRO-1: weights and gradients whole in every process, AdamW's moments and a copy of the weights in shards.
+
+accelerate makes DeepSpeed's engine from a plugin; the loop around it is ours, so DeepSpeed is told where a step ends
+instead of counting forward passes. What is stored is gathered through DeepSpeed's own access to a parameter's state:
+ordinary whole tensors, under the names and in the shapes that a run on one process stores.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Set
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from harness.errors import MoemixError
+from harness.recipe import Training
+from trainers.optimizer import make_optimizer
+from trainers.parallel.base import Parallel, stored_tensors
+
+_MOMENTS = ("exp_avg", "exp_avg_sq")
+
+
+class Zero1(Parallel):
+    """Each process steps its share of the weights, and all get the result."""
+
+    name = "zero1"
+
+    def __init__(self, accelerator: Any) -> None:
+        super().__init__(accelerator)
+        self._engine: Any = None
+        self._last = True
+
+    def check_signals(self, fields: Set[str]) -> None:
+        if "gradient" in fields:
+            raise MoemixError(
+                "the strategy asks for gradients of the sources, which DeepSpeed would take for those of training",
+                where="launcher.strategy=zero1",
+                hint="launcher.strategy=ddp",
+            )
+
+    def prepare(self, losses: nn.Module, model: nn.Module, training: Training) -> tuple[Any, Any]:
+        config = self._accelerator.deepspeed_plugin.deepspeed_config
+        config["gradient_clipping"] = training.max_grad_norm or 0.0
+        self._engine, optimizer = self._accelerator.prepare(losses, make_optimizer(model, training))
+        stage = self._engine.zero_optimization_stage()
+        if stage != 1 or self._engine.dp_world_size != self.ranks.count:
+            raise MoemixError(
+                f"ZeRO-1 on {self.ranks.count} processes was asked for, and DeepSpeed gave stage {stage} on"
+                f" {self._engine.dp_world_size}",
+                where="launcher.strategy=zero1",
+            )
+        return self._engine, optimizer
+
+    def accumulate(self, losses: nn.Module, *, last: bool) -> AbstractContextManager[Any]:
+        self._last = last
+        return nullcontext()
+
+    def backward(self, loss: Tensor) -> None:
+        self._engine.set_gradient_accumulation_boundary(is_boundary=self._last)
+        self._engine.backward(loss)
+
+    def learn(self, losses: nn.Module, optimizer: Any, max_norm: float | None) -> float:
+        self._engine.step()  # clips, and steps only where the norm is finite
+        if optimizer.optimizer.overflow:
+            return math.inf
+        return float(self._engine.get_global_grad_norm())
+
+    def moments(self, model: nn.Module, optimizer: Any) -> dict[str, Tensor]:
+        from deepspeed.utils import safe_get_full_optimizer_state
+
+        zero, found = optimizer.optimizer, {}
+        counts = self._counts(zero)
+        _link(zero)
+        for name, parameter in model.named_parameters():
+            if id(parameter) not in counts:
+                continue  # frozen
+            for field in _MOMENTS:
+                whole = safe_get_full_optimizer_state(parameter, field)
+                if self.ranks.first:
+                    found[f"{name}/{field}"] = whole.cpu()
+            found[f"{name}/step"] = counts[id(parameter)].clone()
+        return found if self.ranks.first else {}
+
+    @torch.no_grad()
+    def restore(
+        self, model: nn.Module, optimizer: Any, weights: Mapping[str, Tensor], learnt: Mapping[str, Tensor]
+    ) -> None:
+        from deepspeed.utils import safe_set_full_optimizer_state
+
+        zero = optimizer.optimizer
+        for name, tensor in stored_tensors(model).items():
+            tensor.copy_(weights[name])
+        zero.refresh_fp32_params()
+        parameters = dict(model.named_parameters())
+        steps = {id(parameters[key[: -len("/step")]]): value for key, value in learnt.items() if key.endswith("/step")}
+        for group, flat in zip(zero.bit16_groups, zero.single_partition_of_fp32_groups, strict=True):
+            count = next(steps[id(parameter)] for parameter in group)
+            zero.optimizer.state[flat] = {
+                "step": count.to(flat.device, copy=True),
+                **{field: torch.zeros_like(flat) for field in _MOMENTS},
+            }
+        _link(zero)
+        for key, tensor in learnt.items():
+            name, _, field = key.rpartition("/")
+            if field in _MOMENTS:
+                safe_set_full_optimizer_state(parameters[name], tensor.to(self.device), field)
+
+    def release(self, model: nn.Module) -> None:
+        """Parameters get memory of their own again; they were views of DeepSpeed's flat buffers."""
+        self._engine.destroy()
+        for parameter in model.parameters():
+            parameter.data = parameter.data.clone()
+
+    @staticmethod
+    def _counts(zero: Any) -> dict[int, Tensor]:
+        """Steps done, by the identity of each parameter that learns."""
+        return {
+            id(parameter): zero.optimizer.state[flat]["step"]
+            for group, flat in zip(zero.bit16_groups, zero.single_partition_of_fp32_groups, strict=True)
+            for parameter in group
+        }
+
+
+def _link(zero: Any) -> None:
+    """Let each parameter find its share of the moments. DeepSpeed does so in its first step, after the first group of
+    parameters, when the other groups have none yet."""
+    zero._hp_optimizer_states_linked = False
+    zero._lazy_init_hp_params_optimizer_state()
