@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import json
 import subprocess
 import sys
@@ -24,6 +25,7 @@ from leaderboards.mixture import read_trajectory
 from leaderboards.paper.claims import Finding, findings, in_words
 from leaderboards.paper.cli import paper
 from leaderboards.paper.figures import figure_data, figure_names
+from leaderboards.paper.measures import measure
 from leaderboards.paper.presets import PRESETS
 from leaderboards.paper.published import published
 from leaderboards.paper.report import write_report
@@ -32,7 +34,8 @@ from leaderboards.paper.specs import table_names
 from leaderboards.paper.tables import PaperTable, fill
 from leaderboards.paper.targets import draw, needs, render
 from leaderboards.paper.times import times
-from leaderboards.statistics import Part, estimate
+from leaderboards.pooling import cautious_p, pooled
+from leaderboards.statistics import Part, estimate, holm
 
 
 @pytest.fixture(scope="module")
@@ -83,6 +86,22 @@ def test_differences_to_uniform_are_paired_and_corrected_within_the_table(done):
     assert table.pairs == 2 * (21 * 5 + 21)  # 7 lines a model in 5 columns of scores, and all 7 in that of judging
     assert table.detectable["mbpp"] > 0
     assert "w/o IT" in render("table1", done, "markdown")
+
+
+def test_seed_variances_of_two_models_are_pooled_apart(done):
+    """One model that hardly varies from seed to seed would make another's differences look surer than they are."""
+    table, p_values = fill("table1", done), []
+    for column in table.spec.columns:
+        for model in ("molm", "llama_moe"):
+            strategies = [line.strategy for line in table.spec.lines if line.model == model]
+            found = {name: measure(done, model, name, column.quantity) for name in strategies}
+            for pair_with_base in (False, True):
+                names = [pair for pair in itertools.combinations(strategies, 2) if ("none" in pair) == pair_with_base]
+                pairs = [pair for one, other in names if (pair := found[one].minus(found[other])) is not None]
+                rows = len({name for names_of in names for name in names_of})
+                p_values += map(cautious_p, pairs, pooled(pairs, rows))
+    assert len(p_values) == table.pairs
+    assert sorted(holm(p_values)) == pytest.approx(sorted(d.p_holm for d in table.differences.values()))
 
 
 def test_a_seed_is_not_a_question_weights_have_the_error_of_seeds_alone(done):
