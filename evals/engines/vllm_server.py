@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from lm_eval.api.model import TemplateLM
 
 _CPU_CACHE_GIB = "2"
+_CPU_BATCH_TOKENS = 2048  # in one step; a prompt has to fit
 
 
 class VllmEngine:
@@ -69,6 +70,10 @@ class VllmEngine:
         }
         if self.cpu:
             arguments["enforce-eager"] = True  # compiling takes minutes on a CPU and gains little
+            # A prompt that is read in pieces makes vLLM rewind its request's random generator, which only one of a GPU
+            # can do: a seeded, sampled request then ends the server. So prompts are read whole.
+            arguments["no-enable-chunked-prefill"] = True
+            arguments["max-num-batched-tokens"] = max(self.max_length, _CPU_BATCH_TOKENS)
         return arguments
 
     def _command(self, port: int) -> list[str]:

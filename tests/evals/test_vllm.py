@@ -99,6 +99,18 @@ def test_the_letters_of_a_choice_score_as_in_transformers(engine, checkpoint, mo
     assert [greedy for _, greedy in mine] == [greedy for _, greedy in theirs]
 
 
+def test_long_prompts_sampled_with_seeds_are_answered_all_at_once(engine):
+    """More than fits into one step: vLLM on CPUs ends when such a prompt is read in pieces."""
+    from lm_eval.api.instance import Instance
+
+    long = "the question and the answer are in the text " * 12
+    options = {"do_sample": True, "temperature": 0.7, "max_gen_toks": 8, "until": []}
+    arguments = [(f"{i} {long}", {**options, "seed": i}) for i in range(24)]
+    requests = [Instance("generate_until", {}, each, i, metadata=("t", i, 1)) for i, each in enumerate(arguments)]
+    assert len(engine.lm().generate_until(requests)) == 24
+    assert engine.server.alive()
+
+
 @pytest.mark.usefixtures("borrowed")
 def test_a_server_killed_midway_is_started_again_once_and_asked_only_for_the_rest(
     engine, checkpoint, mini_suite, in_process, tmp_path, killing, monkeypatch
