@@ -100,7 +100,7 @@ def test_the_global_batch_is_normalised_by_the_weight_of_its_targets(tmp_path, m
     assert weight != tally.targets.sum()
     draws = []
     monkeypatch.setattr(
-        _Loop, "_forward_backward", lambda self, batch, _: (draws.append(batch), (batch.tally, False))[1]
+        _Loop, "_forward_backward", lambda self, batch, _: (draws.append(batch), (batch.tally, None, False))[1]
     )
     run(tmp_path / "again", sources, Scaled(weights=(0.5, 0.3, 0.2)), steps=1, pack=False, rows_per_forward=3)
     total = torch.zeros((), dtype=torch.float64)
