@@ -151,9 +151,10 @@ def _notes(request: JudgeRequest, bench: Bench, judged: Judged) -> list[str]:
     if judged.failed and judged.bounds:
         reasons = ", ".join(f"{count} {reason}" for reason, count in judged.failed.items())
         low, high = judged.bounds
+        span = f"would lie between {low:.2f} and {high:.2f} whatever the rows without one deserve"
         notes.append(
-            f"{total - judged.judged} of {total} judgments failed ({reasons}); the average is of the others, and would"
-            f" lie between {low:.2f} and {high:.2f} whatever the rows without one deserve"
+            f"{total - judged.judged} of {total} judgments failed ({reasons}); the average is of the others, and "
+            + (span if low < high else "every answer has one of those")
         )
     for kind, questions in judged.flags.items():
         shown = ", ".join(map(str, questions[:8])) + (", …" if len(questions) > 8 else "")
