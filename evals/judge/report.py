@@ -146,6 +146,10 @@ def in_words(report: dict[str, Any]) -> str:
         for section, values in said.items():
             if isinstance(values, dict) and section != "failed":
                 lines += _section(section, values)
+        reliability = said.get("stability", {}).get("reliability")
+        if reliability and reliability["high"] < 0.5:
+            lines.append("  unreliable: asked again about an answer it differs with itself more than between answers,")
+            lines.append("  so what its averages tell of models is mostly chance")
     for title, tree in (("agreement", report["agreement"]), ("win rates", report["win_rates"])):
         if tree:
             lines.append(title)

@@ -14,7 +14,7 @@ from small_judgings import answer_file, bench_file, judged, write_lines
 
 from evals.judge.agreement import krippendorff
 from evals.judge.biases import stability
-from evals.judge.report import make_report
+from evals.judge.report import in_words, make_report
 from evals.judge.verdicts import Pair, Score
 from evals.judge.win_rates import length_controlled, win_rate
 from harness.cli import cli
@@ -157,6 +157,23 @@ def test_noise_between_repeats_is_told_apart_from_differences_between_answers(tm
     assert summary.variance["judge_stderr"] == pytest.approx(0.7 / (3 * 2 * COUNT) ** 0.5, rel=0.2)
     assert summary.average.n == 2 * COUNT
     assert said["verbosity_of_scores"]["partial_correlation"]["low"] < 0.35
+
+
+def test_a_judge_that_rolls_dice_is_called_unreliable_and_a_steady_one_is_not(tmp_path):
+    bench_file(tmp_path, COUNT)
+    answer_file(tmp_path, count=COUNT)
+
+    def script(payload, _):
+        prompt = payload["messages"][-1]["content"]
+        steady = payload["model"] == "steady"
+        dice = random.Random(prompt if steady else f"{prompt} {payload['seed']}")
+        return json.dumps({"rating": dice.choice([1.0, 4.0, 7.0, 10.0])})
+
+    with FakeJudge(script) as judge:
+        judged(tmp_path, judge.url, judge_model=("dice", "steady"), repeats=3)
+    dice, steady = re.split(r"(?=judge steady)", in_words(make_report([tmp_path / "out"], None)))
+    assert "unreliable: asked again" in dice
+    assert "unreliable" not in steady
 
 
 def test_a_judge_without_noise_has_none():
