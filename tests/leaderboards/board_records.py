@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +49,8 @@ CONFIGS: dict[str, dict[str, Any]] = {
             "output_type": "generate_until", "process_results": "def passes(doc, results): ...",
             "metric_list": [{"metric": "pass_at_1"}]},
 }  # fmt: skip
+
+SIZES = {"pick": 40, "count": 30, "run": 20}  # questions by task, of a board to be tampered with
 
 
 def digest(text: str) -> str:
@@ -223,3 +225,21 @@ def reseal(board: BoardFolder, where: SubmissionFolder, **changes: Any) -> Submi
     where.path.rename(folder)
     (folder / "submission.json").unlink()
     return seal(board, folder, where.model, **(kept | changes))
+
+
+def outcomes(checked) -> dict[str, str]:
+    return {verdict.check: verdict.verdict for verdict in checked.verdicts}
+
+
+def failing(checked) -> list[str]:
+    return [verdict.check for verdict in checked.verdicts if verdict.verdict == "fail"]
+
+
+def detail(checked, check: str) -> str:
+    return next(verdict.detail for verdict in checked.verdicts if verdict.check == check)
+
+
+def edit_json(path: Path, change: Callable[[Any], None]) -> None:
+    value = json.loads(path.read_text())
+    change(value)
+    path.write_text(json.dumps(value))

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from board_records import SIZES, make_board, write_submission  # type: ignore[import-not-found]
 from run_records import Bench  # type: ignore[import-not-found]
 
 
@@ -45,3 +46,10 @@ def world(tmp_path_factory) -> Callable[[Path], Path]:
         return folder
 
     return store
+
+
+@pytest.fixture
+def made(tmp_path):
+    """A board, the questions it asks, and an honest submission to it."""
+    board, asked = make_board(tmp_path / "board", SIZES)
+    return board, asked, write_submission(board, asked, "honest", seed=1)

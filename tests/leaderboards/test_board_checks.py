@@ -9,37 +9,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from board_records import PROVENANCE, make_board, reseal, write_submission  # type: ignore[import-not-found]
+from board_records import (  # type: ignore[import-not-found]
+    SIZES,
+    detail,
+    edit_json,
+    failing,
+    make_board,
+    outcomes,
+    reseal,
+    write_submission,
+)
 
 from leaderboards.board.execution import execute
 from leaderboards.board.rescoring import Contradiction, filtered_programs
 from leaderboards.board.verify import check_one, verify
-
-SIZES = {"pick": 40, "count": 30, "run": 20}
-
-
-@pytest.fixture
-def made(tmp_path):
-    board, asked = make_board(tmp_path / "board", SIZES)
-    return board, asked, write_submission(board, asked, "honest", seed=1)
-
-
-def outcomes(checked) -> dict[str, str]:
-    return {verdict.check: verdict.verdict for verdict in checked.verdicts}
-
-
-def failing(checked) -> list[str]:
-    return [verdict.check for verdict in checked.verdicts if verdict.verdict == "fail"]
-
-
-def detail(checked, check: str) -> str:
-    return next(verdict.detail for verdict in checked.verdicts if verdict.check == check)
-
-
-def edit_json(path: Path, change: Callable[[Any], None]) -> None:
-    value = json.loads(path.read_text())
-    change(value)
-    path.write_text(json.dumps(value))
 
 
 def edit_samples(where, task: str, change: Callable[[list[dict[str, Any]]], Any]) -> None:
@@ -378,124 +361,6 @@ def test_a_contamination_report_is_read(made, report, verdict, said):
     checked = check_one(board, reseal(board, where))
     assert outcomes(checked)["contamination"] == verdict
     assert said in detail(checked, "contamination")
-
-
-def write_judging(where, **changes):
-    """A judging of two questions in two turns, one of them judged twice and one without a verdict."""
-    folder = where.path / "judge" / "mt_bench"
-    folder.mkdir(parents=True)
-    verdicts = [(81, 1, 8), (81, 1, 6), (81, 2, 4), (82, 1, 9), (82, 2, None)]
-    lines = [
-        {"question_id": q, "turn": turn, "model": "tiny", "judge": ["j", "single-v1"], "score": -1 if s is None else s,
-         "reason": "no_verdict" if s is None else None, "judgment": f"[[{s}]]", "category": "writing"}
-        for q, turn, s in verdicts
-    ]  # fmt: skip
-    (folder / "judgments-j.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    score = {"value": 20 / 3, "stderr": 1.0, "n": 3}
-    request = {"bench": "mt_bench", "bench_hash": "0", "answers": {"tiny": "0"}, "protocol": "strict",
-               "protocol_hash": "0", "judges": [{"name": "j"}]}  # fmt: skip
-    summary = {
-        "average": score,
-        "first_turn": score,
-        "second_turn": score,
-        "by_category": {"writing": score},
-        "judged": 4,
-        "failed": {"no_verdict": 1},
-        "requests": 5,
-        "request": request,
-        "title": "MT-Bench",
-        "scale": [1, 10],
-        "model": "tiny",
-        "seconds": 1.0,
-        "provenance": PROVENANCE.model_dump(),
-        **changes,
-    }
-    (folder / "summary.json").write_text(json.dumps(summary))
-
-
-def test_a_judged_average_is_computed_again(made):
-    board, _, where = made
-    write_judging(where)
-    checked = check_one(board, reseal(board, where))
-    assert outcomes(checked)["judge"] == "pass", detail(checked, "judge")
-
-
-@pytest.mark.parametrize(
-    ("changes", "said"),
-    [
-        ({"average": {"value": 7.5, "stderr": 1.0, "n": 3}}, "the average is 6.66667 by the judgments, 7.5 as claimed"),
-        ({"average": {"value": 6.67, "stderr": 1.0, "n": 4}}, "3 judged turns where the summary says 4"),
-        ({"checkpoint_hash": "d" * 64}, "another checkpoint's (dddddddddddd)"),
-        ({"average": None}, "average"),
-    ],
-)
-def test_a_judging_that_is_not_its_judgments_fails(made, changes, said):
-    board, _, where = made
-    write_judging(where, **changes)
-    checked = check_one(board, reseal(board, where))
-    assert failing(checked) == ["judge"]
-    assert said in detail(checked, "judge")
-
-
-# Two games a pair, the models changing places: won, lost, contradicting games, a tie, and one game without a verdict.
-GAMES = [(81, 1, "model_1", "model_1"), (81, 2, "model_2", "model_2"), (82, 1, "model_1", "model_2"),
-         (82, 2, "tie", "tie"), (83, 1, "model_1", "error")]  # fmt: skip
-
-
-def write_pairs(where, **changes):
-    """A judging of pairs against a baseline, with the file of judgments in FastChat's shape."""
-    outcome = {"win": 1, "loss": 1, "tie": 2, "adjusted_win_rate": 0.5}
-    score = {"value": 0.5, "stderr": 0.2, "n": 4}
-    write_judging(where, **({"average": score, "scale": [0, 1]} | outcome | changes))
-    folder = where.path / "judge" / "mt_bench"
-    edit_json(folder / "summary.json", lambda s: s["request"].update(mode="pairwise", baseline="other"))
-    lines = [
-        {"question_id": q, "turn": turn, "model_1": "tiny", "model_2": "other", "g1_winner": one, "g2_winner": two,
-         "judge": ["j", "pair-v2"], "category": "writing"}
-        for q, turn, one, two in GAMES
-    ]  # fmt: skip
-    (folder / "judgments-j.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-
-
-def test_a_win_rate_is_computed_again(made):
-    board, _, where = made
-    write_pairs(where)
-    checked = check_one(board, reseal(board, where))
-    assert outcomes(checked)["judge"] == "pass", detail(checked, "judge")
-
-
-@pytest.mark.parametrize(
-    ("changes", "said"),
-    [
-        ({"win": 2, "loss": 0}, "won/lost/tied are 1/1/2 by the judgments, 2/0/2 as claimed"),
-        ({"adjusted_win_rate": 0.75}, "the win rate is 0.5 by the judgments, 0.75 as claimed"),
-        ({"average": {"value": 0.75, "stderr": 0.2, "n": 4}}, "the average is 0.5 by the judgments, 0.75 as claimed"),
-    ],
-)
-def test_a_win_rate_that_is_not_its_judgments_fails(made, changes, said):
-    board, _, where = made
-    write_pairs(where, **changes)
-    checked = check_one(board, reseal(board, where))
-    assert failing(checked) == ["judge"]
-    assert said in detail(checked, "judge")
-
-
-def test_games_that_nobody_won_as_said_are_no_judgments(made):
-    board, _, where = made
-    write_pairs(where)
-    path = where.path / "judge" / "mt_bench" / "judgments-j.jsonl"
-    path.write_text(path.read_text().replace('"tie"', '"tiny"'))
-    checked = check_one(board, reseal(board, where))
-    assert failing(checked) == ["judge"]
-    assert "a game was won by 'tiny'" in detail(checked, "judge")
-
-
-def test_flags_of_the_judge_are_told(made):
-    board, _, where = made
-    write_judging(where, flags={"talks to the judge": [81, 82], "empty": []})
-    checked = check_one(board, reseal(board, where))
-    assert outcomes(checked)["judge"] == "warn"
-    assert detail(checked, "judge") == "mt_bench: talks to the judge in 2 questions"
 
 
 # --- verified once ----------------------------------------------------------------------------------------
