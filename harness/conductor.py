@@ -6,10 +6,10 @@ import time
 
 from harness.attempt import Outcome
 from harness.errors import StageFailed
+from harness.execution import LocalExecutor
 from harness.local import conduct_locally, say
 from harness.plan import Job, Plan
 from harness.progress import duration
-from harness.surroundings import LocalExecutor
 
 
 def conduct(plan: Plan, jobs: tuple[Job, ...] | None = None) -> Outcome:

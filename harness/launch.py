@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 
-from harness.surroundings import Launcher
+from harness.execution import Launcher
 
 WANTED: dict[str, dict[str, str]] = {
     "ddp": {},
@@ -24,7 +24,7 @@ def launch_command(launcher: Launcher, command: tuple[str, ...]) -> tuple[str, .
     """The arguments of ``python`` that run a ``moemix`` command."""
     if launcher.processes == 1:
         return ("-m", "harness.cli", *command)
-    return ("-m", "trainers.launch", str(launcher.processes), *command)
+    return ("-m", "trainers.parallel.launch", str(launcher.processes), *command)
 
 
 def launch_environment(launcher: Launcher) -> dict[str, str]:

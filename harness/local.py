@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 from harness.attempt import Attempt, Outcome
 from harness.errors import StageFailed
+from harness.execution import LocalExecutor
 from harness.plan import Job
 from harness.progress import duration
-from harness.surroundings import LocalExecutor
 
 
 @dataclass

@@ -22,8 +22,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from harness.execution import Launcher
 from harness.recipe import CheckpointModel, Model, Training
-from harness.surroundings import Launcher
 
 GIB = 1 << 30
 _LOGITS = 3 * 32 * (1 << 20)

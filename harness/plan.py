@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from harness.errors import MoemixError, StageFailed, nearest
+from harness.execution import Launcher
 from harness.launch import launch_command
 from harness.recipe import (
     CheckpointModel,
@@ -35,7 +36,6 @@ from harness.recipe_file import override
 from harness.records import EvalRequest, ModelConfig, ModelManifest, RunConfig
 from harness.sources import fingerprint
 from harness.store import Run, Store, checkpoint_hash, mark_judging
-from harness.surroundings import Launcher
 
 Kind = Literal["model", "train", "eval", "judge", "gate-load"]
 

@@ -12,10 +12,10 @@ from typing import Any, Literal, TypeVar
 from pydantic import Field, ValidationError
 
 from harness.errors import MoemixError
+from harness.execution import Tracking
 from harness.files import hash_value, read_json, write_json
 from harness.recipe import Mixing, Model, Source, Strategy, Training
 from harness.strict import Strict
-from harness.surroundings import Tracking
 
 SCHEMA = 1
 R = TypeVar("R", bound="Record")

@@ -18,13 +18,13 @@ from typing import Any
 
 from harness.attempt import Outcome
 from harness.errors import MoemixError, StageFailed
+from harness.execution import SlurmExecutor, SlurmResources
 from harness.files import write_json
 from harness.local import say
 from harness.plan import Job
 from harness.slurm_queue import ACTIVE, QueueState, queue_states, submitted
 from harness.slurm_task import Task, ended
 from harness.store import exclusive
-from harness.surroundings import SlurmExecutor, SlurmResources
 
 # How Slurm ends a job through no fault of the job's own; a plain FAILED without a reason of ours was killed.
 TAKEN_DOWN = ("NODE_FAIL", "BOOT_FAIL", "PREEMPTED", "TIMEOUT", "FAILED", "COMPLETED", "GONE")

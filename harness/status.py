@@ -14,13 +14,13 @@ import click
 
 from harness.commands import build_plan, recipe_options
 from harness.errors import StageFailed
+from harness.execution import LocalExecutor
 from harness.files import read_jsonl
 from harness.locks import held
 from harness.plan import Job, Plan
 from harness.progress import duration
 from harness.records import ModelManifest, RunManifest, Stage
 from harness.store import Run, Store, store_root
-from harness.surroundings import LocalExecutor
 
 State = Literal["done", "running", "queued", "waiting", "interrupted", "failed", "blocked"]
 

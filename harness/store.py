@@ -17,10 +17,10 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from harness.errors import MoemixError, StageFailed
+from harness.execution import Tracking
 from harness.files import hash_tree, hash_value, read_json, write_json
 from harness.provenance import now, provenance
 from harness.records import EvalRequest, EvalSummary, ModelConfig, ModelManifest, RunConfig, RunManifest, Stage
-from harness.surroundings import Tracking
 
 DEFAULT_STORE = "runs"
 

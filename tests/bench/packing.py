@@ -13,9 +13,9 @@ import torch
 
 from tests.bench.report import Report, options, real_data, spread
 from tests.bench.workload import real_mix, small_moe
-from trainers.batches import GlobalBatch, Layout
 from trainers.data import Draws, TokenSource
-from trainers.loss import TargetLosses
+from trainers.training.batches import GlobalBatch, Layout
+from trainers.training.loss import TargetLosses
 
 MAX_LENGTH, BATCH = 2048, 128
 

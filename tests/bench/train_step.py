@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 import torch
 
-import trainers.loss
+import trainers.training.loss
 from harness.recipe import Mixing, Training
 from tests.bench.report import Report, options, real_data, spread
 from tests.bench.workload import in_turn, real_mix, small_moe
-from trainers.loop import _Loop
 from trainers.mixing import load_strategy
-from trainers.runtime import Interrupts, deterministic
+from trainers.training.loop import _Loop
+from trainers.training.runtime import Interrupts, deterministic
 
 MAX_LENGTH, BATCH = 1024, 8
 ROWS = 4  # in one forward pass: the gradients of the two vocabulary matrices are summed once for all of them
@@ -160,8 +160,8 @@ def main() -> None:
         report.say(f"A padded step takes {spread(taken['padded'] / taken['packed'], 1)} times as long as a packed one.")
 
         split = begun("split", packed=True)
-        head, watch = trainers.loss._head_losses, watched(split)
-        trainers.loss._head_losses = watch.wrap("output layer", head)
+        head, watch = trainers.training.loss._head_losses, watched(split)
+        trainers.training.loss._head_losses = watch.wrap("output layer", head)
         whole = 0.0
         with deterministic():
             split._resume()
@@ -172,7 +172,7 @@ def main() -> None:
                     whole = time.perf_counter()
                 split._advance(Interrupts(), None)
         whole = time.perf_counter() - whole
-        trainers.loss._head_losses = head
+        trainers.training.loss._head_losses = head
     watch.seconds["the rest"] = whole - sum(watch.seconds.values())
     report.say("Where the time of a packed step goes, in another training over the same steps:")
     report.table(

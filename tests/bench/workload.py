@@ -17,11 +17,11 @@ from harness.recipe import Mixing, Recipe
 from harness.recipe_file import load_recipe
 from harness.store import Store
 from trainers.data import TokenSource, load_sources
-from trainers.loop import _Loop
 from trainers.mixing import MixingStrategy, Reference
 from trainers.models.checkpoints import load_checkpoint
-from trainers.runtime import Interrupts, deterministic
 from trainers.signals import Resources
+from trainers.training.loop import _Loop
+from trainers.training.runtime import Interrupts, deterministic
 
 
 @dataclass(frozen=True)

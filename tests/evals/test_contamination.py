@@ -12,7 +12,7 @@ from reworded import reworded
 
 from evals.contamination import COMMON, Question, QuestionIndex, words_of
 from evals.contamination_check import Checker
-from trainers.data_cli import data
+from trainers.commands.data import data
 
 
 def lines(path):

@@ -14,10 +14,10 @@ import pytest
 from trivial_jobs import trivial  # type: ignore[import-not-found]
 
 from harness.errors import MoemixError
+from harness.execution import LocalExecutor, SlurmExecutor
 from harness.local import conduct_locally
 from harness.recipe import Recipe
 from harness.recipe_file import load_recipe, parse
-from harness.surroundings import LocalExecutor, SlurmExecutor
 
 SPAN = "begun = time.monotonic(); time.sleep(0.4); (here / 'span').write_text(json.dumps([begun, time.monotonic()])); "
 SEES = "(here / 'sees').write_text(os.environ.get('CUDA_VISIBLE_DEVICES', '') + '|' + os.environ['OMP_NUM_THREADS']); "
@@ -86,7 +86,7 @@ def test_finished_jobs_are_not_started_again(tmp_path):
 def test_an_interrupt_lets_every_running_job_write_its_state_and_waits_for_that(tmp_path):
     code = (
         "from pathlib import Path; from trivial_jobs import trivial; from harness.local import conduct_locally\n"
-        "from harness.surroundings import LocalExecutor; import signal, sys\n"
+        "from harness.execution import LocalExecutor; import signal, sys\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "script = '''\nimport signal\n"
         "def save(*_):\n    time.sleep(0.5); (here / 'state').write_text('saved'); sys.exit(130)\n"

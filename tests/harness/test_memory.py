@@ -6,10 +6,10 @@ import pytest
 from click.testing import CliRunner
 
 from harness.commands import plan
+from harness.execution import Launcher
 from harness.memory import SHAPES, memory_per_process
 from harness.recipe import Training
 from harness.recipe_file import load_recipe
-from harness.surroundings import Launcher
 
 
 def test_the_plan_of_the_papers_setting_tells_batch_tokens_and_memory_offline(tmp_path, monkeypatch):

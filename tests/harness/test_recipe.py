@@ -6,6 +6,7 @@ import pytest
 import yaml
 
 from harness.errors import MoemixError
+from harness.execution import Launcher
 from harness.recipe import (
     Data,
     Evaluation,
@@ -20,7 +21,6 @@ from harness.recipe import (
     UpcycledModel,
 )
 from harness.recipe_file import load_recipe, override, parse, recipe_names
-from harness.surroundings import Launcher
 
 MINIMAL = {
     "name": "mine",

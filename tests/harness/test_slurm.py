@@ -16,9 +16,9 @@ from slurm_cluster import Cluster, why_not  # type: ignore[import-not-found]
 from trivial_jobs import TrivialJob, trivial  # type: ignore[import-not-found]
 
 from harness.errors import StageFailed
+from harness.execution import SlurmExecutor
 from harness.slurm import conduct_on_slurm, groups
 from harness.slurm_queue import submitted
-from harness.surroundings import SlurmExecutor
 
 pytestmark = pytest.mark.timeout(240)
 
@@ -180,7 +180,7 @@ def test_a_job_whose_time_is_up_writes_its_state_and_goes_on_and_is_reported_if_
 def test_an_interrupted_conductor_leaves_its_jobs_and_finds_them_again(cluster, tmp_path):
     code = (
         "import sys; from pathlib import Path; from trivial_jobs import trivial\n"
-        "from harness.slurm import conduct_on_slurm; from harness.surroundings import SlurmExecutor\n"
+        "from harness.slurm import conduct_on_slurm; from harness.execution import SlurmExecutor\n"
         f"root = Path({str(tmp_path)!r})\n"
         "jobs = (trivial(root, 'slow', 'time.sleep(4); finish()'),\n"
         "        trivial(root, 'next', after=('slow',), kind='eval'))\n"

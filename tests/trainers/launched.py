@@ -20,9 +20,9 @@ from safetensors.torch import save_file
 from small_runs import TOKENIZER, mixing, small_model, small_sources, training
 
 from harness.launch import WANTED, is_first
-from trainers import loop
 from trainers.mixing import load_strategy
 from trainers.parallel.base import stored_tensors
+from trainers.training import loop
 
 Case = dict[str, Any]
 

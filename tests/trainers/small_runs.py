@@ -109,7 +109,7 @@ def train_on(run: Run, threads: int) -> None:
     """Train in this process on so many threads, as ``OMP_NUM_THREADS`` would have it."""
     import torch
 
-    from trainers.run import train
+    from trainers.training.run import train
 
     torch.set_num_threads(threads)
     train(run)

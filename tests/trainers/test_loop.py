@@ -14,11 +14,11 @@ import torch
 from small_runs import TOKENIZER, lines, mixing, small_model, small_source, small_sources, training
 
 from harness.errors import MoemixError, StageFailed
-from trainers.loop import fit
 from trainers.mixing import MixingStrategy, MixtureState, load_strategy
 from trainers.mixing.dynamic import Dynamic
-from trainers.optimizer import learning_rate
-from trainers.state import States
+from trainers.training.loop import fit
+from trainers.training.optimizer import learning_rate
+from trainers.training.state import States
 
 
 @dataclass(frozen=True)

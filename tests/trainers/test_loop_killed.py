@@ -38,7 +38,9 @@ def undisturbed(tmp_path_factory):
 def start(run, threads=1):
     """A process that trains, forked from one that has the libraries loaded already: a second instead of six."""
     processes = multiprocessing.get_context("forkserver")
-    processes.set_forkserver_preload(["small_runs", "trainers.run", "transformers.models.mixtral.modeling_mixtral"])
+    processes.set_forkserver_preload(
+        ["small_runs", "trainers.training.run", "transformers.models.mixtral.modeling_mixtral"]
+    )
     process = processes.Process(target=train_on, args=(run, threads))
     process.start()
     return process

@@ -10,13 +10,13 @@ from small_runs import VOCABULARY, small_model, small_sources
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from harness.errors import MoemixError, StageFailed
-from trainers import loss as loss_module
-from trainers import packed_attention
-from trainers.batches import GlobalBatch, Layout
 from trainers.data import Example
-from trainers.loss import TargetLosses
-from trainers.packing_check import check_packing, prepare_packing
-from trainers.routers import RouterObserver
+from trainers.models.routers import RouterObserver
+from trainers.training import loss as loss_module
+from trainers.training import packed_attention
+from trainers.training.batches import GlobalBatch, Layout
+from trainers.training.loss import TargetLosses
+from trainers.training.packing_check import check_packing, prepare_packing
 
 HOST = torch.device("cpu")
 SOURCE_IDS = np.array([0, 2, 1, 1, 0, 2, 2, 1, 0], dtype=np.int32)

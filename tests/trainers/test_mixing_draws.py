@@ -9,10 +9,10 @@ import pytest
 from scipy.stats import chi2
 from small_runs import TOKENIZER, mixing, small_model, small_sources, training
 
-from trainers.batches import GlobalBatch
 from trainers.data import Draws
-from trainers.loop import _Loop, fit
 from trainers.mixing import MixingStrategy, MixtureState, Observation, Sources, load_strategy
+from trainers.training.batches import GlobalBatch
+from trainers.training.loop import _Loop, fit
 
 LEVEL = 1e-3  # of every chi-square test below; seeds are fixed, so a test either fails always or never
 

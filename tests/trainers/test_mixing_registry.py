@@ -13,9 +13,9 @@ import pytest
 from click.testing import CliRunner
 
 from harness.errors import MoemixError
+from trainers.commands.strategies import strategies
 from trainers.mixing import MixingStrategy, load_strategy, plugin_faults, registry, strategy_cards, strategy_code
 from trainers.mixing.contract import check_strategy
-from trainers.strategies_cli import strategies
 
 OWN = '''
 from __future__ import annotations

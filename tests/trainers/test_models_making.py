@@ -16,11 +16,11 @@ from harness.errors import MoemixError
 from harness.recipe import Part, Pretrain, Source, TinyModel, Tokenizer, Training
 from harness.records import ModelConfig, ModelManifest
 from harness.store import Store, checkpoint_hash
+from trainers.commands.models import model as model_command
 from trainers.data.template import Encoder
 from trainers.models.bpe import train_tokenizer
 from trainers.models.making import make_model
 from trainers.models.tiny import texts
-from trainers.models_cli import model as model_command
 
 CONVERSATION = [
     {"role": "system", "content": "Be brief."},

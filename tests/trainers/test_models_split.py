@@ -14,9 +14,9 @@ from transformers import AutoModelForCausalLM
 
 from harness.errors import MoemixError
 from harness.recipe import SplitModel
+from trainers.commands.models import model as command
 from trainers.models.bpe import train_tokenizer
 from trainers.models.split import cluster, split
-from trainers.models_cli import model as command
 
 IDS = torch.randint(3, 250, (2, 40), generator=torch.Generator().manual_seed(1))
 

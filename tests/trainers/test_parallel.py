@@ -20,15 +20,15 @@ from small_runs import create_run, lines, moemix, wait_until
 from transformers import AutoModelForCausalLM
 
 from harness.errors import MoemixError
+from harness.execution import Launcher, LocalExecutor
 from harness.files import hash_tree
 from harness.launch import WANTED
 from harness.local import conduct_locally
 from harness.plan import Job
 from harness.recipe_file import parse
-from harness.surroundings import Launcher, LocalExecutor
 from trainers.parallel import asked_for, connect
-from trainers.run import train
-from trainers.state import States
+from trainers.training.run import train
+from trainers.training.state import States
 
 LOSS_TOLERANCE = 2e-6  # relative; float32 sums in another order
 WEIGHT_TOLERANCE = 5e-6  # absolute, after six steps at a rate of 1e-3

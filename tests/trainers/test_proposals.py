@@ -21,7 +21,7 @@ from harness.plan import build
 from harness.recipe_file import load_recipe
 from harness.records_offline import Proposal
 from harness.store import Store
-from trainers.proposals.cli import propose
+from trainers.commands.propose import propose
 from trainers.proposals.design import proxy_mixes, samples
 from trainers.proposals.laws import folds, law
 from trainers.proposals.propose import cross_validated, quality, shares

@@ -9,8 +9,8 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 import trainers.models  # noqa: F401  (registers LLaMA-MoE)
 from harness.errors import MoemixError, StageFailed
-from trainers.packing_check import prepare_packing
-from trainers.routers import RouterObserver
+from trainers.models.routers import RouterObserver
+from trainers.training.packing_check import prepare_packing
 
 COMMON = {
     "vocab_size": 97,

@@ -8,12 +8,12 @@ import torch
 from small_runs import mixing, small_model, small_source, small_sources
 
 from harness.errors import MoemixError
-from trainers.batches import GlobalBatch, Layout
 from trainers.data import TokenSplit
-from trainers.loss import TargetLosses
-from trainers.ranks import Ranks
+from trainers.parallel.ranks import Ranks
 from trainers.signals import make_signals
-from trainers.tally import Tally
+from trainers.training.batches import GlobalBatch, Layout
+from trainers.training.loss import TargetLosses
+from trainers.training.tally import Tally
 
 HOST = torch.device("cpu")
 ALONE = Ranks(1, 0, HOST)

@@ -9,13 +9,13 @@ import torch.nn.functional as F
 from small_runs import byte_tokenizer, mixing, small_model, small_source, small_sources
 
 from harness.errors import MoemixError
-from trainers.batches import Layout
-from trainers.loss import TargetLosses
-from trainers.ranks import Ranks
+from trainers.parallel.ranks import Ranks
 from trainers.signals import Resources, make_signals
 from trainers.signals.embedding import Encoder
 from trainers.signals.gradient import GradientSketch, add_to_sketch
 from trainers.signals.probe import Probe
+from trainers.training.batches import Layout
+from trainers.training.loss import TargetLosses
 
 ALONE = Ranks(1, 0, torch.device("cpu"))
 LAYOUT = Layout(max_length=64, packed=True, rows_per_forward=2, pad_id=0)

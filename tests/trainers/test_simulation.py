@@ -17,11 +17,11 @@ from hypothesis import strategies as st
 
 from harness.errors import MoemixError
 from harness.records_offline import Simulation
+from trainers.commands.simulate import simulate
 from trainers.mixing import MixingStrategy, MixtureState, load_strategy, strategy_cards
 from trainers.mixing.contract import SIGNALS
 from trainers.simulation import WORLDS, follow, load_world
 from trainers.simulation.best import best_fixed
-from trainers.simulation.cli import simulate
 from trainers.simulation.comparison import compare, regrets
 from trainers.simulation.course import fixed_exposure
 from trainers.simulation.ground import Ground
@@ -266,7 +266,7 @@ def test_the_command_leaves_a_record_a_picture_and_a_table(tmp_path: Path):
 
 
 def test_a_strategy_of_ones_own_is_simulated_from_its_file(tmp_path: Path):
-    from trainers.strategy_template import write_strategy
+    from trainers.commands.strategy_template import write_strategy
 
     file, _ = write_strategy("my_own", tmp_path, set())
     done = run(f"{file}:MyOwn", "--steps", "200", "--set", "MyOwn.eta=2", out=tmp_path)

@@ -12,7 +12,7 @@ import torch
 from small_runs import small_disk
 
 from harness.errors import StageFailed
-from trainers.state import State, States
+from trainers.training.state import State, States
 
 FILES = ("model.safetensors", "optimizer.safetensors", "arrays.npz", "facts.json", "manifest.json")
 
@@ -95,7 +95,7 @@ FILL = """
 import resource, sys
 from pathlib import Path
 from test_state import state
-from trainers.state import States
+from trainers.training.state import States
 states = States(Path(sys.argv[1]))
 states.save(state(10))
 resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, 1 << 16))

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from click.testing import CliRunner
 
+from trainers.commands.strategies import strategies, strategy_table
 from trainers.mixing import registry, strategy_cards
 from trainers.signals import MEASURED
-from trainers.strategies_cli import strategies, strategy_table
 
 PAGE = Path(__file__).parents[2] / "docs" / "strategies.md"
 

@@ -10,10 +10,10 @@ import torch
 from small_runs import byte_tokenizer, create_run, lines, mixing, small_model, small_sources, training
 
 from harness.errors import MoemixError, StageFailed
-from trainers.loop import _Loop, fit
 from trainers.mixing import Reference, Sources, load_strategy, strategy_cards
-from trainers.run import train
 from trainers.signals import Resources
+from trainers.training.loop import _Loop, fit
+from trainers.training.run import train
 
 CARDS = [card for card in strategy_cards() if card.trains]
 REFERENCE = Reference(np.array([0.2, 0.3, 0.5]), np.array([3.0, 2.5, 4.0]))

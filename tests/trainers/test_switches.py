@@ -10,11 +10,11 @@ from transformers import AutoModelForCausalLM
 
 from harness.errors import MoemixError
 from harness.recipe import LoRA
-from trainers.batches import GlobalBatch, Layout
-from trainers.loop import fit
-from trainers.lora import add_adapters, merge_adapters
-from trainers.loss import TargetLosses
 from trainers.mixing import load_strategy
+from trainers.training.batches import GlobalBatch, Layout
+from trainers.training.loop import fit
+from trainers.training.lora import add_adapters, merge_adapters
+from trainers.training.loss import TargetLosses
 
 PAPER = {"model_type": "llama_moe", "num_experts": 4, "num_selects": 2}
 

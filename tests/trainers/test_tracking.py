@@ -17,13 +17,13 @@ import pytest
 from small_runs import create_run, lines, train_on, wait_until
 
 from harness.errors import MoemixError
+from harness.execution import Tracking
 from harness.files import hash_tree, read_jsonl
 from harness.recipe_file import load_recipe, parse
 from harness.store import Run
-from harness.surroundings import Tracking
-from trainers.run import train
 from trainers.tracking import FOLDER, careful, services
 from trainers.tracking.points import stored_points
+from trainers.training.run import train
 
 STEPS = {"steps": 12, "save_every": 4, "log_every": 1, "balance_loss": "model"}
 ALL = ("tensorboard", "trackio", "wandb")
@@ -160,7 +160,9 @@ def killed(tmp_path_factory):
     """Another one, taken down by ``kill -9`` in its middle, and continued."""
     run = create(tmp_path_factory.mktemp("killed"), *filter(installed, ALL))
     processes = multiprocessing.get_context("forkserver")
-    processes.set_forkserver_preload(["small_runs", "trainers.run", "transformers.models.mixtral.modeling_mixtral"])
+    processes.set_forkserver_preload(
+        ["small_runs", "trainers.training.run", "transformers.models.mixtral.modeling_mixtral"]
+    )
     environment = {name: value for name, value in os.environ.items() if name != "WANDB_SERVICE"}
     process = processes.Process(target=_train_with, args=(run, environment))
     process.start()

@@ -17,8 +17,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from harness.errors import MoemixError
 from harness.store import checkpoint_hash, exclusive
-from trainers.cli import train as command
-from trainers.run import train
+from trainers.commands.train import train as command
+from trainers.training.run import train
 
 
 def base(run):

@@ -10,9 +10,9 @@ import numpy as np
 from small_runs import TOKENIZER, mixing, small_model, small_source, training
 
 from harness.errors import StageFailed
-from trainers.loop import _Loop
 from trainers.mixing import Reference, load_strategy
 from trainers.signals import Resources
+from trainers.training.loop import _Loop
 
 STRATEGIES = ("dynamic", "balanced", "loss_softmax", "doremi", "doge", "sheared")
 FEW = {"batch_examples": 2, "pack": False, "steps": 4, "rows_per_forward": 1}  # of two examples each rank gets one

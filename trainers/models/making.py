@@ -14,7 +14,7 @@ from harness.provenance import now, provenance
 from harness.recipe import CheckpointModel, Source, SplitModel, TinyModel, UpcycledModel
 from harness.records import ModelManifest, Stage
 from harness.store import Store, checkpoint_hash, exclusive
-from trainers.routers import RouterObserver
+from trainers.models.routers import RouterObserver
 
 _ROUTER_MAX_LENGTH = 1024  # tokens of the examples that routers are made from
 

@@ -10,7 +10,7 @@ from typing import Any
 from harness.errors import MoemixError, unknown
 from harness.recipe import Mixing, Source, TinyModel
 from trainers.models.bpe import train_tokenizer
-from trainers.routers import RouterObserver
+from trainers.models.routers import RouterObserver
 
 
 def make_tiny(
@@ -115,8 +115,8 @@ def _pretrain(
 ) -> dict[str, Any]:
     """Language modelling on the pretraining sources, each weighing by its size; what it did, in totals."""
     from trainers.data import load_sources
-    from trainers.loop import fit
     from trainers.mixing import load_strategy
+    from trainers.training.loop import fit
 
     assert model.pretrain is not None
     training = model.pretrain.training

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from harness.recipe import Training
-from trainers.optimizer import make_optimizer, moments, restore_moments
-from trainers.ranks import Ranks
+from trainers.parallel.ranks import Ranks
+from trainers.training.optimizer import make_optimizer, moments, restore_moments
 
 
 class Parallel:

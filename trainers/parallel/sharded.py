@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from harness.errors import MoemixError
 from harness.recipe import Training
-from trainers.optimizer import make_optimizer, moments
 from trainers.parallel.base import Parallel, stored_tensors
+from trainers.training.optimizer import make_optimizer, moments
 
 
 class Sharded(Parallel):

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from harness.errors import MoemixError
 from harness.recipe import Training
-from trainers.optimizer import make_optimizer
 from trainers.parallel.base import Parallel, stored_tensors
+from trainers.training.optimizer import make_optimizer
 
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 

@@ -12,15 +12,15 @@ from harness.errors import StageFailed
 from harness.provenance import provenance
 from harness.records_offline import HeldOut
 from harness.store import Run, Store, checkpoint_hash
-from trainers.batches import Layout
 from trainers.data import TokenSource, load_sources
-from trainers.loop import pad_id
-from trainers.loss import TargetLosses
-from trainers.packing_check import prepare_packing
-from trainers.ranks import Ranks
-from trainers.run import load_checkpoint
+from trainers.parallel.ranks import Ranks
 from trainers.signals.probe import Probe, evaluating
 from trainers.signals.probe_loss import mean_by_source
+from trainers.training.batches import Layout
+from trainers.training.loop import pad_id
+from trainers.training.loss import TargetLosses
+from trainers.training.packing_check import prepare_packing
+from trainers.training.run import load_checkpoint
 
 
 def held_out(runs: Sequence[Run], shown: Callable[[], None] = lambda: None) -> list[HeldOut]:

@@ -6,11 +6,9 @@ from collections.abc import Callable, Iterable, Sequence
 
 from harness.errors import MoemixError
 from harness.recipe import Mixing
-from trainers.batches import Layout
 from trainers.data import TokenSource
-from trainers.loss import TargetLosses
-from trainers.ranks import Ranks
-from trainers.routers import RouterObserver
+from trainers.models.routers import RouterObserver
+from trainers.parallel.ranks import Ranks
 from trainers.signals.base import Resources, Signal
 from trainers.signals.embedding import SentenceEmbeddings
 from trainers.signals.gate_load import OnlineGateLoad, ProbeGateLoad
@@ -18,6 +16,8 @@ from trainers.signals.gradient import GradientSketch
 from trainers.signals.probe import Probe
 from trainers.signals.probe_loss import ExcessLoss, ProbeLoss, ReferenceLoss
 from trainers.signals.train_loss import TrainLoss
+from trainers.training.batches import Layout
+from trainers.training.loss import TargetLosses
 
 MEASURED = ("embedding", "excess_loss", "gate_load", "gradient", "probe_loss", "reference_loss", "train_loss")
 

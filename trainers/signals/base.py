@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from torch import LongTensor
 
 from harness.errors import MoemixError
-from trainers.loss import TargetLosses
-from trainers.tally import Tally
+from trainers.training.loss import TargetLosses
+from trainers.training.tally import Tally
 
 
 @dataclass(frozen=True)

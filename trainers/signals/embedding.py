@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from harness.errors import MoemixError
 from harness.files import hash_value, write_bytes
 from trainers.data import TokenSource
-from trainers.ranks import Ranks
+from trainers.parallel.ranks import Ranks
 from trainers.signals.base import Signal
 
 MODEL = "sentence-transformers/all-MiniLM-L6-v2"

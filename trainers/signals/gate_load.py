@@ -14,12 +14,12 @@ import torch
 from numpy.typing import NDArray
 from torch import LongTensor
 
-from trainers.loss import TargetLosses
-from trainers.ranks import Ranks
-from trainers.routers import RouterObserver
+from trainers.models.routers import RouterObserver
+from trainers.parallel.ranks import Ranks
 from trainers.signals.base import Signal
 from trainers.signals.probe import Probe, evaluating
-from trainers.tally import Tally
+from trainers.training.loss import TargetLosses
+from trainers.training.tally import Tally
 
 
 class OnlineGateLoad(Signal):

@@ -15,10 +15,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from trainers.loss import TargetLosses
-from trainers.ranks import Ranks
+from trainers.parallel.ranks import Ranks
 from trainers.signals.base import Signal, plain
 from trainers.signals.probe import Probe, evaluating
+from trainers.training.loss import TargetLosses
 
 WIDTH = 4096
 _CHUNK = 1 << 20  # entries hashed at a time

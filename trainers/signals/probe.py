@@ -10,9 +10,9 @@ import torch
 from torch import nn
 
 from harness.errors import MoemixError
-from trainers.batches import Forward, Layout
 from trainers.data import TokenSource
-from trainers.ranks import Ranks
+from trainers.parallel.ranks import Ranks
+from trainers.training.batches import Forward, Layout
 
 
 class Probe:

@@ -13,11 +13,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from trainers.batches import Forward
-from trainers.loss import TargetLosses
-from trainers.ranks import Ranks
+from trainers.parallel.ranks import Ranks
 from trainers.signals.base import Signal
 from trainers.signals.probe import Probe, evaluating
+from trainers.training.batches import Forward
+from trainers.training.loss import TargetLosses
 
 
 class ProbeLoss(Signal):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from numpy.typing import NDArray
 
 from trainers.signals.base import Signal
-from trainers.tally import Tally
+from trainers.training.tally import Tally
 
 
 class TrainLoss(Signal):

@@ -21,8 +21,8 @@ from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
 from harness.errors import MoemixError
+from harness.execution import Tracking
 from harness.records import RunManifest
-from harness.surroundings import Tracking
 
 FINISH_SECONDS = 60  # what a tracker gets at the end to send what it still has
 

@@ -21,7 +21,7 @@ class LlamaMoEConfig(LlamaConfig):
         gate_use_softmax: weigh the selected experts by the softmax of their logits, or by the logits themselves.
         gate_add_noise: in training, logits get learnt noise.
         gate_noise_epsilon: the least standard deviation of that noise.
-        gate_use_balance: whether the model was trained with a balance loss (:mod:`trainers.balance`).
+        gate_use_balance: whether the model was trained with a balance loss (:mod:`trainers.training.balance`).
         multiply_gate_scores: weigh the experts' outputs; otherwise they are summed as they are.
         score_scale_factor: multiplies the weights; one for all layers, or a list.
     """

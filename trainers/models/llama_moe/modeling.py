@@ -24,7 +24,7 @@ from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from trainers.models.grouped import Groups
 from trainers.models.llama_moe.configuration import LlamaMoEConfig
-from trainers.routers import GateNoise
+from trainers.models.routers import GateNoise
 
 
 class RouterOutput(NamedTuple):

@@ -16,7 +16,7 @@ from torch import LongTensor
 
 from harness.errors import StageFailed
 from trainers.data import Example, PackedBatch, TokenSource, collate, pack
-from trainers.tally import Tally
+from trainers.training.tally import Tally
 
 Rows = list[list[int]]
 

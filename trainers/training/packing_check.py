@@ -8,7 +8,7 @@ import torch
 from transformers.masking_utils import create_causal_mask, create_sliding_window_causal_mask
 
 from harness.errors import MoemixError
-from trainers.packed_attention import use_packed_attention
+from trainers.training.packed_attention import use_packed_attention
 
 _LENGTH = 8  # tokens in each of two trial examples
 _TOLERANCE = 1e-2  # of the hidden states' size; an example that sees its neighbour moves by far more

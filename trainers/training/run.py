@@ -15,13 +15,13 @@ from harness.files import whole_directory
 from harness.records import RunManifest, TrainResult
 from harness.store import Run, Store, checkpoint_hash, exclusive, stage
 from trainers.data import load_sources
-from trainers.loop import fit
 from trainers.mixing import Reference, load_strategy
 from trainers.models.checkpoints import load_model
 from trainers.parallel import connect
 from trainers.signals import Resources
-from trainers.state import States, writing
 from trainers.tracking import Tracker, tracked
+from trainers.training.loop import fit
+from trainers.training.state import States, writing
 
 
 def train(run: Run) -> None:

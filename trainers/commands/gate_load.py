@@ -19,7 +19,7 @@ def gate_load(run: Path, examples: int, benchmarks: bool, out: Path | None) -> N
     """
     from harness.errors import MoemixError
     from harness.store import Run
-    from trainers.gate_load import measure_gate_load
+    from trainers.signals.gate_load_stage import measure_gate_load
 
     if not (run / "run.json").is_file():
         raise MoemixError("there is no run.json in this folder", where=str(run), hint="`moemix plan` lists runs")

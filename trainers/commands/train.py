@@ -13,8 +13,8 @@ from harness.errors import MoemixError
 from harness.launch import is_first
 
 if TYPE_CHECKING:
+    from harness.execution import Launcher
     from harness.plan import Job, Plan
-    from harness.surroundings import Launcher
 
 
 @click.command()
@@ -56,7 +56,7 @@ def _train_run(folder: Path) -> None:
 
     if not (folder / "run.json").is_file():
         raise MoemixError("there is no run.json in this folder", where=str(folder), hint="`moemix plan` lists runs")
-    from trainers.run import train
+    from trainers.training.run import train
 
     train(Run(folder.resolve()))
 
@@ -105,7 +105,7 @@ def _train_launched(launcher: Launcher, job: Callable[[], tuple[Plan, Job]]) -> 
     from harness.launch import process_count
     from harness.store import Run
     from trainers.parallel import asked_for, made_by_first
-    from trainers.run import train
+    from trainers.training.run import train
 
     asked, here = (launcher.processes, launcher.strategy), (process_count(), asked_for())
     if launcher.processes > 1 and asked != here:

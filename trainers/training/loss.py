@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 from torch import LongTensor, Tensor, nn
 
 from harness.errors import MoemixError
-from trainers.balance import balance_loss
-from trainers.batches import Forward
-from trainers.routers import RouterObserver, Routing
+from trainers.models.routers import RouterObserver, Routing
+from trainers.training.balance import balance_loss
+from trainers.training.batches import Forward
 
 CHUNK_LOGITS = 1 << 23  # logits held at once: 32 MB in float32
 

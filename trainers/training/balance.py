@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.errors import MoemixError
-from trainers.routers import GateNoise, Routing
+from trainers.models.routers import GateNoise, Routing
 
 BALANCE_WEIGHT = 1e-2
 _EPSILON = 1e-10  # of the squared mean

@@ -17,10 +17,10 @@ from harness.records import MixtureUpdate
 from trainers.mixing import MixingStrategy, MixtureState, Observation, Sources
 from trainers.mixing.simplex import even
 from trainers.mixing.state import from_arrays, to_arrays, weights_hash
-from trainers.ranks import Ranks
+from trainers.parallel.ranks import Ranks
 from trainers.signals.base import Signal
-from trainers.state import below, prefixed
-from trainers.tally import Tally
+from trainers.training.state import below, prefixed
+from trainers.training.tally import Tally
 
 DOMINATED = 1.5  # effective number of sources, exp(entropy), below which one source is nearly the whole mixture
 

@@ -17,12 +17,12 @@ from harness.files import read_jsonl
 from harness.provenance import provenance
 from harness.records import GateLoads
 from harness.store import Run, Store, checkpoint_hash, exclusive
-from trainers.batches import Layout
 from trainers.data import Example, load_sources
-from trainers.loss import TargetLosses
 from trainers.models.checkpoints import load_checkpoint
-from trainers.packing_check import prepare_packing
-from trainers.routers import RouterObserver
+from trainers.models.routers import RouterObserver
+from trainers.training.batches import Layout
+from trainers.training.loss import TargetLosses
+from trainers.training.packing_check import prepare_packing
 
 Group = tuple[str, Literal["source", "benchmark"], list[Example]]
 ROWS_PER_FORWARD = 8

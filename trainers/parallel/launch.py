@@ -1,7 +1,7 @@
 """Starts a ``moemix`` command on several processes of this machine, by torch's launcher, and ends as they end.
 
-``python -m trainers.launch N train --run DIR``. What the processes are to be to each other is in the environment
-(:mod:`harness.launch`).
+``python -m trainers.parallel.launch N train --run DIR``. What the processes are to be to each other is in the
+environment (:mod:`harness.launch`).
 """
 
 from __future__ import annotations

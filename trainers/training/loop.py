@@ -24,21 +24,21 @@ from harness.files import append_jsonl
 from harness.progress import Progress, progress
 from harness.recipe import Mixing, Training
 from harness.records import MixtureUpdate, StepMetrics, TrainResult
-from trainers.balance import set_gate_noise
-from trainers.batches import GlobalBatch, Layout
 from trainers.data import Draws, SourceExhausted, TokenSource
-from trainers.lora import add_adapters, merge_adapters
-from trainers.loss import TargetLosses
 from trainers.mixing import MixingStrategy, Reference, Sources
-from trainers.mixture import Mixture
-from trainers.optimizer import freeze, learning_rate
-from trainers.packing_check import prepare_packing
 from trainers.parallel import parallel
-from trainers.runtime import Interrupts, deterministic, peak_memory, seed_forward
 from trainers.signals import Resources, make_signals
-from trainers.state import State, States, below, prefixed, writing
-from trainers.tally import Tally
 from trainers.tracking import Tracker
+from trainers.training.balance import set_gate_noise
+from trainers.training.batches import GlobalBatch, Layout
+from trainers.training.lora import add_adapters, merge_adapters
+from trainers.training.loss import TargetLosses
+from trainers.training.mixture import Mixture
+from trainers.training.optimizer import freeze, learning_rate
+from trainers.training.packing_check import prepare_packing
+from trainers.training.runtime import Interrupts, deterministic, peak_memory, seed_forward
+from trainers.training.state import State, States, below, prefixed, writing
+from trainers.training.tally import Tally
 
 METRICS, TRACE = "metrics.jsonl", "mixture.jsonl"
 
@@ -64,7 +64,7 @@ def fit(
         model: a transformers causal LM in float32.
         sources: sorted by name.
         folder: gets ``state/``, ``metrics.jsonl`` and ``mixture.jsonl``. The states are the caller's to remove, once
-            the trained model is safe (:meth:`trainers.state.States.clear`).
+            the trained model is safe (:meth:`trainers.training.state.States.clear`).
         title: what progress is called.
         reference: of the finished run that the strategy needs.
         resources: what signals may want beside the model.

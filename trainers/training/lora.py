@@ -13,7 +13,7 @@ from torch import nn
 
 from harness.errors import MoemixError, nearest
 from harness.recipe import ROUTER_MODULES, LoRA
-from trainers.optimizer import is_frozen
+from trainers.training.optimizer import is_frozen
 
 
 def add_adapters(model: Any, lora: LoRA, frozen: Literal["none", "router", "paper"], seed: int) -> list[str]:

@@ -99,8 +99,8 @@ def _options(defaults: dict[str, Any]) -> str:
 )
 def new(name: str, out: Path) -> None:
     """Write NAME.py with a strategy that works, and test_NAME.py that checks it."""
+    from trainers.commands.strategy_template import class_name, write_strategy
     from trainers.mixing import strategy_names
-    from trainers.strategy_template import class_name, write_strategy
 
     file, test = write_strategy(name, out, set(strategy_names()))
     click.echo(f"written: {file}\nwritten: {test}")
