@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.errors import MoemixError, unknown
-from harness.files import read_jsonl
 from harness.records import Column, EvalResult, EvalSummary
+from harness.samples import read_samples as read_lines
 
 TOLERANCE = 1e-6  # between a recorded value and the mean of its samples
 SHARED_TEXTS = ("passage", "article", "paragraph", "story", "context")  # what several questions may be asked about
@@ -156,17 +156,12 @@ def read_samples(path: Path, result: EvalResult) -> TaskScores:
         MoemixError: with file and line, if a line is malformed, a question comes twice, questions are missing, or the
             mean is not the value that the summary records.
     """
-    if not path.is_file():
-        raise MoemixError("the samples of an evaluated task are missing", where=str(path))
     found: dict[int, tuple[str, float, str]] = {}
-    for number, line in enumerate(read_jsonl(path), 1):
-        where = f"{path}:{number}"
-        question, digest, value = _sample(line, result, where)
-        if question is None:
-            continue
-        if question in found:
-            raise MoemixError(f"question {question} comes twice", where=where)
-        found[question] = (digest, value, shared_text(line.get("doc")) or digest)
+    for sample in read_lines(path):
+        if sample.filter == result.filter:
+            digest = sample.doc_hash
+            text = shared_text(sample.record.get("doc")) or digest
+            found[sample.doc_id] = (digest, sample.score(result.metric), text)
     if len(found) != result.n:
         raise MoemixError(
             f"{len(found)} questions where the summary says {result.n} ({result.metric} after filter {result.filter})",
@@ -189,23 +184,6 @@ def shared_text(doc: Any) -> str | None:
     """The text that a question is asked about; None where it stands alone."""
     texts = (doc.get(name) for name in SHARED_TEXTS) if isinstance(doc, dict) else ()
     return next((text for text in texts if isinstance(text, str) and text.strip()), None)
-
-
-def _sample(line: Any, result: EvalResult, where: str) -> tuple[int | None, str, float]:
-    """Question id, question hash and value of a line; the id is None if the line is of another filter."""
-    if not isinstance(line, dict):
-        raise MoemixError("a sample is a JSON object", where=where)
-    for name in ("doc_id", "doc_hash", "filter", result.metric):
-        if name not in line:
-            raise MoemixError(f"`{name}` is missing", where=where)
-    if line["filter"] != result.filter:
-        return None, "", 0.0
-    question, digest, value = line["doc_id"], line["doc_hash"], line[result.metric]
-    if not isinstance(question, int) or not isinstance(digest, str):
-        raise MoemixError("`doc_id` is a whole number and `doc_hash` a text", where=where)
-    if not isinstance(value, int | float) or not math.isfinite(value):
-        raise MoemixError(f"`{result.metric}` of question {question} is not a number: {str(value)[:60]}", where=where)
-    return question, digest, float(value)
 
 
 def _close(computed: float, recorded: float) -> bool:

@@ -13,6 +13,7 @@ from harness.errors import MoemixError
 from harness.files import read_jsonl
 from harness.plan import PlannedRun
 from harness.records import GateLoads
+from harness.samples import read_samples
 from leaderboards.paper.presets import subtask
 from leaderboards.paper.runs import GATE_LOAD, JUDGING, SCORES, Experiments
 from leaderboards.paper.specs import SOURCES
@@ -167,8 +168,8 @@ def _of_kind(experiments: Experiments, planned: PlannedRun, title: str) -> tuple
     for key in evaluation.column(experiments.preset.columns["bbh"]):
         held = evaluation.scores(key)
         start = experiments.preset.subtasks[title]
-        lines = [line for line in read_jsonl(held.path) if str(line.get("target")).startswith(start)]
-        kept = held.on({(line["doc_id"], line["doc_hash"]) for line in lines})
+        samples = [sample for sample in read_samples(held.path) if str(sample.target).startswith(start)]
+        kept = held.on({(sample.doc_id, sample.doc_hash) for sample in samples})
         if kept.questions:
             vectors.append((len(kept.questions), kept))
     if not vectors:

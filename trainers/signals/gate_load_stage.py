@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 import trainers.models  # noqa: F401  (registers this project's architectures with transformers)
 from harness.errors import MoemixError
-from harness.files import read_jsonl
 from harness.provenance import provenance
 from harness.records import GateLoads
+from harness.samples import read_samples
 from harness.store import Run, Store, checkpoint_hash, exclusive
 from trainers.data import Example, load_sources
 from trainers.models.checkpoints import load_checkpoint
@@ -111,8 +111,8 @@ def _benchmarks(run: Run, tokenizer: Any, examples: int) -> Iterator[Group]:
     length = run.manifest.config.training.max_length
     for path in sorted((run.folder / "evals").glob("*/samples_*.jsonl")):
         prompts: dict[int, str] = {}
-        for line in read_jsonl(path):
-            prompts.setdefault(line["doc_id"], str(line["arguments"]["gen_args_0"]["arg_0"]))
+        for sample in read_samples(path):
+            prompts.setdefault(sample.doc_id, str(sample.requests[0][0]))
         members = []
         for _, text in sorted(prompts.items())[:examples]:
             ids = np.array(tokenizer(text, add_special_tokens=False).input_ids[-length:], dtype=np.int32)
