@@ -9,10 +9,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from leaderboards.pooling import cautious_detectable, cautious_p, pooled
-from leaderboards.ranks import rank_intervals, tied_groups
+from harness.statistics.estimates import ALPHA, Estimate, Part, estimate
+from harness.statistics.families import adjust
+from harness.statistics.ranks import rank_intervals, tied_groups
+from harness.statistics.seeds import cautious_detectable, cautious_p_value, pool_seed_variance
 from leaderboards.scores import Key, TaskScores
-from leaderboards.statistics import ALPHA, Estimate, Part, estimate, holm
 from leaderboards.table import Heading, Row, Scored, Table
 
 Pair = tuple[str, Row, Row]  # a column's name, and two rows
@@ -91,9 +92,9 @@ def compare_pairs(table: Table) -> dict[Pair, Tested]:
         held = {pair: estimated for pair, estimated in pairs.items() if estimated is not None}
         found |= held
         shared |= _share_seed_variance(held)
-    p_values = [cautious_p(pair, shared[key]) for key, pair in found.items()]
+    p_values = [cautious_p_value(pair, shared[key]) for key, pair in found.items()]
     tested: dict[Pair, Tested] = {}
-    for (key, pair), p, p_holm in zip(found.items(), p_values, holm(p_values), strict=True):
+    for (key, pair), p, p_holm in zip(found.items(), p_values, adjust(p_values), strict=True):
         column, first, second = key
         tested[key] = Tested(pair, shared[key], p, p_holm)
         tested[column, second, first] = Tested(replace(pair, value=-pair.value), shared[key], p, p_holm)
@@ -110,7 +111,7 @@ def _share_seed_variance(found: Mapping[Pair, Estimate]) -> dict[Pair, Estimate]
     for trained in (True, False):
         pairs = [pair for pair in found if (pair[1].trained and pair[2].trained) == trained]
         rows = {row for _, first, second in pairs for row in (first, second)}
-        shared |= dict(zip(pairs, pooled([found[pair] for pair in pairs], len(rows)), strict=True))
+        shared |= dict(zip(pairs, pool_seed_variance([found[pair] for pair in pairs], len(rows)), strict=True))
     return shared
 
 

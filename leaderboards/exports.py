@@ -10,8 +10,8 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from harness.statistics.estimates import Estimate
 from leaderboards.facts import run_facts
-from leaderboards.statistics import Estimate
 from leaderboards.table import Cell, Comparison, Heading, Row, Table
 
 SCHEMA = 1

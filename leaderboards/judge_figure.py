@@ -12,10 +12,10 @@ import numpy as np
 
 from harness.files import write_bytes
 from harness.records import JudgeSummary
+from harness.statistics.estimates import Part, estimate
 from leaderboards.figures import METADATA
 from leaderboards.judged import PREFIX, JudgedRow, read_rows
 from leaderboards.rendering import plain
-from leaderboards.statistics import Part, estimate
 from leaderboards.table import Comparison, Row
 
 _HATCHES = ("", "//", "..", "xx", "\\\\", "++")

@@ -9,9 +9,9 @@ from typing import Literal
 
 import numpy as np
 
+from harness.statistics.estimates import Estimate
 from leaderboards.facts import RunFacts, run_facts
 from leaderboards.judged import PREFIX
-from leaderboards.statistics import Estimate
 from leaderboards.table import Cell, Comparison, Heading, Table
 
 NOTHING = "—"

@@ -6,7 +6,6 @@ import math
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,9 +13,9 @@ from numpy.typing import NDArray
 from harness.errors import MoemixError, unknown
 from harness.records import Column, EvalResult, EvalSummary
 from harness.samples import read_samples as read_lines
+from harness.statistics.clusters import cluster_label, number_clusters
 
 TOLERANCE = 1e-6  # between a recorded value and the mean of its samples
-SHARED_TEXTS = ("passage", "article", "paragraph", "story", "context")  # what several questions may be asked about
 
 
 @dataclass(frozen=True)
@@ -160,8 +159,8 @@ def read_samples(path: Path, result: EvalResult) -> TaskScores:
     for sample in read_lines(path):
         if sample.filter == result.filter:
             digest = sample.doc_hash
-            text = shared_text(sample.record.get("doc")) or digest
-            found[sample.doc_id] = (digest, sample.score(result.metric), text)
+            label = cluster_label(sample.record.get("doc"), digest)
+            found[sample.doc_id] = (digest, sample.score(result.metric), label)
     if len(found) != result.n:
         raise MoemixError(
             f"{len(found)} questions where the summary says {result.n} ({result.metric} after filter {result.filter})",
@@ -176,14 +175,8 @@ def read_samples(path: Path, result: EvalResult) -> TaskScores:
             f"{result.metric} is {mean:.6g} by its samples and {result.value:.6g} by the summary", where=str(path)
         )
     digests = [found[i][0] for i in ids]
-    _, clusters = np.unique(np.array([found[i][2] for i in ids], dtype=object), return_inverse=True)
-    return TaskScores(tuple(zip(ids, digests, strict=True)), values, clusters.astype(np.int64), path)
-
-
-def shared_text(doc: Any) -> str | None:
-    """The text that a question is asked about; None where it stands alone."""
-    texts = (doc.get(name) for name in SHARED_TEXTS) if isinstance(doc, dict) else ()
-    return next((text for text in texts if isinstance(text, str) and text.strip()), None)
+    clusters = number_clusters(found[i][2] for i in ids)
+    return TaskScores(tuple(zip(ids, digests, strict=True)), values, clusters, path)
 
 
 def _close(computed: float, recorded: float) -> bool:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
+from harness.statistics.estimates import ALPHA, Estimate
 from leaderboards.members import Member
 from leaderboards.scores import Evaluation, Key, TaskScores
-from leaderboards.statistics import ALPHA, Estimate
 
 Scored = dict[int, dict[Key, TaskScores]]  # seed → the score vectors that a column is computed from
 

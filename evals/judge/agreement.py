@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from evals.judge.resampling import Clusters, Interval, interval_of, question_weights
+from harness.statistics.bootstrap import BootstrapInterval, ClusterBootstrap, percentile_interval, resampling_weights
 
 Units = Mapping[tuple[Any, ...], Mapping[str, list[Any]]]  # (question, turn, …) → rater → verdicts
 
 
-def agreement(units: Units, one: str, other: str, *, turn: int | None, ties: bool) -> Interval | None:
+def agreement(units: Units, one: str, other: str, *, turn: int | None, ties: bool) -> BootstrapInterval | None:
     """The share of equal verdicts of two raters on the same answers, over every pair of their verdicts.
 
     Args:
@@ -31,10 +31,10 @@ def agreement(units: Units, one: str, other: str, *, turn: int | None, ties: boo
             if ties or "tie" not in (mine, their):
                 questions.append(question)
                 equal.append(float(mine == their))
-    return Clusters(questions).mean(equal) if questions else None
+    return ClusterBootstrap(questions).mean(equal) if questions else None
 
 
-def people_agree(units: Units, *, turn: int | None, ties: bool) -> Interval | None:
+def people_agree(units: Units, *, turn: int | None, ties: bool) -> BootstrapInterval | None:
     """The share of equal verdicts of any two people: what a judge can be held to."""
     questions, equal = [], []
     for (question, number, *_), votes in units.items():
@@ -45,10 +45,10 @@ def people_agree(units: Units, *, turn: int | None, ties: bool) -> Interval | No
             if ties or "tie" not in (one, other):
                 questions.append(question)
                 equal.append(float(one == other))
-    return Clusters(questions).mean(equal) if questions else None
+    return ClusterBootstrap(questions).mean(equal) if questions else None
 
 
-def krippendorff(units: Units, raters: list[str], *, scale: str) -> Interval | None:
+def krippendorff(units: Units, raters: list[str], *, scale: str) -> BootstrapInterval | None:
     """Krippendorff's alpha of several raters, who need not all have rated everything.
 
     ``1 − D_o / D_e`` with the observed disagreement inside units and that expected by chance from all values together
@@ -84,7 +84,7 @@ def krippendorff(units: Units, raters: list[str], *, scale: str) -> Interval | N
             return 1 - (weights @ observed) / expected
 
     value = float(alpha(np.ones(len(questions))))
-    return interval_of(value, np.asarray(alpha(question_weights(len(questions)))), len(rated))
+    return percentile_interval(value, np.asarray(alpha(resampling_weights(len(questions)))), len(rated))
 
 
 def _one(values: list[Any], scale: str) -> Any:

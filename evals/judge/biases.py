@@ -9,18 +9,18 @@ from typing import Any
 
 import numpy as np
 
-from evals.judge.resampling import Clusters, Interval, residuals
 from evals.judge.verdicts import Pair, Score, mean_of_others, ordered
+from harness.statistics.bootstrap import BootstrapInterval, ClusterBootstrap, residuals
 
 
-def position(pairs: Sequence[Pair]) -> dict[str, Interval | None]:
+def position(pairs: Sequence[Pair]) -> dict[str, BootstrapInterval | None]:
     """How often both orders give the same verdict, and the pull of the first place.
 
     ``first_place`` is the share of games won by the answer shown first, minus the share won by the one shown second:
     0 for a judge without a preference (whatever the answers, since each is shown in both places), 1 for one that
     always picks the first.
     """
-    clusters = Clusters(pair.question for pair in pairs)
+    clusters = ClusterBootstrap(pair.question for pair in pairs)
     same = [float(pair.games[0] == pair.games[1]) for pair in pairs]
     pull = []
     for pair in pairs:
@@ -41,13 +41,13 @@ def verbosity(pairs: Sequence[Pair], everybody: Sequence[Pair]) -> dict[str, Any
     apart = np.array([math.log1p(pair.lengths[0]) - math.log1p(pair.lengths[1]) for pair in pairs])
     values = np.array([pair.value for pair in pairs])
     unequal = np.flatnonzero(apart != 0)
-    chosen = Clusters(pairs[i].question for i in unequal)
+    chosen = ClusterBootstrap(pairs[i].question for i in unequal)
     longer = chosen.mean(np.sign(apart[unequal]) * values[unequal]) if len(unequal) else None
     controls: list[Any] = [np.array([" ".join(pair.models) for pair in pairs])]
     others = _others_pairs(pairs, everybody)
     if others is not None:
         controls.append(others)
-    clusters = Clusters(pair.question for pair in pairs)
+    clusters = ClusterBootstrap(pair.question for pair in pairs)
     partial = clusters.correlation(residuals(apart, controls), residuals(values, controls))
     return {
         "longer_wins": longer,
@@ -71,7 +71,7 @@ def verbosity_of_scores(scores: Sequence[Score], everybody: Sequence[Score]) -> 
     panel = all(value is not None for value in others)
     if panel:
         controls.append(np.array(others, dtype=np.float64))
-    clusters = Clusters(score.question for score in scores)
+    clusters = ClusterBootstrap(score.question for score in scores)
     partial = clusters.correlation(residuals(lengths, controls), residuals(values, controls))
     controlled = ["model", "category", "turn", *(["other raters"] if panel else [])]
     return {"partial_correlation": partial, "controlled_for": controlled}
@@ -87,7 +87,7 @@ def self_preference(judge: str, pairs: Sequence[Pair], everybody: Sequence[Pair]
     if not mine:
         return None
     own = np.array([_for(pair, judge) for pair in mine])
-    clusters = Clusters(pair.question for pair in mine)
+    clusters = ClusterBootstrap(pair.question for pair in mine)
     found: dict[str, Any] = {"own": clusters.mean(own), "excess": None}
     held: dict[tuple[Any, ...], dict[str, list[float]]] = {}
     for pair in everybody:
@@ -97,7 +97,7 @@ def self_preference(judge: str, pairs: Sequence[Pair], everybody: Sequence[Pair]
     known = [i for i, value in enumerate(others) if value is not None]
     if known:
         gap = [own[i] - (others[i] or 0.0) for i in known]
-        found["excess"] = Clusters(mine[i].question for i in known).mean(gap)
+        found["excess"] = ClusterBootstrap(mine[i].question for i in known).mean(gap)
     return found
 
 
@@ -120,7 +120,7 @@ def self_preference_of_scores(judge: str, scores: Sequence[Score], everybody: Se
     def statistic(a: Any, na: Any, b: Any, nb: Any) -> Any:
         return a / na - b / nb
 
-    excess = Clusters(questions).interval(statistic, gap * mine, mine, gap * (1 - mine), 1 - mine)
+    excess = ClusterBootstrap(questions).interval(statistic, gap * mine, mine, gap * (1 - mine), 1 - mine)
     return {"excess": excess}
 
 
@@ -150,7 +150,7 @@ def stability(scores: Sequence[Score]) -> dict[str, Any] | None:
     held = {key: np.array(values) for key, values in groups.items() if len(values) > 1}
     if len(held) < 2:
         return None
-    clusters = Clusters(key[0] for key in held)
+    clusters = ClusterBootstrap(key[0] for key in held)
     squares = np.array([float(((v - v.mean()) ** 2).sum()) for v in held.values()])
     freedom = np.array([len(v) - 1 for v in held.values()], dtype=np.float64)
     means = np.array([float(v.mean()) for v in held.values()])
@@ -183,7 +183,7 @@ def pair_stability(pairs: Sequence[Pair]) -> dict[str, Any] | None:
             for other in outcomes[i + 1 :]:
                 questions.append(question)
                 same.append(float(outcomes[i] == other))
-    return {"same_outcome": Clusters(questions).mean(same)} if questions else None
+    return {"same_outcome": ClusterBootstrap(questions).mean(same)} if questions else None
 
 
 def _others_pairs(pairs: Sequence[Pair], everybody: Sequence[Pair]) -> Any:

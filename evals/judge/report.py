@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from evals.judge import biases
 from evals.judge.agreement import agreement, krippendorff, people_agree
-from evals.judge.resampling import Interval
 from evals.judge.verdicts import Held, Pair, Score, by_unit, read_folders, read_human
 from evals.judge.win_rates import length_controlled, win_rate
 from harness.errors import MoemixError
+from harness.statistics.bootstrap import BootstrapInterval
 
 # report key → what the judge is accused of when the 99 % interval excludes 0
 FAULTS = {
@@ -43,7 +42,7 @@ def make_report(folders: Sequence[Path], human: Path | None) -> dict[str, Any]:
         f"{judge} {FAULTS[key]}: {_words(found)}"
         for judge, said in report["judges"].items()
         for key, found in _intervals(said)
-        if key in FAULTS and found.away
+        if key in FAULTS and found.flagged
     ]
     return _jsonable(report)  # type: ignore[no-any-return]
 
@@ -117,8 +116,8 @@ def _win_rates(held: Held) -> dict[str, Any]:
     return found
 
 
-def _intervals(tree: Any, name: str = "") -> Iterable[tuple[str, Interval]]:
-    if isinstance(tree, Interval):
+def _intervals(tree: Any, name: str = "") -> Iterable[tuple[str, BootstrapInterval]]:
+    if isinstance(tree, BootstrapInterval):
         yield name, tree
     elif isinstance(tree, dict):
         for key, value in tree.items():
@@ -126,14 +125,14 @@ def _intervals(tree: Any, name: str = "") -> Iterable[tuple[str, Interval]]:
 
 
 def _jsonable(tree: Any) -> Any:
-    if isinstance(tree, Interval):
-        return dataclasses.asdict(tree)
+    if isinstance(tree, BootstrapInterval):
+        return tree.as_json()
     if isinstance(tree, dict):
         return {key: _jsonable(value) for key, value in tree.items()}
     return [_jsonable(value) for value in tree] if isinstance(tree, list) else tree
 
 
-def _words(found: Interval) -> str:
+def _words(found: BootstrapInterval) -> str:
     return f"{found.value:+.3f} (95 % interval {found.low:+.3f} to {found.high:+.3f}, n = {found.n})"
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,6 +12,9 @@ import numpy as np
 
 from evals.judge.questions import QuestionId
 from harness.records import Score
+from harness.statistics.bootstrap import variance_components
+from harness.statistics.clusters import number_clusters
+from harness.statistics.estimates import Part, estimate
 
 RowKey = tuple[QuestionId, int]  # question and turn
 
@@ -78,38 +81,25 @@ class Tally:
         return low, high
 
 
-def clustered(values: Iterable[float], clusters: Iterable[Any]) -> Score:
-    """The mean, and its standard error with the turns of a question as one cluster (G / (G − 1) corrected)."""
-    x = np.asarray(list(values), dtype=np.float64)
-    if not len(x):
+def clustered(values: Sequence[float], questions: Sequence[QuestionId]) -> Score:
+    """Return the mean of one value per row with its standard error; the turns of a question are one cluster."""
+    if not values:
         return Score(value=None, stderr=None, n=0)
-    mean = math.fsum(x) / len(x)  # exact, whatever the order in which judgments came
-    names = list(clusters)
-    index = {name: i for i, name in enumerate(dict.fromkeys(names))}
-    groups = len(index)
-    if groups < 2:
-        return Score(value=mean, stderr=None, n=len(x))
-    sums = np.bincount([index[name] for name in names], weights=x - mean, minlength=groups)
-    return Score(value=mean, stderr=float(math.sqrt(groups / (groups - 1) * (sums**2).sum()) / len(x)), n=len(x))
+    found = estimate([Part(1.0, np.array([values], dtype=np.float64), number_clusters(questions))])
+    mean = math.fsum(values) / len(values)  # exact, whatever the order of the judgments
+    return Score(value=mean, stderr=None if math.isnan(found.se) else found.se, n=len(values))
 
 
 def components(tally: Tally) -> dict[str, float | None]:
-    """A score's variance between questions' turns and between repeated judgments of the same answer (one-way ANOVA).
+    """Return the variance of a score between the turns of questions, and between repeated judgments of one answer.
 
-    ``judge_stderr`` is the part of the average's standard error that asking the judge more often would take away.
-    Repeats by one judge, and the judges of a panel, count as repeats alike; None where nothing was judged twice.
+    ``judge_stderr`` is the part of the average's standard error that more judgments would remove. Repeats by one judge
+    and the judges of a panel count alike. Every value is None if nothing was judged twice.
     """
-    groups = [np.asarray(row.values) for row in tally.scored().values()]
-    repeated = [group for group in groups if len(group) > 1]
-    if not repeated or len(groups) < 2:
+    found = variance_components([row.values for row in tally.scored().values()])
+    if found is None:
         return {"question": None, "judge": None, "judge_stderr": None}
-    freedom = sum(len(group) - 1 for group in repeated)
-    within = sum(float(((group - group.mean()) ** 2).sum()) for group in repeated) / freedom
-    means = np.array([group.mean() for group in groups])
-    per_row = np.array([len(group) for group in groups], dtype=np.float64)
-    between = max(0.0, float(means.var(ddof=1)) - within * float((1 / per_row).mean()))
-    error = math.sqrt(within * float((1 / per_row).sum())) / len(groups)
-    return {"question": between, "judge": within, "judge_stderr": error}
+    return {"question": found.between, "judge": found.within, "judge_stderr": found.repeat_se}
 
 
 def pair_outcome(first: str, second: str) -> str:

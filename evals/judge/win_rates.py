@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from evals.judge.resampling import Clusters, Interval, interval_of
 from evals.judge.verdicts import Pair
+from harness.statistics.bootstrap import BootstrapInterval, ClusterBootstrap, percentile_interval, resampling_weights
 
 _REFITS = 400
 _STEPS = 25
@@ -16,15 +16,15 @@ _STEPS = 25
 _PULL_MODEL, _PULL_LENGTH = 0.05, 0.05
 
 
-def win_rate(pairs: Sequence[Pair], model: str) -> Interval | None:
+def win_rate(pairs: Sequence[Pair], model: str) -> BootstrapInterval | None:
     """Adjusted win rate of a model over its pairs: wins, and half of the ties."""
     mine = [pair for pair in pairs if model in pair.models]
     if not mine:
         return None
-    return Clusters(pair.question for pair in mine).mean([_won(pair, model) for pair in mine])
+    return ClusterBootstrap(pair.question for pair in mine).mean([_won(pair, model) for pair in mine])
 
 
-def length_controlled(pairs: Sequence[Pair], model: str) -> Interval | None:
+def length_controlled(pairs: Sequence[Pair], model: str) -> BootstrapInterval | None:
     """The win rate at equal length.
 
     A logistic model of the outcome, ``logit P = θ + β · tanh(Δ / s)`` with Δ the difference of the two lengths and s
@@ -32,7 +32,7 @@ def length_controlled(pairs: Sequence[Pair], model: str) -> Interval | None:
     likelihood, ties counting half; the answer is the logistic of θ.
     """
     mine = [pair for pair in pairs if model in pair.models]
-    clusters = Clusters(pair.question for pair in mine)
+    clusters = ClusterBootstrap(pair.question for pair in mine)
     if clusters.count < 2:
         return None
     won = np.array([_won(pair, model) for pair in mine])
@@ -40,10 +40,9 @@ def length_controlled(pairs: Sequence[Pair], model: str) -> Interval | None:
     apart = signs * np.array([pair.lengths[0] - pair.lengths[1] for pair in mine], dtype=np.float64)
     spread = float(apart.std())
     length = np.tanh(apart / spread) if spread > 0 else np.zeros(len(apart))
-    rng = np.random.default_rng(0)
-    drawn = rng.multinomial(clusters.count, np.full(clusters.count, 1 / clusters.count), size=_REFITS)
+    drawn = resampling_weights(clusters.count, _REFITS)
     value = _fit(won, length, np.ones(len(mine))[None])[0]
-    return interval_of(float(value), _fit(won, length, drawn[:, clusters.of].astype(np.float64)), len(mine))
+    return percentile_interval(float(value), _fit(won, length, drawn[:, clusters.of]), len(mine))
 
 
 def _fit(won: Any, length: Any, weights: Any) -> Any:

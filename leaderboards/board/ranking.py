@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import stdtrit
 
-from leaderboards.statistics import ALPHA
+from harness.statistics.estimates import ALPHA
 
 BLOCK = 512
 NEGLIGIBLE = 1e-12

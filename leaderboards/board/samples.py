@@ -16,10 +16,11 @@ from numpy.typing import NDArray
 
 from harness.errors import MoemixError
 from harness.files import hash_value
+from harness.statistics.clusters import cluster_label
 from harness.submissions import Scorer
 from leaderboards.board.rescoring import Contradiction, rescore
 from leaderboards.board.untrusted import read_lines
-from leaderboards.scores import Key, shared_text
+from leaderboards.scores import Key
 
 _NEEDED = ("doc_id", "doc", "target", "arguments", "resps", "filtered_resps", "filter", "doc_hash", "target_hash")
 
@@ -80,7 +81,7 @@ def read_task(path: Path, task: str, keys: Iterable[Key], scorer: Scorer) -> Tas
         if filter_name == first:
             requests.append(_requests(sample, where))
             found.documents[number] = _identity(sample, found.faults)
-            found.groups[number] = shared_text(sample["doc"]) or found.documents[number][0]
+            found.groups[number] = cluster_label(sample["doc"], found.documents[number][0])
     found.numbers = sorted(found.documents)
     found.question_hash = hash_value([[number, *found.documents[number]] for number in found.numbers])
     found.prompt_hash = hash_value(requests)

@@ -12,13 +12,14 @@ from dataclasses import dataclass, replace
 
 from scipy.stats import spearmanr
 
+from harness.statistics.estimates import ALPHA, p_value
+from harness.statistics.families import adjust
 from leaderboards.paper.figures import MODEL, PAIR, R_HIGH, R_LOW, FigureData
 from leaderboards.paper.measures import measure, over_seeds
 from leaderboards.paper.published import published
 from leaderboards.paper.runs import Experiments
 from leaderboards.paper.specs import MODELS, STRATEGIES
 from leaderboards.paper.tables import Difference, PaperTable, scaled
-from leaderboards.statistics import ALPHA, holm, p_value
 
 AGREES, SAME, OPPOSITE, DISAGREES, UNKNOWN = (
     "agrees", "same direction, not significant", "opposite direction, not significant", "disagrees", "not measured",
@@ -134,7 +135,7 @@ def _of_weights(experiments: Experiments, table: PaperTable) -> list[Finding]:
         told = (table.spec.figures[key, more] or 0.0) - (table.spec.figures[key, less] or 0.0)
         text = f"final weight: {titles[more]} above {titles[less]}"
         found.append(Finding("table8", model, text, told, None))
-    corrected = holm([p_value(estimate) if estimate else math.nan for estimate in estimates])
+    corrected = adjust([p_value(estimate) if estimate else math.nan for estimate in estimates])
     return [
         replace(f, ours=Difference(estimate, p) if estimate else None)
         for f, estimate, p in zip(found, estimates, corrected, strict=True)

@@ -14,10 +14,10 @@ from harness.files import read_jsonl
 from harness.plan import PlannedRun
 from harness.records import GateLoads
 from harness.samples import read_samples
+from harness.statistics.estimates import Estimate, Part, estimate
 from leaderboards.paper.presets import subtask
 from leaderboards.paper.runs import GATE_LOAD, JUDGING, SCORES, Experiments
 from leaderboards.paper.specs import SOURCES
-from leaderboards.statistics import Estimate, Part, estimate
 
 NO_COUNTERPART = "nothing stands for it in preset"
 Floats = NDArray[np.float64]

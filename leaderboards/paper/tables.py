@@ -9,11 +9,12 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from harness.statistics.estimates import ALPHA, Estimate
+from harness.statistics.families import adjust
+from harness.statistics.seeds import cautious_detectable, cautious_p_value, pool_seed_variance
 from leaderboards.paper.measures import NO_COUNTERPART, Measured, measure, setting
 from leaderboards.paper.runs import Experiments
 from leaderboards.paper.specs import Column, Line, TableSpec, table_spec, with_own_subtasks
-from leaderboards.pooling import cautious_detectable, cautious_p, pooled
-from leaderboards.statistics import ALPHA, Estimate, holm
 
 
 @dataclass(frozen=True)
@@ -144,11 +145,11 @@ def _compare(table: PaperTable, measured: Mapping[tuple[Line, Column], Measured]
                 pairs[column.key, first, second] = difference
         compared = {line for _, first, second in pairs for line in (first, second)}
         found |= pairs
-        shared |= dict(zip(pairs, pooled(list(pairs.values()), len(compared)), strict=True))
-    p_values = [cautious_p(pair, shared[key]) for key, pair in found.items()]
+        shared |= dict(zip(pairs, pool_seed_variance(list(pairs.values()), len(compared)), strict=True))
+    p_values = [cautious_p_value(pair, shared[key]) for key, pair in found.items()]
     table.pairs = sum(not math.isnan(p) for p in p_values)
     base, effects = table.baseline.strategy, dict[str, list[float]]()
-    for (key, pair), p_holm in zip(found.items(), holm(p_values), strict=True):
+    for (key, pair), p_holm in zip(found.items(), adjust(p_values), strict=True):
         column_key, first, second = key
         scale = 100.0 if next(c for c in table.spec.columns if c.key == column_key).percent else 1.0
         corrected = Difference(scaled(pair, scale), p_holm)

@@ -7,7 +7,8 @@ import itertools
 import numpy as np
 import pytest
 
-from leaderboards import statistics
+from harness.statistics import estimates
+from harness.statistics.families import adjust
 from leaderboards.board import ranking
 from leaderboards.board.ranking import Part, rank
 
@@ -31,17 +32,17 @@ def one_by_one(parts, dof: float):
     """Scores, standard errors and ranks through ``statistics.estimate``, pair by pair, and Holm's step-down."""
 
     def estimate(vectors):
-        found = [statistics.Part(p.weight, v[None], p.clusters) for p, v in zip(parts, vectors, strict=True)]
-        return statistics.estimate(found)
+        found = [estimates.Part(p.weight, v[None], p.clusters) for p, v in zip(parts, vectors, strict=True)]
+        return estimates.estimate(found)
 
     count = len(parts[0].scores)
     singles = [estimate([part.scores[i] for part in parts]) for i in range(count)]
     pairs = list(itertools.combinations(range(count), 2))
     differences = [estimate([part.scores[i] - part.scores[j] for part in parts]) for i, j in pairs]
-    p = [statistics.p_value(statistics.Estimate(d.value, d.se, dof, d.clusters)) for d in differences]
+    p = [estimates.p_value(estimates.Estimate(d.value, d.se, dof, d.clusters)) for d in differences]
     best, worst = [1] * count, [count] * count
-    for (i, j), d, adjusted in zip(pairs, differences, statistics.holm(p), strict=True):
-        if adjusted < statistics.ALPHA:
+    for (i, j), d, adjusted in zip(pairs, differences, adjust(p), strict=True):
+        if adjusted < estimates.ALPHA:
             higher, lower = (i, j) if d.value > 0 else (j, i)
             best[lower] += 1
             worst[higher] -= 1

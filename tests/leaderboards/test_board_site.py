@@ -14,7 +14,7 @@ import pytest
 from board_records import make_board, reseal, write_evaluation, write_submission  # type: ignore[import-not-found]
 from browser import chromium, open_page, texts, until, why_not  # type: ignore[import-not-found]
 
-from leaderboards import statistics
+from harness.statistics import estimates
 from leaderboards.board.build import build_site
 from leaderboards.board.folder import BoardFolder
 from leaderboards.board.pins import add_pin, pin
@@ -158,16 +158,16 @@ def test_two_are_compared_as_the_statistics_do_it(page, built):
     found = {checked.submission.model: checked for checked in verify(built[0]) if checked.submission}
     vectors = {name: {v.task: v.values for v in found[name].vectors["made@1"]} for name in names}
 
-    def part(task: str, weight: float) -> statistics.Part:
+    def part(task: str, weight: float) -> estimates.Part:
         scores = (vectors[names[1]][task] - vectors[names[0]][task])[None]
-        return statistics.Part(weight, scores, np.arange(scores.shape[1]))
+        return estimates.Part(weight, scores, np.arange(scores.shape[1]))
 
-    expected = [statistics.estimate([part(task, 1.0)]) for task in SIZES]
-    expected.append(statistics.estimate([part(task, 1 / 3) for task in SIZES]))
+    expected = [estimates.estimate([part(task, 1.0)]) for task in SIZES]
+    expected.append(estimates.estimate([part(task, 1 / 3) for task in SIZES]))
     assert len(cells) == 4
     for cell, estimate in zip(cells, expected, strict=True):
         assert [float(text) for text in cell] == pytest.approx(
-            [estimate.value, estimate.se, statistics.p_value(estimate)], rel=1e-7
+            [estimate.value, estimate.se, estimates.p_value(estimate)], rel=1e-7
         )
 
 

@@ -13,9 +13,9 @@ from scipy import stats
 
 from harness.errors import MoemixError
 from harness.records import Stage
+from harness.statistics.estimates import p_value
 from harness.store import Run
 from leaderboards.comparison import compare
-from leaderboards.statistics import p_value
 from leaderboards.table import Row, Table
 
 

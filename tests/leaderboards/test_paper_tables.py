@@ -21,6 +21,9 @@ from harness.errors import MoemixError
 from harness.files import read_json
 from harness.recipe_file import load_recipe, override
 from harness.records import Stage
+from harness.statistics.estimates import Part, estimate
+from harness.statistics.families import adjust
+from harness.statistics.seeds import cautious_p_value, pool_seed_variance
 from leaderboards.mixture import read_trajectory
 from leaderboards.paper.claims import Finding, findings, in_words
 from leaderboards.paper.cli import paper
@@ -34,8 +37,6 @@ from leaderboards.paper.specs import table_names
 from leaderboards.paper.tables import PaperTable, fill
 from leaderboards.paper.targets import draw, needs, render
 from leaderboards.paper.times import times
-from leaderboards.pooling import cautious_p, pooled
-from leaderboards.statistics import Part, estimate, holm
 
 
 @pytest.fixture(scope="module")
@@ -99,9 +100,9 @@ def test_seed_variances_of_two_models_are_pooled_apart(done):
                 names = [pair for pair in itertools.combinations(strategies, 2) if ("none" in pair) == pair_with_base]
                 pairs = [pair for one, other in names if (pair := found[one].minus(found[other])) is not None]
                 rows = len({name for names_of in names for name in names_of})
-                p_values += map(cautious_p, pairs, pooled(pairs, rows))
+                p_values += map(cautious_p_value, pairs, pool_seed_variance(pairs, rows))
     assert len(p_values) == table.pairs
-    assert sorted(holm(p_values)) == pytest.approx(sorted(d.p_holm for d in table.differences.values()))
+    assert sorted(adjust(p_values)) == pytest.approx(sorted(d.p_holm for d in table.differences.values()))
 
 
 def test_a_seed_is_not_a_question_weights_have_the_error_of_seeds_alone(done):

@@ -1,4 +1,4 @@
-"""Ranks as far as they are known: from which pairs of rows differ significantly, to rank intervals and tied groups."""
+"""Turn significant pairs of rows into rank intervals and groups of tied rows."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ T = TypeVar("T")
 
 
 def rank_intervals(scores: Mapping[T, float], differ: Callable[[T, T], bool]) -> dict[T, tuple[int, int]]:
-    """The best and the worst rank that each may have, 1 the highest score.
+    """Return the best and the worst rank that each row may have; rank 1 has the highest score.
 
-    The best is one more than how many are significantly better, the worst the number of all less how many are
-    significantly worse. Where the pairs are tested at a family-wise 5 %, all intervals hold together with 95 %
-    (Mogstad, Romano, Shaikh & Wilhelm 2024, Inference for Ranks).
+    The best rank is 1 plus the number of significantly better rows. The worst rank is the number of rows minus the
+    number of significantly worse ones. If the family-wise error of the pairs is 5 %, all intervals hold together with
+    95 % (Mogstad, Romano, Shaikh & Wilhelm 2024, Inference for Ranks).
     """
     intervals = {}
     for item, score in scores.items():
@@ -25,10 +25,10 @@ def rank_intervals(scores: Mapping[T, float], differ: Callable[[T, T], bool]) ->
 
 
 def tied_groups(ordered: Sequence[T], differ: Callable[[T, T], bool]) -> list[list[T]]:
-    """The largest groups of which no two differ, each in the order given, by their first member.
+    """Return the largest groups of rows of which no two differ, each in the order given, sorted by first member.
 
-    "Not significantly different" does not carry over from a-b and b-c to a-c, so a row may stand in several groups.
-    This is the compact letter display by insertion and absorption (Piepho 2004).
+    If a and b do not differ significantly, and b and c neither, a and c still may. A row can therefore be in several
+    groups. This is the compact letter display by insertion and absorption (Piepho 2004).
     """
     groups = [frozenset(range(len(ordered)))] if ordered else []
     for i in range(len(ordered)):

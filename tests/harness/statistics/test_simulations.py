@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from leaderboards.pooling import cautious_detectable, cautious_p, pooled
-from leaderboards.ranks import rank_intervals
-from leaderboards.statistics import Estimate, Part, estimate, holm, p_value
+from harness.statistics.estimates import Estimate, Part, estimate, p_value
+from harness.statistics.families import adjust
+from harness.statistics.ranks import rank_intervals
+from harness.statistics.seeds import cautious_detectable, cautious_p_value, pool_seed_variance
 
 
 def covers(found: Estimate, truth: float) -> bool:
@@ -109,9 +110,9 @@ def whole_table(generator, shifts, seed_sds, seeds: int, columns: int) -> dict[t
         scores = np.reshape(shifts, (rows, 1, 1)) + seed + question + generator.normal(size=(rows, seeds, ALONE.size))
         pairs = list(itertools.combinations(range(rows), 2))
         own = [estimate([Part(1.0, scores[i] - scores[j], ALONE)]) for i, j in pairs]
-        for (i, j), mine, shared in zip(pairs, own, pooled(own, rows), strict=True):
-            p_values[column, i, j] = cautious_p(mine, shared)
-    return dict(zip(p_values, holm(list(p_values.values())), strict=True))
+        for (i, j), mine, shared in zip(pairs, own, pool_seed_variance(own, rows), strict=True):
+            p_values[column, i, j] = cautious_p_value(mine, shared)
+    return dict(zip(p_values, adjust(list(p_values.values())), strict=True))
 
 
 @pytest.mark.parametrize(("rows", "seeds", "columns"), [(2, 2, 4), (2, 3, 4), (3, 5, 2), (5, 3, 3), (6, 2, 2)])
@@ -138,7 +139,7 @@ def test_without_pooling_equal_strategies_would_be_told_apart():
             scores = seeds + 0.5 * generator.normal(size=ALONE.size) + generator.normal(size=(5, 3, ALONE.size))
             for i, j in itertools.combinations(range(5), 2):
                 p_values.append(p_value(estimate([Part(1.0, scores[i] - scores[j], ALONE)])))
-        wrong += min(holm(p_values)) < 0.05
+        wrong += min(adjust(p_values)) < 0.05
     assert wrong > 15
 
 
@@ -164,7 +165,7 @@ def test_the_detectable_difference_is_detected_four_times_in_five_and_over_seeds
         spread = 0.14 * (seeds > 1)
         noise = spread * generator.normal(size=(10, seeds, 1)) + generator.normal(size=(10, seeds, ALONE.size))
         own = [estimate([Part(1.0, shift + scores, ALONE)]) for scores in noise]
-        return own[0], pooled(own, 5)[0]
+        return own[0], pool_seed_variance(own, 5)[0]
 
     effect = float(np.median([cautious_detectable(*difference(0.0), 1) for _ in range(200)]))
-    assert lowest < np.mean([cautious_p(*difference(effect)) < 0.05 for _ in range(300)]) < 0.9
+    assert lowest < np.mean([cautious_p_value(*difference(effect)) < 0.05 for _ in range(300)]) < 0.9

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from leaderboards.statistics import Estimate, Part, detectable, estimate, holm, p_value
+from harness.statistics.estimates import Estimate, Part, detectable, estimate, p_value
+from harness.statistics.families import adjust
 
 
 def part(scores, weight=1.0, clusters=None) -> Part:
@@ -133,7 +134,7 @@ def test_a_table_of_equal_models_shows_a_difference_in_one_of_twenty_at_most():
     wrong = 0
     for _ in range(400):
         columns = [p_value(estimate([part(generator.normal(size=60))])) for _ in range(12)]
-        wrong += min(holm(columns)) < 0.05
+        wrong += min(adjust(columns)) < 0.05
     assert wrong / 400 < 0.075
 
 
@@ -145,21 +146,21 @@ def test_the_detectable_difference_is_detected_four_times_in_five():
 
 
 def test_holm_by_hand():
-    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
-    assert holm([0.01, 0.04], comparisons=10) == pytest.approx([0.1, 0.36])
-    assert holm([]) == []
-    adjusted = holm([math.nan, 0.02])
+    assert adjust([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert adjust([0.01, 0.04], comparisons=10) == pytest.approx([0.1, 0.36])
+    assert adjust([]) == []
+    adjusted = adjust([math.nan, 0.02])
     assert math.isnan(adjusted[0])
     assert adjusted[1] == pytest.approx(0.02)
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=12), st.randoms(use_true_random=False))
 def test_holm_keeps_the_order_never_lowers_and_does_not_care_how_the_tests_come(p_values, random):
-    adjusted = holm(p_values)
+    adjusted = adjust(p_values)
     assert all(after >= min(before, 1.0) and after <= 1.0 for before, after in zip(p_values, adjusted, strict=True))
     ranked = [after for _, after in sorted(zip(p_values, adjusted, strict=True))]
     assert ranked == sorted(ranked)
     order = list(range(len(p_values)))
     random.shuffle(order)
-    assert holm([p_values[i] for i in order]) == pytest.approx([adjusted[i] for i in order])
-    assert all(more >= less for more, less in zip(holm(p_values, len(p_values) + 3), adjusted, strict=True))
+    assert adjust([p_values[i] for i in order]) == pytest.approx([adjusted[i] for i in order])
+    assert all(more >= less for more, less in zip(adjust(p_values, len(p_values) + 3), adjusted, strict=True))

@@ -1,0 +1,1 @@
+"""The project's only statistics: estimates, intervals, p-values, corrections, verdicts and ranks."""
