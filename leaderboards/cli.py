@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from harness.commands import build_plan, recipe_options
+from harness.grid import ENDINGS
 
 if TYPE_CHECKING:
     from leaderboards.selection import Selection
     from leaderboards.table import Comparison
 
-ENDINGS = {"terminal": ".txt", "markdown": ".md", "latex": ".tex", "csv": ".csv", "json": ".json"}
 BASELINE = "uniform"
 
 
@@ -47,10 +46,11 @@ def table(
 ) -> None:
     """Compare the runs of a RECIPE, or the runs in folders, in a table.
 
-    Each row is a strategy with its seeds, each column a task or an average: score ± standard error, below it the paired
-    difference to the baseline. Runs that failed or are still to come keep their row and say so.
+    Each row is a strategy with its seeds, each column a task or an average. A cell shows score ± standard error, and
+    below it the paired difference to the baseline. Runs that failed or have not run yet keep their row with the reason.
     """
     from harness.files import write_text
+    from leaderboards.exports import render
 
     comparisons = select(targets, overrides, store, data_root, baseline).compare(suite)
     chosen = style or next((name for name, ending in ENDINGS.items() if out and out.suffix == ending), "terminal")
@@ -66,13 +66,13 @@ def table(
     if report is not None:
         written += write_report(comparisons, report)
     for path in written:
-        print(f"written: {path}", file=sys.stderr)
+        click.echo(f"written: {path}", err=True)
 
 
 def select(
     targets: tuple[str, ...], overrides: tuple[str, ...], store: str | None, root: str | None, baseline: str | None
 ) -> Selection:
-    """The runs behind the command's arguments: a folder with runs is that, anything else is a recipe."""
+    """Find the runs of the command's arguments: a folder that holds runs stands for them, anything else is a recipe."""
     import dataclasses
 
     from harness.errors import MoemixError
@@ -93,30 +93,17 @@ def _holds_runs(path: Path) -> bool:
     return path.is_dir() and ((path / "run.json").is_file() or any(path.glob("*/run.json")))
 
 
-def render(comparisons: list[Comparison], style: str) -> str:
-    """The comparisons in one of the formats."""
-    from leaderboards import exports, rendering
-
-    formats = {
-        "terminal": rendering.terminal,
-        "markdown": rendering.markdown,
-        "latex": rendering.latex,
-        "csv": exports.as_csv,
-        "json": exports.as_json,
-    }
-    return formats[style](comparisons)
-
-
 def draw(comparisons: list[Comparison], path: Path) -> None:
-    """The weights over time of every trained run. Suites do not matter to it: all comparisons hold the same runs."""
+    """Draw the weights over time of every trained run. All comparisons hold the same runs, so the first will do."""
     from leaderboards.figures import draw_weights, trajectories
 
     draw_weights(trajectories(comparisons[0]), path)
 
 
 def write_report(comparisons: list[Comparison], folder: Path) -> list[Path]:
-    """``table.*`` in every format, ``weights.png`` if something was trained, and ``judge-<bench>.png`` if judged."""
+    """Write ``table.*`` in every format, ``weights.png`` if something was trained, ``judge-<bench>.png`` if judged."""
     from harness.files import write_text
+    from leaderboards.exports import render
     from leaderboards.figures import draw_weights, trajectories
     from leaderboards.judge_figure import draw_judged, judged_bars
 

@@ -1,4 +1,4 @@
-"""Columns whose test questions stand in the training data of the runs beside them, as far as that was looked into."""
+"""Footnotes of columns whose test questions stand in the training data of the compared runs."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from leaderboards.table import Heading, Row, Table
 
 
 def footnotes(table: Table) -> dict[str, str]:
-    """Column → what ``moemix data check`` found about its questions; columns of clean tasks are left out."""
+    """Return column → what ``moemix data check`` found about its questions; clean columns are left out."""
     return {heading.name: text for heading in table.columns if (text := _footnote(table, heading))}
 
 
 def _footnote(table: Table, heading: Heading) -> str:
     found: dict[str, None] = {}
     for row in table.rows:
-        asked = _questions(row, heading)
+        questions = _questions(row, heading)
         for record in _records(row):
-            for task, ids in asked.items():
+            for task, ids in questions.items():
                 hits = record.tasks.get(task)
                 exact = len(ids.intersection(hits.exact)) if hits else 0
                 near = len(ids.intersection(hits.near)) if hits else 0
@@ -30,13 +30,13 @@ def _footnote(table: Table, heading: Heading) -> str:
 
 
 def _questions(row: Row, heading: Heading) -> dict[str, set[int]]:
-    """Task → the questions behind a row's score."""
+    """Return task → the questions that a row's score is computed from."""
     scored = row.scored(heading.name).values()
     return {key.task: {doc for doc, _ in scores.questions} for found in scored for key, scores in found.items()}
 
 
 def _records(row: Row) -> list[Contamination]:
-    """What is known of the sources of a row's runs and the suite they were evaluated on."""
+    """Read what is known of the sources of a row's runs and the suite on which they were evaluated."""
     paths: dict[Path, None] = {}
     for member in row.members:
         if member.manifest is None or member.evaluation is None:

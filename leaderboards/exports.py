@@ -1,17 +1,14 @@
-"""Tables for programs: CSV and JSON, every number in full and in the metric's own unit."""
+"""A comparison in every format: laid out for reading, or every number in full as CSV and JSON."""
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-import io
-import json
-import math
 from collections.abc import Iterator, Sequence
-from typing import Any
 
+from harness.grid import Value, csv_text, json_text, write
 from harness.statistics.estimates import Estimate
 from leaderboards.facts import run_facts
+from leaderboards.layout import lay_out
 from leaderboards.table import Cell, Comparison, Heading, Row, Table
 
 SCHEMA = 1
@@ -25,31 +22,40 @@ COSTS = (
 )  # fmt: skip
 
 
+def render(comparisons: Sequence[Comparison], style: str) -> str:
+    """Write comparisons in one of the formats of :data:`harness.grid.ENDINGS`."""
+    if style == "csv":
+        return as_csv(comparisons)
+    if style == "json":
+        return as_json(comparisons)
+    return write([section for comparison in comparisons for section in lay_out(comparison)], style)
+
+
 def as_csv(comparisons: Sequence[Comparison]) -> str:
-    """One line per number: ``quantity`` says which (score, final_weight, steps, …), ``name`` of which column or source.
+    """Write one line per number: ``quantity`` is its kind (score, final_weight, steps, …), ``name`` a column or source.
 
     Scores are over all seeds of a row; the quantities of a run carry its seed. A row or run without numbers has a line
     with the reason in ``note``.
     """
-    out = io.StringIO()
-    writer = csv.DictWriter(out, FIELDS, lineterminator="\n")
-    writer.writeheader()
-    for comparison in comparisons:
-        for table in comparison.tables:
-            for row in table.rows:
-                for line in (*_score_lines(table, row), *_run_lines(row)):
-                    known = {"suite": comparison.suite, "model": table.model, "strategy": row.label, **line}
-                    writer.writerow({key: csv_value(value) for key, value in known.items()})
-    return out.getvalue()
+    return csv_text(
+        FIELDS,
+        (
+            {"suite": comparison.suite, "model": table.model, "strategy": row.label, **line}
+            for comparison in comparisons
+            for table in comparison.tables
+            for row in table.rows
+            for line in (*_score_lines(table, row), *_run_lines(row))
+        ),
+    )
 
 
-def _score_lines(table: Table, row: Row) -> Iterator[dict[str, Any]]:
+def _score_lines(table: Table, row: Row) -> Iterator[dict[str, Value]]:
     reason = "; ".join(row.notes)
     if not table.columns:
         yield {"quantity": "score", "note": reason}
     for column in table.columns:
         cell = row.cells[column.name]
-        line: dict[str, Any] = {"quantity": "score", "name": column.name, "best": cell.best, "tied": cell.tied}
+        line: dict[str, Value] = {"quantity": "score", "name": column.name, "best": cell.best, "tied": cell.tied}
         if cell.score:
             line |= {"value": cell.score.value, "stderr": cell.score.se, "n": cell.n}
         if cell.difference:
@@ -58,7 +64,7 @@ def _score_lines(table: Table, row: Row) -> Iterator[dict[str, Any]]:
         yield line | {"note": "; ".join(filter(None, (reason, cell.note)))}
 
 
-def _run_lines(row: Row) -> Iterator[dict[str, Any]]:
+def _run_lines(row: Row) -> Iterator[dict[str, Value]]:
     for fact in run_facts(row):
         for quantity, shares in (
             ("final_weight", fact.weights),
@@ -72,23 +78,13 @@ def _run_lines(row: Row) -> Iterator[dict[str, Any]]:
             yield {"seed": fact.seed, "quantity": quantity, "value": getattr(fact, quantity)}
 
 
-def csv_value(value: Any) -> Any:
-    """Spreadsheets run text that looks like a formula, so such text gets a leading apostrophe; numbers stay numbers."""
-    if isinstance(value, float) and math.isnan(value):
-        return ""
-    if isinstance(value, str) and value.lstrip()[:1] in ("=", "+", "-", "@"):
-        return "'" + value
-    return value
-
-
 def as_json(comparisons: Sequence[Comparison]) -> str:
-    """Everything the tables show, as one object."""
+    """Write everything that the tables show as one object."""
     found = [{"suite": c.suite, "tables": [_table(table) for table in c.tables]} for c in comparisons]
-    document = _finite({"schema_version": SCHEMA, "comparisons": found})
-    return json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    return json_text({"schema_version": SCHEMA, "comparisons": found})
 
 
-def _table(table: Table) -> dict[str, Any]:
+def _table(table: Table) -> dict[str, object]:
     return {
         "model": table.model,
         "model_id": table.model_id,
@@ -101,7 +97,7 @@ def _table(table: Table) -> dict[str, Any]:
     }
 
 
-def _heading(column: Heading) -> dict[str, Any]:
+def _heading(column: Heading) -> dict[str, object]:
     return {
         "name": column.name,
         "title": column.title,
@@ -118,7 +114,7 @@ def _heading(column: Heading) -> dict[str, Any]:
     }
 
 
-def _row(row: Row) -> dict[str, Any]:
+def _row(row: Row) -> dict[str, object]:
     facts = run_facts(row)
     return {
         "strategy": row.label,
@@ -130,7 +126,7 @@ def _row(row: Row) -> dict[str, Any]:
     }
 
 
-def _cell(cell: Cell) -> dict[str, Any]:
+def _cell(cell: Cell) -> dict[str, object]:
     difference = None
     if cell.difference:
         difference = _estimate(cell.difference) | {"p": cell.p, "p_holm": cell.p_holm, "significant": cell.significant}
@@ -139,15 +135,6 @@ def _cell(cell: Cell) -> dict[str, Any]:
     return {"score": score, "difference": difference, **marks, "note": cell.note}
 
 
-def _estimate(found: Estimate) -> dict[str, Any]:
+def _estimate(found: Estimate) -> dict[str, object]:
     known = {"value": found.value, "stderr": found.se, "dof": found.dof}
     return known | {"clusters": found.clusters, "seeds": found.seeds, "seed_stderr": found.seed_se}
-
-
-def _finite(value: Any) -> Any:
-    """NaN and infinities are no JSON; unknown is null."""
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

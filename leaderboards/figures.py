@@ -1,4 +1,4 @@
-"""Figures by matplotlib, the same bytes for the same records, readable in greyscale."""
+"""Figures by matplotlib: the same records give the same bytes, and every figure is readable in greyscale."""
 
 from __future__ import annotations
 
@@ -6,19 +6,23 @@ import io
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from harness.errors import MoemixError, nearest
 from harness.files import write_bytes
+from harness.grid import plain
 from leaderboards.facts import run_facts
 from leaderboards.mixture import Trajectory, read_trajectory
-from leaderboards.rendering import plain
 from leaderboards.table import Comparison
 
-# What would make two files differ that show the same.
-METADATA: dict[str, dict[str, Any]] = {
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# Without these, two files that show the same would differ.
+METADATA: dict[str, dict[str, str | None]] = {
     "png": {"Software": None},
     "pdf": {"Creator": None, "Producer": None, "CreationDate": None},
     "svg": {"Creator": None, "Date": None},
@@ -29,7 +33,7 @@ MOST_LABELLED = 12  # sources with a line of their own style and a label; the re
 
 
 def trajectories(comparison: Comparison) -> dict[str, Trajectory]:
-    """Name → trajectory of every trained run, in the order of the rows."""
+    """Return name → trajectory of every trained run, in the order of the rows."""
     several = len(comparison.tables) > 1
     found = {}
     for table in comparison.tables:
@@ -42,13 +46,14 @@ def trajectories(comparison: Comparison) -> dict[str, Trajectory]:
 
 
 def draw_weights(runs: dict[str, Trajectory], path: Path) -> None:
-    """Weights over time, one panel per run: thick the weight in force, thin the realised share of examples.
+    """Draw weights over time, one panel per run: thick the weight in force, thin the realised share of examples.
 
     Args:
+        runs: name → trajectory.
         path: ends in ``.png``, ``.pdf`` or ``.svg``.
 
     Raises:
-        MoemixError: no trained run, or another kind of file.
+        MoemixError: there is no trained run, or the file is of another kind.
     """
     _kind(path)
     if not runs:
@@ -56,7 +61,7 @@ def draw_weights(runs: dict[str, Trajectory], path: Path) -> None:
     columns = 2 if len(runs) == 4 else min(3, len(runs))
     lines = math.ceil(len(runs) / columns)
 
-    def paint(figure: Any) -> None:
+    def paint(figure: Figure) -> None:
         panels = figure.subplots(lines, columns, sharey=True, squeeze=False)
         top = 1.05 * max(float(np.nanmax([t.weights.max(), np.nanmax(t.realised)])) for t in runs.values())
         for panel, (name, trajectory) in zip(panels.flat, runs.items(), strict=False):
@@ -77,11 +82,16 @@ def _kind(path: Path) -> str:
     return kind
 
 
-def save(path: Path, inches: tuple[float, float], paint: Callable[[Any], None]) -> None:
-    """Have a figure painted and written as a whole, under the same settings and to the same bytes on every machine.
+def save(path: Path, inches: tuple[float, float], paint: Callable[[Figure], None]) -> None:
+    """Draw a figure and write it as a whole, with the same settings and the same bytes on every machine.
+
+    Args:
+        path: ends in ``.png``, ``.pdf`` or ``.svg``.
+        inches: width and height.
+        paint: draws on the empty figure that it is given.
 
     Raises:
-        MoemixError: not a ``.png``, ``.pdf`` or ``.svg``.
+        MoemixError: the file is of another kind.
     """
     kind = _kind(path)
     from matplotlib import rc_context, rcParamsDefault
@@ -98,9 +108,14 @@ def save(path: Path, inches: tuple[float, float], paint: Callable[[Any], None]) 
     write_bytes(path, buffer.getvalue())
 
 
-def _draw(panel: Any, name: str, trajectory: Trajectory, top: float) -> None:
+def colour(position: int, count: int) -> tuple[float, ...]:
+    """Return the colour of one of several lines or bars; they differ in lightness, so a grey print shows them too."""
     from matplotlib import colormaps
 
+    return tuple(colormaps["viridis"](0.7 * position / max(1, count - 1)))
+
+
+def _draw(panel: Axes, name: str, trajectory: Trajectory, top: float) -> None:
     end = int(trajectory.steps[-1])
     final = trajectory.weights[-1]
     labelled = sorted(np.argsort(-final, kind="stable")[:MOST_LABELLED].tolist())
@@ -108,18 +123,17 @@ def _draw(panel: Any, name: str, trajectory: Trajectory, top: float) -> None:
         panel.plot(trajectory.steps, trajectory.weights[:, source], color="0.8", linewidth=0.6, drawstyle="steps-post")
     heights = _spread([float(final[source]) for source in labelled], gap=0.055 * top)
     for position, (source, height) in enumerate(zip(labelled, heights, strict=True)):
-        # Lightness as well as line and marker tell the sources apart, so a grey print does too.
-        colour = colormaps["viridis"](0.7 * position / max(1, len(labelled) - 1))
+        look = colour(position, len(labelled))
         panel.plot(
-            trajectory.steps, trajectory.weights[:, source], color=colour, linewidth=1.8, drawstyle="steps-post",
+            trajectory.steps, trajectory.weights[:, source], color=look, linewidth=1.8, drawstyle="steps-post",
             linestyle=LINES[position % len(LINES)], marker=MARKERS[position % len(MARKERS)], markersize=3.5,
             markevery=max(1, len(trajectory.steps) // 8),
         )  # fmt: skip
-        panel.stairs(trajectory.realised[:, source], trajectory.steps, color=colour, linewidth=0.6, baseline=None)
+        panel.stairs(trajectory.realised[:, source], trajectory.steps, color=look, linewidth=0.6, baseline=None)
         panel.annotate(
             f"{trajectory.names[source]} {final[source]:.2f}", (end, final[source]), (1.04 * end, height),
-            va="center", fontsize=8, color=colour, annotation_clip=False, parse_math=False,
-            arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 0.5, "shrinkA": 0, "shrinkB": 0,
+            va="center", fontsize=8, color=look, annotation_clip=False, parse_math=False,
+            arrowprops={"arrowstyle": "-", "color": look, "linewidth": 0.5, "shrinkA": 0, "shrinkB": 0,
                         "relpos": (0, 0.5)},
         )  # fmt: skip
     panel.set_title(plain(name), fontsize=10, loc="left", parse_math=False)
@@ -129,10 +143,10 @@ def _draw(panel: Any, name: str, trajectory: Trajectory, top: float) -> None:
 
 
 def _spread(heights: Sequence[float], gap: float) -> list[float]:
-    """Label heights as near as can be to the given ones, at least ``gap`` apart, in the same order, none below 0."""
+    """Return label heights close to the given ones, at least ``gap`` apart, in the same order, none below 0."""
     order = np.argsort(heights, kind="stable")
     placed = np.array(heights)[order]
-    # Least squares under a minimal distance is isotonic regression of the heights less their place in the queue.
+    # Least squares with a minimum distance is isotonic regression of the heights minus gap times their rank.
     blocks: list[list[float]] = []  # [mean, size]
     for height in placed - gap * np.arange(len(placed)):
         blocks.append([float(height), 1.0])

@@ -1,29 +1,31 @@
-"""Judged scores by category and strategy, first and second turn, with error bars: same scores, same bytes."""
+"""The figure of judged scores: by category and strategy, first and second turn, with error bars."""
 
 from __future__ import annotations
 
-import io
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
-from harness.files import write_bytes
+from harness.grid import plain
 from harness.records import JudgeSummary
 from harness.statistics.estimates import Part, estimate
-from leaderboards.figures import METADATA
+from leaderboards.figures import colour, save
 from leaderboards.judged import PREFIX, JudgedRow, read_rows
-from leaderboards.rendering import plain
 from leaderboards.table import Comparison, Row
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 _HATCHES = ("", "//", "..", "xx", "\\\\", "++")
 
 
 @dataclass(frozen=True)
 class Bars:
-    """One bench: what each strategy got in each category and turn.
+    """The scores of one bench by strategy, category and turn.
 
     Attributes:
         means, errors: strategy → f64[2, categories]; nan where nothing was judged.
@@ -32,12 +34,12 @@ class Bars:
     title: str
     scale: tuple[float, float]
     categories: list[str]
-    means: dict[str, Any]
-    errors: dict[str, Any]
+    means: dict[str, NDArray[np.float64]]
+    errors: dict[str, NDArray[np.float64]]
 
 
 def judged_bars(comparison: Comparison) -> dict[str, Bars]:
-    """Bench → its bars, strategies in the order of the rows; several models' rows are named with their model."""
+    """Return bench → its bars, strategies in the order of the rows; of several models each row names its model."""
     several = len(comparison.tables) > 1
     names = list(dict.fromkeys(column.name for table in comparison.tables for column in table.columns
                                if column.name.startswith(PREFIX)))  # fmt: skip
@@ -60,7 +62,7 @@ def judged_bars(comparison: Comparison) -> dict[str, Bars]:
 
 
 def _folders(row: Row, name: str) -> list[Path]:
-    """The judging folders behind a row, one a seed."""
+    """Return the judging folders of a row, one for each seed."""
     return [scores.path.parent for held in row.scored(name).values() for scores in held.values()]
 
 
@@ -77,7 +79,7 @@ def _bars(summary: JudgeSummary, rows: dict[str, list[list[JudgedRow]]]) -> Bars
 
 
 def _cell(seeds: list[list[JudgedRow]], turn: int, category: str) -> tuple[float, float]:
-    """Mean and standard error over the questions (and seeds) that were judged in every seed."""
+    """Return mean and standard error over the questions (and seeds) that were judged in every seed."""
     place = (turn, category)
     by_seed = [
         {row.question: row.score for row in seed if (row.turn, row.category) == place and row.score is not None}
@@ -92,31 +94,23 @@ def _cell(seeds: list[list[JudgedRow]], turn: int, category: str) -> tuple[float
 
 
 def draw_judged(bars: Bars, path: Path) -> None:
-    """Grouped bars, the first turn above the second; readable in greyscale.
+    """Draw grouped bars, the first turn above the second; readable in greyscale.
 
     Args:
+        bars: of one bench.
         path: ends in ``.png``, ``.pdf`` or ``.svg``.
     """
-    from matplotlib import colormaps, rc_context, rcParamsDefault
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
 
-    kind = path.suffix.lower().lstrip(".")
-    settings = {key: value for key, value in rcParamsDefault.items() if not key.startswith(("backend", "interactive"))}
-    with rc_context(settings | {"svg.hashsalt": "moemix", "font.size": 9}):
-        width = max(6.0, 0.25 * len(bars.means) * len(bars.categories) + 2)
-        figure = Figure(figsize=(width, 5.4), layout="constrained")
-        FigureCanvasAgg(figure)
+    def paint(figure: Figure) -> None:
         panels = figure.subplots(2, 1, sharex=True, sharey=True)
         step = 0.8 / max(1, len(bars.means))
         for turn, panel in enumerate(panels):
             for position, (label, means) in enumerate(bars.means.items()):
-                colour = colormaps["viridis"](0.15 + 0.75 * position / max(1, len(bars.means) - 1))
                 panel.bar(
                     np.arange(len(bars.categories)) + step * (position - (len(bars.means) - 1) / 2), means[turn],
-                    width=0.92 * step, yerr=np.nan_to_num(bars.errors[label][turn]), capsize=2, color=colour,
-                    edgecolor="0.2", linewidth=0.5, hatch=_HATCHES[position % len(_HATCHES)], label=plain(label),
-                    error_kw={"linewidth": 0.8},
+                    width=0.92 * step, yerr=np.nan_to_num(bars.errors[label][turn]), capsize=2,
+                    color=colour(position, len(bars.means)), edgecolor="0.2", linewidth=0.5,
+                    hatch=_HATCHES[position % len(_HATCHES)], label=plain(label), error_kw={"linewidth": 0.8},
                 )  # fmt: skip
             panel.set_ylim(*bars.scale)
             panel.set_title(("first turn", "second turn")[turn], fontsize=9, loc="left")
@@ -126,6 +120,5 @@ def draw_judged(bars: Bars, path: Path) -> None:
         handles, labels = panels[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=min(6, len(labels)), frameon=False)
         figure.supylabel("score ± standard error", fontsize=9)
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format=kind, dpi=150, metadata=METADATA[kind])
-    write_bytes(path, buffer.getvalue())
+
+    save(path, (max(6.0, 0.25 * len(bars.means) * len(bars.categories) + 2), 5.4), paint)

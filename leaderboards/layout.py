@@ -1,56 +1,29 @@
-"""A comparison laid out for reading: what stands in each cell and each note, before any format's own marks."""
+"""The layout of a comparison for reading: what each cell and each note says, whatever the format."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
 
 import numpy as np
 
-from harness.statistics.estimates import Estimate
+from harness import grid
+from harness.grid import NOTHING, Grid, Number, Section
 from leaderboards.facts import RunFacts, run_facts
 from leaderboards.judged import PREFIX
 from leaderboards.table import Cell, Comparison, Heading, Table
 
-NOTHING = "—"
 MOST_SOURCES = 12  # columns of the mixture table; beyond that a table is unreadable, and the JSON has them all
-
 MOST_TASKS = 6  # of a column that a note names one by one
-
-
-@dataclass(frozen=True)
-class Entry:
-    """A table cell: its text, a second line below it, and whether it is the column's best or tied with it."""
-
-    text: str
-    below: str = ""
-    mark: Literal["", "best", "tied"] = ""
-
-
-@dataclass(frozen=True)
-class Grid:
-    """A table, its first column the names of the rows."""
-
-    caption: str
-    header: list[str]
-    rows: list[list[Entry]]
-
-
-@dataclass(frozen=True)
-class Section:
-    """One model on one suite: the scores, the runs behind them, and what a reader has to know."""
-
-    title: str
-    scores: Grid
-    runs: list[Grid]
-    marked: bool
-    notes: list[str]
+LEGEND = {
+    "best": "best of its column",
+    "tied": "not significantly different from the best (5 %, after Holm's correction)",
+}
 
 
 def lay_out(comparison: Comparison) -> list[Section]:
-    """A section per model."""
+    """Return one section for each model."""
     return [_section(comparison.suite, table) for table in comparison.tables]
 
 
@@ -60,24 +33,26 @@ class _Footnotes:
 
     texts: list[str] = field(default_factory=list)
 
-    def mark(self, text: str) -> str:
+    def mark(self, text: str | None) -> str:
+        """Return `` [1]`` for the first reason, and so on; nothing where there is no reason."""
+        if not text:
+            return ""
         if text not in self.texts:
             self.texts.append(text)
-        return f"[{self.texts.index(text) + 1}]"
+        return f" [{self.texts.index(text) + 1}]"
 
 
 def _section(suite: str, table: Table) -> Section:
     footnotes = _Footnotes()
     facts = [fact for row in table.rows for fact in run_facts(row)]
     scores = _scores(table, footnotes)
-    runs = [_mixture(facts), _cost(facts)] if any(fact.weights for fact in facts) else []
     numbered = [f"[{number}] {text}" for number, text in enumerate(footnotes.texts, 1)]
     return Section(
         title=" · ".join(name for name in (suite, table.model) if name),
-        scores=scores,
-        runs=runs,
-        marked=any(cell.best for row in table.rows for cell in row.cells.values()),
+        grid=scores,
         notes=[*numbered, *table.notes, *_reading(table), *_columns(table), *_task_notes(table), *_conditions(table)],
+        legend=LEGEND,
+        more=[_mixture(facts), _cost(facts)] if any(fact.weights for fact in facts) else [],
     )
 
 
@@ -85,50 +60,40 @@ def _section(suite: str, table: Table) -> Section:
 
 
 def _scores(table: Table, footnotes: _Footnotes) -> Grid:
-    rows = []
+    rows: list[list[grid.Cell | str | int]] = []
     for row in table.rows:
-        label = " ".join([row.label, *(footnotes.mark(note) for note in row.notes)])
-        rows.append([Entry(label), *(_entry(row.cells[column.name], column, footnotes) for column in table.columns)])
+        label = row.label + "".join(footnotes.mark(note) for note in row.notes)
+        rows.append([label, *(_cell(row.cells[column.name], column, footnotes) for column in table.columns)])
     if table.columns:
-        rows.append([Entry("questions"), *(Entry(_questions(table, column)) for column in table.columns)])
+        rows.append(["questions", *(_questions(table, column) for column in table.columns)])
     if any(not math.isnan(column.detectable) for column in table.columns):
-        detectable = (Entry(_number(column.detectable, column)) for column in table.columns)
-        rows.append([Entry("detectable difference"), *detectable])
-    header = [
-        column.title
-        + ("" if column.higher_is_better else " ↓")
-        + (f" {footnotes.mark(column.note)}" if column.note else "")
+        rows.append(["detectable difference", *(str(_number(c.detectable, c)) for c in table.columns)])
+    titles = (
+        column.title + ("" if column.higher_is_better else " ↓") + footnotes.mark(column.note)
         for column in table.columns
-    ]
-    return Grid("", ["strategy", *header], rows)
+    )
+    return Grid(["strategy", *titles], rows)
 
 
-def _entry(cell: Cell, column: Heading, footnotes: _Footnotes) -> Entry:
-    note = f" {footnotes.mark(cell.note)}" if cell.note else ""
+def _cell(cell: Cell, column: Heading, footnotes: _Footnotes) -> grid.Cell:
+    note = footnotes.mark(cell.note)
     if cell.score is None:
-        return Entry(NOTHING + note)
+        return grid.Cell(NOTHING, note)
     below = ""
     if cell.difference is not None:
         below = f"({_estimate(cell.difference, column, signed=True)}{'*' if cell.significant else ''})"
-    return Entry(_estimate(cell.score, column) + note, below, "best" if cell.best else "tied" if cell.tied else "")
+    mark: grid.Mark = "best" if cell.best else "tied" if cell.tied else ""
+    return grid.Cell(_estimate(cell.score, column), note, below, mark)
 
 
-def _estimate(found: Estimate, column: Heading, *, signed: bool = False) -> str:
-    error = "?" if math.isnan(found.se) else _number(found.se, column)
-    return f"{_number(found.value, column, signed=signed)} ± {error}"
+def _estimate(found: Estimate, column: Heading, *, signed: bool = False) -> Number:
+    return _number(found.value, column, found.se, signed=signed)
 
 
-def _number(value: float, column: Heading, *, signed: bool = False) -> str:
-    """In percent with one decimal where the scores are fractions, else with two decimals."""
-    if math.isnan(value):
-        return NOTHING
-    text = _fixed(100 * value, 1, signed) if column.fraction else _fixed(value, 2, signed)
-    return text.replace("-", "−")
-
-
-def _fixed(value: float, decimals: int, signed: bool) -> str:
-    rounded = round(value, decimals) + 0.0  # no negative zero
-    return f"{rounded:{'+' if signed else ''}.{decimals}f}"
+def _number(value: float, column: Heading, error: float | None = None, *, signed: bool = False) -> Number:
+    """Return fractions in percent with one decimal, other scores with two decimals."""
+    scale, decimals = (100, 1) if column.fraction else (1, 2)
+    return Number(scale * value, None if error is None else scale * error, decimals, signed)
 
 
 def _questions(table: Table, column: Heading) -> str:
@@ -148,18 +113,18 @@ def _mixture(facts: Sequence[RunFacts]) -> Grid:
         names = sorted(heaviest)
     if any(fact.scales == "loss" for fact in facts):
         caption += "; (loss): the weights scale the loss, and draws stay even"
-    rows = []
-    for fact in facts:
-        marked = f"{fact.name} (loss)" if fact.scales == "loss" else fact.name
-        rows.append([Entry(marked), *(_mix_entry(fact, name) for name in names)])
-    return Grid(caption, ["run", *names], rows)
+    rows = [
+        [f"{fact.name} (loss)" if fact.scales == "loss" else fact.name, *(_mix_cell(fact, name) for name in names)]
+        for fact in facts
+    ]
+    return Grid(["run", *names], rows, caption)
 
 
-def _mix_entry(fact: RunFacts, source: str) -> Entry:
+def _mix_cell(fact: RunFacts, source: str) -> grid.Cell:
     if source not in fact.weights:
-        return Entry(NOTHING)
+        return grid.Cell(NOTHING)
     drawn = (_percent(share.get(source)) for share in (fact.examples_share, fact.tokens_share))
-    return Entry(_percent(fact.weights[source]), f"({' / '.join(drawn)})")
+    return grid.Cell(_percent(fact.weights[source]), below=f"({' / '.join(drawn)})")
 
 
 def _cost(facts: Sequence[RunFacts]) -> Grid:
@@ -170,12 +135,12 @@ def _cost(facts: Sequence[RunFacts]) -> Grid:
         caption += "; totals with the runs that were needed first"
     rows = []
     for fact in facts:
-        texts = [_count(fact.steps), _count(fact.examples), _count(fact.tokens), _time(fact.seconds)]
-        texts += [_time(fact.mixing_seconds), _percent(fact.mixing_share, decimals=2)]
+        row = [fact.name, _count(fact.steps), _count(fact.examples), _count(fact.tokens), _time(fact.seconds)]
+        row += [_time(fact.mixing_seconds), _percent(fact.mixing_share, decimals=2)]
         if dependent:
-            texts += [", ".join(fact.needed) or NOTHING, _count(fact.total_tokens), _time(fact.total_seconds)]
-        rows.append([Entry(text) for text in (fact.name, *texts)])
-    return Grid(caption, header, rows)
+            row += [", ".join(fact.needed) or NOTHING, _count(fact.total_tokens), _time(fact.total_seconds)]
+        rows.append(row)
+    return Grid(header, rows, caption)
 
 
 def _count(count: int | None) -> str:
@@ -187,23 +152,19 @@ def _time(seconds: float | None) -> str:
 
 
 def _percent(share: float | None, decimals: int = 1) -> str:
-    return NOTHING if share is None else _fixed(100 * share, decimals, signed=False)
+    return NOTHING if share is None else str(Number(100 * share, decimals=decimals))
 
 
 # --- notes ------------------------------------------------------------------------------------------
 
 
 def _reading(table: Table) -> list[str]:
-    """How to read the numbers."""
+    """Explain how to read the numbers."""
     if not table.columns:
         return []
     several = any(len(row.evaluations) > 1 for row in table.rows)
-    unit = (
-        "Scores in % ± standard error"
-        if all(column.fraction for column in table.columns)
-        else "Scores ± standard error"
-    )
-    notes = [f"{unit} over questions{' and seeds' if several else ''}."]
+    percent = " in %" if all(column.fraction for column in table.columns) else ""
+    notes = [f"Scores{percent} ± standard error over questions{' and seeds' if several else ''}."]
     if any(cell.difference for row in table.rows for cell in row.cells.values()):
         notes.append(
             f"In brackets: difference to {table.baseline}, paired by question{' and seed' if several else ''};"
@@ -212,19 +173,19 @@ def _reading(table: Table) -> list[str]:
         )
     if any(not math.isnan(column.detectable) for column in table.columns):
         notes.append(
-            "Detectable difference: what such a comparison finds with 80 % power after correction"
-            " (median over rows); smaller true differences may well go unseen."
+            "Detectable difference: the true difference that such a comparison finds with 80 % power after correction"
+            " (median over rows); smaller ones are likely to be missed."
         )
-    cells = [cell for row in table.rows for cell in row.cells.values() if cell.score]
-    if any(cell.score and cell.score.se == 0 for cell in cells):
-        notes.append("± 0.0: every question scored the same, which leaves no spread to estimate an error from.")
-    if any(cell.score and math.isnan(cell.score.se) for cell in cells):
+    scores = [cell.score for row in table.rows for cell in row.cells.values() if cell.score]
+    if any(score.se == 0 for score in scores):
+        notes.append("± 0.0: every question scored the same, so there is no spread to estimate an error from.")
+    if any(math.isnan(score.se) for score in scores):
         notes.append("± ?: a single question has no standard error.")
     return notes + _groups(table) + _seeds(table)
 
 
 def _groups(table: Table) -> list[str]:
-    """The tied groups of the last column, which is the average where there is one; the JSON has every column's."""
+    """List the tied groups of the last column, which is the average where there is one; the JSON has all columns'."""
     last = table.columns[-1]
     ranked = sum(cell.ranks is not None for cell in table.cells(last))
     if ranked < 3 or max(map(len, last.groups)) < 2:
@@ -233,6 +194,7 @@ def _groups(table: Table) -> list[str]:
 
 
 def _seeds(table: Table) -> list[str]:
+    """Say which training seeds the rows have, and what the seeds alone add to the errors."""
     trained = [row for row in table.rows if row.trained and row.evaluations]
     if not trained:
         return []
@@ -244,12 +206,17 @@ def _seeds(table: Table) -> list[str]:
         ]
     sets = {tuple(sorted(row.evaluations)) for row in trained}
     if len(sets) == 1:
-        told = f"Seeds {', '.join(map(str, sets.pop()))} of every trained strategy; errors span questions and seeds"
+        text = f"Seeds {', '.join(map(str, sets.pop()))} of every trained strategy; errors span questions and seeds"
     else:
-        told = "Seeds: " + "; ".join(f"{r.label} {', '.join(map(str, sorted(r.evaluations)))}" for r in trained)
+        text = "Seeds: " + "; ".join(f"{r.label} {', '.join(map(str, sorted(r.evaluations)))}" for r in trained)
     spread = list(filter(None, (_seed_error(table, column) for column in table.columns)))
     return [
-        f"{told}." + (f" Of ±, training seeds alone make (median over rows): {', '.join(spread)}." if spread else "")
+        f"{text}."
+        + (
+            f" The standard error of the training seeds alone (median over rows): {', '.join(spread)}."
+            if spread
+            else ""
+        )
     ]
 
 
@@ -264,7 +231,7 @@ def _columns(table: Table) -> list[str]:
 
 
 def _judged(column: Heading, table: Table) -> str:
-    """By whom and how a column was judged; empty for one that was not."""
+    """Say which judge judged a column and how; empty for a column that was not judged."""
     (task, *_) = (key.task for key in column.shares)
     if not task.startswith(PREFIX):
         return ""
@@ -291,7 +258,7 @@ def _conditions(table: Table) -> list[str]:
 
 
 def _task_notes(table: Table) -> list[str]:
-    """What the evaluations themselves had to say, each with the tasks it is about."""
+    """Repeat the notes of the evaluations, each with the tasks that it is about."""
     tasks: dict[str, dict[str, None]] = {}
     for evaluation in (held for row in table.rows for held in row.evaluations.values()):
         for result in evaluation.summary.results:

@@ -178,7 +178,7 @@ def verify(folder: Path, style: str, only: str | None, jobs: int | None, running
 
 def _tell(verdicts: Any, *, every: bool) -> None:
     """What a person has to look at, and how much was fine."""
-    from leaderboards.rendering import plain
+    from harness.grid import plain
 
     labels = {verdict.submission for verdict in verdicts}
     for verdict in verdicts:
@@ -232,9 +232,9 @@ def _boards(folder: Path) -> Any:
 
 
 def _standings(held: Any, jobs: int | None, only: str | None = None) -> Any:
+    from harness.grid import plain
     from leaderboards.board.standings import stand
     from leaderboards.board.verify import verify as check
-    from leaderboards.rendering import plain
 
     standings = stand(held, check(held, only=only, jobs=jobs))
     for label, reason in standings.refused.items():

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 from collections.abc import Sequence
 
+from harness.grid import Grid, Number, Section, Value, csv_text, json_text, markdown_section, markdown_text
 from harness.submissions import BoardEntry
 from leaderboards.board.standings import Standings, ordered
-from leaderboards.exports import csv_value
-from leaderboards.rendering import markdown_text
 
 SCHEMA = 1
 MOST_ROWS = 500  # of a Markdown table; CSV and JSON have them all
@@ -31,29 +27,29 @@ def as_json(standings: Standings, entries: Sequence[BoardEntry]) -> str:
         "entries": [entry.model_dump(mode="json", exclude={"submission": {"files"}}) for entry in entries],
         "refused": standings.refused,
     }
-    return json.dumps(document, ensure_ascii=False, allow_nan=False) + "\n"
+    return json_text(document, indent=None)
 
 
 def as_csv(standings: Standings, entries: Sequence[BoardEntry]) -> str:
     """One line per score; spreadsheets see text, never a formula."""
-    out = io.StringIO()
-    writer = csv.DictWriter(out, FIELDS, lineterminator="\n")
-    writer.writeheader()
+    lines: list[dict[str, Value]] = []
     for entry in entries:
         submission = entry.submission
-        known = {"model": submission.model, "strategy": submission.strategy, "seed": submission.seed,
-                 "parameters": submission.parameters, "status": entry.status, "submission_id": submission.submission_id,
-                 "created": submission.created, "licence": submission.licence,
-                 "contact": submission.contact}  # fmt: skip
+        known: dict[str, Value] = {
+            "model": submission.model, "strategy": submission.strategy, "seed": submission.seed,
+            "parameters": submission.parameters, "status": entry.status, "submission_id": submission.submission_id,
+            "created": submission.created, "licence": submission.licence, "contact": submission.contact,
+        }  # fmt: skip
         for suite, columns in entry.scores.items():
             for column, score in columns.items():
-                line = {"suite": suite, "column": column, "score": score.value, "stderr": score.stderr,
-                        "lower": score.lower, "upper": score.upper, "n": score.n, "rank": score.rank,
-                        "rank_worst": score.rank_worst}  # fmt: skip
-                writer.writerow({key: csv_value(value) for key, value in (known | line).items()})
+                lines.append(known | {
+                    "suite": suite, "column": column, "score": score.value, "stderr": score.stderr,
+                    "lower": score.lower, "upper": score.upper, "n": score.n, "rank": score.rank,
+                    "rank_worst": score.rank_worst,
+                })  # fmt: skip
         if not entry.scores:
-            writer.writerow({key: csv_value(value) for key, value in known.items()})
-    return out.getvalue()
+            lines.append(known)
+    return csv_text(FIELDS, lines)
 
 
 def as_markdown(standings: Standings) -> str:
@@ -62,26 +58,23 @@ def as_markdown(standings: Standings) -> str:
     for standing in reversed(standings.suites):
         suite = standing.suite
         titles = [suite.columns[name].title or name for name in standing.columns]
-        header = ["rank", "model", "strategy", *titles]
-        lines = [f"## {markdown_text(suite.key)}", "", _line(header), _line(["---"] * len(header))]
+        rows = []
         for at in ordered(standing)[:MOST_ROWS]:
             submission = standings.submission(standing.rows[at])
             main = standing.columns[suite.main]
             best, worst = int(main.best[at]), int(main.worst[at])
-            cells = [f"{best}" if best == worst else f"{best}–{worst}", submission.model, submission.strategy or "–"]
-            cells += [f"{100 * r.values[at]:.1f} ± {100 * r.half[at]:.1f}" for r in standing.columns.values()]
-            lines.append(_line(cells))
-        if len(standing.rows) > MOST_ROWS:
-            lines.append(f"\nThe first {MOST_ROWS} of {len(standing.rows):,}; board.csv has them all.")
-        if not standing.rows:
-            lines = [lines[0], "", "No submission yet."]
-        parts.append("\n".join(lines))
+            row = [f"{best}" if best == worst else f"{best}–{worst}", submission.model, submission.strategy or "–"]
+            row += [str(Number(100 * r.values[at], 100 * r.half[at], 1)) for r in standing.columns.values()]
+            rows.append(row)
+        if not rows:
+            parts.append(f"## {markdown_text(suite.key)}\n\nNo submission yet.")
+            continue
+        cut = f"The first {MOST_ROWS} of {len(standing.rows):,}; board.csv has them all."
+        notes = [cut] if len(standing.rows) > MOST_ROWS else []
+        section = Section(suite.key, Grid(["rank", "model", "strategy", *titles], rows), notes)
+        parts.append(markdown_section(section).removeprefix("#").strip())
     parts.append(
         "Scores in % ± half the 95 % interval over questions. A rank a–b: a − 1 submissions are significantly better,"
         " and all beyond b significantly worse (paired by question, 5 %, after Holm's correction over all pairs)."
     )
     return "\n\n".join(parts) + "\n"
-
-
-def _line(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(markdown_text(cell) if cell != '---' else cell for cell in cells)} |"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from harness.commands import executor_options, executor_settings, recipe_options
+from harness.grid import ENDINGS, Grid, terminal_table
 
 if TYPE_CHECKING:
     from leaderboards.paper.runs import Experiments
 
 TABLES = tuple(f"table{number}" for number in range(1, 11))
 FIGURES = tuple(f"figure{number}" for number in range(2, 9))
-FORMATS = {"markdown": ".md", "latex": ".tex", "csv": ".csv", "json": ".json"}
 
 
 def shared_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -86,10 +85,8 @@ def list_all(
     if style == "json":
         click.echo(json.dumps(rows, indent=1))
         return
-    from tabulate import tabulate
-
-    lines = [(r["name"], r["title"], f"{r['done']} of {r['jobs']} done" if r["jobs"] else "no runs here") for r in rows]
-    click.echo(tabulate(lines, headers=("name", "shows", f"jobs of preset {preset}"), tablefmt="simple"))
+    lines = [[r["name"], r["title"], f"{r['done']} of {r['jobs']} done" if r["jobs"] else "no runs here"] for r in rows]
+    click.echo(terminal_table(Grid(["name", "shows", f"jobs of preset {preset}"], lines)))
     if found.plan is None:
         click.echo(f"\nPreset {preset} cannot be planned here: {found.problem}", err=True)
 
@@ -155,7 +152,7 @@ def report(
     from leaderboards.paper.report import write_report
 
     for path in write_report(experiments(preset, runs, store, data_root, overrides), out, single):
-        print(f"written: {path}", file=sys.stderr)
+        click.echo(f"written: {path}", err=True)
 
 
 def _shown(name: str) -> click.Command:
@@ -166,7 +163,8 @@ def _shown(name: str) -> click.Command:
     @shared_options
     @executor_options
     @click.option("--run", "make", is_flag=True, help="First make the runs that are missing.")
-    @click.option("--format", "style", type=click.Choice(list(FORMATS)), default="markdown", show_default=True)
+    @click.option("--format", "style", type=click.Choice(list(ENDINGS)),
+                  help="[default: by the ending of --out, or terminal]")  # fmt: skip
     @click.option("--out", type=click.Path(path_type=Path, dir_okay=False),
                   help="Write here instead; a figure to .png, .pdf or .svg.")  # fmt: skip
     def show(
@@ -178,7 +176,7 @@ def _shown(name: str) -> click.Command:
         executor: str | None,
         jobs: int | None,
         make: bool,
-        style: str,
+        style: str | None,
         out: Path | None,
     ) -> int:
         from harness.files import write_text
@@ -189,14 +187,15 @@ def _shown(name: str) -> click.Command:
             settings = overrides + executor_settings(executor, jobs)
             status = conduct_for((name,), preset, runs, store, data_root, settings)
         found = experiments(preset, runs, store, data_root, overrides)
+        chosen = style or next((key for key, ending in ENDINGS.items() if out and out.suffix == ending), "terminal")
         if out is None:
-            click.echo(render(name, found, style), nl=False)
-        elif name in FIGURES and out.suffix in (".png", ".pdf", ".svg"):
+            click.echo(render(name, found, chosen), nl=False)
+            return status
+        if name in FIGURES and out.suffix in (".png", ".pdf", ".svg"):
             draw(name, found, out)
         else:
-            write_text(out, render(name, found, style))
-        if out is not None:
-            print(f"written: {out}", file=sys.stderr)
+            write_text(out, render(name, found, chosen))
+        click.echo(f"written: {out}", err=True)
         return status
 
     return show

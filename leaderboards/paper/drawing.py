@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from harness.grid import plain
 from leaderboards.figures import LINES, MARKERS, save
 from leaderboards.paper.figures import R_HIGH, R_LOW, FigureData, Panel, Point
-from leaderboards.rendering import plain
 
 
 def draw_figure(figure: FigureData, path: Path) -> None:

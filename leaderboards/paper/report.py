@@ -2,38 +2,36 @@
 
 from __future__ import annotations
 
-import html
 import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from tabulate import tabulate
-
 from harness.files import write_text
+from harness.grid import (
+    ENDINGS,
+    Grid,
+    html_page,
+    html_section,
+    html_table,
+    html_text,
+    markdown_section,
+    markdown_table,
+    markdown_text,
+)
 from leaderboards.paper.claims import findings, heading, in_words, rows
 from leaderboards.paper.drawing import draw_figure
 from leaderboards.paper.figures import FigureData, figure_data, figure_names
 from leaderboards.paper.published import source
-from leaderboards.paper.rendering import LEGEND, grid, markdown
+from leaderboards.paper.rendering import LEGEND, table_section, table_text
 from leaderboards.paper.runs import Experiments
 from leaderboards.paper.specs import table_names
 from leaderboards.paper.tables import PaperTable, agreement, fill
-from leaderboards.paper.targets import TABLE_FORMATS, figure_notes, figure_text, needs, title
+from leaderboards.paper.targets import figure_section, figure_text, needs, title
 from leaderboards.paper.times import times
-from leaderboards.rendering import markdown_text, plain
 
-ENDINGS = {"markdown": ".md", "latex": ".tex", "csv": ".csv", "json": ".json"}
+STYLES = ("markdown", "latex", "csv", "json")
 KINDS = ("png", "pdf")
-
-STYLE = """
-body{font:15px/1.5 system-ui,sans-serif;max-width:70rem;margin:auto;padding:1rem;color:#222;background:#fff}
-table{border-collapse:collapse;display:block;overflow-x:auto}td,th{padding:.25rem .6rem;border-bottom:1px solid #ccc;
-text-align:right}td:first-child,th:first-child,.words td,.words th{text-align:left}
-small{color:#666}img{max-width:100%;background:#fff}
-nav a{margin-right:.8rem}@media(prefers-color-scheme:dark){body{color:#ddd;background:#161616}a{color:#8bf}
-small{color:#aaa}td,th{border-color:#444}}
-"""
 
 
 def write_report(experiments: Experiments, out: Path, single: Path | None = None) -> list[Path]:
@@ -47,8 +45,8 @@ def write_report(experiments: Experiments, out: Path, single: Path | None = None
     figures = {name: figure_data(name, experiments) for name in figure_names()}
     held = _gather(experiments, tables, figures)
     for name in table_names():
-        for style, ending in ENDINGS.items():
-            written.append(_write(out / f"{name}{ending}", TABLE_FORMATS[style](tables[name])))
+        for style in STYLES:
+            written.append(_write(out / f"{name}{ENDINGS[style]}", table_text(tables[name], style)))
     for name, figure in figures.items():
         for style in ("markdown", "csv", "json"):
             written.append(_write(out / f"{name}{ENDINGS[style]}", figure_text(figure, experiments, style)))
@@ -73,25 +71,28 @@ def _write(path: Path, text: str) -> Path:
 
 
 @dataclass(frozen=True)
-class _Section:
-    """Paragraphs, and a table below them, its first row the header."""
+class _Part:
+    """Paragraphs of the report's beginning, and a table below them."""
 
     title: str
     texts: list[str]
-    rows: list[list[str]]
+    grid: Grid
 
 
-def _gather(experiments: Experiments, tables: dict[str, PaperTable], figures: dict[str, FigureData]) -> list[_Section]:
-    """What stands before the tables: nothing here is an opinion."""
+def _gather(experiments: Experiments, tables: dict[str, PaperTable], figures: dict[str, FigureData]) -> list[_Part]:
+    """Collect what stands before the tables; all of it is computed."""
     found = findings(experiments, tables)
     took = times(experiments, [need for name in (*tables, *figures) for need in needs(name)])
     words = in_words(found, tables, figures["figure2"])
     return [
-        _Section("What agrees with the paper at this scale, and what does not", words,
-                 rows(found)),
-        _Section("How much of it was measured", [], _measured(tables, figures)),
-        _Section("Wall time", [took.in_words()], took.rows()),
-    ]  # fmt: skip
+        _Part("What agrees with the paper at this scale, and what does not", words, _grid(rows(found))),
+        _Part("How much of it was measured", [], _grid(_measured(tables, figures))),
+        _Part("Wall time", [took.in_words()], _grid(took.rows())),
+    ]
+
+
+def _grid(rows: list[list[str]]) -> Grid:
+    return Grid(rows[0], rows[1:], align="l" * len(rows[0]))
 
 
 def _measured(tables: dict[str, PaperTable], figures: dict[str, FigureData]) -> list[list[str]]:
@@ -120,73 +121,46 @@ def _about(experiments: Experiments) -> list[str]:
 
 def _markdown(
     experiments: Experiments, tables: dict[str, PaperTable], figures: dict[str, FigureData],
-    sections: list[_Section], pictures: str,
+    parts: list[_Part], pictures: str,
 ) -> str:  # fmt: skip
-    parts = [f"# The paper's tables and figures, preset {experiments.preset.name}"]
-    parts += [markdown_text(text).replace("\\`", "`") for text in _about(experiments)]
-    for section in sections:
-        parts += [f"## {markdown_text(section.title)}", *map(markdown_text, section.texts)]
-        head, *body = ([markdown_text(cell) for cell in row] for row in section.rows)
-        parts += [tabulate(body, head, tablefmt="pipe", disable_numparse=True)] if body else []
-    parts += ["## Tables", *(markdown(table, shared=False).strip() for table in tables.values()), "## Figures"]
+    texts = [f"# The paper's tables and figures, preset {experiments.preset.name}"]
+    texts += [markdown_text(text).replace("\\`", "`") for text in _about(experiments)]
+    for part in parts:
+        texts += [f"## {markdown_text(part.title)}", *map(markdown_text, part.texts)]
+        texts += [markdown_table(part.grid)] if part.grid.rows else []
+    texts += ["## Tables", *(markdown_section(table_section(table, shared=False)) for table in tables.values())]
+    texts.append("## Figures")
     for name, figure in figures.items():
-        text = figure_text(figure, experiments, "markdown").strip()
-        first, _, rest = text.partition("\n\n")
-        parts.append(f"{first}\n\n![{title(name)}]({pictures}/{name}.png)\n\n{rest}")
-    return "\n\n".join(parts) + "\n"
+        first, _, rest = markdown_section(figure_section(figure, experiments)).partition("\n\n")
+        texts.append(f"{first}\n\n![{title(name)}]({pictures}/{name}.png)\n\n{rest}".rstrip())
+    return "\n\n".join(texts) + "\n"
 
 
 def _page(
-    experiments: Experiments, tables: dict[str, PaperTable], figures: dict[str, FigureData], sections: list[_Section]
+    experiments: Experiments, tables: dict[str, PaperTable], figures: dict[str, FigureData], parts: list[_Part]
 ) -> str:
-    """The report as a page: no script, every text escaped."""
-    names = [*tables, *figures]
-    links = " ".join(f'<a href="#{name}">{heading(name)}</a>' for name in names)
-    about = "".join(f"<p>{_text(text.replace('`', ''))}</p>" for text in _about(experiments))
-    before = "".join(_section(section) for section in sections)
-    parts = [_table(name, table) for name, table in tables.items()]
-    for name, figure in figures.items():
-        notes = "".join(f"<li>{_text(note)}</li>" for note in figure_notes(figure, experiments))
-        parts.append(
-            f'<h2 id="{name}">{heading(name)}: {_text(figure.title)}</h2><img src="{name}.png"'
-            f' alt="{_text(figure.title)}"><p><small>{_downloads(name, ("pdf", "png", "csv", "json"))}</small></p>'
-            f"<ul>{notes}</ul>"
-        )
+    """Write the report as a page without scripts; every text is escaped."""
     headline = f"The paper's tables and figures, preset {experiments.preset.name}"
-    return (
-        f'<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
-        f"<title>{_text(headline)}</title><style>{STYLE}</style><h1>{_text(headline)}</h1>{about}"
-        f"<nav>{links}</nav>{before}{''.join(parts)}</html>\n"
-    )
+    body = [
+        f"<h1>{html_text(headline)}</h1>",
+        *(f"<p>{html_text(t.replace('`', ''))}</p>" for t in _about(experiments)),
+    ]
+    links = (f'<a href="#{name}">{heading(name)}</a>' for name in (*tables, *figures))
+    body.append(f"<nav>{' '.join(links)}</nav>")
+    for part in parts:
+        texts = "".join(f"<p>{html_text(text)}</p>" for text in part.texts)
+        body.append(f"<h2>{html_text(part.title)}</h2>{texts}{html_table(part.grid) if part.grid.rows else ''}")
+    for name, table in tables.items():
+        body.append(
+            html_section(table_section(table, shared=False), name) + _downloads(name, "md", "tex", "csv", "json")
+        )
+    for name, figure in figures.items():
+        section = figure_section(figure, experiments)
+        picture = f'<img src="{name}.png" alt="{html_text(figure.title)}">'
+        body.append(html_section(section, name, picture) + _downloads(name, "pdf", "png", "csv", "json"))
+    return html_page(headline, "".join(body))
 
 
-def _section(section: _Section) -> str:
-    texts = "".join(f"<p>{_text(text)}</p>" for text in section.texts)
-    head, *body = section.rows
-    header = "".join(f"<th>{_text(cell)}</th>" for cell in head)
-    lines = "".join("<tr>" + "".join(f"<td>{_text(cell)}</td>" for cell in row) + "</tr>" for row in body)
-    table = f'<table class="words"><tr>{header}</tr>{lines}</table>' if body else ""
-    return f"<h2>{_text(section.title)}</h2>{texts}{table}"
-
-
-def _table(name: str, table: PaperTable) -> str:
-    head, *body = grid(table)
-    header = "".join(f"<th>{_text(cell[0])}</th>" for cell in head)
-    lines = "".join("<tr>" + "".join(f"<td>{_text(c[0])}{_below(c[1:])}</td>" for c in row) + "</tr>" for row in body)
-    notes = "".join(f"<li>{_text(note)}</li>" for note in table.notes)
-    return (
-        f'<h2 id="{name}">{heading(name)}: {_text(table.spec.title)}</h2><table><tr>{header}</tr>{lines}</table>'
-        f"<p><small>{_downloads(name, ('md', 'tex', 'csv', 'json'))}</small></p><ul>{notes}</ul>"
-    )
-
-
-def _below(lines: tuple[str, ...]) -> str:
-    return "".join(f"<br><small>{_text(line)}</small>" for line in lines)
-
-
-def _downloads(name: str, kinds: tuple[str, ...]) -> str:
-    return " ".join(f'<a href="{name}.{kind}">{kind}</a>' for kind in kinds)
-
-
-def _text(text: str) -> str:
-    return html.escape(plain(text))
+def _downloads(name: str, *kinds: str) -> str:
+    links = (f'<a href="{name}.{kind}">{kind}</a>' for kind in kinds)
+    return f"<p><small>{' '.join(links)}</small></p>"

@@ -8,9 +8,8 @@ from run_records import PROVENANCE, SOURCES  # type: ignore[import-not-found]
 
 from harness.records import Contamination, FoundQuestions
 from harness.store import Store
-from leaderboards.cli import render
 from leaderboards.comparison import compare
-from leaderboards.exports import as_json
+from leaderboards.exports import as_json, render
 
 
 def record(bench, exact, near, task="arc", suite="5" * 64, source=SOURCES[0]):

@@ -11,9 +11,9 @@ from run_records import PROVENANCE, Bench  # type: ignore[import-not-found]
 from harness.errors import MoemixError
 from harness.records import JudgeRequest, JudgeSpec, JudgeSummary, Score
 from leaderboards.cli import write_report
+from leaderboards.exports import render
 from leaderboards.judge_figure import draw_judged, judged_bars
 from leaderboards.layout import lay_out
-from leaderboards.rendering import markdown
 from leaderboards.selection import from_folders
 
 QUESTIONS = 12
@@ -59,7 +59,7 @@ def test_scores_stand_beside_the_suites_and_are_paired_by_question(two):
     write_judging(uniform, [4.0, 6.0] * QUESTIONS)
     write_judging(dynamic, [5.0, 7.0] * (QUESTIONS - 1) + [5.0, 9.0])
     comparison = compared(bench)
-    text = markdown([comparison])
+    text = render([comparison], "markdown")
     assert "MT-Bench (gpt-x)" in text
     cells = {row.label: row.cells["judge:mt_bench"] for row in comparison.tables[0].rows}
     assert cells["uniform"].score.value == 5.0
@@ -84,7 +84,7 @@ def test_flags_and_failures_are_footnotes_of_the_row(two):
     write_judging(dynamic, [10.0, 9.0] * QUESTIONS, notes=("flagged constant_answer: 12 questions (81, …)",))
     (section,) = lay_out(compared(bench))
     assert any("MT-Bench: flagged constant_answer" in note for note in section.notes)
-    labels = [row[0].text for row in section.scores.rows]
+    labels = [row[0].text for row in section.grid.cells]
     assert any(label.startswith("dynamic [") for label in labels)
     assert "uniform" in labels
 
@@ -94,7 +94,7 @@ def test_the_reference_grader_is_never_called_mt_bench(two):
     for run in (uniform, dynamic):
         write_judging(run, [1.0, 0.0] * QUESTIONS, protocol="reference", title="Reference grader (quickstart)",
                       judge="reference grader", bench="quickstart")  # fmt: skip
-    text = markdown([compared(bench)])
+    text = render([compared(bench)], "markdown")
     assert "Reference grader (quickstart)" in text
     assert "MT-Bench" not in text
 
@@ -111,7 +111,7 @@ def test_a_judging_of_another_checkpoint_or_with_other_scores_is_no_column(two):
     bench, uniform, dynamic = two
     write_judging(uniform, [4.0, 6.0] * QUESTIONS, checkpoint="d" * 64)
     (section,) = lay_out(compared(bench))
-    assert "MT-Bench" not in " ".join(section.scores.header)
+    assert "MT-Bench" not in " ".join(section.grid.header)
     assert any("another checkpoint" in note for note in section.notes)
     folder = write_judging(dynamic, [5.0, 7.0] * QUESTIONS)
     (folder / "scores.jsonl").write_text((folder / "scores.jsonl").read_text().replace("5.0", "9.0"))

@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 from run_records import ENGINE, Bench  # type: ignore[import-not-found]
 
+from harness.grid import ENDINGS, latex_text, markdown_text, plain
 from harness.recipe import Spent
 from harness.records import Column, Stage
 from leaderboards.comparison import Comparison, compare
-from leaderboards.exports import FIELDS, as_csv, as_json
-from leaderboards.rendering import latex, latex_text, markdown, markdown_text, plain, terminal
+from leaderboards.exports import FIELDS, as_csv, as_json, render
 
 GOLDEN = Path(__file__).parent / "golden"
 HOSTILE = (
@@ -36,10 +36,10 @@ def mixed(bench, answers) -> Comparison:
     return compare(bench.runs, bench.folders, "uniform", "kr")
 
 
-@pytest.mark.parametrize(("render", "name"), [(terminal, "table.txt"), (markdown, "table.md"), (latex, "table.tex")])
-def test_a_table_reads_as_it_always_did(mixed, render, name):
+@pytest.mark.parametrize("style", ["terminal", "markdown", "latex", "html"])
+def test_a_table_reads_as_it_always_did(mixed, style):
     """To renew the golden files after a change that is meant: MOEMIX_RENEW_GOLDEN=1, then look at the difference."""
-    text = render([mixed])
+    name, text = f"table{ENDINGS[style]}", render([mixed], style)
     if os.environ.get("MOEMIX_RENEW_GOLDEN"):
         GOLDEN.mkdir(exist_ok=True)
         (GOLDEN / name).write_text(text, encoding="utf-8")
@@ -89,7 +89,7 @@ def test_the_csv_has_a_line_for_every_number_of_the_json(mixed):
 
 def test_scores_that_are_no_fractions_are_not_printed_in_percent(bench):
     bench.run("uniform", {"judge": [6.0, 7.5, 9.0]})
-    text = terminal([compare(bench.runs, bench.folders, "uniform")])
+    text = render([compare(bench.runs, bench.folders, "uniform")], "terminal")
     assert "7.50 ± 0.87" in text
     assert "Scores in %" not in text
 
@@ -102,7 +102,7 @@ def test_a_metric_that_is_better_low_says_so_and_its_lowest_is_best(bench):
         tree["results"][0]["higher_is_better"] = False
         path.write_text(json.dumps(tree))
     comparison = compare(bench.runs, bench.folders, "uniform")
-    assert "loss ↓" in terminal([comparison])
+    assert "loss ↓" in render([comparison], "terminal")
     assert comparison.tables[0].rows[1].cells["loss"].best
 
 
@@ -110,7 +110,7 @@ def test_three_seeds_are_told(bench, answers):
     for label in ("uniform", "dynamic"):
         for seed in (0, 1, 2):
             bench.run(label, {"arc": answers(seed, 30, 0.5)}, seed=seed)
-    text = terminal([compare(bench.runs, bench.folders, "uniform")])
+    text = render([compare(bench.runs, bench.folders, "uniform")], "terminal")
     assert "Seeds 0, 1, 2 of every trained strategy" in text
     assert "dynamic · seed 2" in text
 
@@ -118,7 +118,7 @@ def test_three_seeds_are_told(bench, answers):
 def test_every_model_has_its_own_section(bench):
     for model in ("tiny-0123456789ab", "smol-0123456789ab"):
         bench.run("uniform", {"arc": [1.0, 0.0]}, model_id=model)
-    text = markdown([compare(bench.runs, bench.folders, "uniform", "kr")])
+    text = render([compare(bench.runs, bench.folders, "uniform", "kr")], "markdown")
     assert [line for line in text.splitlines() if line.startswith("###")] == ["### kr · tiny", "### kr · smol"]
 
 
@@ -133,13 +133,13 @@ def hostile(bench: Bench) -> Comparison:
 
 
 def test_a_terminal_sees_no_control_sequence(hostile):
-    text = terminal([hostile])
+    text = render([hostile], "terminal")
     assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f\u202a-\u202e\u2066-\u2069]", text)
     assert "später 数学" in text
 
 
 def test_markdown_tables_keep_their_columns_and_hold_no_markup(hostile):
-    text = markdown([hostile])
+    text = render([hostile], "markdown")
     bare = re.sub(r"\\.", "", text).replace("<br>", "")
     assert "<" not in bare
     assert "`" not in bare
@@ -150,7 +150,7 @@ def test_markdown_tables_keep_their_columns_and_hold_no_markup(hostile):
 
 
 def test_latex_is_balanced_and_holds_no_command_of_others(hostile):
-    text = latex([hostile])
+    text = render([hostile], "latex")
     assert "\\input" not in text
     bare = re.sub(r"\\[\\&%$#_{}]", "", text)
     assert bare.count("{") == bare.count("}")
@@ -193,7 +193,7 @@ def test_a_result_of_another_filter_is_told_in_the_column_note(bench):
     for line in lines:
         line |= {"filter": "flexible-extract", "exact_match": line.pop("acc")}
     samples.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    text = terminal([compare(bench.runs, bench.folders, "uniform")])
+    text = render([compare(bench.runs, bench.folders, "uniform")], "terminal")
     assert "GSM8K: exact_match (flexible-extract) of gsm, 8-shot." in text
 
 
@@ -207,7 +207,7 @@ def test_what_a_run_needed_first_counts_in_its_total_cost(bench, answers):
     assert (uniform["needed"], uniform["total_tokens"], uniform["total_seconds"]) == ([], 40_000, 120.0)
     assert (dependent["needed"], dependent["tokens"]) == (["uniform"], 40_000)
     assert (dependent["total_steps"], dependent["total_tokens"], dependent["total_seconds"]) == (200, 80_000, 240.0)
-    text = markdown([comparison])
+    text = render([comparison], "markdown")
     assert re.search(r"\| ref\\_loss +\|.*\| uniform +\| 80,000 +\| 240\.0 +\|", text), text
     lines = list(csv.DictReader(io.StringIO(as_csv([comparison]))))
     totals = [line["value"] for line in lines if line["quantity"] == "total_tokens"]
@@ -242,7 +242,7 @@ def test_weights_that_scale_the_loss_are_marked_as_such(bench, answers):
         result=result.model_copy(update={"scales": "loss", "average_weights": dict.fromkeys(result.epochs, 1 / 3)})
     )
     comparison = compare(bench.runs, bench.folders, "uniform", "kr")
-    text = markdown([comparison])
+    text = render([comparison], "markdown")
     assert "doremi (loss)" in text
     assert "draws stay even" in text
     lines = csv.DictReader(io.StringIO(as_csv([comparison])))
