@@ -136,5 +136,7 @@ def _cell(cell: Cell) -> dict[str, object]:
 
 
 def _estimate(found: Estimate) -> dict[str, object]:
-    known = {"value": found.value, "stderr": found.se, "dof": found.dof}
-    return known | {"clusters": found.clusters, "seeds": found.seeds, "seed_stderr": found.seed_se}
+    return {
+        "value": found.value, "stderr": found.se, "dof": found.dof, "clusters": found.clusters, "seeds": found.seeds,
+        "seed_stderr": found.seed_se,
+    }  # fmt: skip

@@ -10,6 +10,7 @@ import numpy as np
 
 from harness import grid
 from harness.grid import NOTHING, Grid, Number, Section
+from harness.statistics.estimates import Estimate
 from leaderboards.facts import RunFacts, run_facts
 from leaderboards.judged import PREFIX
 from leaderboards.table import Cell, Comparison, Heading, Table
@@ -114,7 +115,7 @@ def _mixture(facts: Sequence[RunFacts]) -> Grid:
     if any(fact.scales == "loss" for fact in facts):
         caption += "; (loss): the weights scale the loss, and draws stay even"
     rows = [
-        [f"{fact.name} (loss)" if fact.scales == "loss" else fact.name, *(_mix_cell(fact, name) for name in names)]
+        [grid.Cell(fact.name, " (loss)" * (fact.scales == "loss")), *(_mix_cell(fact, name) for name in names)]
         for fact in facts
     ]
     return Grid(["run", *names], rows, caption)
