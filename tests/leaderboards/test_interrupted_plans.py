@@ -18,13 +18,13 @@ import pytest
 from paper_records import finish, opened  # type: ignore[import-not-found]
 
 from harness.conductor import conduct
+from harness.grid import ENDINGS
 from harness.plan import Job
-from leaderboards.cli import render as comparison
-from leaderboards.paper.figures import figure_data, figure_names
+from leaderboards.exports import render as comparison
+from leaderboards.paper.figures import figure_names
 from leaderboards.paper.runs import Experiments, restricted
 from leaderboards.paper.specs import table_names
-from leaderboards.paper.tables import fill
-from leaderboards.paper.targets import TABLE_FORMATS, figure_text, needs
+from leaderboards.paper.targets import needs, render
 from leaderboards.selection import from_plan
 
 SMALL = ("seeds=[0, 1]", "models.tiny-molm.overrides={strategies: [none]}",
@@ -72,12 +72,8 @@ def tables(experiments: Experiments) -> dict[str, str]:
     """Every table and figure of the paper, and the comparison of the runs, in every format."""
     assert experiments.plan is not None
     found = {}
-    for name in table_names():
-        table = fill(name, experiments)
-        found |= {f"{name} {style}": write(table) for style, write in TABLE_FORMATS.items()}
-    for name in figure_names():
-        figure = figure_data(name, experiments)
-        found |= {f"{name} {style}": figure_text(figure, experiments, style) for style in TABLE_FORMATS}
+    for name in (*table_names(), *figure_names()):
+        found |= {f"{name} {style}": render(name, experiments, style) for style in ENDINGS}
     compared = from_plan(experiments.plan).compare(None)
     return found | {f"comparison {style}": comparison(compared, style) for style in ("markdown", "csv", "json")}
 
