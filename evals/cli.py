@@ -7,11 +7,12 @@ from pathlib import Path
 import click
 
 from harness.checkpoint_argument import CheckpointArgument
+from harness.options import request_option
 
 
 @click.command("eval")
-@click.argument("checkpoint", type=CheckpointArgument())
-@click.option("--suite", required=True, metavar="NAME|FILE", help="A suite's name (see `moemix suites`) or YAML file.")
+@click.argument("checkpoint", required=False, type=CheckpointArgument())
+@click.option("--suite", metavar="NAME|FILE", help="A suite's name (see `moemix suites`) or YAML file.")
 @click.option("--tasks", metavar="A,B", default="", help="Only these tasks or columns of the suite.")
 @click.option(
     "--include-path",
@@ -47,10 +48,11 @@ from harness.checkpoint_argument import CheckpointArgument
     "--unsafe-code", is_flag=True, help="Run generated programs even where there is no sandbox for them: your own risk."
 )
 @click.option("--no-cache", is_flag=True, help="Ask everything anew; neither read nor keep cached answers.")
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder for results, samples and summary.")
+@click.option("--out", type=click.Path(path_type=Path), help="Folder for results, samples and summary.")
+@request_option
 def eval_command(
-    checkpoint: Path,
-    suite: str,
+    checkpoint: Path | None,
+    suite: str | None,
     tasks: str,
     include: tuple[Path, ...],
     limit: int | None,
@@ -61,7 +63,8 @@ def eval_command(
     data_root: str | None,
     unsafe_code: bool,
     no_cache: bool,
-    out: Path,
+    out: Path | None,
+    request: Path | None,
 ) -> None:
     """Score CHECKPOINT, a folder or a hub id, on a suite.
 
@@ -69,31 +72,38 @@ def eval_command(
     nothing if it is finished.
     """
     from evals.questions import questions_in
-    from evals.runner import evaluate, request_for
+    from evals.runner import evaluate_request, request_for
+    from harness.requests import EvalJobRequest, read_request
     from harness.store import data_root as find_data_root
 
-    only = tuple(name.strip() for name in tasks.split(",") if name.strip())
-    if include:
-        from evals.include_path import suite_with
+    if request is not None:
+        job = read_request(request, EvalJobRequest)
+    elif checkpoint is None or suite is None or out is None:
+        raise click.UsageError("give a CHECKPOINT, --suite NAME and --out DIR, or --request FILE")
+    else:
+        only = tuple(name.strip() for name in tasks.split(",") if name.strip())
+        if include:
+            from evals.include_path import suite_with
 
-        suite = suite_with(suite, include, only, out)
-    request = request_for(
-        suite,
-        tasks=only,
-        limit=limit,
-        questions=questions_in(questions) if questions else {},
-        engine=engine,
-        dtype=dtype,
-        seed=seed,
-    )
-    summary = evaluate(
-        checkpoint,
-        request,
-        out,
-        data_root=find_data_root(data_root),
-        keep_answers=not no_cache,
-        unsafe_code=unsafe_code,
-    )
+            suite = suite_with(suite, include, only, out)
+        config = request_for(
+            suite,
+            tasks=only,
+            limit=limit,
+            questions=questions_in(questions) if questions else {},
+            engine=engine,
+            dtype=dtype,
+            seed=seed,
+        )
+        job = EvalJobRequest(
+            config=config,
+            checkpoint=checkpoint,
+            out=out,
+            data_root=find_data_root(data_root),
+            keep_answers=not no_cache,
+            unsafe_code=unsafe_code,
+        )
+    summary = evaluate_request(job)
     for name, column in summary.columns.items():
         value = "–" if column.value is None else f"{column.value:.4f}"
         error = "" if column.stderr is None else f" ± {column.stderr:.4f}"

@@ -27,11 +27,11 @@ from evals.questions import keep_asked
 from evals.scores import columns, refused_result, task_results
 from evals.suites import Suite, load_suite, suite_hash
 from harness.errors import MoemixError, StageFailed
-from harness.files import write_json
 from harness.progress import duration
 from harness.provenance import provenance
 from harness.records import EvalRequest, EvalResult, EvalSummary
-from harness.store import checkpoint_hash, eval_request, exclusive
+from harness.requests import EvalJobRequest, eval_request
+from harness.store import checkpoint_hash, exclusive
 
 if TYPE_CHECKING:
     from evals.loading import LoadedTasks
@@ -61,12 +61,24 @@ def evaluate(
     suite = load_suite(request.suite)
     fingerprint = checkpoint_hash(checkpoint)
     with exclusive(out):
-        finished = _claim(out, request, fingerprint)
+        finished = _claim(out, request, checkpoint, fingerprint)
         if finished is not None:
             print(f"{request.suite}: already evaluated in {out} (remove the folder to do it anew)", file=sys.stderr)
             _tell_refused(finished.results)
             return finished
         return _evaluate(checkpoint, fingerprint, request, suite, out, data_root, keep_answers, unsafe_code)
+
+
+def evaluate_request(job: EvalJobRequest) -> EvalSummary:
+    """Score a checkpoint as a request file says; errors as in :func:`evaluate`."""
+    return evaluate(
+        job.checkpoint,
+        job.config,
+        job.out,
+        data_root=job.data_root,
+        keep_answers=job.keep_answers,
+        unsafe_code=job.unsafe_code,
+    )
 
 
 def request_for(
@@ -94,7 +106,7 @@ def request_for(
     )
 
 
-def _claim(out: Path, request: EvalRequest, fingerprint: str) -> EvalSummary | None:
+def _claim(out: Path, request: EvalRequest, checkpoint: Path, fingerprint: str) -> EvalSummary | None:
     """Make ``out`` this request's folder. A finished evaluation of it comes back; another's folder is left alone."""
     held = eval_request(out)
     if held is not None and held != request:
@@ -114,7 +126,7 @@ def _claim(out: Path, request: EvalRequest, fingerprint: str) -> EvalSummary | N
             )
         return summary
     if held is None:
-        write_json(out / "request.json", request.model_dump(mode="json"))
+        EvalJobRequest(config=request, checkpoint=checkpoint, out=out).save()
     return None
 
 

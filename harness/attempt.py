@@ -38,7 +38,7 @@ class Attempt:
 
     def __init__(self, job: Job, environment: Mapping[str, str] | None = None, prefix: str = "") -> None:
         self.job = job
-        job.create()
+        job.prepare()
         self._stage: AbstractContextManager[None] = (
             stage(Run(job.run), f"{job.kind}:{job.folder.name}") if job.run else nullcontext()
         )
@@ -59,18 +59,3 @@ class Attempt:
         self.process.stop()
         interruption = KeyboardInterrupt()
         self._stage.__exit__(KeyboardInterrupt, interruption, None)
-
-
-def run_to_end(job: Job) -> str | None:
-    """Run one job here and now; the reason if it failed. Interrupted by anything, it is left resumable."""
-    try:
-        attempt = Attempt(job)
-    except StageFailed as failure:
-        return str(failure)
-    try:
-        while attempt.process.pump():
-            pass
-        return attempt.end()
-    except BaseException:
-        attempt.interrupt()
-        raise

@@ -5,26 +5,15 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from harness.store import DEFAULT_STORE, Store, data_root, store_root
+from harness.options import executor_options, executor_settings, recipe_options
+from harness.store import Store, data_root, store_root
 
 if TYPE_CHECKING:
     from harness.plan import Plan
-
-
-def recipe_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The options of every command that takes a recipe."""
-    for option in (
-        click.option("--data-root", metavar="DIR", help="Folder of local data files. [env: MOEMIX_DATA_ROOT]"),
-        click.option("--store", metavar="DIR", help=f"Run store. [env: MOEMIX_STORE; default: {DEFAULT_STORE}/]"),
-        click.option("--set", "overrides", metavar="A.B=C", multiple=True, help="Change a key of the recipe."),
-    ):
-        command = option(command)
-    return command
 
 
 def build_plan(recipe: str, overrides: tuple[str, ...], store: str | None, root: str | None) -> Any:
@@ -33,24 +22,6 @@ def build_plan(recipe: str, overrides: tuple[str, ...], store: str | None, root:
     from harness.recipe_file import load_recipe
 
     return build(load_recipe(recipe, overrides), Store(store_root(store)), data_root(root))
-
-
-def executor_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The options of every command that runs a plan: short for two keys of the recipe."""
-    for option in (
-        click.option("--jobs", type=click.IntRange(min=1), help="Jobs at once, the same as --set executor.jobs=N."),
-        click.option(
-            "--executor", type=click.Choice(["local", "slurm"]), help="Where jobs run: --set executor.kind=NAME."
-        ),
-    ):
-        command = option(command)
-    return command
-
-
-def executor_settings(executor: str | None, jobs: int | None) -> tuple[str, ...]:
-    """The two options as overrides."""
-    found = (f"executor.kind={executor}" if executor else "", f"executor.jobs={jobs}" if jobs else "")
-    return tuple(filter(None, found))
 
 
 @click.command()

@@ -10,9 +10,7 @@ import dataclasses
 import importlib
 import subprocess
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
@@ -33,9 +31,18 @@ from harness.recipe import (
     UpcycledModel,
 )
 from harness.recipe_file import override
-from harness.records import EvalRequest, ModelConfig, ModelManifest, RunConfig
+from harness.records import EvalRequest, JudgeSpec, ModelConfig, ModelManifest, RunConfig
+from harness.requests import FILE as REQUEST_FILE
+from harness.requests import (
+    EvalJobRequest,
+    JobRequest,
+    JudgeConfig,
+    JudgeJobRequest,
+    ModelJobRequest,
+    TrainJobRequest,
+)
 from harness.sources import fingerprint
-from harness.store import Run, Store, checkpoint_hash, mark_judging
+from harness.store import Run, Store, checkpoint_hash, create_model, create_run
 
 Kind = Literal["model", "train", "eval", "judge", "gate-load"]
 
@@ -46,29 +53,41 @@ class Job:
 
     Attributes:
         id: unique in the plan.
-        title: what a person reads while it runs.
-        command: arguments of ``moemix``.
-        after: jobs that must have succeeded first.
-        folder: where it works and leaves its log.
-        create: writes the manifest that its process reads; called just before it starts.
-        run: the run whose manifest tells how it ended, where the job does not write that itself.
+        kind: the sub-command of ``moemix`` that runs it.
+        title: shown to the user while it runs.
+        folder: where it works, and where its request, results and log are stored.
+        after: ids of the jobs that must have succeeded first.
+        request: what it is asked to do.
+        run: folder of the run whose manifest stores how it ended, where the job does not store that itself.
         launcher: how many processes work on it, and how they share the work.
     """
 
     id: str
     kind: Kind
     title: str
-    command: tuple[str, ...]
-    after: tuple[str, ...]
     folder: Path
-    create: Callable[[], object] = lambda: None
+    after: tuple[str, ...] = ()
+    request: JobRequest | None = None
     run: Path | None = None
     launcher: Launcher = field(default_factory=Launcher)
 
     @property
     def arguments(self) -> tuple[str, ...]:
-        """Of the Python interpreter that runs it."""
-        return launch_command(self.launcher, self.command)
+        """Arguments passed to the Python interpreter."""
+        return launch_command(self.launcher, (self.kind, "--request", str(self.folder / REQUEST_FILE)))
+
+    def prepare(self) -> None:
+        """Write the files that the process reads.
+
+        Raises:
+            StageFailed: another process works on this run or model.
+        """
+        if isinstance(self.request, TrainJobRequest):
+            create_run(self.request)
+        elif isinstance(self.request, ModelJobRequest):
+            create_model(self.request)
+        if self.request is not None:
+            self.request.save()
 
     @property
     def done(self) -> bool:
@@ -164,7 +183,6 @@ class _Builder:
 
     def __init__(self, recipe: Recipe, store: Store, root: Path | None) -> None:
         self.recipe, self.store, self.root = recipe, store, root
-        self.root_text = str(root) if root else None
         self.jobs: dict[str, Job] = {}
         self.planned: dict[str, PlannedRun] = {}
         self.known: dict[str, str] = {}
@@ -209,9 +227,9 @@ class _Builder:
         config = ModelConfig(model=model, sources=sources, fingerprints=fingerprints)
         folder = self.store.model_folder(config)
         job_id = f"model:{config.id}"
-        command = ("model", "make", str(folder))
-        create = partial(self.store.create_model, config, self.root_text)
-        self.jobs.setdefault(job_id, Job(job_id, "model", f"make model {model.name}", command, (), folder, create))
+        if job_id not in self.jobs:
+            request = ModelJobRequest(config=config, out=folder, data_root=self.root)
+            self.jobs[job_id] = Job(job_id, "model", f"make model {model.name}", folder, request=request)
         return job_id, folder / "checkpoint"
 
     def _run(self, base: Recipe, model: Model, strategy: Strategy, seed: int) -> PlannedRun:
@@ -242,21 +260,19 @@ class _Builder:
         if config.id not in self.planned:
             run = self.store.run(recipe.name, config)
             train_job = f"train:{config.id}"
-            needed = reference.run if reference else None
-            create = partial(
-                self.store.create_run, recipe.name, config, checkpoint, needed, self.root_text, recipe.tracking
+            request = TrainJobRequest(
+                config=config,
+                recipe=recipe.name,
+                out=run.folder,
+                base_checkpoint=checkpoint,
+                reference_run=reference.run.folder if reference else None,
+                data_root=self.root,
+                tracking=recipe.tracking,
             )
             title = f"train {strategy.label} on {model.name}, seed {config.seed}"
-            command = ("train", "--run", str(run.folder))
+            launcher = recipe.launcher if rule.trains else Launcher()
             self.jobs[train_job] = Job(
-                train_job,
-                "train",
-                title,
-                command,
-                (model_job, *after),
-                run.folder,
-                create,
-                launcher=recipe.launcher if rule.trains else Launcher(),
+                train_job, "train", title, run.folder, (model_job, *after), request, launcher=launcher
             )
             evaluations = {
                 suite: self._evaluation(base, run, train_job, suite, strategy) for suite in recipe.evaluation.suites
@@ -282,51 +298,63 @@ class _Builder:
 
     def _evaluation(self, recipe: Recipe, run: Run, train_job: str, suite: str, strategy: Strategy) -> Path:
         """Adds the job that scores a run's checkpoint on a suite; the folder of its results."""
-        evaluation, engine = recipe.evaluation, recipe.engine
-        request = EvalRequest(
+        evaluation = recipe.evaluation
+        config = EvalRequest(
             suite=suite,
             suite_hash=self._content(("evals.suites", "suite_hash"), suite),
             limit=evaluation.limit,
-            engine=engine,
+            engine=recipe.engine,
             dtype=evaluation.dtype,
             seed=evaluation.seed,
         )
-        folder = run.eval_folder(request)
-        command = ["eval", str(run.checkpoint), "--suite", suite, "--engine", engine, "--dtype", evaluation.dtype]
-        command += ["--seed", str(evaluation.seed), "--out", str(folder)]
-        if evaluation.limit is not None:
-            command += ["--limit", str(evaluation.limit)]
-        if self.root_text:
-            command += ["--data-root", self.root_text]
-        job_id = f"eval:{run.folder.name}:{suite}"
-        title = f"evaluate {strategy.label} on {suite}"
-        self.jobs[job_id] = Job(job_id, "eval", title, tuple(command), (train_job,), folder, run=run.folder)
+        folder = run.eval_folder(config)
+        request = EvalJobRequest(config=config, out=folder, checkpoint=run.checkpoint, data_root=self.root)
+        self._add("eval", f"evaluate {strategy.label} on {suite}", run, suite, (train_job,), request)
         return folder
 
     def _judging(self, recipe: Recipe, run: Run, train_job: str, bench: str, strategy: Strategy) -> Path:
-        """Adds the job that answers and judges a bench, and the one that makes the judge; the folder of its results."""
-        judging, evaluation, engine = recipe.judging, recipe.evaluation, recipe.engine
-        after = [train_job]
-        command = ["judge", str(run.checkpoint), "--bench", bench, "--engine", engine, "--dtype", evaluation.dtype]
-        command += ["--model-name", run.folder.name, "--seed", str(evaluation.seed)]
-        command += ["--max-tokens", str(judging.max_tokens), "--protocol", judging.protocol]
+        """Add the job that answers and judges a bench, and the one that makes the judge.
+
+        Returns:
+            the folder of the results.
+        """
+        judging, evaluation = recipe.judging, recipe.evaluation
+        after, judges, checkpoints = [train_job], [], []
         if isinstance(judging.judge, CheckpointModel):
             judge_job, checkpoint = self._model(recipe, judging.judge)
             after.append(judge_job)
-            command += ["--judge-checkpoint", str(checkpoint)]
+            checkpoints.append(checkpoint)
+            judges.append(JudgeSpec(name=checkpoint.parent.name))
         elif judging.judge_model is not None:
-            command += ["--judge-url", judging.judge, "--judge-model", judging.judge_model]
-        command += ["--repeats", str(judging.repeats), "--judge-max-tokens", str(judging.judge_max_tokens)]
-        command += ["--judge-temperature", str(judging.judge_temperature)]
-        if judging.limit is not None:
-            command += ["--limit", str(judging.limit)]
-        if self.root_text:
-            command += ["--data-root", self.root_text]
-        content = self._content(("evals.judge.questions", "content_hash"), bench, self.root)
-        folder = run.judge_folder(bench, [command[2:], content])
-        command += ["--concurrency", str(judging.concurrency), "--out", str(folder)]
-        job_id = f"judge:{run.folder.name}:{bench}"
-        title = f"judge {strategy.label} on {bench}"
-        create = partial(mark_judging, folder, [command[2:-4], content])
-        self.jobs[job_id] = Job(job_id, "judge", title, tuple(command), tuple(after), folder, create, run=run.folder)
+            judges.append(JudgeSpec(name=judging.judge_model, url=judging.judge))
+        config = JudgeConfig(
+            bench=bench,
+            bench_content=self._content(("evals.judge.questions", "content_hash"), bench, self.root),
+            protocol=judging.protocol,
+            judges=tuple(judges),
+            repeats=judging.repeats,
+            temperature=judging.judge_temperature,
+            judge_max_tokens=judging.judge_max_tokens,
+            limit=judging.limit,
+            engine=recipe.engine,
+            dtype=evaluation.dtype,
+            seed=evaluation.seed,
+            max_tokens=judging.max_tokens,
+        )
+        folder = run.judge_folder(config)
+        request = JudgeJobRequest(
+            config=config,
+            out=folder,
+            data_root=self.root,
+            checkpoint=run.checkpoint,
+            model_name=run.folder.name,
+            judge_checkpoints=tuple(checkpoints),
+            concurrency=judging.concurrency,
+        )
+        self._add("judge", f"judge {strategy.label} on {bench}", run, bench, tuple(after), request)
         return folder
+
+    def _add(self, kind: Kind, title: str, run: Run, name: str, after: tuple[str, ...], request: JobRequest) -> None:
+        """Add a job that works on the checkpoint of a run."""
+        job_id = f"{kind}:{run.folder.name}:{name}"
+        self.jobs[job_id] = Job(job_id, kind, title, request.out, after, request, run=run.folder)

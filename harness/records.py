@@ -33,8 +33,13 @@ class Record(Strict):
     @classmethod
     def read(cls: type[R], path: Path) -> R:
         """Read and check; a damaged or foreign file is named with what is wrong in it."""
+        return cls.checked(read_json(path), path)
+
+    @classmethod
+    def checked(cls: type[R], tree: object, path: Path, **context: object) -> R:
+        """Build the record from parsed JSON; an error names ``path`` and the key that is wrong."""
         try:
-            return cls.model_validate(read_json(path))
+            return cls.model_validate(tree, context=context)
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
             key = ".".join(str(part) for part in first["loc"])
@@ -289,25 +294,30 @@ class JudgeSpec(Strict):
     checkpoint_hash: str | None = None
 
 
-class JudgeRequest(Strict):
-    """What a judging was asked to do; it determines every prompt that a judge sees."""
+class JudgeSettings(Strict):
+    """How answers are given and judged: the settings that a request for a judging and its resolved form share."""
 
     bench: str
-    bench_hash: str
-    answers: dict[str, str] = Field(description="model → hash of its answers, or of its checkpoint")
-    baseline: str | None = Field(None, description="pairwise: the model that the others are compared with")
     mode: Literal["single", "pairwise"] = "single"
-    protocol: Literal["faithful", "strict", "reference"]
-    protocol_hash: str
-    judges: tuple[JudgeSpec, ...]
-    repeats: int = 1
-    temperature: float = 0.0
-    judge_max_tokens: int = 2048
-    limit: int | None = None
+    judges: tuple[JudgeSpec, ...] = Field((), description="empty for the reference grader")
+    repeats: int = Field(1, ge=1, description="judgments of each answer")
+    temperature: float = Field(0.0, ge=0, description="of the judges")
+    judge_max_tokens: int = Field(2048, ge=16, description="tokens in a judgment")
+    limit: int | None = Field(None, ge=1, description="questions per category; null for all")
     engine: str | None = Field(None, description="what answers; null where answers were given")
     dtype: str = "float32"
     seed: int = 0
-    max_tokens: int = 1024
+    max_tokens: int = Field(1024, ge=1, description="tokens in an answer")
+
+
+class JudgeRequest(JudgeSettings):
+    """What a judging was asked to do; it determines every prompt that a judge sees."""
+
+    bench_hash: str
+    answers: dict[str, str] = Field(description="model → hash of its answers, or of its checkpoint")
+    baseline: str | None = Field(None, description="pairwise: the model that the others are compared with")
+    protocol: Literal["faithful", "strict", "reference"]
+    protocol_hash: str
     chat_template: str | None = Field(None, description="hash of a template given in place of the checkpoint's own")
 
     @property

@@ -7,7 +7,6 @@ jobs instead of submitting them twice.
 
 from __future__ import annotations
 
-import dataclasses
 import shutil
 import time
 from collections import Counter
@@ -106,10 +105,8 @@ class _Conductor:
 
     def _submit_array(self, group: list[Job], dependency: str | None, sizes: Counter[str]) -> None:
         for job in group:
-            job.create()
-        slurm_jobs = _submitter(self.executor, group[0].kind, dependency, self.folder)(
-            [Task(dataclasses.replace(job, create=Task.nothing)) for job in group]
-        )
+            job.prepare()
+        slurm_jobs = _submitter(self.executor, group[0].kind, dependency, self.folder)([Task(job) for job in group])
         for job, slurm in zip(group, slurm_jobs, strict=True):
             self.ids[job.id] = slurm
             self.attempts[job.id] += 1

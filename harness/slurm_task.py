@@ -17,16 +17,12 @@ TOO_OFTEN = "its time was up more often than it may go on (executor.continuation
 
 @dataclass
 class Task:
-    """A job, as submitit carries it to the node. Its manifest was written when it was submitted."""
+    """A job, as submitit carries it to the node. Its request was written when it was submitted."""
 
     job: Job
 
     def __post_init__(self) -> None:
         self._attempt: Attempt | None = None
-
-    @staticmethod
-    def nothing() -> None:
-        """Stands for the job's ``create``, which is not carried along."""
 
     def __call__(self) -> None:
         """Run the job.

@@ -12,11 +12,12 @@ from typing import Literal
 
 import click
 
-from harness.commands import build_plan, recipe_options
+from harness.commands import build_plan
 from harness.errors import StageFailed
 from harness.execution import LocalExecutor
 from harness.files import read_jsonl
 from harness.locks import held
+from harness.options import recipe_options
 from harness.plan import Job, Plan
 from harness.progress import duration
 from harness.records import ModelManifest, RunManifest, Stage

@@ -9,18 +9,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 from filelock import FileLock, Timeout
 
 from harness.errors import MoemixError, StageFailed
-from harness.execution import Tracking
-from harness.files import hash_tree, hash_value, read_json, write_json
+from harness.files import hash_tree, hash_value
 from harness.provenance import now, provenance
-from harness.records import EvalRequest, EvalSummary, ModelConfig, ModelManifest, RunConfig, RunManifest, Stage
+from harness.records import EvalRequest, ModelConfig, ModelManifest, RunConfig, RunManifest, Stage
+from harness.requests import JudgeConfig, ModelJobRequest, TrainJobRequest, eval_request, judge_config
 
 DEFAULT_STORE = "runs"
 
@@ -105,49 +105,34 @@ class Run:
 
     def eval_folder(self, request: EvalRequest) -> Path:
         """Where this evaluation lies or may go: the suite's name, unless another request already has that folder."""
-        plain = self.folder / "evals" / Path(request.suite).stem
-        for folder in (plain, plain.with_name(f"{plain.name}.{request.id}")):
-            held = eval_request(folder)
-            if held is None or held == request:
-                return folder
-        raise AssertionError("a folder named by the request's hash holds another request")
+        return _folder_of(request, self.folder / "evals" / Path(request.suite).stem, eval_request)
 
-    def judge_folder(self, bench: str, asked: list[Any]) -> Path:
-        """Where a judging lies or may go: the bench's name, unless another judging already has that folder.
-
-        Args:
-            asked: the options of its command, and the hash of the bench's content.
-        """
-        plain, wanted = self.folder / "judge" / Path(bench).stem, _wherever(asked)
-        for folder in (plain, plain.with_name(f"{plain.name}.{hash_value(wanted)[:12]}")):
-            free = not (folder / "stage.json").is_file() and not (folder / "request.json").is_file()
-            if free or ((folder / "stage.json").is_file() and _wherever(read_json(folder / "stage.json")) == wanted):
-                return folder
-        raise AssertionError("a folder named by a judging's hash holds another judging")
+    def judge_folder(self, config: JudgeConfig) -> Path:
+        """Where this judging lies or may go: the bench's name, unless another judging already has that folder."""
+        return _folder_of(config, self.folder / "judge" / Path(config.bench).stem, judge_config)
 
 
-def _wherever(asked: list[Any]) -> list[Any]:
-    """What a judging was asked, wherever the store and the data lie: a store that was moved holds what it held."""
-    words, content = asked
-    options = dict(zip(words[::2], words[1::2], strict=True))
-    options.pop("--data-root", None)  # the content tells what is there
-    if "--judge-checkpoint" in options:
-        options["--judge-checkpoint"] = Path(options["--judge-checkpoint"]).parent.name  # the model's id
-    return [options, content]
+C = TypeVar("C", EvalRequest, JudgeConfig)
 
 
-def mark_judging(folder: Path, asked: list[Any]) -> None:
-    """Say what a judging's folder is for, before it starts."""
-    write_json(folder / "stage.json", asked)
+def _folder_of(config: C, plain: Path, read: Callable[[Path], C | None]) -> Path:
+    """Return the folder that holds ``config``, or else a free one for it."""
+    folders = [plain, *sorted(plain.parent.glob(f"{plain.name}.*"))]
+    stored = {folder: read(folder) for folder in folders}
+    if config in stored.values():
+        return next(folder for folder, present in stored.items() if present == config)
+    return plain if stored[plain] is None else plain.with_name(f"{plain.name}.{config.id}")
 
 
-def eval_request(folder: Path) -> EvalRequest | None:
-    """The request a folder's evaluation was made for, finished or not; none if the folder is free."""
-    if (folder / "summary.json").is_file():
-        return EvalSummary.read(folder / "summary.json").request
-    if (folder / "request.json").is_file():
-        return EvalRequest.model_validate_json((folder / "request.json").read_text())
-    return None
+def run_in(folder: Path) -> Run:
+    """Return the run whose manifest lies in a folder.
+
+    Raises:
+        MoemixError: there is no manifest.
+    """
+    if not (folder / "run.json").is_file():
+        raise MoemixError("there is no run.json in this folder", where=str(folder), hint="`moemix plan` lists runs")
+    return Run(folder.resolve())
 
 
 @contextmanager
@@ -192,43 +177,43 @@ class Store:
         """Where the record of a suite's questions in a source lies, if the two were compared."""
         return self.root / "_contamination" / f"{hash_value([suite_hash, fingerprint])[:24]}.json"
 
-    def create_run(
-        self,
-        recipe: str,
-        config: RunConfig,
-        base_checkpoint: Path,
-        reference: Run | None,
-        data_root: str | None,
-        tracking: Tracking | None = None,
-    ) -> Run:
-        """The run's folder with its manifest; an existing one is kept (its config has the same hash), but for where
-        its data lie now and who is told of it."""
-        surroundings = {"data_root": data_root, "tracking": tracking or Tracking()}
-        run = self.run(recipe, config)
-        with exclusive(run.folder):
-            if not run.manifest_path.is_file():
-                RunManifest(
-                    run_id=config.id,
-                    recipe=recipe,
-                    config=config,
-                    base_checkpoint=os.path.relpath(base_checkpoint, self.root),
-                    reference_run=os.path.relpath(reference.folder, self.root) if reference else None,
-                    provenance=provenance(),
-                    **surroundings,
-                ).write(run.manifest_path)
-            elif any(getattr(run.manifest, name) != value for name, value in surroundings.items()):
-                run.update(**surroundings)
-        return run
 
-    def create_model(self, config: ModelConfig, data_root: str | None) -> Path:
-        """The model's folder with its manifest; an existing one is kept."""
-        folder = self.model_folder(config)
-        with exclusive(folder):
-            if not (folder / "model.json").is_file():
-                ModelManifest(model_id=config.id, config=config, data_root=data_root, provenance=provenance()).write(
-                    folder / "model.json"
-                )
-        return folder
+def create_run(request: TrainJobRequest) -> Run:
+    """Make the run's folder with its manifest.
+
+    A manifest that exists is kept, because its configuration has the same hash; only the data root and the trackers
+    in it are updated.
+    """
+    run, settings = Run(request.out), {"data_root": _text(request.data_root), "tracking": request.tracking}
+    with exclusive(run.folder):
+        if not run.manifest_path.is_file():
+            root = run.folder.parents[len(Path(request.recipe).parts)]
+            RunManifest(
+                run_id=request.config.id,
+                recipe=request.recipe,
+                config=request.config,
+                base_checkpoint=os.path.relpath(request.base_checkpoint, root),
+                reference_run=os.path.relpath(request.reference_run, root) if request.reference_run else None,
+                provenance=provenance(),
+                **settings,
+            ).write(run.manifest_path)
+        elif any(getattr(run.manifest, name) != value for name, value in settings.items()):
+            run.update(**settings)
+    return run
+
+
+def create_model(request: ModelJobRequest) -> Path:
+    """Make the model's folder with its manifest; a manifest that exists is kept."""
+    path = request.out / "model.json"
+    with exclusive(request.out):
+        if not path.is_file():
+            config, root = request.config, _text(request.data_root)
+            ModelManifest(model_id=config.id, config=config, data_root=root, provenance=provenance()).write(path)
+    return request.out
+
+
+def _text(path: Path | None) -> str | None:
+    return None if path is None else str(path)
 
 
 def checkpoint_hash(folder: Path) -> str:

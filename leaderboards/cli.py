@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from harness.commands import build_plan, recipe_options
+from harness.commands import build_plan
 from harness.grid import ENDINGS
+from harness.options import recipe_options
 
 if TYPE_CHECKING:
     from leaderboards.selection import Selection

@@ -9,7 +9,8 @@ from pathlib import Path
 from harness.errors import MoemixError, unknown
 from harness.plan import Plan
 from harness.records import RunConfig
-from harness.store import Run, eval_request
+from harness.requests import eval_request
+from harness.store import Run
 from leaderboards.comparison import compare
 from leaderboards.table import Comparison
 

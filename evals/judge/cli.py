@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from harness.checkpoint_argument import CheckpointArgument
+from harness.options import request_option
 
 FILE = click.Path(path_type=Path, dir_okay=False)
 FOLDER = click.Path(path_type=Path, file_okay=False)
@@ -66,7 +67,8 @@ def judge() -> None:
 @click.option("--max-cost", type=click.FloatRange(min=0), metavar="SUM", help="Spend no more; needs --price.")
 @click.option("--price", metavar="IN,OUT", help="Of a million prompt and a million reply tokens.")
 @click.option("--retry-failed", is_flag=True, help="Ask again for what the endpoint failed to answer.")
-@click.option("--out", required=True, type=FOLDER, help="Folder for answers, judgments, transcript and summary.")
+@click.option("--out", type=FOLDER, help="Folder for answers, judgments, transcript and summary.")
+@request_option
 def run(**options: Any) -> None:
     """Judge CHECKPOINT's answers to a bench, or the answers in --answers files.
 
@@ -76,11 +78,15 @@ def run(**options: Any) -> None:
 
     `moemix judge report FOLDER…` measures the judge.
     """
-    from evals.judge.command import judge_command
+    from evals.judge.command import judge_request, request_from
     from evals.judge.shown import show
+    from harness.requests import JudgeJobRequest, read_request
 
-    summary = judge_command(**options)
-    click.echo(show(summary), nl=False)
+    file = options.pop("request")
+    if file is None and options["out"] is None:
+        raise click.UsageError("give --out DIR, or --request FILE")
+    job = read_request(file, JudgeJobRequest) if file else request_from(**options)
+    click.echo(show(judge_request(job)), nl=False)
 
 
 @judge.command("report")

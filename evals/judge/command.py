@@ -1,4 +1,4 @@
-"""The command's arguments made a request: which bench, whose answers, which judges, by which rules."""
+"""One judging from its request: load the bench, the answers and the judges, run them, and summarise."""
 
 from __future__ import annotations
 
@@ -24,64 +24,62 @@ from harness.checkpoint_argument import checkpoint_name
 from harness.errors import MoemixError
 from harness.files import hash_file
 from harness.progress import duration
-from harness.records import JudgeRequest, JudgeSpec, JudgeSummary
+from harness.records import JudgeRequest, JudgeSettings, JudgeSpec, JudgeSummary
+from harness.requests import FILE, JudgeConfig, JudgeJobRequest
 from harness.store import checkpoint_hash, exclusive
 from harness.store import data_root as find_data_root
 
+_SETTINGS = JudgeSettings.model_fields.keys()
 
-def judge_command(
+
+def request_from(
     *,
-    checkpoint: Path | None,
     bench: str | None,
-    answers: Sequence[Path],
-    data_root: str | None,
-    references: Path | None,
-    limit: int | None,
-    engine: str,
-    dtype: str,
-    seed: int,
-    max_tokens: int,
-    chat_template: Path | None,
-    model_name: str | None,
     judge_url: Sequence[str],
     judge_model: Sequence[str],
     judge_checkpoint: Sequence[Path],
-    mode: str,
-    baseline: Path | None,
-    protocol: str,
-    judge_prompts: Path | None,
-    repeats: int,
     judge_temperature: float,
-    judge_max_tokens: int,
-    concurrency: int,
-    rate: float | None,
-    timeout: float,
-    attempts: int,
-    max_cost: float | None,
-    price: str | None,
-    retry_failed: bool,
-    out: Path,
-) -> JudgeSummary:
-    """Answer, judge, summarise. The same arguments again resume, or return what is there.
+    data_root: str | None,
+    checkpoint: Path | None,
+    **options: Any,
+) -> JudgeJobRequest:
+    """Build the request that the command's options describe; the other options are fields of the same name."""
+    fields = {name: options.pop(name) for name in JudgeConfig.model_fields.keys() & options.keys()}
+    config = JudgeConfig(
+        bench=bench or "mt_bench",
+        judges=_judges(judge_url, judge_model, judge_checkpoint),
+        temperature=judge_temperature,
+        **{**fields, "engine": fields["engine"] if checkpoint else None},
+    )
+    return JudgeJobRequest(
+        config=config,
+        checkpoint=checkpoint,
+        judge_checkpoints=tuple(judge_checkpoint),
+        data_root=find_data_root(data_root),
+        **options,
+    )
+
+
+def judge_request(job: JudgeJobRequest) -> JudgeSummary:
+    """Answer, judge, summarise. The same request again resumes, or returns what is there.
 
     Raises:
         MoemixError: bad input, or a folder that holds another judging.
         StageFailed: an engine or endpoint failed; run again to resume.
     """
     started = time.monotonic()
-    if bool(checkpoint) == bool(answers):
+    config, checkpoint, out = job.config, job.checkpoint, job.out
+    if bool(checkpoint) == bool(job.answers):
         raise MoemixError("give either a CHECKPOINT to be asked, or --answers FILE")
-    if max_cost is not None and price is None:
+    if job.max_cost is not None and job.price is None:
         raise MoemixError(
             "a budget needs prices", where="--max-cost", hint="give --price IN,OUT for a million tokens each"
         )
-    root = find_data_root(data_root)
-    whole = load_bench(bench or "mt_bench", root, references)
-    questions = whole.limited(limit)
-    judges = _judges(judge_url, judge_model, judge_checkpoint)
-    rules = _rules(protocol, judge_prompts, whole, mode, judge_max_tokens, graded=not judges)
-    given = _given(answers, baseline, mode)
-    name = model_name or (checkpoint_name(checkpoint) if checkpoint else "")
+    whole = load_bench(config.bench, job.data_root, job.references)
+    questions = whole.limited(config.limit)
+    rules = _rules(config, job.judge_prompts, whole)
+    given = _given(job.answers, job.baseline, config.mode)
+    name = job.model_name or (checkpoint_name(checkpoint) if checkpoint else "")
     identities = {model: held.fingerprint for model, held in given.items()}
     fingerprint = None
     if checkpoint:
@@ -90,47 +88,40 @@ def judge_command(
         fingerprint = checkpoint_hash(checkpoint)
         identities = {name: fingerprint, **identities}
     request = JudgeRequest(
+        **config.model_dump(include=_SETTINGS - {"bench", "judges", "repeats"}),
         bench=questions.name,
         bench_hash=questions.fingerprint,
         answers=identities,
-        baseline=read_answers(baseline).model if baseline and mode == "pairwise" else None,
-        mode="pairwise" if mode == "pairwise" else "single",
+        baseline=read_answers(job.baseline).model if job.baseline and config.mode == "pairwise" else None,
         protocol=rules.name,  # type: ignore[arg-type]
         protocol_hash=rules.fingerprint,
-        judges=judges or (JudgeSpec(name=NAME),),
-        repeats=repeats if judges else 1,
-        temperature=judge_temperature,
-        judge_max_tokens=judge_max_tokens,
-        limit=limit,
-        engine=engine if checkpoint else None,
-        dtype=dtype,
-        seed=seed,
-        max_tokens=max_tokens,
-        chat_template=hash_file(chat_template) if chat_template else None,
+        judges=_resolved(config.judges, job.judge_checkpoints) or (JudgeSpec(name=NAME),),
+        repeats=config.repeats if config.judges else 1,
+        chat_template=hash_file(job.chat_template) if job.chat_template else None,
     )
     settings = Settings(
-        concurrency=concurrency, per_minute=rate, timeout=timeout, attempts=attempts, key=api_key(),
-        price=parse_price(price) if price else None, max_cost=max_cost, retry_failed=retry_failed,
+        concurrency=job.concurrency, per_minute=job.rate, timeout=job.timeout, attempts=job.attempts, key=api_key(),
+        price=parse_price(job.price) if job.price else None, max_cost=job.max_cost, retry_failed=job.retry_failed,
     )  # fmt: skip
-    out = out.resolve()
     with exclusive(out):
         finished = claim(out, request)
-        if finished is not None and not retry_failed:
+        if finished is not None and not job.retry_failed:
             print(f"{questions.name}: already judged in {out} (remove the folder to do it anew)", file=sys.stderr)
             return finished
+        if not (out / FILE).is_file():
+            job.save()
         (out / "summary.json").unlink(missing_ok=True)
         engine_says: dict[str, Any] = {}
         held = dict(given)
         if checkpoint:
-            template = chat_template.read_text(encoding="utf-8") if chat_template else None
-            mine, engine_says = _answer(checkpoint.resolve(), str(fingerprint), name, request, questions, template, out)
+            template = job.chat_template.read_text(encoding="utf-8") if job.chat_template else None
+            mine, engine_says = _answer(checkpoint, str(fingerprint), name, request, questions, template, out)
             held = {name: mine, **given}
         flags = run_judges(request, questions, held, rules, out, settings)
         write_transcript(out, request, questions, held, title(request, questions))
         summary = summarise(
             request, questions, held, flags, out, price=settings.price, seconds=time.monotonic() - started,
-            checkpoint=str(checkpoint.resolve()) if checkpoint else None, checkpoint_hash=fingerprint,
-            engine=engine_says,
+            checkpoint=str(checkpoint) if checkpoint else None, checkpoint_hash=fingerprint, engine=engine_says,
         )  # fmt: skip
     print(f"{questions.name}: judged in {duration(summary.seconds)}", file=sys.stderr)
     return summary
@@ -157,9 +148,9 @@ def _answer(
     return write_answers(file, name, bench.questions, replies, request.seed), says
 
 
-def _rules(protocol: str, prompts: Path | None, bench: Bench, mode: str, reply_tokens: int, *, graded: bool) -> Rules:
-    if graded:
-        if mode == "pairwise":
+def _rules(config: JudgeConfig, prompts: Path | None, bench: Bench) -> Rules:
+    if not config.judges:
+        if config.mode == "pairwise":
             raise MoemixError("the reference grader grades single answers; pairwise needs a judge",
                               hint="give --judge-model and --judge-url, or --judge-checkpoint")  # fmt: skip
         checked = [question for question in bench.questions if question.checks]
@@ -171,8 +162,8 @@ def _rules(protocol: str, prompts: Path | None, bench: Bench, mode: str, reply_t
         for question in checked:
             check_checks(question.checks, f"{bench.name}, question {question.id}")
         return ReferenceGrader()
-    if protocol == "strict":
-        return Strict(reply_tokens)
+    if config.protocol == "strict":
+        return Strict(config.judge_max_tokens)
     file = prompts or bench.prompts
     if file is None:
         raise MoemixError(
@@ -192,15 +183,25 @@ def _judges(urls: Sequence[str], names: Sequence[str], checkpoints: Sequence[Pat
         raise MoemixError("--judge-url needs --judge-model, the judge's name there")
     places = list(urls) * len(names) if len(urls) == 1 else list(urls)
     found = [JudgeSpec(name=name, url=base_url(url)) for name, url in zip(names, places, strict=True)]
-    for folder in checkpoints:
-        spec = JudgeSpec(
-            name=checkpoint_name(folder), checkpoint=str(folder.resolve()), checkpoint_hash=checkpoint_hash(folder)
-        )
-        found.append(spec)
+    found += [JudgeSpec(name=checkpoint_name(folder)) for folder in checkpoints]
     repeated = {judge.name for judge in found if [other.name for other in found].count(judge.name) > 1}
     if repeated:
         raise MoemixError(f"two judges are called {', '.join(sorted(repeated))}", hint="use --repeats to ask one again")
     return tuple(found)
+
+
+def _resolved(judges: Sequence[JudgeSpec], checkpoints: Sequence[Path]) -> tuple[JudgeSpec, ...]:
+    """Return the judges with their normal address, or with the folder and hash of their checkpoint."""
+    folders = iter(checkpoints)
+    resolved = []
+    for judge in judges:
+        if judge.url is None:
+            folder = next(folders)
+            changes = {"checkpoint": str(folder), "checkpoint_hash": checkpoint_hash(folder)}
+        else:
+            changes = {"url": base_url(judge.url)}
+        resolved.append(judge.model_copy(update=changes))
+    return tuple(resolved)
 
 
 def _given(files: Sequence[Path], baseline: Path | None, mode: str) -> dict[str, Answers]:

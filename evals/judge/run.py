@@ -1,6 +1,7 @@
 """One judging: a bench, answers and judges in, judgments and a summary out.
 
 <out>/request.json              what was asked, first
+<out>/resolved.json             the same with the hash of everything that is read
 <out>/answers.jsonl             FastChat's answer file
 <out>/judgments-<judge>.jsonl   a line for each judgment as it came, in FastChat's shape and with what was asked and how
 <out>/games-<judge>.jsonl       pairwise: the single games as they came; the pairs are in judgments-<judge>.jsonl
@@ -34,9 +35,10 @@ from evals.judge.questions import Bench, QuestionId
 from evals.judge.reference import ReferenceGrader
 from evals.judge.scores import join_games
 from harness.errors import MoemixError
-from harness.files import write_json, write_text
+from harness.files import read_json, write_json, write_text
 from harness.progress import progress
 from harness.records import JudgeRequest, JudgeSpec, JudgeSummary
+from harness.requests import FILE, RESOLVED
 
 # What a later attempt may mend: asked again with ``retry_failed``.
 MENDABLE = ("rate_limited", "server_error", "timeout", "connection", "bad_reply", "empty", "no_sandbox")
@@ -71,9 +73,8 @@ Flags = dict[str, dict[QuestionId, set[str]]]  # model → question → flags
 
 def claim(out: Path, request: JudgeRequest) -> JudgeSummary | None:
     """Make ``out`` this request's folder. A finished judging of it comes back; another's folder is left alone."""
-    held_path = out / "request.json"
-    if held_path.is_file():
-        held = JudgeRequest.model_validate_json(held_path.read_text(encoding="utf-8"))
+    held = resolved_request(out)
+    if held is not None:
         if held != request:
             differ = [name for name in JudgeRequest.model_fields if getattr(held, name) != getattr(request, name)]
             raise MoemixError(
@@ -82,8 +83,17 @@ def claim(out: Path, request: JudgeRequest) -> JudgeSummary | None:
                 hint="choose another --out, or remove the folder",
             )
     else:
-        write_json(held_path, request.model_dump(mode="json"))
+        write_json(out / RESOLVED, request.model_dump(mode="json"))
     return JudgeSummary.read(out / "summary.json") if (out / "summary.json").is_file() else None
+
+
+def resolved_request(folder: Path) -> JudgeRequest | None:
+    """Return what the judging in a folder was asked for, files replaced by their hashes; None if none has begun."""
+    for path in (folder / RESOLVED, folder / FILE):  # version 0.1 stored it as request.json
+        tree = read_json(path) if path.is_file() else {}
+        if "bench_hash" in tree:
+            return JudgeRequest.model_validate(tree)
+    return None
 
 
 def run_judges(

@@ -10,11 +10,11 @@ from typing import Any
 
 from evals.judge.journal import Journal
 from evals.judge.questions import QuestionId
-from evals.judge.run import journal_path
+from evals.judge.run import journal_path, resolved_request
 from evals.judge.scores import pair_outcome
 from harness.errors import MoemixError
 from harness.files import read_jsonl
-from harness.records import JudgeRequest
+from harness.requests import RESOLVED
 
 HUMAN_WINNERS = {"model_a": "model_1", "model_b": "model_2", "model_1": "model_1", "model_2": "model_2"}
 
@@ -79,10 +79,9 @@ def read_folders(folders: Iterable[Path]) -> Held:
     """The judgments in judging folders, finished or not."""
     held = Held()
     for folder in folders:
-        path = folder / "request.json"
-        if not path.is_file():
-            raise MoemixError("no judging lies here: there is no request.json", where=str(folder))
-        request = JudgeRequest.model_validate_json(path.read_text(encoding="utf-8"))
+        request = resolved_request(folder)
+        if request is None:
+            raise MoemixError(f"no judging was found: there is no {RESOLVED}", where=str(folder))
         for judge in request.judges:
             _read(held, Journal.read(journal_path(folder, judge.name, request.mode)))
     return held

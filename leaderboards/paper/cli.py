@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from harness.commands import executor_options, executor_settings, recipe_options
 from harness.grid import ENDINGS, Grid, terminal_table
+from harness.options import executor_options, executor_settings, recipe_options
 
 if TYPE_CHECKING:
     from leaderboards.paper.runs import Experiments

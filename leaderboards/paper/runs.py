@@ -11,6 +11,7 @@ from harness.errors import MoemixError
 from harness.plan import Job, Plan, PlannedRun, build
 from harness.recipe_file import load_recipe
 from harness.records import EvalSummary, GateLoads, JudgeSummary
+from harness.requests import GateLoadConfig, GateLoadJobRequest
 from harness.store import Store
 from leaderboards.paper.presets import Preset
 from leaderboards.paper.specs import Line
@@ -18,7 +19,7 @@ from leaderboards.scores import Evaluation
 
 # What is measured on a run's checkpoint beyond its training.
 SCORES, JUDGING, GATE_LOAD, BENCHMARK_LOAD = "scores", "judging", "gate load", "benchmark load"
-GATE_LOAD_EXAMPLES = "100"
+GATE_LOAD_EXAMPLES = 100
 Need = tuple[str, str, str]  # the paper's model, a strategy's label, and one of the above or "" for the training alone
 
 
@@ -119,14 +120,12 @@ class Experiments:
     def _measuring(self, planned: PlannedRun, need: str) -> Job:
         run, folder = planned.run, self.folder(planned, need)
         label, train = planned.config.strategy.label, f"train:{planned.config.id}"
-        command = ["gate-load", str(run.folder), "--examples", GATE_LOAD_EXAMPLES, "--out", str(folder)]
-        after: tuple[str, ...] = (train,)
-        if need == BENCHMARK_LOAD:
-            command.append("--benchmarks")
-            after = (train, self._evaluation(planned))
+        config = GateLoadConfig(examples=GATE_LOAD_EXAMPLES, benchmarks=need == BENCHMARK_LOAD)
+        after = (train, self._evaluation(planned)) if config.benchmarks else (train,)
+        request = GateLoadJobRequest(config=config, run=run.folder, out=folder)
         title = f"measure the {need} of {label}, seed {planned.config.seed}"
         job = f"gate-load:{run.folder.name}:{folder.name}"
-        return Job(job, "gate-load", title, tuple(command), after, folder, run=run.folder)
+        return Job(job, "gate-load", title, folder, after, request, run=run.folder)
 
 
 def open_experiments(preset: Preset, store: Store, data_root: Path | None, overrides: tuple[str, ...]) -> Experiments:

@@ -69,7 +69,7 @@ def _write(folder: Path, questions: int) -> None:
 
 def _measure(folder: Path, url: str, judgments: int, report: Report) -> None:
     from evals.judge.cli import run
-    from evals.judge.command import judge_command
+    from evals.judge.command import judge_request, request_from
 
     context = run.make_context("judge", ["--out", str(folder / "out")])
     arguments = {
@@ -80,6 +80,7 @@ def _measure(folder: Path, url: str, judgments: int, report: Report) -> None:
         "judge_model": ("fake",),
         "repeats": REPEATS,
     }
+    del arguments["request"]
     journal, seen = folder / "out" / "judgments-fake.jsonl", []
     ended = threading.Event()
 
@@ -91,7 +92,7 @@ def _measure(folder: Path, url: str, judgments: int, report: Report) -> None:
     watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()
     wall, processor = time.perf_counter(), time.process_time()
-    summary = judge_command(**arguments)
+    summary = judge_request(request_from(**arguments))
     wall, processor = time.perf_counter() - wall, time.process_time() - processor
     ended.set()
     watcher.join()

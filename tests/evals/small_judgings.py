@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from evals.judge.cli import run as command
-from evals.judge.command import judge_command
+from evals.judge.command import judge_request, request_from
 from evals.judge.faithful import MULTI_TURN, NAMES
 from harness.records import JudgeSummary
 
@@ -64,7 +64,7 @@ def template_file(folder: Path) -> Path:
 def arguments(**options: Any) -> dict[str, Any]:
     """The command's arguments, at their defaults but for ``options``."""
     context = command.make_context("judge", ["--out", "out"])
-    return {**context.params, **options}
+    return {**{name: value for name, value in context.params.items() if name != "request"}, **options}
 
 
 def judged(folder: Path, url: str, **options: Any) -> JudgeSummary:
@@ -77,7 +77,7 @@ def judged(folder: Path, url: str, **options: Any) -> JudgeSummary:
         "out": folder / "out",
         **options,
     }
-    return judge_command(**arguments(**given))
+    return judge_request(request_from(**arguments(**given)))
 
 
 def lines(path: Path) -> list[dict[str, Any]]:

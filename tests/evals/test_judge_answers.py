@@ -12,7 +12,7 @@ from evals.cache import ResponseCache
 from evals.engines.base import open_engine
 from evals.engines.chat import ChatRequest, chat
 from evals.judge.answers import ask, read_answers
-from evals.judge.command import judge_command
+from evals.judge.command import judge_request, request_from
 from evals.judge.questions import Question, load_bench
 from harness.errors import MoemixError
 
@@ -124,8 +124,8 @@ def test_a_checkpoint_is_answered_judged_and_its_answers_can_be_judged_elsewhere
     (tmp_path / "chat.jinja").write_text(TEMPLATE)
     with FakeJudge(lambda *_: '{"explanation": "", "rating": 4}') as judge:
         options = {"bench": str(bench), "judge_url": (judge.url,), "judge_model": ("fake",), "max_tokens": 8}
-        summary = judge_command(**arguments(checkpoint=checkpoint, chat_template=tmp_path / "chat.jinja",
-                                            out=tmp_path / "out", **options))  # fmt: skip
+        options |= {"checkpoint": checkpoint, "chat_template": tmp_path / "chat.jinja", "out": tmp_path / "out"}
+        summary = judge_request(request_from(**arguments(**options)))
         again = judged(tmp_path, judge.url, answers=(tmp_path / "out" / "answers.jsonl",), out=tmp_path / "again")
     assert summary.judged == again.judged == 7
     assert summary.model == again.model == "tiny"

@@ -1,14 +1,18 @@
 """Runs are identified by what determines them, and have one writer."""
 
+import json
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from harness.errors import MoemixError, StageFailed
 from harness.recipe import Mixing, Part, Source, Strategy, Training
-from harness.records import EvalRequest, RunConfig, RunManifest
-from harness.store import Run, Store, exclusive, mark_judging, stage
+from harness.records import EvalRequest, JudgeSpec, RunConfig, RunManifest
+from harness.requests import EvalJobRequest, JudgeConfig, JudgeJobRequest, TrainJobRequest, read_request
+from harness.store import Run, Store, create_run, exclusive, stage
 
 SOURCE = Source(name="chat", parts=(Part(adapter="sharegpt", files=("chat.json",)),))
 
@@ -27,9 +31,16 @@ def config(**changes) -> RunConfig:
     return RunConfig(**{**fields, **changes})
 
 
+def created(root: Path, recipe: str = "mine", **changes) -> Run:
+    made = config(**changes)
+    folder = Store(root).run(recipe, made).folder
+    base = root / "_models" / "m" / "checkpoint"
+    return create_run(TrainJobRequest(config=made, recipe=recipe, out=folder, base_checkpoint=base))
+
+
 @pytest.fixture
 def run(tmp_path) -> Run:
-    return Store(tmp_path).create_run("mine", config(), tmp_path / "_models" / "m", None, None)
+    return created(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -55,12 +66,12 @@ def test_what_does_not_determine_the_result_does_not_change_the_run():
 def test_creating_a_run_twice_keeps_the_first(run, tmp_path):
     with stage(run, "train"):
         pass
-    again = Store(tmp_path).create_run("mine", config(), tmp_path / "_models" / "m", None, None)
+    again = created(tmp_path)
     assert again.trained
 
 
 def test_a_recipe_name_with_a_slash_still_finds_its_store(tmp_path):
-    run = Store(tmp_path).create_run("paper/table1", config(), tmp_path / "_models" / "m", None, None)
+    run = created(tmp_path, "paper/table1")
     assert run.store == tmp_path
 
 
@@ -111,12 +122,54 @@ def test_evaluations_asked_for_differently_never_share_a_folder(run):
     assert run.eval_folder(other) != folder
 
 
-def test_a_judging_is_found_again_wherever_the_store_and_the_data_lie(run):
-    asked = ["--bench", "b", "--judge-checkpoint", "/a/_models/judge-1/checkpoint", "--data-root", "/a/data"]
-    folder = run.judge_folder("b", [asked, "content"])
-    mark_judging(folder, [asked, "content"])
-    moved = ["--bench", "b", "--judge-checkpoint", "/b/_models/judge-1/checkpoint", "--data-root", "/b/data"]
-    assert run.judge_folder("b", [moved, "content"]) == folder
-    other = ["--bench", "b", "--judge-checkpoint", "/b/_models/judge-2/checkpoint", "--data-root", "/b/data"]
-    assert run.judge_folder("b", [other, "content"]) != folder
-    assert run.judge_folder("b", [moved, "other content"]) != folder
+def judge_job(run, judge: str = "judge-1", **settings) -> JudgeJobRequest:
+    config = JudgeConfig(**{"bench": "b", "bench_content": "c", "judges": (JudgeSpec(name=judge),), **settings})
+    folder = run.judge_folder(config)
+    return JudgeJobRequest(
+        config=config,
+        out=folder,
+        checkpoint=run.checkpoint,
+        judge_checkpoints=(run.store / "_models" / judge / "checkpoint",),
+    )
+
+
+def test_a_judging_is_found_again_wherever_the_store_and_the_data_lie(run, tmp_path):
+    job = judge_job(run)
+    job.save()
+    moved = Run(tmp_path / "moved" / run.folder.relative_to(run.store))
+    shutil.copytree(run.store / "mine", tmp_path / "moved" / "mine")
+    assert judge_job(moved).out == moved.folder / "judge" / "b"
+    assert read_request(judge_job(moved).out / "request.json", JudgeJobRequest) == judge_job(moved)
+    assert judge_job(moved, judge="judge-2").out != judge_job(moved).out
+    assert judge_job(moved, bench_content="other").out != judge_job(moved).out
+
+
+def test_a_judging_with_an_option_of_its_own_is_found_again_beside_the_others(run):
+    judge_job(run).save()
+    other = judge_job(run, repeats=3)
+    assert other.out != judge_job(run).out
+    other.save()
+    assert judge_job(run, repeats=3).out == other.out
+
+
+def test_a_judging_that_version_0_1_planned_is_found_by_its_settings(run):
+    folder = run.folder / "judge" / "b"
+    folder.mkdir(parents=True)
+    words = ["--bench", "b", "--engine", "transformers", "--dtype", "float32", "--model-name", run.folder.name]
+    words += ["--seed", "0", "--max-tokens", "1024", "--protocol", "strict", "--judge-checkpoint"]
+    words += ["/gone/_models/judge-1/checkpoint", "--repeats", "2", "--judge-max-tokens", "2048"]
+    words += ["--judge-temperature", "0.5", "--data-root", "/gone/data"]
+    (folder / "stage.json").write_text(json.dumps([words, "c"]))
+    (folder / "request.json").write_text(json.dumps({"bench": "b", "answers": {}, "bench_hash": "h"}))
+    same = {"engine": "transformers", "repeats": 2, "temperature": 0.5}
+    assert judge_job(run, **same).out == folder
+    assert judge_job(run, **{**same, "repeats": 1}).out != folder
+    judge_job(run, **same).save()
+    assert json.loads((folder / "resolved.json").read_text())["bench_hash"] == "h"  # what was asked is not lost
+    assert judge_job(run, **same).out == folder
+
+
+def test_a_request_of_another_kind_is_refused_with_the_expected_one(run):
+    judge_job(run).save()
+    with pytest.raises(MoemixError, match=r"request\.json: this is not a request for `moemix eval`"):
+        read_request(run.folder / "judge" / "b" / "request.json", EvalJobRequest)

@@ -20,11 +20,13 @@ def finish(): (here / "summary.json").write_text("{{}}")
 
 @dataclass(frozen=True)
 class TrivialJob(Job):
-    """Runs ``command[0]`` as a script; done when that called ``finish()``."""
+    """Runs a script; done when that called ``finish()``."""
+
+    script: str = ""
 
     @property
     def arguments(self) -> tuple[str, ...]:
-        return ("-c", PRELUDE.format(folder=str(self.folder)) + self.command[0])
+        return ("-c", PRELUDE.format(folder=str(self.folder)) + self.script)
 
     @property
     def done(self) -> bool:
@@ -46,4 +48,4 @@ def trivial(
 ) -> TrivialJob:
     folder = root / name
     folder.mkdir(parents=True, exist_ok=True)
-    return TrivialJob(name, kind, name, (script,), after, folder)  # type: ignore[arg-type]
+    return TrivialJob(name, kind, name, folder, after, script=script)  # type: ignore[arg-type]

@@ -86,7 +86,7 @@ def whole(tmp_path_factory, world) -> Experiments:
         finish(experiments, planned)
     for job in experiments.plan.jobs:
         if job.kind == "model":
-            job.create()
+            job.prepare()
             path = job.folder / "model.json"
             path.write_text(path.read_text().replace('"status": "planned"', '"status": "done"'))
     return experiments

@@ -18,9 +18,11 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
+import harness.store
 import trainers.models  # noqa: F401  (registers this project's architectures)
 from harness.recipe import Mixing, Part, Source, Strategy, Training
 from harness.records import RunConfig
+from harness.requests import TrainJobRequest
 from harness.sources import fingerprint
 from harness.store import Run, Store
 from trainers.data import TokenSource, TokenSplit
@@ -175,7 +177,29 @@ def create_run(
         mixing=mixing(**mix),
         reference=reference.manifest.run_id if reference else None,
     )
-    return Store(store).create_run("small", config, base, reference, str(data))
+    folder = Store(store).run("small", config).folder
+    return harness.store.create_run(
+        TrainJobRequest(
+            config=config,
+            recipe="small",
+            out=folder,
+            base_checkpoint=base,
+            reference_run=reference.folder if reference else None,
+            data_root=data,
+        )
+    )
+
+
+def request_of(run: Run) -> TrainJobRequest:
+    """The request of a run that was created."""
+    manifest = run.manifest
+    return TrainJobRequest(
+        config=manifest.config,
+        recipe=manifest.recipe,
+        out=run.folder,
+        base_checkpoint=run.store / manifest.base_checkpoint,
+        data_root=manifest.data_root,
+    )
 
 
 def wait_until(condition: Callable[[], Any], seconds: float = 120.0) -> None:

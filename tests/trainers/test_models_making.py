@@ -15,7 +15,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from harness.errors import MoemixError
 from harness.recipe import Part, Pretrain, Source, TinyModel, Tokenizer, Training
 from harness.records import ModelConfig, ModelManifest
-from harness.store import Store, checkpoint_hash
+from harness.requests import ModelJobRequest
+from harness.store import Store, checkpoint_hash, create_model
 from trainers.commands.models import model as model_command
 from trainers.data.template import Encoder
 from trainers.models.bpe import train_tokenizer
@@ -61,7 +62,11 @@ def tiny(**changes: Any) -> TinyModel:
 
 
 def created(store: Path, model: TinyModel, sources: tuple[Source, ...], root: Path) -> Path:
-    return Store(store).create_model(ModelConfig(model=model, sources=sources), str(root))
+    return requested(Store(store), ModelConfig(model=model, sources=sources), root)
+
+
+def requested(store: Store, config: ModelConfig, root: Path | None) -> Path:
+    return create_model(ModelJobRequest(config=config, out=store.model_folder(config), data_root=root))
 
 
 def test_a_tiny_model_is_made_pretrained_and_loads_with_plain_transformers(tmp_path: Path, root: Path):
@@ -101,7 +106,7 @@ def test_a_checkpoint_is_taken_as_it_is(tmp_path: Path, root: Path):
     from harness.recipe import CheckpointModel
 
     config = ModelConfig(model=CheckpointModel(kind="checkpoint", name="given", source=str(given)))
-    folder = Store(tmp_path / "runs").create_model(config, None)
+    folder = requested(Store(tmp_path / "runs"), config, None)
     taken = make_model(folder)
     one, other = (AutoModelForCausalLM.from_pretrained(path).state_dict() for path in (given, taken))
     assert all(torch.equal(one[name], other[name]) for name in one)

@@ -16,7 +16,7 @@ import pytest
 import torch
 from launched import launch, run_cases
 from safetensors.torch import load_file
-from small_runs import create_run, lines, moemix, wait_until
+from small_runs import create_run, lines, moemix, request_of, wait_until
 from transformers import AutoModelForCausalLM
 
 from harness.errors import MoemixError
@@ -26,6 +26,7 @@ from harness.launch import WANTED
 from harness.local import conduct_locally
 from harness.plan import Job
 from harness.recipe_file import parse
+from harness.store import Run
 from trainers.parallel import asked_for, connect
 from trainers.training.run import train
 from trainers.training.state import States
@@ -176,7 +177,8 @@ LONGER = {"steps": 30, "save_every": 3, "learning_rate": 1e-3}  # long enough to
 def conduct(folder: Path) -> None:
     """What a conductor does with the training of a recipe that has a launcher."""
     job = Job(
-        *("train", "train", "train", ("train", "--run", str(folder)), (), folder),
+        *("train", "train", "train", folder),
+        request=request_of(Run(folder)),
         launcher=Launcher(processes=2, strategy="fsdp2"),
     )
     outcome = conduct_locally((job,), LocalExecutor())

@@ -10,14 +10,24 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from harness.errors import MoemixError
+from harness.options import request_option
 
 if TYPE_CHECKING:
     from harness.recipe import SplitModel, UpcycledModel
 
 
-@click.group()
-def model() -> None:
+@click.group(invoke_without_command=True)
+@request_option
+@click.pass_context
+def model(context: click.Context, request: Path | None) -> None:
     """Make MoE checkpoints."""
+    if request is not None:
+        from harness.requests import ModelJobRequest, read_request
+        from harness.store import create_model
+
+        _make(create_model(read_request(request, ModelJobRequest)))
+    elif context.invoked_subcommand is None:
+        raise click.UsageError("give a command (make, upcycle or split), or --request FILE")
 
 
 @model.command()
@@ -29,13 +39,17 @@ def make(folder: Path) -> None:
     """
     if not (folder / "model.json").is_file():
         raise MoemixError("there is no model.json in this folder", where=str(folder), hint="`moemix plan` lists models")
+    _make(folder.resolve())
+
+
+def _make(folder: Path) -> None:
     from transformers.utils import logging
 
     from trainers.models.making import make_model
 
     if not sys.stderr.isatty():
         logging.disable_progress_bar()
-    click.echo(make_model(folder.resolve()))
+    click.echo(make_model(folder))
 
 
 def _from_dense_options(command: Callable[..., Any]) -> Callable[..., Any]:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from harness.commands import recipe_options
 from harness.errors import MoemixError
+from harness.options import recipe_options
 
 if TYPE_CHECKING:
     from harness.records_offline import Proposal

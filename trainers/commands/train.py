@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from harness.commands import recipe_options
 from harness.errors import MoemixError
 from harness.launch import is_first
+from harness.options import recipe_options, request_option
 
 if TYPE_CHECKING:
     from harness.execution import Launcher
@@ -23,9 +23,8 @@ if TYPE_CHECKING:
 @click.option("--model", metavar="NAME", help="Which of the recipe's models.  [default: its first]")
 @click.option("--seed", type=int, help="Which of the recipe's seeds.  [default: its first]")
 @recipe_options
-@click.option(
-    "--run", "run_folder", metavar="DIR", help="Train the run that a manifest in DIR describes, instead of a recipe's."
-)
+@click.option("--run", "run_folder", metavar="DIR", help="Train the run whose manifest lies in DIR, without a RECIPE.")
+@request_option
 def train(
     recipe: str | None,
     strategy: str | None,
@@ -35,30 +34,32 @@ def train(
     store: str | None,
     data_root: str | None,
     run_folder: str | None,
+    request: Path | None,
 ) -> None:
     """Train one model of RECIPE under one mixing strategy, and leave its checkpoint in the run store.
 
     A run that is finished is left as it is; one that was interrupted goes on where it stopped. Several processes:
     `--set launcher.processes=2`, or start this command by `accelerate launch`.
     """
-    if run_folder is None:
+    given = run_folder or request
+    if given is None:
         if recipe is None:
-            raise click.UsageError("give a RECIPE (see `moemix recipes`), or --run DIR")
+            raise click.UsageError("give a RECIPE (see `moemix recipes`), --run DIR or --request FILE")
         _train_recipe(recipe, strategy or "dynamic", model, seed, overrides, store, data_root)
         return
-    if recipe or strategy or model or seed is not None or overrides or store or data_root:
-        raise click.UsageError("--run DIR takes everything from the run's manifest; give nothing else with it")
-    _train_run(Path(run_folder))
+    if recipe or strategy or model or seed is not None or overrides or store or data_root or (run_folder and request):
+        raise click.UsageError(f"{given} says everything about the run; remove the other arguments")
+    from harness.requests import TrainJobRequest, read_request
+    from harness.store import Run, create_run, run_in
+    from trainers.training.run import train as train_run
 
-
-def _train_run(folder: Path) -> None:
-    from harness.store import Run
-
-    if not (folder / "run.json").is_file():
-        raise MoemixError("there is no run.json in this folder", where=str(folder), hint="`moemix plan` lists runs")
-    from trainers.training.run import train
-
-    train(Run(folder.resolve()))
+    if request is None:
+        train_run(run_in(Path(given)))
+        return
+    job = read_request(request, TrainJobRequest)
+    if is_first():  # the other processes wait for this one before they read the manifest
+        create_run(job)
+    train_run(Run(job.out))
 
 
 def _train_recipe(
@@ -119,7 +120,7 @@ def _train_launched(launcher: Launcher, job: Callable[[], tuple[Plan, Job]]) -> 
         plan, train_job = job()
         for needed in train_job.after:
             run_only(plan, needed)
-        train_job.create()
+        train_job.prepare()
         return str(train_job.folder)
 
     folder = Path(made_by_first(prepared))
