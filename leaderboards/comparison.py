@@ -7,7 +7,7 @@ under other conditions stays in the table and says why it has no number or no co
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 
 from harness.errors import MoemixError
@@ -15,7 +15,7 @@ from harness.records import RunConfig
 from harness.statistics.estimates import estimate
 from harness.store import Run
 from leaderboards.contamination import footnotes
-from leaderboards.differences import compare_pairs, mark_best, parts, show_differences
+from leaderboards.differences import Pair, Tested, compare_pairs, mark_best, parts, show_differences
 from leaderboards.members import conditions, group, model_names, open_member, unlike
 from leaderboards.scores import Key, TaskScores
 from leaderboards.table import Cell, Comparison, Heading, Row, Table
@@ -47,17 +47,41 @@ def compare(
     tables = []
     for model_id, groups in models.items():
         rows = [Row(found.label, found.strategy, found.members) for found in groups]
-        tables.append(_fill(Table(model_id, names[model_id], baseline, rows)))
+        tables.append(Table(model_id, names[model_id], baseline, rows))
+        fill(tables[-1:])
     return Comparison(suite, tables)
 
 
-def _fill(table: Table) -> Table:
+def fill(tables: Sequence[Table], columns: Container[str] | None = None) -> dict[Pair, Tested]:
+    """Fill tables that have nothing but rows, and test every pair of rows; all the tables are one family of tests.
+
+    Args:
+        tables: one for each model.
+        columns: names of the columns to show; all that some row has by default.
+
+    Returns:
+        the difference of every pair of rows in every column.
+
+    Raises:
+        MoemixError: samples that contradict their summary, or two rows that are the baseline.
+    """
+    bases = [_fill_cells(table, columns) for table in tables]
+    tested = compare_pairs(tables)
+    for table, base in zip(tables, bases, strict=True):
+        if base is not None:
+            show_differences(table, base, tested)
+        mark_best(table, tested)
+    return tested
+
+
+def _fill_cells(table: Table, columns: Container[str] | None) -> Row | None:
+    """Fill in columns, scores and notes; return the baseline."""
     for row in table.rows:
         row.notes += [row.of_seed(member.seed, member.problem) for member in row.members if member.problem]
         row.notes += [row.of_seed(member.seed, text) for member in row.members for text in member.remarks]
     base = _base(table)
     _set_aside_unlike(table, base)
-    table.columns = _headings(table.rows)
+    table.columns = [heading for heading in _headings(table.rows) if columns is None or heading.name in columns]
     _check_same_questions(table)
     for heading in table.columns:
         for row in table.rows:
@@ -66,11 +90,7 @@ def _fill(table: Table) -> Table:
         heading.fraction = all(vector.min() >= 0 and vector.max() <= 1 for vector in vectors)
     for name, note in footnotes(table).items():
         table.heading(name).note = note
-    tested = compare_pairs(table)
-    if base is not None:
-        show_differences(table, base, tested)
-    mark_best(table, tested)
-    return table
+    return base
 
 
 def _base(table: Table) -> Row | None:

@@ -78,15 +78,15 @@ def difference(row: Row, other: Row, heading: Heading) -> Estimate | None:
     return estimate([Part(mine.weight, mine.scores - theirs.scores, mine.clusters) for mine, theirs in pairs])
 
 
-def compare_pairs(table: Table) -> dict[Pair, Tested]:
-    """Every pair of rows in every column, tested as one family: Holm's correction is over all of them.
+def compare_pairs(tables: Sequence[Table]) -> dict[Pair, Tested]:
+    """Test every pair of rows of a table in every column, all tables as one family: the correction is over all of them.
 
     One family for the stars and for the ties, or a row could be both better than another and not to be told apart
     from it; and the best row is picked by looking, so every pair that might have been looked at counts.
     """
     found: dict[Pair, Estimate] = {}
     shared: dict[Pair, Estimate] = {}
-    for heading in table.columns:
+    for table, heading in [(one, heading) for one in tables for heading in one.columns]:
         rows = [row for row in table.rows if row.cells[heading.name].score]
         pairs = {(heading.name, *two): difference(*two, heading) for two in itertools.combinations(rows, 2)}
         held = {pair: estimated for pair, estimated in pairs.items() if estimated is not None}
@@ -98,7 +98,8 @@ def compare_pairs(table: Table) -> dict[Pair, Tested]:
         column, first, second = key
         tested[key] = Tested(pair, shared[key], p, p_holm)
         tested[column, second, first] = Tested(replace(pair, value=-pair.value), shared[key], p, p_holm)
-    table.comparisons = sum(not math.isnan(p) for p in p_values)
+    for table in tables:
+        table.comparisons = sum(not math.isnan(p) for p in p_values)
     return tested
 
 
