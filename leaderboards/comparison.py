@@ -12,12 +12,13 @@ from pathlib import Path
 
 from harness.errors import MoemixError
 from harness.records import RunConfig
+from harness.statistics.columns import Key
 from harness.statistics.estimates import estimate
 from harness.store import Run
 from leaderboards.contamination import footnotes
 from leaderboards.differences import Pair, Tested, compare_pairs, mark_best, parts, show_differences
 from leaderboards.members import conditions, group, model_names, open_member, unlike
-from leaderboards.scores import Key, TaskScores
+from leaderboards.scores import TaskScores
 from leaderboards.table import Cell, Comparison, Heading, Row, Table
 
 

@@ -11,7 +11,8 @@ import numpy as np
 from harness.errors import MoemixError
 from harness.files import hash_value, read_jsonl
 from harness.records import Column, EvalResult, JudgeSummary
-from leaderboards.scores import Evaluation, Key, TaskScores
+from harness.statistics.columns import Key
+from leaderboards.scores import Evaluation, TaskScores
 
 METRIC = "score"
 PREFIX = "judge:"  # of a judging's column

@@ -1,4 +1,4 @@
-"""A run's evaluation as score vectors: one number per question, checked against what the summary says."""
+"""Read a run's evaluation as score vectors: one number per question, checked against the summary."""
 
 from __future__ import annotations
 
@@ -10,21 +10,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.errors import MoemixError, unknown
-from harness.records import Column, EvalResult, EvalSummary
+from harness.errors import MoemixError
+from harness.records import EvalResult, EvalSummary
 from harness.samples import read_samples as read_lines
 from harness.statistics.clusters import cluster_label, number_clusters
+from harness.statistics.columns import Key, column_weights
 
 TOLERANCE = 1e-6  # between a recorded value and the mean of its samples
-
-
-@dataclass(frozen=True)
-class Key:
-    """What a score is of: a task, one of its metrics, and the answer filter it was computed after."""
-
-    task: str
-    metric: str
-    filter: str
 
 
 @dataclass(frozen=True)
@@ -32,12 +24,12 @@ class TaskScores:
     """The scores of one task.
 
     Attributes:
-        questions: (doc_id, doc_hash) of each question, by doc_id: what pairs two models' scores.
+        questions: (doc_id, doc_hash) of each question, by doc_id. Scores of two models pair by these.
         values: f64[n], in that order.
-        clusters: i64[n]; questions about one passage, or a question that the benchmark holds twice, are one cluster.
+        clusters: i64[n], the cluster of each question (:mod:`harness.statistics.clusters`).
         path: the samples file.
-        complete: false where some questions may have no score (a judgment failed): what is compared is then what both
-            sides have.
+        complete: false if a question may have no score (a judgment failed). A comparison then uses the questions that
+            both sides have.
     """
 
     questions: tuple[tuple[int, str], ...]
@@ -47,16 +39,15 @@ class TaskScores:
     complete: bool = True
 
     def on(self, questions: set[tuple[int, str]]) -> TaskScores:
-        """The scores of some questions only."""
+        """Return the scores of some questions only."""
         kept = [i for i, question in enumerate(self.questions) if question in questions]
         if len(kept) == len(self.questions):
             return self
-        _, clusters = np.unique(self.clusters[kept], return_inverse=True)
         return replace(
             self,
             questions=tuple(self.questions[i] for i in kept),
             values=self.values[kept],
-            clusters=clusters.astype(np.int64),
+            clusters=number_clusters(self.clusters[kept].tolist()),
         )
 
 
@@ -71,27 +62,35 @@ class Evaluation:
 
     @classmethod
     def open(cls, folder: Path) -> Evaluation:
+        """Open an evaluation folder; its samples are read when they are needed."""
         return cls(folder, EvalSummary.read(folder / "summary.json"))
+
+    @property
+    def path(self) -> Path:
+        """The summary's file."""
+        return self.folder / "summary.json"
 
     @cached_property
     def results(self) -> dict[Key, EvalResult]:
+        """The task results by what they are of."""
         return {Key(result.task, result.metric, result.filter): result for result in self.summary.results}
 
     def scores(self, key: Key) -> TaskScores:
-        """The score vector behind one result.
+        """Return the score vector behind one result.
 
         Raises:
-            MoemixError: a bad line, a question twice or missing, or samples that contradict the summary.
+            MoemixError: a malformed line, a question that is missing or comes twice, or a mean that is not the
+                summary's value.
         """
         if key not in self.samples:
             self.samples[key] = read_samples(self.folder / f"samples_{key.task}.jsonl", self.results[key])
         return self.samples[key]
 
     def column(self, name: str) -> dict[Key, TaskScores]:
-        """The score vectors that a column is computed from.
+        """Return the score vectors of a column's task results.
 
         Raises:
-            MoemixError: as :meth:`scores`, and if they do not give the value that the summary records.
+            MoemixError: as :meth:`scores`, and if they do not give the column's value in the summary.
         """
         found = {key: self.scores(key) for key in self.shares(name)}
         value = sum(share * float(found[key].values.mean()) for key, share in self.shares(name).items())
@@ -99,18 +98,18 @@ class Evaluation:
         if recorded is not None and not _close(value, recorded):
             raise MoemixError(
                 f"column {name!r} is {value:.6g} by its samples and {recorded:.6g} by the summary",
-                where=str(self.folder / "summary.json"),
+                where=str(self.path),
             )
         return found
 
     def shares(self, name: str) -> dict[Key, float]:
-        """How much each task's mean counts in a column, averages resolved into their tasks. The shares sum to 1."""
+        """Return the weight of each task result in a column; the sum is 1."""
         if name not in self._columns:
-            self._columns[name] = self._shares(name, above=())
+            self._columns[name] = column_weights(self.summary.columns, name, self._questions, str(self.path))
         return self._columns[name]
 
     def missing(self, name: str) -> str | None:
-        """Why a column has no value; None if it has one."""
+        """Return why a column has no value; None if it has one."""
         column = self.summary.columns.get(name)
         if column is None:
             return "not in this evaluation"
@@ -120,63 +119,41 @@ class Evaluation:
         empty = [key.task for key in self.shares(name) if self.results[key].value is None]
         return f"no score for {', '.join(empty)}" if empty else None
 
-    def _shares(self, name: str, above: tuple[str, ...]) -> dict[Key, float]:
-        where = f"{self.folder / 'summary.json'}: columns.{name}"
-        column = self.summary.columns.get(name)
-        if column is None:
-            raise unknown("column", name, self.summary.columns, where=str(self.folder / "summary.json"))
-        if name in above:
-            raise MoemixError(f"the column is a mean of itself ({' → '.join((*above, name))})", where=where)
-        if bool(column.tasks) == bool(column.columns):
-            raise MoemixError("a column is computed from either `tasks` or `columns`", where=where)
-        if column.tasks:
-            keys = [self._key(task, column, where) for task in column.tasks]
-            sizes = [self.results[key].n if column.aggregation == "micro" else 1 for key in keys]
-            return {key: size / (sum(sizes) or 1) for key, size in zip(keys, sizes, strict=True)}
-        shares: dict[Key, float] = {}
-        for part in column.columns:
-            for key, share in self._shares(part, (*above, name)).items():
-                shares[key] = shares.get(key, 0.0) + share / len(column.columns)
-        return shares
-
-    def _key(self, task: str, column: Column, where: str) -> Key:
-        key = Key(task, column.metric or "", column.filter)
+    def _questions(self, key: Key) -> int:
         if key not in self.results:
-            held = [f"{other.metric} ({other.filter})" for other in self.results if other.task == task]
-            raise MoemixError(f"task {task} has no {column.metric} ({column.filter})", where=where,
-                              hint=f"it has {', '.join(held) or 'no result at all'}")  # fmt: skip
-        return key
+            there = [f"{other.metric} ({other.filter})" for other in self.results if other.task == key.task]
+            raise MoemixError(f"task {key.task} has no {key.metric} ({key.filter})", where=str(self.path),
+                              hint=f"it has {', '.join(there) or 'no result at all'}")  # fmt: skip
+        return self.results[key].n
 
 
 def read_samples(path: Path, result: EvalResult) -> TaskScores:
-    """The per-question values of ``result`` from lm-eval's samples (one line per question and filter).
+    """Read the score of each question for ``result`` from lm-eval's samples.
 
     Raises:
         MoemixError: with file and line, if a line is malformed, a question comes twice, questions are missing, or the
-            mean is not the value that the summary records.
+            mean is not the summary's value.
     """
     found: dict[int, tuple[str, float, str]] = {}
     for sample in read_lines(path):
         if sample.filter == result.filter:
-            digest = sample.doc_hash
-            label = cluster_label(sample.record.get("doc"), digest)
-            found[sample.doc_id] = (digest, sample.score(result.metric), label)
+            label = cluster_label(sample.record.get("doc"), sample.doc_hash)
+            found[sample.doc_id] = (sample.doc_hash, sample.score(result.metric), label)
     if len(found) != result.n:
         raise MoemixError(
             f"{len(found)} questions where the summary says {result.n} ({result.metric} after filter {result.filter})",
             where=str(path),
             hint="the evaluation was cut short or edited; remove its folder and run it again",
         )
-    ids = sorted(found)
-    values = np.array([found[i][1] for i in ids], dtype=np.float64)
-    mean = float(values.mean()) if ids else math.nan
+    questions = sorted((number, *rest) for number, rest in found.items())
+    values = np.array([value for _, _, value, _ in questions], dtype=np.float64)
+    mean = float(values.mean()) if questions else math.nan
     if result.value is not None and not _close(mean, result.value):
         raise MoemixError(
             f"{result.metric} is {mean:.6g} by its samples and {result.value:.6g} by the summary", where=str(path)
         )
-    digests = [found[i][0] for i in ids]
-    clusters = number_clusters(found[i][2] for i in ids)
-    return TaskScores(tuple(zip(ids, digests, strict=True)), values, clusters, path)
+    clusters = number_clusters(label for *_, label in questions)
+    return TaskScores(tuple((number, digest) for number, digest, *_ in questions), values, clusters, path)
 
 
 def _close(computed: float, recorded: float) -> bool:

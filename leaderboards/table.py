@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
+from harness.statistics.columns import Key
 from harness.statistics.estimates import ALPHA, Estimate
 from leaderboards.members import Member
-from leaderboards.scores import Evaluation, Key, TaskScores
+from leaderboards.scores import Evaluation, TaskScores
 
 Scored = dict[int, dict[Key, TaskScores]]  # seed → the score vectors that a column is computed from
 

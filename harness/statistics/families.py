@@ -8,7 +8,7 @@ better than another and yet tied with it. Whoever reads a table picks the best r
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import numpy as np
@@ -34,6 +34,25 @@ def adjust(p_values: Sequence[float] | Floats, comparisons: int | None = None) -
     adjusted[order] = np.minimum(1.0, np.maximum.accumulate(p[order] * (family - np.arange(len(order)))))
     found: list[float] = adjusted.tolist()
     return found
+
+
+def level_of_family(comparisons: int, count_below: Callable[[float], int]) -> float:
+    """Return the level below which :func:`adjust` makes p-values significant, for families too large to sort.
+
+    Holm's method rejects the k smallest p-values as long as each is below ``α / (comparisons - how many are smaller)``.
+    We go up from below: if R are rejected, the level is ``α / (comparisons - R)``, which may reject more.
+
+    Args:
+        comparisons: size of the family.
+        count_below: level → how many p-values are below it.
+    """
+    rejected = 0
+    while True:
+        level = ALPHA / max(1, comparisons - rejected)
+        found = count_below(level)
+        if found <= rejected:
+            return level
+        rejected = found
 
 
 def verdict(difference: float, p_adjusted: float, *, higher_is_better: bool = True) -> Verdict:

@@ -29,7 +29,7 @@ from harness.provenance import now
 from harness.submissions import BoardEntry, Submission
 from leaderboards.board.folder import BoardFolder
 from leaderboards.board.judging import judgings
-from leaderboards.board.standings import Standing, Standings, ordered
+from leaderboards.board.standings import Standing, Standings
 from leaderboards.board.tables import as_csv, as_json, as_markdown
 from leaderboards.board.untrusted import read_lines, read_record
 from leaderboards.board.verify import Vector
@@ -227,7 +227,9 @@ def _task_tables(standing: Standing) -> dict[str, Any]:
     for name, shares in standing.shares.items():
         if len(shares) > 1 and standing.rows:
             tables[name] = [
-                {"v": _short(standing.tasks[key][0]), "h": _short(1.96 * standing.tasks[key][1])} for key in shares
+                {"v": _short(task.values), "h": _short(task.half)}
+                for task in map(standing.ranking.tasks.get, shares)
+                if task
             ]
     return tables
 
@@ -251,7 +253,7 @@ def _page(standings: Standings) -> str:
     if standing is not None:
         titles = [standing.suite.columns[name].title or name for name in standing.columns]
         header = "".join(f"<th>{_text(t)}</th>" for t in ("", "Rank", "Model", "Strategy", "Size", *titles, "Date"))
-        rows = "".join(_row(standings, standing, at) for at in ordered(standing)[:FIRST_ROWS])
+        rows = "".join(_row(standings, standing, at) for at in standing.order()[:FIRST_ROWS])
     template = _asset("index.html")
     fields = {"title": _text(board.title), "description": _text(board.description), "header": header, "rows": rows}
     for name, value in fields.items():

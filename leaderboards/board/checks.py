@@ -26,12 +26,13 @@ from pydantic import ValidationError
 from harness.errors import MoemixError
 from harness.recipe_file import parse
 from harness.records import EvalSummary, MixtureUpdate, RunManifest
+from harness.statistics.columns import Key
 from harness.submissions import Contamination, Outcome, PinnedSuite, Submission, Verdict, Withdrawal
 from leaderboards.board.folder import SUBMISSION, WITHDRAWN, BoardFolder, SubmissionFolder, is_member
 from leaderboards.board.pins import fits
 from leaderboards.board.samples import TaskSamples, read_task
 from leaderboards.board.untrusted import FILE_BYTES, SUBMISSION_BYTES, read_bytes, read_lines, read_record, walk
-from leaderboards.scores import TOLERANCE, Evaluation, Key
+from leaderboards.scores import TOLERANCE, Evaluation
 
 MOST_TOLD = 3
 NEEDED = ("layout", "schema", "suite", "questions")  # where one fails, the checks after it have nothing to go by

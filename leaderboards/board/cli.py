@@ -233,10 +233,10 @@ def _boards(folder: Path) -> Any:
 
 def _standings(held: Any, jobs: int | None, only: str | None = None) -> Any:
     from harness.grid import plain
-    from leaderboards.board.standings import stand
+    from leaderboards.board.standings import rank_submissions
     from leaderboards.board.verify import verify as check
 
-    standings = stand(held, check(held, only=only, jobs=jobs))
+    standings = rank_submissions(held, check(held, only=only, jobs=jobs))
     for label, reason in standings.refused.items():
         print(f"{plain(label)}: left out, it fails {plain(reason)}", file=sys.stderr)
     return standings

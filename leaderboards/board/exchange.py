@@ -21,11 +21,11 @@ import yaml
 from harness.errors import MoemixError
 from harness.files import write_json, write_text
 from harness.records import EvalSummary
+from harness.statistics.columns import Key
 from harness.submissions import PinnedSuite, Submission
 from leaderboards.board.rescoring import filtered_answer
 from leaderboards.board.standings import Standing, Standings
 from leaderboards.board.untrusted import FILE_BYTES, read_lines, read_record
-from leaderboards.scores import Key
 
 EEE_SCHEMA = "0.3.0"
 _LOADERS = ("json", "csv", "parquet", "text", "arrow")  # dataset paths that name a file format and no data set
@@ -65,8 +65,8 @@ def evaluated(standings: Standings) -> Iterator[Evaluated]:
 
 
 def _score(standing: Standing, key: Key, at: int) -> tuple[float, float]:
-    values, errors = standing.tasks[key]
-    return float(values[at]), float(errors[at])
+    scores = standing.ranking.tasks[key]
+    return float(scores.values[at]), float(scores.se[at])
 
 
 # --- Every Eval Ever ----------------------------------------------------------------------------------

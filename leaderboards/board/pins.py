@@ -8,11 +8,12 @@ from pathlib import Path
 from harness.errors import MoemixError
 from harness.files import read_json
 from harness.records import EvalSummary
+from harness.statistics.columns import Key
 from harness.submissions import PinnedSuite, PinnedTask
 from leaderboards.board.folder import BoardFolder
 from leaderboards.board.rescoring import scorer_of
 from leaderboards.board.samples import TaskSamples, read_task
-from leaderboards.scores import Evaluation, Key
+from leaderboards.scores import Evaluation
 
 
 def column_keys(evaluation: Evaluation, columns: list[str]) -> dict[str, dict[Key, float]]:

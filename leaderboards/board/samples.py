@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 from harness.errors import MoemixError
 from harness.files import hash_value
 from harness.statistics.clusters import cluster_label
+from harness.statistics.columns import Key
 from harness.submissions import Scorer
 from leaderboards.board.rescoring import Contradiction, rescore
 from leaderboards.board.untrusted import read_lines
-from leaderboards.scores import Key
 
 _NEEDED = ("doc_id", "doc", "target", "arguments", "resps", "filtered_resps", "filter", "doc_hash", "target_hash")
 

@@ -1,55 +1,70 @@
-"""From verified submissions to what a board shows: current ones ranked, superseded and withdrawn ones as history."""
+"""Rank a board's verified submissions: current ones by their scores; superseded and withdrawn ones as history."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from harness.errors import MoemixError
+from harness.statistics.columns import Key, column_weights
+from harness.statistics.ranking import RankedColumn, Ranking, TaskMatrix, rank
 from harness.submissions import BoardEntry, PinnedSuite, ShownScore, Submission
 from leaderboards.board.folder import BoardFolder
-from leaderboards.board.ranking import Part, Ranked, rank
 from leaderboards.board.verify import Checked
-from leaderboards.scores import Key
 
 Status = Literal["current", "superseded", "withdrawn"]
 
 
 @dataclass
 class Standing:
-    """One suite version with the submissions that were evaluated on it.
+    """One suite version with the current submissions that were evaluated on it.
 
     Attributes:
-        rows: positions in :attr:`Standings.checked` of the current submissions.
-        keys: what scores stand on, in the order of the packed vectors.
-        shares: column → result → how much it counts.
-        columns: column → scores and ranks, in the order of ``rows``.
-        tasks: result → mean and standard error of each row.
-        fractions: results of which every score lies in [0, 1]; their intervals end there too.
-        clusters: task → cluster of each question, where some share a passage or are the same.
+        rows: positions in :attr:`Standings.checked` of these submissions. Everything that a ranking says of row i is
+            about ``rows[i]``.
+        keys: task results, in the order of the packed score vectors.
+        shares: column → task result → its weight.
+        ranking: scores with intervals of columns and tasks; ranks and verdicts in columns. Empty without submissions.
+        clusters: task → i64[n], the cluster of each question, for tasks in which some questions share a cluster.
     """
 
     suite: PinnedSuite
     rows: list[int]
     keys: list[Key]
     shares: dict[str, dict[Key, float]]
-    columns: dict[str, Ranked] = field(default_factory=dict)
-    tasks: dict[Key, tuple[NDArray[np.float64], NDArray[np.float64]]] = field(default_factory=dict)
+    ranking: Ranking[Key] = field(default_factory=lambda: Ranking({}, {}, 0, {}, {}))
     clusters: dict[str, NDArray[np.int64]] = field(default_factory=dict)
-    fractions: set[Key] = field(default_factory=set)
+
+    @property
+    def columns(self) -> dict[str, RankedColumn]:
+        """The ranked columns by name."""
+        return self.ranking.columns
+
+    def questions(self, column: str) -> int:
+        """Return the number of questions behind a column."""
+        return sum(self.suite.tasks[key.task].questions for key in self.shares[column])
+
+    def order(self, column: str | None = None) -> list[int]:
+        """Return the positions in ``rows``, best score first, by a column or else by the suite's main column."""
+        if not self.rows:
+            return []
+        values = self.columns[column or self.suite.main].values
+        order: list[int] = np.argsort(-values if self.suite.higher_is_better else values, kind="stable").tolist()
+        return order
 
 
 @dataclass
 class Standings:
-    """A board's verified submissions and how they stand.
+    """A board's verified submissions and their places.
 
     Attributes:
-        status: of each submission: current, superseded or withdrawn; with a note that says by what or why.
-        refused: submissions that fail their checks, with the first reason; they are not shown.
+        status: status of each submission with a note that says what superseded it, or why it was withdrawn.
+        refused: submissions that failed a check, with the first reason; they are not shown.
     """
 
     board: BoardFolder
@@ -59,20 +74,19 @@ class Standings:
     refused: dict[str, str]
 
     def submission(self, row: int) -> Submission:
+        """Return a submission by its position in ``checked``."""
         found = self.checked[row].submission
         assert found is not None
         return found
 
     def entries(self) -> list[BoardEntry]:
-        """Every submission as it is shown, in the order of ``checked``."""
+        """Return every submission as it is shown, in the order of ``checked``."""
         scores: list[dict[str, dict[str, ShownScore]]] = [{} for _ in self.checked]
         for standing in self.suites:
-            counts = {name: _count(standing, name) for name in standing.columns}
-            fractions = {name: standing.fractions >= standing.shares[name].keys() for name in standing.columns}
             for name, ranked in standing.columns.items():
+                n = standing.questions(name)
                 for position, row in enumerate(standing.rows):
-                    shown = _shown(ranked, position, counts[name], fraction=fractions[name])
-                    scores[row].setdefault(standing.suite.key, {})[name] = shown
+                    scores[row].setdefault(standing.suite.key, {})[name] = _shown(ranked, position, n)
         return [
             BoardEntry.model_construct(
                 submission=self.submission(row), status=self.status[row][0], note=self.status[row][1],
@@ -82,8 +96,8 @@ class Standings:
         ]  # fmt: skip
 
 
-def stand(board: BoardFolder, found: Sequence[Checked]) -> Standings:
-    """Rank what passed its checks."""
+def rank_submissions(board: BoardFolder, found: Sequence[Checked]) -> Standings:
+    """Rank the submissions that passed their checks."""
     refused = {c.label: next(f"{v.check}: {v.detail}" for v in c.verdicts if v.verdict == "fail")
                for c in found if c.failed}  # fmt: skip
     checked = [c for c in found if not c.failed and c.submission is not None]
@@ -96,7 +110,7 @@ def stand(board: BoardFolder, found: Sequence[Checked]) -> Standings:
 
 
 def _status(checked: Sequence[Checked]) -> list[tuple[Status, str]]:
-    """A submission is superseded by one of the same model's that is itself not withdrawn."""
+    """Return each submission's status; only a submission that is not withdrawn supersedes one of the same model."""
     after = {}
     for c in checked:
         if c.submission and c.submission.supersedes and c.withdrawn is None:
@@ -114,27 +128,18 @@ def _status(checked: Sequence[Checked]) -> list[tuple[Status, str]]:
 
 def _standing(suite: PinnedSuite, checked: Sequence[Checked], rows: list[int]) -> Standing:
     shares = suite_shares(suite)
-    keys = list(dict.fromkeys(key for held in shares.values() for key in held))
+    keys = list(dict.fromkeys(key for weights in shares.values() for key in weights))
     standing = Standing(suite, rows, keys, shares)
     if not rows:
         return standing
-    scores = {key: np.stack([_values(checked[row], suite.key, key) for row in rows]) for key in keys}
-    repeats = checked[rows[0]].repeats.get(suite.key, {})
-    standing.clusters = {task: np.array(clusters) for task, clusters in repeats.items()}
-    for name, held in shares.items():
-        parts = [Part(share, scores[key], _clusters(standing, key)) for key, share in held.items()]
-        standing.columns[name] = rank(parts, higher_is_better=suite.higher_is_better)
+    shared = checked[rows[0]].repeats.get(suite.key, {})
+    standing.clusters = {task: np.array(clusters) for task, clusters in shared.items()}
+    tasks = {}
     for key in keys:
-        values = scores[key]
-        if values.min() >= 0 and values.max() <= 1:
-            standing.fractions.add(key)
-        spread = values.std(axis=1, ddof=1) if values.shape[1] > 1 else np.full(len(values), np.nan)
-        standing.tasks[key] = (values.mean(axis=1), spread / math.sqrt(values.shape[1]))
+        clusters = standing.clusters.get(key.task, np.arange(suite.tasks[key.task].questions))
+        tasks[key] = TaskMatrix(np.stack([_values(checked[row], suite.key, key) for row in rows]), clusters)
+    standing.ranking = rank(tasks, shares, higher_is_better=suite.higher_is_better)
     return standing
-
-
-def _clusters(standing: Standing, key: Key) -> NDArray[np.int64]:
-    return standing.clusters.get(key.task, np.arange(standing.suite.tasks[key.task].questions))
 
 
 def _values(checked: Checked, suite: str, key: Key) -> NDArray[np.float64]:
@@ -142,53 +147,21 @@ def _values(checked: Checked, suite: str, key: Key) -> NDArray[np.float64]:
 
 
 def suite_shares(suite: PinnedSuite) -> dict[str, dict[Key, float]]:
-    """Column → how much each result counts in it, by the pins alone."""
-    shares: dict[str, dict[Key, float]] = {}
-    waiting = dict(suite.columns)
-    while waiting:
-        ready = [name for name, column in waiting.items() if all(part in shares for part in column.columns)]
-        for name in ready:
-            column = waiting.pop(name)
-            if column.tasks:
-                sizes = [suite.tasks[t].questions if column.aggregation == "micro" else 1 for t in column.tasks]
-                shares[name] = {
-                    Key(task, column.metric or "", column.filter): size / sum(sizes)
-                    for task, size in zip(column.tasks, sizes, strict=True)
-                }
-                continue
-            merged: dict[Key, float] = {}
-            for part in column.columns:
-                for key, share in shares[part].items():
-                    merged[key] = merged.get(key, 0.0) + share / len(column.columns)
-            shares[name] = merged
-        if not ready:
-            break  # pins that name each other in a ring: such columns have no meaning and are not shown
-    return {name: shares[name] for name in suite.columns if name in shares}
+    """Return column → weight of each task result, by the pins alone; columns that contain themselves are left out."""
+    shares = {}
+    for name in suite.columns:
+        try:
+            shares[name] = column_weights(suite.columns, name, lambda key: suite.tasks[key.task].questions)
+        except MoemixError:
+            continue
+    return shares
 
 
-def _count(standing: Standing, column: str) -> int:
-    return sum(standing.suite.tasks[key.task].questions for key in standing.shares[column])
-
-
-def _shown(ranked: Ranked, position: int, n: int, *, fraction: bool) -> ShownScore:
-    value, se, half = (float(a[position]) for a in (ranked.values, ranked.se, ranked.half))
-    known = math.isfinite(se)
-    lower, upper = (max(value - half, 0.0), min(value + half, 1.0)) if fraction else (value - half, value + half)
+def _shown(ranked: RankedColumn, position: int, n: int) -> ShownScore:
+    numbers = (ranked.values, ranked.se, ranked.lower, ranked.upper)
+    value, *error = (float(array[position]) for array in numbers)
+    stderr, lower, upper = error if math.isfinite(error[0]) else (None, None, None)
     return ShownScore.model_construct(
-        value=value, stderr=se if known else None, lower=lower if known else None,
-        upper=upper if known else None, n=n,
+        value=value, stderr=stderr, lower=lower, upper=upper, n=n,
         rank=int(ranked.best[position]), rank_worst=int(ranked.worst[position]),
     )  # fmt: skip
-
-
-def ordered(standing: Standing, column: str | None = None) -> list[int]:
-    """Positions in a standing's rows, best score first."""
-    if not standing.rows:
-        return []
-    values = standing.columns[column or standing.suite.main].values
-    return [int(i) for i in np.argsort(-values if standing.suite.higher_is_better else values, kind="stable")]
-
-
-def newest(standings: Standings) -> Mapping[str, Standing]:
-    """Suite name → its newest version's standing."""
-    return {standing.suite.name: standing for standing in standings.suites}

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from harness.grid import Grid, Number, Section, Value, csv_text, json_text, markdown_section, markdown_text
 from harness.submissions import BoardEntry
-from leaderboards.board.standings import Standings, ordered
+from leaderboards.board.standings import Standings
 
 SCHEMA = 1
 MOST_ROWS = 500  # of a Markdown table; CSV and JSON have them all
@@ -59,7 +59,7 @@ def as_markdown(standings: Standings) -> str:
         suite = standing.suite
         titles = [suite.columns[name].title or name for name in standing.columns]
         rows = []
-        for at in ordered(standing)[:MOST_ROWS]:
+        for at in standing.order()[:MOST_ROWS]:
             submission = standings.submission(standing.rows[at])
             main = standing.columns[suite.main]
             best, worst = int(main.best[at]), int(main.worst[at])

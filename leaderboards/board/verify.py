@@ -22,6 +22,7 @@ from pydantic import Field, TypeAdapter
 from harness.errors import MoemixError
 from harness.files import hash_tree, hash_value
 from harness.progress import progress
+from harness.statistics.columns import Key
 from harness.strict import Strict
 from harness.submissions import Submission, Verdict, Withdrawal
 from leaderboards.board.checks import check_alone
@@ -29,7 +30,6 @@ from leaderboards.board.folder import BoardFolder, SubmissionFolder
 from leaderboards.board.integrity import Fact, check_integrity, find_duplicates, fingerprints
 from leaderboards.board.samples import TaskSamples
 from leaderboards.board.untrusted import walk
-from leaderboards.scores import Key
 
 FEW = 32  # submissions that one process checks as quickly as several
 FINAL = ("layout", "schema")  # what not even a withdrawn submission may fail

@@ -17,7 +17,7 @@ from harness.errors import MoemixError
 from harness.submissions import Submission
 from leaderboards.board.build import build_site
 from leaderboards.board.folder import BoardFolder, is_member
-from leaderboards.board.standings import stand
+from leaderboards.board.standings import rank_submissions
 from leaderboards.board.untrusted import parse_json, read_yaml
 from leaderboards.board.verify import verify
 
@@ -35,7 +35,7 @@ def refusal(board) -> tuple[str, str]:
     (checked,) = verify(board)
     failed = [verdict for verdict in checked.verdicts if verdict.verdict == "fail"]
     assert failed, [verdict.model_dump() for verdict in checked.verdicts]
-    assert not stand(board, [checked]).checked  # and so it is not shown
+    assert not rank_submissions(board, [checked]).checked  # and so it is not shown
     return failed[0].check, failed[0].detail
 
 
@@ -288,7 +288,7 @@ MARKUP = "<script>document.title='owned'</script><img src=x onerror=\"document.t
 def test_a_spreadsheet_sees_no_formula(made, tmp_path, formula):
     board, where = made
     reseal(board, where, strategy=formula, contact=formula, licence=formula)
-    build_site({"board": stand(board, verify(board))}, tmp_path / "site")
+    build_site({"board": rank_submissions(board, verify(board))}, tmp_path / "site")
     cells = [cell for line in (tmp_path / "site/board.csv").read_text().splitlines() for cell in line.split(",")]
     assert not [cell for cell in cells if cell.strip('"')[:1] in ("=", "@", "+")]
     assert not [cell for cell in cells if cell[:2] in ("-2", '"-')]
@@ -297,7 +297,7 @@ def test_a_spreadsheet_sees_no_formula(made, tmp_path, formula):
 def test_markup_is_text_in_every_file(made, tmp_path):
     board, where = made
     reseal(board, where, strategy=MARKUP[:200], contact=MARKUP[:200], description=MARKUP)
-    build_site({"board": stand(board, verify(board))}, tmp_path / "site")
+    build_site({"board": rank_submissions(board, verify(board))}, tmp_path / "site")
     for name in ("index.html", "board.md", "data/board.js"):
         text = (tmp_path / "site" / name).read_text()
         assert "<script>document" not in text, name
@@ -311,7 +311,7 @@ def test_a_board_with_a_hostile_submission_shows_the_others(tmp_path, capsys):
     write_submission(board, asked, "honest", seed=1)
     where = write_submission(board, asked, "hostile", seed=2)
     (where.path / "run.json").symlink_to("/etc/passwd")
-    standings = stand(board, verify(board))
+    standings = rank_submissions(board, verify(board))
     assert [checked.submission.model for checked in standings.checked] == ["honest"]
     assert list(standings.refused) == [where.label]
 
@@ -329,5 +329,5 @@ def test_the_site_replaces_only_a_site(made, tmp_path):
     (tmp_path / "site").mkdir()
     (tmp_path / "site" / "thesis.tex").write_text("years of work")
     with pytest.raises(MoemixError, match="no site of a board"):
-        build_site({"board": stand(board, verify(board))}, tmp_path / "site")
+        build_site({"board": rank_submissions(board, verify(board))}, tmp_path / "site")
     assert Path(tmp_path / "site" / "thesis.tex").read_text() == "years of work"

@@ -19,7 +19,7 @@ from leaderboards.board.build import build_site
 from leaderboards.board.folder import BoardFolder
 from leaderboards.board.pins import add_pin, pin
 from leaderboards.board.serving import server
-from leaderboards.board.standings import ordered, stand
+from leaderboards.board.standings import rank_submissions
 from leaderboards.board.verify import verify
 
 pytestmark = pytest.mark.skipif(why_not() is not None, reason=f"no browser: {why_not()}")
@@ -50,7 +50,7 @@ def built(tmp_path_factory) -> tuple[BoardFolder, Path]:
     reseal(board, hostile, strategy=MARKUP[:190], contact=MARKUP[:190], licence="<b>bold</b>", base_model=MARKUP[:190],
            description=MARKUP, links={"weights": "https://example.org/?q=<script>owned=1</script>"})  # fmt: skip
     add_pin(board, pin(write_evaluation(folder / "second", asked, seed=7), version="2"))
-    standings = stand(board, verify(board))
+    standings = rank_submissions(board, verify(board))
     assert not standings.refused
     build_site({"board": standings}, folder / "site")
     return board, folder / "site"
@@ -86,7 +86,7 @@ def go(driver: Any, fragment: str, selector: str) -> None:
 
 
 def test_the_best_come_first_with_score_interval_and_rank(page, built):
-    standings = stand(built[0], verify(built[0]))
+    standings = rank_submissions(built[0], verify(built[0]))
     standing = standings.suites[0]
     column = standing.columns["average"]
     order = np.argsort(-column.values, kind="stable")
@@ -102,8 +102,8 @@ def test_without_scripts_the_first_rows_are_there_to_read(built):
     text = (built[1] / "index.html").read_text()
     assert text.count("<tr>") == 1 + 50
     shown = re.findall(r'<a href="#s/\w+">([^<]+)</a>', text)
-    standings = stand(built[0], verify(built[0]))
-    assert shown == [standings.submission(standings.suites[0].rows[i]).model for i in ordered(standings.suites[0])[:50]]
+    standings = rank_submissions(built[0], verify(built[0]))
+    assert shown == [standings.submission(standings.suites[0].rows[i]).model for i in standings.suites[0].order()[:50]]
     assert "hostile" in shown
     assert "&lt;script&gt;owned=1" in text
 
@@ -295,7 +295,7 @@ def test_served_it_is_the_same_and_asks_nobody_else(built, driver):
 
 
 def test_several_boards_stand_side_by_side(built, driver, tmp_path):
-    standings = stand(built[0], verify(built[0]))
+    standings = rank_submissions(built[0], verify(built[0]))
     build_site({"one": standings, "two": standings}, tmp_path / "site")
     driver.get((tmp_path / "site" / "index.html").as_uri())
     assert texts(driver, ".boards a") == ["A board", "A board"]

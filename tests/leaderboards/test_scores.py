@@ -11,7 +11,8 @@ from run_records import sample_line, write_samples  # type: ignore[import-not-fo
 
 from harness.errors import MoemixError
 from harness.records import Column, EvalResult
-from leaderboards.scores import Evaluation, Key, read_samples
+from harness.statistics.columns import Key
+from leaderboards.scores import Evaluation, read_samples
 
 
 def result(
