@@ -14,7 +14,7 @@ from tests.bench.report import Report, options, spread
 from tests.bench.workload import Quickstart, in_turn
 from trainers.mixing import MixingStrategy, MixtureState, Observation, Sources, load_strategy, strategy_cards
 from trainers.mixing.simplex import even
-from trainers.mixing.state import from_arrays, to_arrays
+from trainers.mixing.base import from_arrays, to_arrays
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
-"""Data mixing: what share of the training data each source gets, and how that changes while training goes on.
+"""Data mixing: the share of the training data that each source gets, and how it changes during training.
 
-Numpy only, so that listing strategies and simulating them never waits for torch.
+This package uses numpy only, so listing and simulating strategies never imports torch.
 """
 
 from trainers.mixing.base import MixingStrategy, MixtureState, Observation, Reference, Sources

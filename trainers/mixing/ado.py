@@ -1,19 +1,20 @@
-"""ADO: each source's scaling law is fitted while training, and weights follow what it still promises."""
+"""ADO: a scaling law of each source is fitted during training, and weights follow what it still promises."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from harness.errors import MoemixError
-from trainers.mixing.base import Floats, MixingStrategy, MixtureState, Observation, Sources
-from trainers.mixing.simplex import even, last_known, require_finite, require_share
+from trainers.mixing.base import Array, Floats, MixingStrategy, MixtureState, Observation, Sources
+from trainers.mixing.simplex import SMALLEST, check_options, even, last_known, normalised
 
 _POINTS = 64  # of a loss curve that are kept
-_EXPONENTS = np.linspace(0.05, 0.8, 16)  # the released code bounds the exponent so
+_EXPONENTS = np.linspace(0.05, 0.8, 16)  # the released code has the same bounds
 _GRID = range(len(_EXPONENTS))
-_HIGHEST = 0.98  # of the least loss seen: the most that is irreducible
+_HIGHEST = 0.98  # upper limit of the irreducible loss, as a share of the least loss seen
 
 
 @dataclass(frozen=True)
@@ -24,19 +25,19 @@ class AdaptiveOptimization(MixingStrategy):
 
         ρ ∝ prior · √(h (1 − h)) · α (L̂ − ε) / n,   w = (1 − γ) w̄ + γ ρ,
 
-    where h is a moving average of the shares really drawn, w̄ the mean of all ρ so far, and no ρ is below ``floor``.
-    Before ``warmup`` losses are known the weights are the prior. Variant: as in the released code (n counts examples
-    of all sources, h (1 − h) for credit), but the law is fitted by least squares of the loss where that code runs
-    L-BFGS on a Huber loss of its logarithm, and anew whenever n has grown by ``refit`` of itself, where that code
-    fits every 1,000 steps.
+    where h is a moving average of the shares that were really drawn, w̄ the mean of all ρ so far, and no ρ is below
+    ``floor``. Until ``warmup`` losses are known the weights are the prior. As in the released code, n counts examples
+    of all sources, and h (1 − h) assigns credit. Variant: the law is fitted by least squares of the loss, where that
+    code runs L-BFGS on a Huber loss of its logarithm; and it is fitted again whenever n has grown by ``refit`` of
+    itself, where that code fits every 1,000 steps.
 
     Attributes:
-        prior: shares by the sources' sizes (``size``, as in the paper), or ``even`` ones.
-        gamma: weight of the newest ρ, γ.
-        history: how much of the moving average h is kept at an update.
+        prior: shares by the sources' sizes (``size``, as in the paper), or ``even`` shares.
+        gamma: weight γ of the newest ρ.
+        history: share of the moving average h that is kept at an update.
         floor: least preference.
-        warmup: observed losses before the first fit.
-        refit: growth of n, as a share, after which the laws are fitted anew.
+        warmup: number of losses before the first fit.
+        refit: growth of n, as a share, after which the laws are fitted again.
     """
 
     name = "ado"
@@ -52,110 +53,121 @@ class AdaptiveOptimization(MixingStrategy):
 
     def __post_init__(self) -> None:
         if self.prior not in ("size", "even"):
-            raise MoemixError(f"prior is {self.prior!r}; it is `size` or `even`", where="ado.prior")
-        for option in ("gamma", "history", "floor"):
-            require_share(getattr(self, option), f"ado.{option}")
-        require_finite(self.refit, "ado.refit")
+            raise MoemixError(f"prior is {self.prior!r}; it must be `size` or `even`", where="ado.prior")
+        check_options(self, gamma="share", history="share", floor="share", refit="not negative")
         if self.warmup < 3:
-            raise MoemixError(f"warmup is {self.warmup}; a law of three numbers needs three losses", where="ado.warmup")
+            raise MoemixError(
+                f"warmup is {self.warmup}; it must be at least 3, because a law has three parameters",
+                where="ado.warmup",
+            )
 
     def init(self, sources: Sources) -> MixtureState:
+        """Return the prior as weights; no loss is known."""
         count = len(sources.names)
-        prior_K = even(count)
+        prior = even(count)
         if self.prior == "size":
-            sizes_K = np.maximum(sources.sizes, 1).astype(np.float64)
-            prior_K = sizes_K / sizes_K.sum()
+            sizes = np.maximum(sources.sizes, 1).astype(np.float64)
+            prior = normalised(sizes)
         memory = {
-            "prior": prior_K,
-            "drawn": prior_K.copy(),  # h
-            "mean": prior_K.copy(),  # w̄
+            "prior": prior,
+            "drawn": prior.copy(),  # h
+            "mean": prior.copy(),  # w̄
             "updates": np.array(0),
             "seen": np.zeros(count, dtype=np.int64),
             "n": np.empty(0),
             "losses": np.empty((0, count)),
-            "law": np.zeros((3, count)),  # ε, β, α; β = 0 where there is none yet
+            "law": np.zeros((3, count)),  # ε, β, α; β = 0 where there is no law yet
             "fitted": np.array(0.0),  # n at the last fit
         }
-        return MixtureState(prior_K, memory)
+        return MixtureState(prior, memory)
 
     def update(self, state: MixtureState, seen: Observation) -> MixtureState:
+        """Extend the loss curves, fit their laws if it is time, and follow what they promise."""
         memory = dict(state.memory)
-        fresh_K = seen.examples_seen - memory["seen"]
-        if fresh_K.sum() > 0:
-            share_K = fresh_K / fresh_K.sum()
-            memory["drawn"] = self.history * memory["drawn"] + (1.0 - self.history) * share_K
+        fresh = seen.examples_seen - memory["seen"]
+        if fresh.sum() > 0:
+            memory["drawn"] = self.history * memory["drawn"] + (1.0 - self.history) * (fresh / fresh.sum())
         memory["seen"] = seen.examples_seen.copy()
-        memory |= self._extended(memory, float(max(seen.examples_seen.sum(), 1)), seen.need("train_loss"))
+        memory |= _extend_curves(memory, float(max(seen.examples_seen.sum(), 1)), seen.need("train_loss"))
         n = memory["n"][-1]
         if len(memory["n"]) >= self.warmup and n >= (1.0 + self.refit) * memory["fitted"]:
             memory |= {"law": fit_laws(memory["n"], memory["losses"]), "fitted": np.array(n)}
         if not memory["law"][1].any():
             return MixtureState(state.weights, memory)
         updates = int(memory["updates"]) + 1
-        preference_K = self._preference(memory, n)
-        weights_K = (1.0 - self.gamma) * memory["mean"] + self.gamma * preference_K
-        mean_K = memory["mean"] + (preference_K - memory["mean"]) / (updates + 1)
-        memory |= {"mean": mean_K, "updates": np.array(updates)}
-        return MixtureState(weights_K / weights_K.sum(), memory)
+        preference = self._preference(memory, n)
+        weights = (1.0 - self.gamma) * memory["mean"] + self.gamma * preference
+        mean = memory["mean"] + (preference - memory["mean"]) / (updates + 1)
+        memory |= {"mean": mean, "updates": np.array(updates)}
+        return MixtureState(normalised(weights), memory)
 
-    def _preference(self, memory: dict[str, np.ndarray], n: float) -> Floats:
-        _, beta_K, alpha_K = memory["law"]
-        slope_K = alpha_K * beta_K * n**-alpha_K / n
-        drawn_K = memory["drawn"].clip(1e-9, 1.0 - 1e-9)
-        wanted_K = memory["prior"] * np.sqrt(drawn_K * (1.0 - drawn_K)) * slope_K
-        total = wanted_K.sum()
-        share_K = wanted_K / total if np.isfinite(total) and total > 0 else memory["prior"]
-        share_K = np.maximum(share_K, min(self.floor, 1.0 / len(share_K)))
-        return np.maximum(share_K / share_K.sum(), np.finfo(np.float64).tiny)
-
-    def _extended(self, memory: dict[str, np.ndarray], n: float, loss_K: Floats) -> dict[str, np.ndarray]:
-        """The loss curves with one more point; when there are too many, every other one of the older half goes."""
-        n_P, losses_PK = memory["n"], memory["losses"]
-        loss_K = last_known(loss_K, losses_PK[-1] if len(losses_PK) else None)
-        n_P, losses_PK = np.append(n_P, n), np.concatenate([losses_PK, loss_K[None]])
-        if len(n_P) > _POINTS:
-            kept = np.r_[0 : _POINTS // 2 : 2, _POINTS // 2 : len(n_P)]
-            n_P, losses_PK = n_P[kept], losses_PK[kept]
-        return {"n": n_P, "losses": losses_PK}
+    def _preference(self, memory: dict[str, Array], n: float) -> Floats:
+        """Return ρ, f64[K]."""
+        _, beta, alpha = memory["law"]
+        slope = alpha * beta * n**-alpha / n
+        drawn = memory["drawn"].clip(1e-9, 1.0 - 1e-9)
+        preference = memory["prior"] * np.sqrt(drawn * (1.0 - drawn)) * slope
+        total = preference.sum()
+        share = preference / total if np.isfinite(total) and total > 0 else memory["prior"]
+        share = np.maximum(share, min(self.floor, 1.0 / len(share)))
+        return np.maximum(normalised(share), SMALLEST)
 
 
-def fit_laws(n_P: Floats, losses_PK: Floats) -> Floats:
-    """ε, β and α of L = ε + β n^(−α) for each of K loss curves, f64[3, K], by least squares; β = 0 without a fall.
+def _extend_curves(memory: dict[str, Array], n: float, loss: Floats) -> dict[str, Array]:
+    """Return the loss curves with one more point; if there are too many, every other one of the older half goes."""
+    counts, losses = memory["n"], memory["losses"]
+    loss = last_known(loss, losses[-1] if len(losses) else None)
+    counts, losses = np.append(counts, n), np.concatenate([losses, loss[None]])
+    if len(counts) > _POINTS:
+        kept = np.r_[0 : _POINTS // 2 : 2, _POINTS // 2 : len(counts)]
+        counts, losses = counts[kept], losses[kept]
+    return {"n": counts, "losses": losses}
 
-    For a given α the best ε, from 0 to a little below the least loss, and β ≥ 0 are a linear regression, so only α is
-    searched: on a grid that is refined twice around its best. Points that are not known are left out; a source with
-    fewer than three has β = 0.
+
+def fit_laws(n: Floats, losses: Floats) -> Floats:
+    """Fit L = ε + β n^(−α) to each of K loss curves by least squares.
+
+    For a given α the best ε, from 0 to a little below the least loss, and β ≥ 0 are a linear regression. So only α is
+    searched, on a grid that is refined twice around its best value. Unknown points are left out; a source with fewer
+    than three points has β = 0, and so has one whose loss does not fall.
+
+    Args:
+        n: f64[P], examples seen at each point.
+        losses: f64[P, K], nan where unknown.
+
+    Returns:
+        ε, β and α, f64[3, K].
     """
-    known_KP = np.isfinite(losses_PK.T)
-    scale_K = np.where(known_KP, np.abs(losses_PK.T), 0.0).max(axis=1).clip(np.finfo(np.float64).tiny)
-    loss_KP = np.where(known_KP, losses_PK.T / scale_K[:, None], 0.0)
-    count_K = known_KP.sum(axis=1).clip(1)
-    least_K = _HIGHEST * np.where(known_KP, loss_KP, np.inf).min(axis=1).clip(0.0, 1.0)
-    log_P, row_K = np.log(n_P), np.arange(len(loss_KP))
-    alpha_KA = np.broadcast_to(_EXPONENTS, (len(loss_KP), len(_EXPONENTS)))
+    known = np.isfinite(losses.T)
+    scale = np.where(known, np.abs(losses.T), 0.0).max(axis=1).clip(SMALLEST)
+    curves = np.where(known, losses.T / scale[:, None], 0.0)
+    count = known.sum(axis=1).clip(1)
+    least = _HIGHEST * np.where(known, curves, np.inf).min(axis=1).clip(0.0, 1.0)
+    log_n, row = np.log(n), np.arange(len(curves))
+    grid = np.broadcast_to(_EXPONENTS, (len(curves), len(_EXPONENTS)))
     for _ in range(3):
-        fits = [_regress(np.exp(-alpha_KA[:, [a]] * log_P), loss_KP, known_KP, count_K, least_K) for a in _GRID]
-        error_KA, epsilon_KA, beta_KA = (np.stack(part, axis=1) for part in zip(*fits, strict=True))
-        best_K = error_KA.argmin(axis=1)
-        alpha_K, epsilon_K, beta_K = (values_KA[row_K, best_K] for values_KA in (alpha_KA, epsilon_KA, beta_KA))
-        step_K = alpha_KA[:, 1] - alpha_KA[:, 0]
-        around_KA = alpha_K[:, None] + step_K[:, None] * np.linspace(-1.0, 1.0, len(_EXPONENTS))
-        alpha_KA = np.clip(around_KA, _EXPONENTS[0], _EXPONENTS[-1])
-    beta_K = np.where(known_KP.sum(axis=1) >= 3, beta_K * scale_K, 0.0)
-    return np.stack([epsilon_K * scale_K, beta_K, alpha_K])
+        fits = [_regress(np.exp(-grid[:, [a]] * log_n), curves, known, count, least) for a in _GRID]
+        error, epsilons, betas = (np.stack(part, axis=1) for part in zip(*fits, strict=True))
+        best = error.argmin(axis=1)
+        alpha, epsilon, beta = (values[row, best] for values in (grid, epsilons, betas))
+        step = grid[:, 1] - grid[:, 0]
+        around = alpha[:, None] + step[:, None] * np.linspace(-1.0, 1.0, len(_EXPONENTS))
+        grid = np.clip(around, _EXPONENTS[0], _EXPONENTS[-1])
+    beta = np.where(known.sum(axis=1) >= 3, beta * scale, 0.0)
+    return np.stack([epsilon * scale, beta, alpha])
 
 
 def _regress(
-    power_KP: Floats, loss_KP: Floats, known_KP: np.ndarray, count_K: Floats, least_K: Floats
+    power: Floats, loss: Floats, known: NDArray[np.bool_], count: NDArray[np.int64], least: Floats
 ) -> tuple[Floats, Floats, Floats]:
-    """Squared error, ε and β of L ≈ ε + β p for each of K curves, with 0 ≤ ε ≤ least and β ≥ 0."""
-    power_KP = power_KP * known_KP
-    mean_power_K, mean_loss_K = power_KP.sum(axis=1) / count_K, loss_KP.sum(axis=1) / count_K
-    cross_K = (power_KP * loss_KP).sum(axis=1) / count_K
-    square_K = ((power_KP**2).sum(axis=1) / count_K).clip(np.finfo(np.float64).tiny)
-    spread_K = (square_K - mean_power_K**2).clip(np.finfo(np.float64).tiny)
-    slope_K = (cross_K - mean_power_K * mean_loss_K) / spread_K
-    epsilon_K = np.clip(mean_loss_K - slope_K * mean_power_K, 0.0, least_K)
-    beta_K = np.maximum((cross_K - epsilon_K * mean_power_K) / square_K, 0.0)
-    rest_KP = (loss_KP - epsilon_K[:, None]) * known_KP - beta_K[:, None] * power_KP
-    return (rest_KP**2).sum(axis=1), epsilon_K, beta_K
+    """Return squared error, ε and β of L ≈ ε + β p for each of K curves [K, P], with 0 ≤ ε ≤ least and β ≥ 0."""
+    power = power * known
+    mean_power, mean_loss = power.sum(axis=1) / count, loss.sum(axis=1) / count
+    cross = (power * loss).sum(axis=1) / count
+    square = ((power**2).sum(axis=1) / count).clip(SMALLEST)
+    spread = (square - mean_power**2).clip(SMALLEST)
+    slope = (cross - mean_power * mean_loss) / spread
+    epsilon = np.clip(mean_loss - slope * mean_power, 0.0, least)
+    beta = np.maximum((cross - epsilon * mean_power) / square, 0.0)
+    rest = (loss - epsilon[:, None]) * known - beta[:, None] * power
+    return (rest**2).sum(axis=1), epsilon, beta

@@ -1,4 +1,4 @@
-"""Online data mixing: sources as arms of a bandit whose reward is their training loss."""
+"""Online data mixing: sources are the arms of a bandit, and their training loss is the reward."""
 
 from __future__ import annotations
 
@@ -7,26 +7,25 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from harness.errors import MoemixError
 from trainers.mixing.base import Floats, MixingStrategy, MixtureState, Observation, Sources
-from trainers.mixing.simplex import even, require_share
+from trainers.mixing.simplex import SMALLEST, check_options, even, normalised
 
 _PAPER = "Albalak et al. 2023, Efficient Online Data Mixing (arXiv:2312.02406)"
 
 
 @dataclass(frozen=True)
 class OnlineMixing(MixingStrategy):
-    """Sources with a high training loss are drawn more, with exploration that fades (moving average).
+    """Sources with a high training loss are drawn more, with decreasing exploration (moving average).
 
-    The variant of the released code: a moving average of the exponential of the loss is the reward, and probabilities
-    are rewards normalised. At the t-th update, for every source seen since the last one,
+    The variant of the released code: the reward is a moving average of the exponential of the loss, and probabilities
+    are normalised rewards. At the t-th update, for every source seen since the last one,
 
         R_i ← α R_i + (1 − α) e^{loss_i},   p = (1 − Kε) R / ΣR + ε,   ε = min(1/K, √(ln K / (K t))).
 
-    R begins at zero; rewards are kept as logarithms, so no loss is too large.
+    R begins at zero. Rewards are stored as logarithms, so no loss is too large.
 
     Attributes:
-        alpha: how much of the old reward is kept, α.
+        alpha: the share α of the old reward that is kept.
     """
 
     name = "odm"
@@ -36,36 +35,37 @@ class OnlineMixing(MixingStrategy):
     alpha: float = 0.9
 
     def __post_init__(self) -> None:
-        require_share(self.alpha, "odm.alpha")
-        if self.alpha == 1:
-            raise MoemixError("alpha is 1, and no loss would ever count", where="odm.alpha")
+        check_options(self, alpha="share below 1")
 
     def init(self, sources: Sources) -> MixtureState:
+        """Return even weights, without rewards."""
         count = len(sources.names)
         return MixtureState(even(count), {"log_reward": np.full(count, -np.inf), "updates": np.array(0)})
 
     def update(self, state: MixtureState, seen: Observation) -> MixtureState:
-        loss_K = seen.need("train_loss")
+        """Add the losses to the moving averages, and draw in proportion to them."""
+        loss = seen.need("train_loss")
         updates = int(state.memory["updates"]) + 1
-        log_K = state.memory["log_reward"].copy()
-        known_K = np.isfinite(loss_K)
+        log_reward = state.memory["log_reward"].copy()
+        known = np.isfinite(loss)
         with np.errstate(divide="ignore"):
-            kept_K = np.log(self.alpha) + log_K[known_K]
-        log_K[known_K] = np.logaddexp(kept_K, math.log1p(-self.alpha) + loss_K[known_K])
-        return MixtureState(explored(log_K, updates), {"log_reward": log_K, "updates": np.array(updates)})
+            kept = np.log(self.alpha) + log_reward[known]
+        log_reward[known] = np.logaddexp(kept, math.log1p(-self.alpha) + loss[known])
+        weights = mix_exploration(log_reward, updates)
+        return MixtureState(weights, {"log_reward": log_reward, "updates": np.array(updates)})
 
 
 @dataclass(frozen=True)
 class OnlineMixingExp3(MixingStrategy):
-    """Sources with a high training loss are drawn more, with exploration that fades (Exp3).
+    """Sources with a high training loss are drawn more, with decreasing exploration (Exp3).
 
-    The paper's own rule. At the t-th update, for every source seen since the last one, with ε_t as in `odm`,
+    The rule of the paper itself. At the t-th update, for every source seen since the last one, with ε_t as in `odm`,
 
         R_i ← R_i + (loss_i / scale) / p_i,   p = (1 − K ε_t) softmax(ε_{t−1} R) + ε_t.
 
     Attributes:
-        scale: what losses are divided by, so that rewards are about one at most (the paper: 10).
-        warmup: updates at the beginning after which weights stay even, while rewards are gathered.
+        scale: losses are divided by it, so that rewards are about one at most (10 in the paper).
+        warmup: number of first updates after which weights stay even while rewards are collected.
     """
 
     name = "odm_exp3"
@@ -76,38 +76,37 @@ class OnlineMixingExp3(MixingStrategy):
     warmup: int = 1
 
     def __post_init__(self) -> None:
-        if not (np.isfinite(self.scale) and self.scale > 0):
-            raise MoemixError(f"scale is {self.scale}; it must be finite and positive", where="odm_exp3.scale")
-        if self.warmup < 0:
-            raise MoemixError(f"warmup is {self.warmup}; it is a number of updates", where="odm_exp3.warmup")
+        check_options(self, scale="positive", warmup="not negative")
 
     def init(self, sources: Sources) -> MixtureState:
+        """Return even weights, without rewards."""
         count = len(sources.names)
         return MixtureState(even(count), {"reward": np.zeros(count), "updates": np.array(0)})
 
     def update(self, state: MixtureState, seen: Observation) -> MixtureState:
-        loss_K = seen.need("train_loss")
+        """Add the losses to the rewards, and draw by their softmax."""
+        loss = seen.need("train_loss")
         updates = int(state.memory["updates"]) + 1
-        gain_K = np.where(np.isfinite(loss_K), loss_K, 0.0) / self.scale / state.weights
-        reward_K = state.memory["reward"] + gain_K
-        weights_K = state.weights
+        gain = np.where(np.isfinite(loss), loss, 0.0) / self.scale / state.weights
+        reward = state.memory["reward"] + gain
+        weights = state.weights
         if updates > self.warmup:
-            weights_K = explored(exploration(len(loss_K), updates - 1) * reward_K, updates)
-        return MixtureState(weights_K.copy(), {"reward": reward_K, "updates": np.array(updates)})
+            weights = mix_exploration(exploration(len(loss), updates - 1) * reward, updates)
+        return MixtureState(weights.copy(), {"reward": reward, "updates": np.array(updates)})
 
 
 def exploration(count: int, updates: int) -> float:
-    """ε = min(1/K, √(ln K / (K t))): the least probability of a source at the t-th update; 1/K before the first."""
+    """Return ε = min(1/K, √(ln K / (K t))), the least probability at the t-th update; 1/K before the first."""
     return min(1.0 / count, math.sqrt(math.log(count) / (count * updates))) if updates else 1.0 / count
 
 
-def explored(log_reward_K: Floats, updates: int) -> Floats:
-    """(1 − Kε) R / ΣR + ε from the logarithms of R; even where no source has a reward."""
-    count = len(log_reward_K)
-    top = log_reward_K.max()
+def mix_exploration(log_reward: Floats, updates: int) -> Floats:
+    """Return (1 − Kε) R / ΣR + ε, f64[K], given log R; even weights where no source has a reward."""
+    count = len(log_reward)
+    top = log_reward.max()
     if top == -np.inf:
         return even(count)
-    share_K = np.exp(log_reward_K - top)
+    share = np.exp(log_reward - top)
     epsilon = exploration(count, updates)
-    weights_K = np.maximum((1.0 - count * epsilon) * share_K / share_K.sum() + epsilon, np.finfo(np.float64).tiny)
-    return weights_K / weights_K.sum()
+    weights = np.maximum((1.0 - count * epsilon) * share / share.sum() + epsilon, SMALLEST)
+    return normalised(weights)

@@ -1,31 +1,35 @@
 """The interface of a mixing strategy: arrays in, arrays out.
 
-A strategy is a pair of pure functions, as optax's gradient transformations are. It knows no trainer, no rank
-and no file; its hyper-parameters are the fields of a frozen dataclass, and everything it remembers is in the
-state that it returns.
+A strategy is a pair of pure functions, like one of optax's gradient transformations. It knows no trainer, no rank and
+no file. Its hyper-parameters are the fields of a frozen dataclass, and everything that it remembers is in the state
+that it returns.
 """
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from harness.errors import MoemixError
 
+Array = NDArray[Any]
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
+
+_MEMORY = "memory."
 
 
 @dataclass(frozen=True)
 class Reference:
-    """What the finished run that a strategy ``needs`` came to.
+    """The result of the finished run that a strategy ``needs``.
 
     Attributes:
-        weights: f64[K], its last weights.
-        losses: f64[K], its last mean training loss per target token; nan where a source was not seen.
+        weights: f64[K], the run's last weights.
+        losses: f64[K], the run's last mean training loss per target token; nan where a source was not seen.
     """
 
     weights: Floats
@@ -34,14 +38,14 @@ class Reference:
 
 @dataclass(frozen=True)
 class Sources:
-    """The K datasets of a mixture, and what is known of a run before its first step.
+    """The K datasets of a mixture, and what is known about a run before its first step.
 
     Attributes:
-        names: sorted; every array over sources follows this order.
-        sizes: i64[K], original dataset sizes in examples.
-        steps: optimizer steps of the whole run; 0 where it is not known.
-        seed: of the run.
-        reference: of the finished run that the strategy ``needs``.
+        names: the names of the sources, sorted; every array over sources follows this order.
+        sizes: i64[K], the original dataset sizes in examples.
+        steps: the number of optimizer steps of the whole run; 0 if it is unknown.
+        seed: the seed of the run.
+        reference: the result of the finished run that the strategy ``needs``.
     """
 
     names: tuple[str, ...]
@@ -56,15 +60,15 @@ class Sources:
         if self.sizes.shape != (len(self.names),):
             raise ValueError(f"sizes has shape {self.sizes.shape}, expected ({len(self.names)},)")
 
-    def need_reference(self, wanted_by: str) -> Reference:
-        """The finished run that a strategy starts from.
+    def need_reference(self, strategy: str) -> Reference:
+        """Return the finished run that the named strategy starts from.
 
         Raises:
-            MoemixError: there is none.
+            MoemixError: there is no finished run.
         """
         if self.reference is None:
             raise MoemixError(
-                f"`{wanted_by}` starts from a finished run, and none was given",
+                f"`{strategy}` starts from a finished run, and none was given",
                 hint="train it with `moemix bench` or `moemix train RECIPE`, which run what it needs first",
             )
         return self.reference
@@ -75,25 +79,47 @@ class MixtureState:
     """What a strategy decides and remembers.
 
     Attributes:
-        weights: f64[K], non-negative, sum 1: the probability that a drawn example comes from each source. Of a
-            strategy that ``scales`` the loss: each source's share of the loss, while draws stay even.
-        memory: named arrays the strategy wants back at its next update (moving averages, counters, …).
+        weights: f64[K], non-negative, sum 1: the probability that a drawn example comes from each source. If the
+            strategy ``scales`` the loss: each source's share of the loss, while all sources are drawn equally often.
+        memory: named arrays that the strategy gets back at its next update (moving averages, counters, …).
     """
 
     weights: Floats
-    memory: dict[str, NDArray] = field(default_factory=dict)
+    memory: dict[str, Array] = field(default_factory=dict)
+
+
+def to_arrays(state: MixtureState) -> dict[str, Array]:
+    """Return a state as ``weights`` and one ``memory.<name>`` each, for ``numpy.savez`` or safetensors."""
+    return {"weights": state.weights, **{_MEMORY + name: array for name, array in state.memory.items()}}
+
+
+def from_arrays(arrays: dict[str, Array]) -> MixtureState:
+    """Return the state that :func:`to_arrays` was given, bit for bit.
+
+    Raises:
+        MoemixError: ``weights`` is missing.
+    """
+    if "weights" not in arrays:
+        raise MoemixError("this is not a mixture state: `weights` is missing")
+    memory = {name.removeprefix(_MEMORY): np.asarray(a) for name, a in arrays.items() if name.startswith(_MEMORY)}
+    return MixtureState(np.asarray(arrays["weights"], dtype=np.float64), memory)
+
+
+def weights_hash(weights: Floats) -> str:
+    """Return the SHA-256 of the weights' bits. Ranks compare it to be sure that they draw from the same mixture."""
+    return hashlib.sha256(np.ascontiguousarray(weights, dtype="<f8").tobytes()).hexdigest()
 
 
 @dataclass(frozen=True)
 class Observation:
-    """What was seen since the last update. Fields that a strategy did not ask for are None.
+    """What was measured since the last update. Signals that a strategy did not request are None.
 
     Attributes:
-        step: optimizer steps finished.
+        step: the number of finished optimizer steps.
         names: the sources, in the order of every array below.
         examples_seen: i64[K], examples drawn from each source since training began.
-        tokens_seen: i64[K], tokens trained on since training began.
-        gate_load: i64[K, L, E], tokens routed to each expert of each MoE layer, padding excluded, over all ranks.
+        tokens_seen: i64[K], tokens of each source trained on since training began.
+        gate_load: i64[K, L, E], tokens routed to each expert of each MoE layer, without padding, over all ranks.
         train_loss: f64[K], mean loss per target token since the last update; nan where a source was not seen.
         probe_loss: f64[K], mean held-out loss per target token.
         reference_loss: f64[K], the reference model's mean held-out loss per target token.
@@ -114,30 +140,34 @@ class Observation:
     embedding: NDArray[np.float32] | None = None
     gradient: NDArray[np.float32] | None = None
 
-    def need(self, signal: str) -> NDArray:
-        """A signal that the strategy cannot do without; training on as if nothing had been asked would be silent."""
-        value: NDArray | None = getattr(self, signal)
+    def need(self, signal: str) -> Array:
+        """Return a signal that the strategy cannot work without.
+
+        Raises:
+            MoemixError: the signal was not measured.
+        """
+        value: Array | None = getattr(self, signal)
         if value is None:
             raise MoemixError(f"the strategy needs the signal `{signal}`, and it was not measured")
         return value
 
 
 class MixingStrategy:
-    """Base of all strategies: subclass as ``@dataclass(frozen=True)``, one class per strategy.
+    """Base of all strategies: subclass it as ``@dataclass(frozen=True)``, one class per strategy.
 
     Class attributes:
-        name: what recipes call it.
-        signals: the optional fields of :class:`Observation` it needs at every update.
-        at_start: the fields it needs once, before the first step, of the model as it is then (gate load by probe).
-        source: the paper (and variant) it follows.
-        scales: what the weights act on: which sources are drawn, or how much each counts in the loss.
-        trains: false for a strategy that leaves the base checkpoint as it is.
-        updates: false for a strategy whose weights never change after ``init``.
+        name: the name in recipes.
+        signals: the optional fields of :class:`Observation` that the strategy needs at every update.
+        at_start: the fields that it needs once, of the untrained model (gate load is then measured by probe).
+        source: the paper, and the variant, that it follows.
+        scales: what the weights change: how often each source is drawn, or how much it counts in the loss.
+        trains: false if the strategy leaves the base checkpoint as it is.
+        updates: false if the weights never change after ``init`` (and ``start``).
         needs: the strategy whose finished run this one starts from, if any.
-        may_vanish: true for a strategy that may give a source a weight of exactly zero.
-        concentrates: true for a strategy that means to put nearly all weight on one source at a time.
-        positional: true for a strategy that takes sources in turn or draws noise for each, so that reordering them
-            does more than reorder its weights.
+        may_vanish: true if the strategy may give a source a weight of exactly zero.
+        concentrates: true if the strategy intends to put nearly all weight on one source at a time.
+        positional: true if the strategy takes sources in turn or draws noise for each, so that reordering the sources
+            changes more than the order of the weights.
     """
 
     name: ClassVar[str]
@@ -153,34 +183,40 @@ class MixingStrategy:
     positional: ClassVar[bool] = False
 
     def init(self, sources: Sources) -> MixtureState:
-        """The state before the first step, and before anything was observed."""
-        raise NotImplementedError
+        """Return the state before the first step: by default even weights and an empty memory.
+
+        Raises:
+            MoemixError: the strategy ``needs`` a finished run, and ``sources`` has none.
+        """
+        if self.needs:
+            sources.need_reference(self.name)
+        return MixtureState(np.full(len(sources.names), 1.0 / len(sources.names)))
 
     def start(self, state: MixtureState, seen: Observation) -> MixtureState:
-        """The state after the observation before the first step (``at_start``): an update like any other by default.
+        """Return the state after the observation before the first step: by default that of an ordinary update.
 
-        Only called where ``at_start`` names a signal. Pure, as ``update`` is.
+        It is called only if ``at_start`` names a signal. Like ``update`` it must be pure.
         """
         return self.update(state, seen)
 
     def update(self, state: MixtureState, seen: Observation) -> MixtureState:
-        """The state after an observation. Pure: the same input gives the same output.
+        """Return the state after an observation. It must be pure: the same input gives the same output.
 
-        A strategy with ``updates = False`` is never called and need not define it.
+        It is never called if ``updates`` is false, and need not be defined then.
 
         Raises:
-            MoemixError: a signal it needs is missing.
+            MoemixError: a signal that the strategy needs is missing.
         """
         raise NotImplementedError
 
     def interval(self, sources: Sources) -> int | None:
-        """Steps between updates, of a strategy with a rhythm of its own; None for the recipe's."""
+        """Return the steps between two updates if the strategy sets them itself, or None for the recipe's value."""
         return None
 
     def average(self, state: MixtureState) -> Floats | None:
-        """f64[K], the mean of the weights over the run, of a strategy whose paper proposes that for the next run."""
+        """Return the mean weights of the run, f64[K], if the strategy's paper proposes them for a next run."""
         return None
 
     def advice(self, sources: Sources) -> str | None:
-        """What a user should know before training on these sources: why nothing will change, for instance."""
+        """Return what a user should know before training on these sources, for example why weights cannot change."""
         return None

@@ -1,4 +1,4 @@
-"""The paper's dynamic mixing: sources that use the experts differently from the others get more weight."""
+"""The paper's dynamic mixing, its variants and its control: weights from distances between the sources."""
 
 from __future__ import annotations
 
@@ -8,12 +8,19 @@ import numpy as np
 
 from harness.errors import unknown
 from trainers.mixing.base import Floats, MixingStrategy, MixtureState, Observation, Sources
-from trainers.mixing.distances import Aggregate, Distance
-from trainers.mixing.gate_loads import Layers, checked_layers, delta, of_layers
-from trainers.mixing.simplex import Initial, given, require_finite, require_share, reweigh
+from trainers.mixing.distances import (
+    Aggregate,
+    Distance,
+    Layers,
+    check_layers,
+    embedding_distance,
+    gate_load_distance,
+    select_layers,
+)
+from trainers.mixing.simplex import Initial, check_options, initial_weights, reweigh
 from trainers.mixing.static import PAPER
 
-_LOAD = "gate_load"
+_TIE = 1e-12  # relative difference below which two distances are the same up to rounding
 
 
 @dataclass(frozen=True)
@@ -24,21 +31,21 @@ class Dynamic(MixingStrategy):
 
         α = softmax(log w + η Δ),   w' = (1 − c) α + c / K.
 
-    A source without a single token in the observation keeps its last known load. Where none is known either it takes
-    the mean Δ of the others, so that it is neither favoured nor punished for not having been seen.
+    A source without a single token in the observation keeps its last known load. If there is none either, it takes
+    the mean Δ of the others.
 
     Attributes:
         eta: step size η on the distances.
         c: share of the weights that is spread evenly; every source keeps at least c / K.
         distance: ``l2``, or ``cos`` (one minus the cosine).
-        aggregate: how a source's distances to all become one number.
-        layers: MoE layers to look at, ``last``, ``all``, or a list of indices (negative from the end); distances are
-            averaged over them, so η means the same for any number of layers.
-        initial: weights to start from, by source name or in the order of the names; none for even ones.
+        aggregate: how a source's distances to all sources become one number.
+        layers: the MoE layers to compare: ``last``, ``all``, or a list of indices (negative from the end). Distances
+            are averaged over layers, so η means the same for any number of layers.
+        initial: weights to start from, by source name or in the order of the names; None for even weights.
     """
 
     name = "dynamic"
-    signals = frozenset({_LOAD})
+    signals = frozenset({"gate_load"})
     source = f"{PAPER}, Algorithm 1"
 
     eta: float = 10.0
@@ -49,25 +56,27 @@ class Dynamic(MixingStrategy):
     initial: Initial = None
 
     def __post_init__(self) -> None:
-        require_finite(self.eta, f"{self.name}.eta")
-        require_share(self.c, f"{self.name}.c")
+        check_options(self, eta="not negative", c="share")
         for option, choices in (("distance", ("l2", "cos")), ("aggregate", ("mean", "min", "max"))):
             if getattr(self, option) not in choices:
                 raise unknown(option, getattr(self, option), choices, where=f"{self.name}.{option}")
-        object.__setattr__(self, "layers", checked_layers(self.layers, where=f"{self.name}.layers"))
+        object.__setattr__(self, "layers", check_layers(self.layers, where=f"{self.name}.layers"))
 
     def init(self, sources: Sources) -> MixtureState:
-        return MixtureState(given(sources.names, self.initial, where=f"{self.name}.initial"))
+        """Return the initial weights."""
+        return MixtureState(initial_weights(sources.names, self.initial, where=f"{self.name}.initial"))
 
     def update(self, state: MixtureState, seen: Observation) -> MixtureState:
-        load_KLE = of_layers(seen.need(_LOAD), self.layers, where=f"{self.name}.layers")
-        present_K = load_KLE.sum(axis=2).all(axis=1)
-        if _LOAD in state.memory:
-            load_KLE = np.where(present_K[:, None, None], load_KLE, state.memory[_LOAD])
-        delta_K = self._gain(delta(load_KLE, self.distance, self.aggregate))
-        return MixtureState(reweigh(state.weights, self.eta * delta_K, self.c), {_LOAD: load_KLE})
+        """Move weight to the sources whose gate load is unlike the others'."""
+        load = select_layers(seen.need("gate_load"), self.layers, where=f"{self.name}.layers")
+        present = load.sum(axis=2).all(axis=1)
+        if "gate_load" in state.memory:
+            load = np.where(present[:, None, None], load, state.memory["gate_load"])
+        gain = self._gain(gate_load_distance(load, self.distance, self.aggregate))
+        return MixtureState(reweigh(state.weights, self.eta * gain, self.c), {"gate_load": load})
 
     def advice(self, sources: Sources) -> str | None:
+        """Say that distances cannot tell fewer than three sources apart."""
         if len(sources.names) >= 3:
             return None
         return (
@@ -75,6 +84,83 @@ class Dynamic(MixingStrategy):
             f"with {len(sources.names)} the weights cannot leave an even split; give at least three sources"
         )
 
-    def _gain(self, delta_K: Floats) -> Floats:
-        """What Δ is turned into before it moves the weights."""
-        return delta_K
+    def _gain(self, delta: Floats) -> Floats:
+        """Return what moves the weights, f64[K], given the distances Δ."""
+        return delta
+
+
+@dataclass(frozen=True)
+class Inverse(Dynamic):
+    """`dynamic` with the ranking of the distances reversed: weight moves to the most redundant sources.
+
+    The k-th smallest Δ goes to the source that has the k-th largest. Sources with equal Δ share what falls to them
+    evenly, so their order has no effect.
+    """
+
+    name = "inverse"
+    source = f"{PAPER}, table 5 (Inverse)"
+
+    def _gain(self, delta: Floats) -> Floats:
+        order = np.argsort(delta, kind="stable")
+        ascending = delta[order]
+        starts = np.r_[True, np.diff(ascending) > _TIE * np.abs(ascending[-1])]
+        group = np.cumsum(starts) - 1
+        shared = np.bincount(group, ascending[::-1]) / np.bincount(group)
+        reverse = np.empty_like(delta)
+        reverse[order] = shared[group]
+        return reverse
+
+
+@dataclass(frozen=True)
+class GateLoadStatic(Dynamic):
+    """One `dynamic` update with the untrained model's gate load (by probe); then weights stay fixed."""
+
+    name = "gate_load_static"
+    signals = frozenset()
+    at_start = frozenset({"gate_load"})
+    source = f"{PAPER}, table 2 (GateLoadStatic)"
+    updates = False
+
+
+@dataclass(frozen=True)
+class DynamicFromSentenceEmbedding(Dynamic):
+    """`dynamic`, started from the weights of `sentence_embedding`."""
+
+    name = "dynamic_from_sentence_embedding"
+    at_start = frozenset({"embedding"})
+    source = f"{PAPER}, table 2 (Dynamic from SentEmb)"
+
+    def start(self, state: MixtureState, seen: Observation) -> MixtureState:
+        """Move weight to the sources whose embedding is unlike the others'."""
+        delta = embedding_distance(seen.need("embedding"), self.distance, self.aggregate)
+        return MixtureState(reweigh(state.weights, self.eta * delta, self.c))
+
+
+@dataclass(frozen=True)
+class SentenceEmbedding(MixingStrategy):
+    """One `dynamic` update with mean sentence embeddings instead of gate loads; then weights stay fixed.
+
+    Δ_i is the mean distance of source i's mean embedding (all-MiniLM-L6-v2, each sentence of unit length) to those of
+    all sources. A source without an embedding takes the mean Δ of the others.
+
+    Attributes:
+        eta, c, distance, aggregate: as in `dynamic`.
+    """
+
+    name = "sentence_embedding"
+    at_start = frozenset({"embedding"})
+    source = f"{PAPER}, table 2 (SentEmb)"
+    updates = False
+
+    eta: float = 10.0
+    c: float = 0.05
+    distance: Distance = "l2"
+    aggregate: Aggregate = "mean"
+
+    def __post_init__(self) -> None:
+        check_options(self, eta="not negative", c="share")
+
+    def start(self, state: MixtureState, seen: Observation) -> MixtureState:
+        """Move weight to the sources whose embedding is unlike the others'."""
+        delta = embedding_distance(seen.need("embedding"), self.distance, self.aggregate)
+        return MixtureState(reweigh(state.weights, self.eta * delta, self.c))

@@ -6,19 +6,16 @@ import contextlib
 import dataclasses
 import functools
 import importlib
-import importlib.util
 import inspect
 import pkgutil
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 from pydantic import PydanticSchemaGenerationError, TypeAdapter, ValidationError
 
-import trainers.mixing as package
 from harness.errors import MoemixError, nearest, unknown
 from harness.files import hash_file
 from harness.plugins import code_hash, file_reference, module_from
@@ -30,20 +27,20 @@ StrategyClass = type[MixingStrategy]
 
 @dataclasses.dataclass(frozen=True)
 class StrategyCard:
-    """What a strategy says of itself.
+    """The description of a strategy, read from its class.
 
     Attributes:
         defaults: option → default value.
-        required: options without one.
-        summary: the first line of its docstring.
-        source: the paper (and variant) it follows.
+        required: the options without a default.
+        summary: the first line of the class's docstring.
+        source: the paper, and the variant, that it follows.
         needs: the strategy whose finished run it starts from, if any.
-        at_start, scales, trains, updates: as in :class:`MixingStrategy`.
+        name, signals, at_start, scales, trains, updates: as in :class:`MixingStrategy`.
     """
 
     name: str
     signals: tuple[str, ...]
-    defaults: dict[str, Any]
+    defaults: dict[str, object]
     required: tuple[str, ...]
     summary: str
     source: str
@@ -54,34 +51,44 @@ class StrategyCard:
     scales: str = "draws"
 
 
-def load_strategy(name: str, /, **options: Any) -> MixingStrategy:
-    """The strategy of this name with these options.
+def load_strategy(name: str, /, **options: object) -> MixingStrategy:
+    """Return the strategy of this name with these options.
 
     Args:
         name: a built-in strategy, an entry point of ``moemix.strategies``, or ``path/to/file.py:ClassName``.
+        **options: values of the strategy's fields; a list is accepted for a tuple, and ``"1e-4"`` for a number.
 
     Raises:
-        MoemixError: no such strategy, no such option, or a value that the option cannot take.
+        MoemixError: there is no such strategy or option, or an option does not accept the value.
     """
-    return _configured(_find(name), name, options)
+    strategy = _find(name)
+    fields, kinds = _options(strategy), typing.get_type_hints(strategy)
+    for option in options:
+        if option not in fields:
+            raise unknown("option", option, fields, where=f"strategy {name}")
+    values = {option: _convert(kinds[option], value, where=f"{name}.{option}") for option, value in options.items()}
+    for option, default in fields.items():
+        if default is dataclasses.MISSING and option not in values:
+            raise MoemixError(f"the option `{option}` must be given", where=f"strategy {name}")
+    return strategy(**values)
 
 
 def strategy_cards() -> list[StrategyCard]:
-    """Every strategy that can be named without a path, by name: ours and those of installed plug-ins that load."""
+    """Describe every strategy that has a name, sorted: the built-in ones, and those of plug-ins that load."""
     classes = dict(_builtin())
     for name in _plugins().keys() - classes.keys():
-        with contextlib.suppress(MoemixError):  # told by plugin_faults
+        with contextlib.suppress(MoemixError):  # plugin_faults reports it
             classes[name] = _plugin(name)
     return [_card(name, classes[name]) for name in sorted(classes)]
 
 
 def strategy_names() -> list[str]:
-    """Every name that stands for a strategy, without importing plug-ins."""
+    """Return every name that stands for a strategy, without importing plug-ins."""
     return sorted(_builtin().keys() | _plugins().keys())
 
 
 def plugin_faults() -> list[str]:
-    """What is wrong with installed plug-ins, one sentence each; no fault of one keeps the others from being used."""
+    """Say what is wrong with installed plug-ins, one sentence each. The others can still be used."""
     faults = []
     for name in sorted(_plugins()):
         if name in _builtin():
@@ -95,14 +102,17 @@ def plugin_faults() -> list[str]:
 
 
 def strategy_code(name: str) -> str | None:
-    """Hash of the file that a strategy comes from, unless it is built in: edited, it is another strategy."""
+    """Return the hash of the file that defines a strategy, or None for a built-in one.
+
+    The hash is part of a run's identity: an edited strategy is another strategy.
+    """
     if name in _builtin() or name not in _plugins():
         return code_hash(name)
     file = inspect.getsourcefile(_plugin(name))
     return hash_file(Path(file)) if file else None
 
 
-# --- finding --------------------------------------------------------------------------------------
+# --- search ---------------------------------------------------------------------------------------
 
 
 def _find(name: str) -> StrategyClass:
@@ -121,8 +131,8 @@ def _find(name: str) -> StrategyClass:
 @functools.cache
 def _builtin() -> dict[str, StrategyClass]:
     found: dict[str, StrategyClass] = {}
-    for entry in pkgutil.iter_modules(package.__path__):
-        for strategy in _defined_in(importlib.import_module(f"{package.__name__}.{entry.name}")):
+    for entry in pkgutil.iter_modules([str(Path(__file__).parent)]):
+        for strategy in _defined_in(importlib.import_module(f"{__package__}.{entry.name}")):
             if strategy.name in found:
                 raise RuntimeError(f"two built-in strategies are called {strategy.name!r}")
             found[strategy.name] = strategy
@@ -158,42 +168,38 @@ def _defined_in(module: ModuleType) -> Iterator[StrategyClass]:
 
 
 def _strategy_class(module: ModuleType, attribute: str, *, where: str) -> StrategyClass:
-    value = getattr(module, attribute, None)
+    value: object = getattr(module, attribute, None)
     if value is None:
         raise unknown("class", attribute, [strategy.__name__ for strategy in _defined_in(module)], where=where)
     if not (inspect.isclass(value) and issubclass(value, MixingStrategy)):
-        raise MoemixError(
-            f"{attribute} is not a MixingStrategy", where=where, hint="subclass trainers.mixing.MixingStrategy"
-        )
+        hint = "subclass trainers.mixing.MixingStrategy"
+        raise MoemixError(f"{attribute} is not a MixingStrategy", where=where, hint=hint)
     if not dataclasses.is_dataclass(value):
-        raise MoemixError(
-            f"{attribute} is not a dataclass", where=where, hint="decorate it with @dataclass(frozen=True)"
-        )
+        hint = "decorate it with @dataclass(frozen=True)"
+        raise MoemixError(f"{attribute} is not a dataclass", where=where, hint=hint)
     return value
 
 
 # --- options --------------------------------------------------------------------------------------
 
 
-def _configured(strategy: StrategyClass, name: str, options: dict[str, Any]) -> MixingStrategy:
-    fields = {field.name: field for field in dataclasses.fields(strategy) if field.init}  # type: ignore[arg-type]
-    kinds = typing.get_type_hints(strategy)
-    for option in options:
-        if option not in fields:
-            raise unknown("option", option, fields, where=f"strategy {name}")
-    values = {option: _value(kinds[option], value, where=f"{name}.{option}") for option, value in options.items()}
-    absent = [f.name for f in fields.values() if f.name not in values and _default(f) is dataclasses.MISSING]
-    if absent:
-        raise MoemixError(f"the option `{absent[0]}` must be given", where=f"strategy {name}")
-    return strategy(**values)
+def _options(strategy: StrategyClass) -> Mapping[str, object]:
+    """Return each option with its default value, or with ``dataclasses.MISSING`` if it has none."""
+    if not dataclasses.is_dataclass(strategy):
+        raise TypeError(f"{strategy.__name__} is not a dataclass")
+    return {
+        field.name: field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+        for field in dataclasses.fields(strategy)
+        if field.init
+    }
 
 
-def _value(kind: Any, value: Any, *, where: str) -> Any:
-    """The value as its annotation wants it (a list for a tuple, ``"1e-4"`` for a float), or the reason why not."""
+def _convert(kind: type[object], value: object, *, where: str) -> object:
+    """Return the value in the type of its annotation (a tuple for a list, a float for ``"1e-4"``)."""
     try:
         return TypeAdapter(kind).validate_python(value)
     except PydanticSchemaGenerationError:
-        return value  # an annotation that only the strategy itself understands: its own checks decide
+        return value  # only the strategy itself understands the annotation, so its own checks decide
     except ValidationError as error:
         choices = [str(choice) for choice in _literals(kind)]
         hint = nearest(str(value), choices) if choices else None
@@ -201,7 +207,7 @@ def _value(kind: Any, value: Any, *, where: str) -> Any:
         raise MoemixError(f"{value!r} is not valid: {reason}", where=where, hint=hint) from None
 
 
-def _literals(kind: Any) -> Iterator[Any]:
+def _literals(kind: object) -> Iterator[object]:
     for argument in typing.get_args(kind):
         if typing.get_origin(kind) is typing.Literal:
             yield argument
@@ -209,17 +215,13 @@ def _literals(kind: Any) -> Iterator[Any]:
             yield from _literals(argument)
 
 
-def _default(field: dataclasses.Field) -> Any:
-    return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
-
-
 def _card(name: str, strategy: StrategyClass) -> StrategyCard:
-    defaults = {field.name: _default(field) for field in dataclasses.fields(strategy) if field.init}  # type: ignore[arg-type]
+    options = _options(strategy)
     return StrategyCard(
         name=name,
         signals=tuple(sorted(strategy.signals)),
-        defaults={option: value for option, value in defaults.items() if value is not dataclasses.MISSING},
-        required=tuple(option for option, value in defaults.items() if value is dataclasses.MISSING),
+        defaults={option: value for option, value in options.items() if value is not dataclasses.MISSING},
+        required=tuple(option for option, value in options.items() if value is dataclasses.MISSING),
         summary=(inspect.getdoc(strategy) or "").partition("\n")[0],
         source=strategy.source,
         needs=strategy.needs,

@@ -1,27 +1,61 @@
-"""Weights as points of the simplex: even ones, named ones, and how they move without overflow or collapse."""
+"""Arithmetic on mixture weights, and the checks of strategies' options."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Literal
 
 import numpy as np
 
 from harness.errors import MoemixError, unknown
-from trainers.mixing.base import Floats
+from trainers.mixing.base import Floats, MixingStrategy
 
 Initial = dict[str, float] | tuple[float, ...] | None
-"""Weights given by a user: by the sources' names, in the order of the names, or none for even ones."""
+"""Weights from a user: by source name, in the order of the names, or None for even weights."""
 
-_SMALLEST = np.finfo(np.float64).tiny
+SMALLEST = np.finfo(np.float64).tiny
+
+Range = Literal["share", "share above 0", "share below 1", "not negative", "positive", "at least 1"]
+_RANGES: dict[Range, tuple[Callable[[float], bool], str]] = {
+    "share": (lambda value: 0 <= value <= 1, "a share between 0 and 1"),
+    "share above 0": (lambda value: 0 < value <= 1, "above 0 and at most 1"),
+    "share below 1": (lambda value: 0 <= value < 1, "at least 0 and below 1"),
+    "not negative": (lambda value: 0 <= value < np.inf, "finite and not negative"),
+    "positive": (lambda value: 0 < value < np.inf, "finite and positive"),
+    "at least 1": (lambda value: value >= 1, "at least 1"),
+}
+
+
+def check_options(rule: MixingStrategy, **ranges: Range) -> None:
+    """Check numeric options of a strategy; an option that is None is not checked.
+
+    Args:
+        rule: the strategy.
+        **ranges: option → the range that its value must lie in.
+
+    Raises:
+        MoemixError: a value lies outside its range.
+    """
+    for option, name in ranges.items():
+        value = getattr(rule, option)
+        holds, accepted = _RANGES[name]
+        if value is not None and not holds(value):
+            raise MoemixError(f"{option} is {value}; it must be {accepted}", where=f"{rule.name}.{option}")
 
 
 def even(count: int) -> Floats:
-    """f64[K], the same weight for each source."""
+    """Return the same weight for each source, f64[K]."""
     return np.full(count, 1.0 / count)
 
 
-def given(names: Sequence[str], initial: Initial, *, where: str) -> Floats:
-    """f64[K], a user's weights, normalised; even ones if there are none.
+def normalised(weights: Floats) -> Floats:
+    """Return weights divided by their sum."""
+    total: np.float64 = weights.sum()
+    return weights / total
+
+
+def initial_weights(names: Sequence[str], initial: Initial, *, where: str) -> Floats:
+    """Return a user's weights, normalised, f64[K]; even weights if there are none.
 
     Raises:
         MoemixError: a source is missing or unknown, or a weight is not a positive number.
@@ -38,51 +72,37 @@ def given(names: Sequence[str], initial: Initial, *, where: str) -> Floats:
         raise MoemixError(
             f"there are {len(initial)} weights for {len(names)} sources", where=where, hint=f"order: {', '.join(names)}"
         )
-    weights_K = np.array(initial, dtype=np.float64)
-    if not (np.isfinite(weights_K).all() and weights_K.min() > 0):
+    weights = np.array(initial, dtype=np.float64)
+    if not (np.isfinite(weights).all() and weights.min() > 0):
         raise MoemixError(f"every weight must be a positive number: {list(initial)}", where=where)
-    return weights_K / weights_K.sum()
+    return normalised(weights)
 
 
-def reweigh(weights_K: Floats, gain_K: Floats, c: float) -> Floats:
-    """One multiplicative update, w' ∝ (1 − c) softmax(log w + gain) + c / K, in log space.
+def reweigh(weights: Floats, gain: Floats, c: float) -> Floats:
+    """Return one multiplicative update, w' ∝ (1 − c) softmax(log w + gain) + c / K, computed in log space.
 
-    With ``c`` = 0 a weight may fall without end; it stops at the smallest positive number, so its logarithm stays
+    With ``c`` = 0 a weight may fall without limit. It stops at the smallest positive number, so its logarithm stays
     finite and the source can come back.
     """
-    return softmax(np.log(np.maximum(weights_K, _SMALLEST)) + gain_K, c)
+    return softmax(np.log(np.maximum(weights, SMALLEST)) + gain, c)
 
 
-def softmax(logits_K: Floats, c: float = 0.0) -> Floats:
-    """(1 − c) softmax(logits) + c / K; never exactly zero."""
-    alpha_K = np.exp(logits_K - logits_K.max())
-    alpha_K /= alpha_K.sum()
-    mixed_K = np.maximum((1.0 - c) * alpha_K + c / len(logits_K), _SMALLEST)
-    return mixed_K / mixed_K.sum()
+def softmax(logits: Floats, c: float = 0.0) -> Floats:
+    """Return the softmax, mixed with c even weights, f64[K]. No weight is exactly zero."""
+    alpha = normalised(np.exp(logits - logits.max()))
+    mixed = np.maximum((1.0 - c) * alpha + c / len(logits), SMALLEST)
+    return normalised(mixed)
 
 
-def filled(values_K: Floats) -> Floats:
-    """Values with the mean of the known ones where they are not finite: neither favoured nor punished.
+def fill_unknown(values: Floats) -> Floats:
+    """Replace values that are not finite by the mean of the others, or by zero where none is known.
 
-    All zero where nothing is known.
+    A source that was not seen is then neither favoured nor punished.
     """
-    known_K = np.isfinite(values_K)
-    return np.where(known_K, values_K, values_K[known_K].mean() if known_K.any() else 0.0)
+    known = np.isfinite(values)
+    return np.where(known, values, values[known].mean() if known.any() else 0.0)
 
 
-def last_known(values_K: Floats, before_K: Floats | None) -> Floats:
-    """Values with those of before where they are not finite now; nan where neither is known."""
-    return values_K.copy() if before_K is None else np.where(np.isfinite(values_K), values_K, before_K)
-
-
-def require_share(value: float, where: str) -> None:
-    """Raises MoemixError unless 0 <= value <= 1."""
-    if not 0 <= value <= 1:
-        raise MoemixError(f"{where.rpartition('.')[2]} is {value}; it is a share between 0 and 1", where=where)
-
-
-def require_finite(value: float, where: str, *, positive: bool = False) -> None:
-    """Raises MoemixError unless the value is finite and not negative (or positive)."""
-    if not np.isfinite(value) or value < 0 or (positive and value == 0):
-        kind = "positive" if positive else "not negative"
-        raise MoemixError(f"{where.rpartition('.')[2]} is {value}; it must be finite and {kind}", where=where)
+def last_known(values: Floats, before: Floats | None) -> Floats:
+    """Replace values that are not finite by the earlier ones; nan stays where neither is known."""
+    return values.copy() if before is None else np.where(np.isfinite(values), values, before)

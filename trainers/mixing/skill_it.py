@@ -8,7 +8,7 @@ import numpy as np
 
 from harness.errors import MoemixError
 from trainers.mixing.base import MixingStrategy, MixtureState, Observation, Sources
-from trainers.mixing.simplex import even, filled, last_known, require_finite, softmax
+from trainers.mixing.simplex import check_options, even, fill_unknown, last_known, softmax
 
 
 @dataclass(frozen=True)
@@ -19,12 +19,12 @@ class SkillIt(MixingStrategy):
 
         w ∝ exp(η Σ_{τ in window} Σ_j A_ij L_j(τ)).
 
-    The paper learns A before, by trainings on single sources; it is given here. Without one every source is a skill of
-    its own (A is the identity, the paper's case of skills without prerequisites).
+    The paper learns A beforehand, by trainings on single sources; here it is an option. Without it every source is a
+    skill of its own (A is the identity, the paper's case of skills without prerequisites).
 
     Attributes:
         eta: step size η.
-        window: updates whose losses count.
+        window: number of updates whose losses count.
         graph: A, row by row in the order of the sources' names; empty for the identity.
     """
 
@@ -37,11 +37,14 @@ class SkillIt(MixingStrategy):
     graph: tuple[tuple[float, ...], ...] = ()
 
     def __post_init__(self) -> None:
-        require_finite(self.eta, "skill_it.eta")
-        if self.window < 1:
-            raise MoemixError(f"window is {self.window}; at least one update counts", where="skill_it.window")
+        check_options(self, eta="not negative", window="at least 1")
 
     def init(self, sources: Sources) -> MixtureState:
+        """Return even weights; no loss is known.
+
+        Raises:
+            MoemixError: the graph does not fit the sources.
+        """
         count = len(sources.names)
         shape = (len(self.graph), *{len(row) for row in self.graph})
         if self.graph and shape != (count, count):
@@ -53,9 +56,10 @@ class SkillIt(MixingStrategy):
         return MixtureState(even(count), {"losses": np.empty((0, count))})
 
     def update(self, state: MixtureState, seen: Observation) -> MixtureState:
-        before_WK = state.memory["losses"]
-        loss_K = last_known(seen.need("probe_loss"), before_WK[-1] if len(before_WK) else None)
-        losses_WK = np.concatenate([before_WK, filled(loss_K)[None]])[-self.window :]
-        total_K = losses_WK.sum(axis=0)
-        pull_K = np.array(self.graph) @ total_K if self.graph else total_K
-        return MixtureState(softmax(self.eta * pull_K), {"losses": losses_WK})
+        """Move weight to the sources that help where the loss is high."""
+        before = state.memory["losses"]
+        loss = last_known(seen.need("probe_loss"), before[-1] if len(before) else None)
+        losses = np.concatenate([before, fill_unknown(loss)[None]])[-self.window :]
+        total = losses.sum(axis=0)
+        gain = np.array(self.graph) @ total if self.graph else total
+        return MixtureState(softmax(self.eta * gain), {"losses": losses})

@@ -9,7 +9,7 @@ import numpy as np
 
 from harness.files import read_jsonl
 from harness.records import MixtureUpdate, StepMetrics
-from trainers.mixing.gate_loads import delta
+from trainers.mixing.distances import gate_load_distance
 
 Point = dict[str, float]
 
@@ -57,6 +57,6 @@ def _of_update(update: MixtureUpdate) -> Point:
         found |= {f"realised/{name}": count / drawn for name, count in counts}
     load_KLE = np.array(update.observation.get("gate_load", ()), dtype=np.int64)
     if load_KLE.ndim == 3:
-        distances = delta(load_KLE[:, -1:], "l2", "mean").tolist()
+        distances = gate_load_distance(load_KLE[:, -1:], "l2", "mean").tolist()
         found |= {f"gate_load_distance/{name}": d for name, d in zip(update.names, distances, strict=True)}
     return found

@@ -16,7 +16,7 @@ from harness.errors import StageFailed
 from harness.records import MixtureUpdate
 from trainers.mixing import MixingStrategy, MixtureState, Observation, Sources
 from trainers.mixing.simplex import even
-from trainers.mixing.state import from_arrays, to_arrays, weights_hash
+from trainers.mixing.base import from_arrays, to_arrays, weights_hash
 from trainers.parallel.ranks import Ranks
 from trainers.signals.base import Signal
 from trainers.training.state import below, prefixed

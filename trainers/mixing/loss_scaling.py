@@ -1,0 +1,124 @@
+"""Strategies whose weights scale each source's loss: all sources are drawn equally often."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trainers.mixing.base import Floats, MixingStrategy, MixtureState, Observation, Sources
+from trainers.mixing.simplex import check_options, fill_unknown, reweigh
+
+
+class LossScaling(MixingStrategy):
+    """Base of the strategies that scale the loss and report the mean of their weights over all updates."""
+
+    scales = "loss"
+
+    def init(self, sources: Sources) -> MixtureState:
+        """Return even weights, with their mean in the memory."""
+        weights = super().init(sources).weights
+        return MixtureState(weights, {"mean": weights.copy(), "updates": np.array(0)})
+
+    def average(self, state: MixtureState) -> Floats | None:
+        """Return the mean of the weights over all updates."""
+        return state.memory["mean"]
+
+    def _next(self, weights: Floats, before: MixtureState) -> MixtureState:
+        """Return the state with new weights, and with their mean over all updates so far in the memory."""
+        updates = int(before.memory["updates"]) + 1
+        mean = before.memory["mean"] + (weights - before.memory["mean"]) / updates if updates > 1 else weights
+        return MixtureState(weights, {**before.memory, "mean": mean.copy(), "updates": np.array(updates)})
+
+
+@dataclass(frozen=True)
+class DoReMi(LossScaling):
+    """Sources far above a reference model count for more in the loss; all are drawn equally often.
+
+    The proxy training of DoReMi: with λ_i the mean over target tokens of max(loss − the reference model's, 0),
+
+        α ← (1 − ε) norm(α e^{ηλ}) + ε / K.
+
+    The weights scale the loss: a token of source i counts α_i K times in the mean over the batch's targets, which is
+    normalised by the sum of these factors, as in the authors' trainer. Variant: λ is measured on held-out examples
+    before each update instead of on every minibatch, and the reference model is the finished `uniform` run. The mean
+    of α over all updates, which the paper uses in the final training, is reported as the run's average weights.
+
+    Attributes:
+        eta: step size η.
+        epsilon: share ε of the weights that is spread evenly.
+    """
+
+    name = "doremi"
+    signals = frozenset({"excess_loss"})
+    source = "Xie et al. 2023, DoReMi (arXiv:2305.10429), Algorithm 1; excess loss on held-out examples"
+    needs = "uniform"
+
+    eta: float = 1.0
+    epsilon: float = 1e-4
+
+    def __post_init__(self) -> None:
+        check_options(self, eta="not negative", epsilon="share")
+
+    def update(self, state: MixtureState, seen: Observation) -> MixtureState:
+        """Move weight to the sources with the largest excess loss."""
+        excess = fill_unknown(seen.need("excess_loss"))
+        return self._next(reweigh(state.weights, self.eta * excess, self.epsilon), state)
+
+
+@dataclass(frozen=True)
+class DoGE(LossScaling):
+    """Sources whose gradient agrees with everyone's count for more in the loss; all are drawn equally often.
+
+    The proxy training of DoGE for universal generalisation. With g_i the gradient of source i's held-out loss, clipped
+    to norm 1 as the authors' trainer does,
+
+        s_i = rate · clip(⟨g_i, Σ_j g_j⟩ / mean_j ‖g_j‖, 0, limit),   α ← (1 − c) softmax(log α + s / μ) + c / K.
+
+    Inner products are those of sketches. The paper updates at every step, with the learning rate in place of ``rate``.
+    Here one update stands for all steps since the last one, and the default is 100 steps of the paper's 5e-4. The
+    paper's sum over j includes i itself; the released code leaves it out (``own``). A source without a gradient takes
+    the mean s. The mean of α over all updates is reported as the run's average weights.
+
+    Attributes:
+        mu: strength μ of the pull to the previous weights.
+        rate: the learning rate that one update stands for.
+        limit: the largest score, before it is multiplied by ``rate``.
+        c: share of the weights that is spread evenly (0 in the released code).
+        own: whether the sum over j includes the source's own gradient.
+    """
+
+    name = "doge"
+    signals = frozenset({"gradient"})
+    source = "Fan et al. 2023, DoGE (arXiv:2310.15393), Algorithm 1; clipping and normalisation of the released code"
+
+    mu: float = 0.05
+    rate: float = 0.05
+    limit: float = 5.0
+    c: float = 0.0
+    own: bool = True
+
+    def __post_init__(self) -> None:
+        check_options(self, mu="positive", rate="not negative", limit="positive", c="share")
+
+    def update(self, state: MixtureState, seen: Observation) -> MixtureState:
+        """Move weight to the sources whose gradient agrees with everyone's."""
+        score = self._scores(seen.need("gradient"))
+        gain = self.rate * fill_unknown(np.clip(score, 0.0, self.limit)) / self.mu
+        return self._next(reweigh(state.weights, gain, self.c), state)
+
+    def _scores(self, sketches: NDArray[np.float32]) -> Floats:
+        """Return ⟨g_i, Σ_j g_j⟩ / mean ‖g_j‖ of clipped gradients, f64[K]; nan where a source has no gradient."""
+        gradient = np.nan_to_num(sketches.astype(np.float64))
+        norm = np.linalg.norm(gradient, axis=1)
+        known = norm > 0
+        score = np.full(len(norm), np.nan)
+        if known.any():
+            clipped = gradient[known] / np.maximum(norm[known], 1.0)[:, None]
+            length = np.linalg.norm(clipped, axis=1)
+            agreement = clipped @ clipped.sum(axis=0)
+            if not self.own:
+                agreement -= length**2
+            score[known] = agreement / length.mean()
+        return score
