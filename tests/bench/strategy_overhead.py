@@ -13,8 +13,8 @@ import numpy as np
 from tests.bench.report import Report, options, spread
 from tests.bench.workload import Quickstart, in_turn
 from trainers.mixing import MixingStrategy, MixtureState, Observation, Sources, load_strategy, strategy_cards
-from trainers.mixing.simplex import even
 from trainers.mixing.base import from_arrays, to_arrays
+from trainers.mixing.simplex import even
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trainers.mixing import MixingStrategy, MixtureState, load_strategy, strategy_cards
-from trainers.mixing.contract import check_strategy
 from trainers.mixing.base import from_arrays, to_arrays, weights_hash
+from trainers.mixing.contract import check_strategy
 from trainers.mixing.static import Uniform
 
 QUICKER = {"balanced": {"steps": 50}}

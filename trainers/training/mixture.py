@@ -15,8 +15,8 @@ from torch import LongTensor
 from harness.errors import StageFailed
 from harness.records import MixtureUpdate
 from trainers.mixing import MixingStrategy, MixtureState, Observation, Sources
-from trainers.mixing.simplex import even
 from trainers.mixing.base import from_arrays, to_arrays, weights_hash
+from trainers.mixing.simplex import even
 from trainers.parallel.ranks import Ranks
 from trainers.signals.base import Signal
 from trainers.training.state import below, prefixed
