@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import importlib
+import logging
 import sys
 from typing import Any
 
@@ -77,6 +78,7 @@ def cli() -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line: what a user can mend is told in words, everything else keeps its traceback."""
+    _log_to_stderr()
     try:
         code = cli.main(args=arguments, prog_name="moemix", standalone_mode=False)
     except MoemixError as error:
@@ -96,6 +98,16 @@ def main(arguments: list[str] | None = None) -> None:
             raise
         _fail(f"the disk is full ({error.filename or 'while writing'}); free space and run the same command", 1)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _log_to_stderr() -> None:
+    """Write the project's log messages to standard error, as they are."""
+    logger = logging.getLogger("moemix")
+    if not logger.handlers:
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("%(message)s"))
+        logger.addHandler(handler)
+        logger.setLevel(logging.INFO)
 
 
 def _fail(message: str, code: int) -> None:

@@ -11,7 +11,10 @@ says is text.
 
 from __future__ import annotations
 
+import functools
 import html
+import http.server
+import io
 import json
 import math
 import os
@@ -26,8 +29,9 @@ import numpy as np
 
 from harness.errors import MoemixError
 from harness.provenance import now
+from harness.recipe_file import parse
+from harness.records import MixtureUpdate, RunManifest
 from harness.submissions import BoardEntry, Submission
-from leaderboards.board.folder import BoardFolder
 from leaderboards.board.judging import judgings
 from leaderboards.board.standings import Standing, Standings
 from leaderboards.board.tables import as_csv, as_json, as_markdown
@@ -36,8 +40,8 @@ from leaderboards.board.verify import Vector
 
 MARKER = ".moemix-site"  # what may be replaced by a newer site
 FIRST_ROWS = 50
-MOST_POINTS = 200  # of a mixture's drawn trajectory
-MOST_SOURCES = 40
+MAX_POINTS = 200  # of a mixture's drawn trajectory
+MAX_SOURCES = 40
 _ASSETS = ("site.js", "style.css")
 
 
@@ -175,18 +179,18 @@ def _vector(vector: Vector) -> dict[str, Any]:
     return {"n": vector.n, "bits": vector.bits} if vector.bits else {"n": vector.n, "floats": _short(vector.values)}
 
 
-def _mixture(where: Path) -> dict[str, Any]:
-    """Weights from step 0 on, thinned to what a drawing can show."""
-    updates = [line for _, line in read_lines(where / "mixture.jsonl")]
+def _mixture(folder: Path) -> dict[str, object]:
+    """Return the weights from step 0 on, thinned to what a drawing can show."""
+    updates = [MixtureUpdate.model_validate(line) for _, line in read_lines(folder / "mixture.jsonl")]
     if not updates:
         return {"names": [], "steps": [], "weights": []}
-    names = updates[0]["names"][:MOST_SOURCES]
-    points = [(0, updates[0]["before"])] + [(update["step"], update["after"]) for update in updates]
-    chosen = np.unique(np.linspace(0, len(points) - 1, min(len(points), MOST_POINTS)).astype(int))
+    names = updates[0].names[:MAX_SOURCES]
+    points = [(0, updates[0].before)] + [(update.step, update.after) for update in updates]
+    chosen = np.unique(np.linspace(0, len(points) - 1, min(len(points), MAX_POINTS)).astype(int))
     return {
         "names": names,
         "steps": [points[i][0] for i in chosen],
-        "weights": [[round(float(w), 4) for w in points[i][1][: len(names)]] for i in chosen],
+        "weights": [[round(w, 4) for w in points[i][1][: len(names)]] for i in chosen],
     }
 
 
@@ -206,19 +210,17 @@ def _judged(submission: Submission, where: Path) -> list[dict[str, Any]]:
     ]
 
 
-def _run(where: Path) -> dict[str, Any]:
-    """What a reader asks of a run: its strategy's options and its training."""
-    manifest = read_record(where / "run.json")
-    config, result = manifest["config"], manifest.get("result") or {}
+def _run(folder: Path) -> dict[str, object]:
+    """Return the options of a run's strategy, its training and its cost."""
+    manifest = parse(RunManifest, read_record(folder / "run.json"), where=str(folder / "run.json"))
+    training, result = manifest.config.training, manifest.result
+    cost = (result.tokens, result.seconds, result.mixing_seconds) if result else (None, None, None)
     return {
-        "options": config["strategy"].get("options", {}),
-        "training": {key: config["training"].get(key) for key in ("steps", "batch_examples", "max_length",
-                                                                  "learning_rate")},
-        "interval": config["mixing"].get("interval"),
-        "tokens": result.get("tokens"),
-        "seconds": result.get("seconds"),
-        "mixing_seconds": result.get("mixing_seconds"),
-    }  # fmt: skip
+        "options": manifest.config.strategy.options,
+        "training": training.model_dump(include={"steps", "batch_examples", "max_length", "learning_rate"}),
+        "interval": manifest.config.mixing.interval,
+        **dict(zip(("tokens", "seconds", "mixing_seconds"), cost, strict=True)),
+    }
 
 
 def _task_tables(standing: Standing) -> dict[str, Any]:
@@ -321,6 +323,26 @@ def _write(path: Path, text: str) -> None:
         file.write(text)
 
 
-def board_name(board: BoardFolder) -> str:
-    """A board's folder in a site of several."""
-    return board.path.resolve().name
+# --- looking at a site ------------------------------------------------------------------------------
+
+
+class _Handler(http.server.SimpleHTTPRequestHandler):
+    """Serve the files of one folder with the headers that a careful host sends; no listing, no log."""
+
+    def end_headers(self) -> None:
+        self.send_header("X-Content-Type-Options", "nosniff")
+        self.send_header("Referrer-Policy", "no-referrer")
+        self.send_header("Cache-Control", "no-cache")
+        super().end_headers()
+
+    def list_directory(self, path: str | os.PathLike[str]) -> io.BytesIO | None:
+        self.send_error(404)
+        return None
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+def server(site: Path, host: str, port: int) -> http.server.ThreadingHTTPServer:
+    """Return a server of ``site`` that listens and does not answer yet; port 0 takes a free port."""
+    return http.server.ThreadingHTTPServer((host, port), functools.partial(_Handler, directory=str(site)))

@@ -1,62 +1,54 @@
-"""Making a submission: evaluate what the board pins and is missing, gather the files, place them for review.
-
-The evaluation is a stage of its own, so it runs as a process (``moemix eval``); this package only reads what it leaves.
-"""
+"""Make a submission: run the missing evaluations, gather the files, and put them into the board's folder."""
 
 from __future__ import annotations
 
+import json
+import logging
+import math
 import os
 import shutil
 import struct
-import subprocess
-import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from harness.checkpoint_argument import checkpoint_name
-from harness.errors import MoemixError, StageFailed
+from harness.errors import MoemixError
 from harness.files import hash_file, hash_value, read_json, whole_directory
 from harness.provenance import now, provenance
-from harness.records import EvalSummary, ModelManifest, RunManifest
+from harness.records import EvalSummary, ModelManifest
 from harness.store import Run, checkpoint_hash
 from harness.submissions import Board, FileEntry, PinnedSuite, Submission
-from leaderboards.board.folder import SUBMISSION, BoardFolder, SubmissionFolder, is_member
-from leaderboards.board.pins import fits, pin, suite_argument
+from leaderboards.board.evaluation import Engine, evaluate, local_data
+from leaderboards.board.folder import SUBMISSION, BoardFolder, SubmissionFolder, is_member, is_name
+from leaderboards.board.pins import mismatch, pin
 
-_TRACE = ("run.json", "mixture.jsonl", "metrics.jsonl")
-
-
-@dataclass(frozen=True)
-class Engine:
-    """How missing evaluations are run; the arguments of ``moemix eval``."""
-
-    name: str = "transformers"
-    dtype: str = "float32"
-    data_root: str | None = None
+logger = logging.getLogger("moemix.leaderboards")
+_RUN_FILES = ("run.json", "mixture.jsonl", "metrics.jsonl", "contamination.json")
+_EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts")  # names of configuration keys, by architecture
+_EXPERTS_PER_TOKEN = ("num_experts_per_tok", "num_selects", "moe_top_k")
 
 
 @dataclass(frozen=True)
 class Source:
-    """What is submitted: a run of ours, or a checkpoint from anywhere.
+    """A run or a checkpoint that is submitted.
 
     Attributes:
-        run: None for a checkpoint that is in no run folder.
+        run: None for a checkpoint outside a run folder.
         evaluations: folders that may hold finished evaluations.
     """
 
     checkpoint: Path
-    fingerprint: str
+    checkpoint_hash: str
     run: Run | None
     evaluations: tuple[Path, ...]
 
 
 def open_source(path: Path) -> Source:
-    """A run folder or a checkpoint.
+    """Open a run folder or a checkpoint.
 
     Raises:
-        MoemixError: neither, or a run that is not trained yet.
+        MoemixError: the path is neither, or the run has not been trained yet.
     """
     path = path.resolve()
     if path.name == "checkpoint" and (path.parent / "run.json").is_file():
@@ -64,9 +56,9 @@ def open_source(path: Path) -> Source:
     if (path / "run.json").is_file():
         run = Run(path)
         if not run.trained:
-            raise MoemixError("the run is not trained yet", where=str(path), hint="`moemix bench` finishes it")
-        held = [path / "evals", *sorted((path / "evals").glob("*"))] if (path / "evals").is_dir() else []
-        return Source(run.checkpoint, checkpoint_hash(run.checkpoint), run, tuple(held))
+            raise MoemixError("the run has not been trained yet", where=str(path), hint="`moemix bench` finishes it")
+        evaluations = [path / "evals", *sorted((path / "evals").glob("*"))] if (path / "evals").is_dir() else []
+        return Source(run.checkpoint, checkpoint_hash(run.checkpoint), run, tuple(evaluations))
     if (path / "config.json").is_file():
         return Source(path, checkpoint_hash(path), None, ())
     raise MoemixError(
@@ -75,93 +67,79 @@ def open_source(path: Path) -> Source:
     )  # fmt: skip
 
 
-def local_data(folder: Path) -> str | None:
-    """The data root that a run (or a submission's copy of its manifest) was made with, if it is on this machine."""
-    if not (folder / "run.json").is_file():
-        return None
-    root = RunManifest.read(folder / "run.json").data_root
-    return root if root and Path(root).is_dir() else None
-
-
 def open_board(path: Path, source: Source) -> BoardFolder:
-    """The board at ``path``. A new folder becomes one that pins the run's own evaluations, and that is said."""
+    """Open the board at ``path``. A new or empty folder becomes a board that pins the run's own evaluations.
+
+    Raises:
+        MoemixError: the folder holds something else, or there is no finished evaluation to pin.
+    """
     if (path / "board.yaml").is_file() or (path.is_dir() and any(path.iterdir())):
         return BoardFolder(path)
-    finished = [folder for folder in source.evaluations if _summary(folder, source) is not None]
+    finished = [folder for folder in source.evaluations if _is_finished(folder, source)]
     if not finished:
         raise MoemixError(
-            "there is no board, and no finished evaluation of this checkpoint to start one with", where=str(path),
-            hint="`moemix board init DIR --pin EVALUATION` makes a board",
+            "there is no board here, and this checkpoint has no finished evaluation to start one with", where=str(path),
+            hint="make a board with `moemix board init DIR --pin EVALUATION`",
         )  # fmt: skip
-    name = path.name if is_member(f"judge/{path.name}/x.json") else "board"
+    name = path.name if is_name(path.name) else "board"
     suites = tuple(pin(folder) for folder in finished)
-    print(f"{path}: a new board, pinned to {', '.join(suite.key for suite in suites)}", file=sys.stderr)
+    logger.info("%s: a new board, pinned to %s", path, ", ".join(suite.key for suite in suites))
     return BoardFolder.create(path, Board(name=name, title=name, suites=suites))
 
 
 def evaluate_missing(
     board: BoardFolder, source: Source, suites: Sequence[PinnedSuite], engine: Engine
 ) -> dict[str, Path]:
-    """Suite key → folder of its finished evaluation of this checkpoint; those that are missing are run now.
+    """Return, by suite key, the folder of the finished evaluation of this checkpoint. Missing ones are run now.
 
-    An evaluation that was interrupted goes on where it stopped when the same submission is made again.
+    Raises:
+        MoemixError: an evaluation failed, or this installation evaluates the suite otherwise than the board pins it.
     """
-    found = {}
+    folders = {}
+    if source.run and not engine.data_root:
+        engine = replace(engine, data_root=local_data(source.run.folder))
     for suite in suites:
-        held = [folder for folder in source.evaluations if _summary(folder, source, suite) is not None]
-        own = board.work / "evals" / source.fingerprint[:16] / f"{suite.key}.{hash_value(vars(engine))[:6]}"
-        if not held and _summary(own, source, suite) is None:
-            _evaluate(board, source, suite, engine, own)
-        found[suite.key] = held[0] if held else own
-        summary = EvalSummary.read(found[suite.key] / "summary.json")
-        problem = fits(summary, suite)
+        own = board.work / "evals" / source.checkpoint_hash[:16] / f"{suite.key}.{hash_value(vars(engine))[:6]}"
+        candidates = (folder for folder in (*source.evaluations, own) if _is_finished(folder, source, suite))
+        folder = next(candidates, None)
+        if folder is None:
+            folder = own
+            selection = ["--tasks", ",".join(suite.only)] if suite.only else []
+            selection += ["--limit", str(suite.limit)] if suite.limit else []
+            evaluate(board, suite, source.checkpoint, engine, own, selection)
+        problem = mismatch(EvalSummary.read(folder / "summary.json"), suite)
         if problem:
             raise MoemixError(
-                f"this installation evaluates another {suite.suite}: {problem}", where=str(board.path / "board.yaml"),
+                f"this installation evaluates {suite.suite} otherwise than the board: {problem}",
+                where=str(board.path / "board.yaml"),
                 hint=f"the suite was pinned with moemix {suite.moemix}; submit with that version",
-            )  # fmt: skip
-    return found
+            )
+        folders[suite.key] = folder
+    return folders
 
 
-def _summary(folder: Path, source: Source, suite: PinnedSuite | None = None) -> EvalSummary | None:
-    """A finished evaluation of this checkpoint (and of this suite version)."""
+def _is_finished(folder: Path, source: Source, suite: PinnedSuite | None = None) -> bool:
+    """Return whether a folder holds a finished evaluation of this checkpoint (and of this suite version)."""
     if not (folder / "summary.json").is_file():
-        return None
+        return False
     summary = EvalSummary.read(folder / "summary.json")
-    if summary.checkpoint_hash != source.fingerprint or (suite is not None and fits(summary, suite)):
-        return None
-    return summary
-
-
-def _evaluate(board: BoardFolder, source: Source, suite: PinnedSuite, engine: Engine, out: Path) -> None:
-    command = [
-        "eval", str(source.checkpoint), "--suite", suite_argument(board, suite), "--engine", engine.name,
-        "--dtype", engine.dtype, "--seed", str(suite.seed), "--out", str(out),
-    ]  # fmt: skip
-    command += ["--tasks", ",".join(suite.only)] if suite.only else []
-    command += ["--limit", str(suite.limit)] if suite.limit else []
-    root = engine.data_root or (local_data(source.run.folder) if source.run else None)
-    command += ["--data-root", root] if root else []
-    print(f"{suite.key}: evaluating {source.checkpoint}", file=sys.stderr, flush=True)
-    process = subprocess.run((sys.executable, "-m", "harness.cli", *command), stdout=sys.stderr, check=False)
-    if process.returncode:
-        raise StageFailed(
-            f"the evaluation on {suite.key} failed", where=str(out), hint="run the same command again: it goes on"
-        )
+    return summary.checkpoint_hash == source.checkpoint_hash and (suite is None or mismatch(summary, suite) is None)
 
 
 def place(
-    board: BoardFolder, source: Source, evaluations: dict[str, Path], *, model: str | None, **stated: Any
+    board: BoardFolder, source: Source, evaluations: Mapping[str, Path], model: str | None, stated: Mapping[str, object]
 ) -> SubmissionFolder:
-    """Gather a submission and put it where it will be reviewed. The same content has one id, so it lies there once.
+    """Gather a submission in the board's folder. The same content has the same id, so it is never there twice.
 
     Args:
-        model: its name on the board; by default what it was trained as.
+        board: where it goes.
+        source: what is submitted.
+        evaluations: suite key → folder of the evaluation.
+        model: the model's name on the board; by default the one it was trained as.
         stated: fields of :class:`Submission` that only the submitter knows.
     """
-    known = {**_trained(source), **_architecture(source.checkpoint)}
-    name = model or known.pop("model", None) or checkpoint_name(source.checkpoint)
-    known.pop("model", None)
+    known = {"model": checkpoint_name(source.checkpoint), **_from_run(source), **_from_checkpoint(source.checkpoint)}
+    known |= {"model": model} if model else {}
     scratch = board.work / "bundle"
     with whole_directory(scratch) as folder:
         _gather(folder, source, evaluations)
@@ -172,61 +150,51 @@ def place(
         }
         submission = Submission.model_validate(
             {
-                "submission_id": "0" * 12, "model": name, "checkpoint_hash": source.fingerprint, **known,
+                "submission_id": "0" * 12, "checkpoint_hash": source.checkpoint_hash, **known,
                 "suites": list(evaluations), "files": files, "created": now(), "provenance": provenance(),
                 **{key: value for key, value in stated.items() if value not in (None, "", {})},
             }
         )  # fmt: skip
         submission = submission.model_copy(update={"submission_id": submission.content_id})
         submission.write(folder / SUBMISSION)
-    where = SubmissionFolder(
-        submission.model, submission.submission_id,
-        board.path / "submissions" / submission.model / submission.submission_id,
-    )  # fmt: skip
-    if (where.path / SUBMISSION).is_file():
-        print(f"{where.label}: submitted already; only what is stated about it is taken anew", file=sys.stderr)
+    path = board.path / "submissions" / submission.model / submission.submission_id
+    where = SubmissionFolder(submission.model, submission.submission_id, path)
+    if (path / SUBMISSION).is_file():
+        logger.info("%s: already submitted; only the statements about it are updated", where.label)
         old = where.read()
-        submission.model_copy(update={"created": old.created, "provenance": old.provenance}).write(
-            where.path / SUBMISSION
-        )
+        submission = submission.model_copy(update={"created": old.created, "provenance": old.provenance})
+        submission.write(path / SUBMISSION)
         shutil.rmtree(scratch)
     else:
-        where.path.parent.mkdir(parents=True, exist_ok=True)
-        os.replace(scratch, where.path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        os.replace(scratch, path)
     return where
 
 
-def _gather(folder: Path, source: Source, evaluations: dict[str, Path]) -> None:
-    """Copy what belongs to a submission: never weights, states or logs."""
-    for key, held in evaluations.items():
-        for path in sorted(held.iterdir()):
-            _copy(path, folder, f"evals/{key}/{path.name}")
-    if source.run is None:
-        return
-    for name in _TRACE:
-        _copy(source.run.folder / name, folder, name)
-    _copy(source.run.folder / "contamination.json", folder, "contamination.json")
-    for path in sorted((source.run.folder / "judge").glob("*/*")):
-        _copy(path, folder, f"judge/{path.parent.name}/{path.name}")
+def _gather(folder: Path, source: Source, evaluations: Mapping[str, Path]) -> None:
+    """Copy the files of a submission; never weights, states or logs."""
+    copies = {f"evals/{key}/{path.name}": path for key, held in evaluations.items() for path in held.iterdir()}
+    if source.run is not None:
+        copies |= {name: source.run.folder / name for name in _RUN_FILES}
+        judgings = (source.run.folder / "judge").glob("*/*")
+        copies |= {f"judge/{path.parent.name}/{path.name}": path for path in judgings}
+    for name, path in sorted(copies.items()):
+        if path.is_file() and is_member(name):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, folder / name)
 
 
-def _copy(path: Path, folder: Path, name: str) -> None:
-    if path.is_file() and is_member(name):
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(path, folder / name)
-
-
-def _trained(source: Source) -> dict[str, Any]:
-    """What a run says about itself."""
+def _from_run(source: Source) -> dict[str, object]:
+    """Return what a run's manifest says about the checkpoint."""
     if source.run is None:
         return {}
-    manifest: RunManifest = source.run.manifest
-    base = source.run.store / manifest.base_checkpoint
-    made = base.parent / "model.json"
-    model = ModelManifest.read(made).config.model if made.is_file() else None
+    manifest = source.run.manifest
+    model_file = (source.run.store / manifest.base_checkpoint).parent / "model.json"
+    base = ModelManifest.read(model_file).config.model.name if model_file.is_file() else manifest.config.model_id
     label = manifest.config.strategy.label
+    name = "".join(c if c.isascii() and (c.isalnum() or c in "._+-") else "-" for c in f"{base}-{label}")
     return {
-        "model": _name(f"{model.name if model else manifest.config.model_id}-{label}"),
+        "model": name[:80].lstrip("._+-"),
         "strategy": label,
         "seed": manifest.config.seed,
         "base_model": manifest.config.model_id,
@@ -235,33 +203,22 @@ def _trained(source: Source) -> dict[str, Any]:
     }
 
 
-def _name(text: str) -> str:
-    return "".join(c if c.isascii() and (c.isalnum() or c in "._+-") else "-" for c in text)[:80].lstrip("._+-")
-
-
-def _architecture(checkpoint: Path) -> dict[str, Any]:
-    """Architecture and number of parameters, from ``config.json`` and the headers of the safetensors files."""
+def _from_checkpoint(checkpoint: Path) -> dict[str, object]:
+    """Return architecture and parameter counts, from ``config.json`` and the headers of the safetensors files."""
     config = read_json(checkpoint / "config.json")
-    names = config.get("architectures") or [config.get("model_type")]
-    total = routed = 0
-    for path in sorted(checkpoint.glob("*.safetensors")):
-        for name, shape in _tensors(path).items():
-            size = 1
-            for side in shape:
-                size *= side
-            total += size
-            routed += size if ".experts." in name else 0
-    experts = next((config[k] for k in ("num_local_experts", "num_experts", "n_routed_experts") if config.get(k)), None)
-    used = next((config[k] for k in ("num_experts_per_tok", "num_selects", "moe_top_k") if config.get(k)), None)
-    active = total - routed + routed * used // experts if routed and experts and used else None
-    return {"architecture": names[0], "parameters": total or None, "active_parameters": active}
+    architectures = config.get("architectures") or [config.get("model_type")]
+    sizes = [item for path in sorted(checkpoint.glob("*.safetensors")) for item in _tensor_sizes(path).items()]
+    total = sum(size for _, size in sizes)
+    routed = sum(size for name, size in sizes if ".experts." in name)
+    experts = next((config[key] for key in _EXPERTS if config.get(key)), None)
+    per_token = next((config[key] for key in _EXPERTS_PER_TOKEN if config.get(key)), None)
+    active = total - routed + routed * per_token // experts if routed and experts and per_token else None
+    return {"architecture": architectures[0], "parameters": total or None, "active_parameters": active}
 
 
-def _tensors(path: Path) -> dict[str, list[int]]:
-    """Tensor → shape, from a safetensors header."""
-    import json
-
+def _tensor_sizes(path: Path) -> dict[str, int]:
+    """Return the number of elements of each tensor, from a safetensors header."""
     with open(path, "rb") as file:
         (length,) = struct.unpack("<Q", file.read(8))
         header = json.loads(file.read(min(length, 1 << 26)))
-    return {name: entry["shape"] for name, entry in header.items() if name != "__metadata__"}
+    return {name: math.prod(entry["shape"]) for name, entry in header.items() if name != "__metadata__"}

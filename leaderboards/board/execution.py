@@ -1,7 +1,7 @@
-"""Scores that come from running a program: the programs in a submission's samples are run again, in the sandbox.
+"""Recompute scores that come from running programs: run the programs of a submission's samples again, in the sandbox.
 
 They run in a process of their own (``moemix execute``), with the tests that the board pinned, as an evaluation runs
-them; this module reads text and compares numbers. What was run once is kept beside the other verdicts.
+them. This module only reads text and compares numbers. Results are cached beside the other verdicts.
 """
 
 from __future__ import annotations
@@ -14,137 +14,140 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from harness.errors import MoemixError
 from harness.files import read_jsonl, write_text
+from harness.samples import parse_samples
 from harness.submissions import Outcome, Scorer, Verdict
-from leaderboards.board.checks import few
+from leaderboards.board.checks import summarise, within
 from leaderboards.board.folder import BoardFolder
-from leaderboards.board.rescoring import Contradiction, filtered_programs, known_filter
+from leaderboards.board.rescoring import ContradictionError, filtered_programs, known_filter
 from leaderboards.board.untrusted import read_lines
-from leaderboards.board.verify import Checked, Vector, executed_before, remember_executed
+from leaderboards.board.verify import Checked, Vector, cached_executions, store_execution
 from leaderboards.scores import TOLERANCE
 
-METRIC = "pass_at_1"  # of MBPP and the quickstart's world
+METRIC = "pass_at_1"  # the metric of MBPP and of the quickstart's world
 
 
 @dataclass(frozen=True)
 class _Question:
-    """What a question's score comes from: the share of its programs that pass."""
+    """A question whose score is the share of its programs that pass."""
 
     where: str
     recorded: float
-    codes: tuple[str, ...]
+    programs: tuple[str, ...]
     tests: str
 
 
-def execute(board: BoardFolder, found: Sequence[Checked]) -> list[Checked]:
-    """The submissions with the verdict ``execution`` from running their programs, where that can be done."""
-    pending = [checked for checked in found if not checked.failed and _skipped(checked) and _runnable(board, checked)]
+@dataclass(frozen=True)
+class _Execution:
+    """The result of running one program with its tests."""
+
+    passed: bool
+    reason: str
+
+
+def execute(board: BoardFolder, submissions: Sequence[Checked]) -> list[Checked]:
+    """Return the submissions with the verdict ``execution`` from running their programs, where that is possible."""
+    pending = [
+        c for c in submissions if not c.failed and _not_executed(c) and _recorded_scores(board, c, runnable=True)
+    ]
     folders = {where.label: where for where in board.submissions()} if pending else {}
-    verdicts = executed_before(board, [folders[checked.label] for checked in pending])
+    verdicts = cached_executions(board, [folders[checked.label] for checked in pending])
     for checked in pending:
         if checked.label not in verdicts:
-            verdict = verdicts[checked.label] = _execute(board, checked)
-            if verdict.verdict in ("pass", "fail"):
-                remember_executed(board, folders[checked.label], verdict)
-    return [_with(checked, board, verdicts.get(checked.label)) for checked in found]
+            outcome, detail = _execute(board, checked)
+            verdict = Verdict(submission=checked.label, check="execution", verdict=outcome, detail=detail)
+            verdicts[checked.label] = verdict
+            if outcome in ("pass", "fail"):
+                store_execution(board, folders[checked.label], verdict)
+    return [_with_verdict(c, board, verdicts[c.label]) if c.label in verdicts else c for c in submissions]
 
 
-def _with(checked: Checked, board: BoardFolder, verdict: Verdict | None) -> Checked:
-    """The verdict in the place of the one that said that nothing was run; that one stays for what cannot be run."""
-    if verdict is None:
-        return checked
-    kept: list[Verdict] = []
-    for held in checked.verdicts:
-        if held.check != "execution":
-            kept.append(held)
-            continue
-        kept.append(verdict)
-        if others := _believed(board, checked, runnable=False):
-            names = [f"{vector.metric} of {vector.task} ({vector.n} questions)" for _, vector in others]
-            kept.append(held.model_copy(update={"detail": f"{few(names)}: not computed again; as recorded"}))
-    return checked.model_copy(update={"verdicts": tuple(kept)})
-
-
-def _skipped(checked: Checked) -> bool:
+def _not_executed(checked: Checked) -> bool:
     return any(verdict.check == "execution" and verdict.verdict == "skip" for verdict in checked.verdicts)
 
 
-def _runnable(board: BoardFolder, checked: Checked) -> bool:
-    return bool(_believed(board, checked, runnable=True))
+def _with_verdict(checked: Checked, board: BoardFolder, executed: Verdict) -> Checked:
+    """Replace the verdict that nothing was run; it stays for the scores that cannot be recomputed by running code."""
+    verdicts: list[Verdict] = []
+    for verdict in checked.verdicts:
+        if verdict.check != "execution":
+            verdicts.append(verdict)
+            continue
+        verdicts.append(executed)
+        if others := _recorded_scores(board, checked, runnable=False):
+            names = [f"{vector.metric} of {vector.task} ({vector.n} questions)" for _, vector in others]
+            verdicts.append(verdict.model_copy(update={"detail": f"{summarise(names)}: not recomputed; as recorded"}))
+    return checked.model_copy(update={"verdicts": tuple(verdicts)})
 
 
-def _believed(board: BoardFolder, checked: Checked, *, runnable: bool) -> list[tuple[str, Vector]]:
-    """Suite and scores of what no response alone can tell, as far as running programs can tell it, or cannot."""
-    found = []
-    for suite_key, vectors in checked.vectors.items():
-        for vector in vectors:
+def _recorded_scores(board: BoardFolder, checked: Checked, *, runnable: bool) -> list[tuple[str, Vector]]:
+    """Return suite and score vector of what no response alone shows, and running programs shows (or does not)."""
+    vectors = []
+    for suite_key, held in checked.vectors.items():
+        for vector in held:
             scorer = board.suite(suite_key).tasks[vector.task].scorer
             if f"{vector.metric},{vector.filter}" not in scorer.recomputed:
                 generated = scorer.output_type.startswith("generate_until")
-                can = vector.metric == METRIC and generated and known_filter(scorer.filters.get(vector.filter))
-                if can == runnable:
-                    found.append((suite_key, vector))
-    return found
+                can_run = vector.metric == METRIC and generated and known_filter(scorer.filters.get(vector.filter))
+                if can_run == runnable:
+                    vectors.append((suite_key, vector))
+    return vectors
 
 
-def _execute(board: BoardFolder, checked: Checked) -> Verdict:
-    def say(verdict: Outcome, detail: str) -> Verdict:
-        return Verdict(submission=checked.label, check="execution", verdict=verdict, detail=detail)
-
+def _execute(board: BoardFolder, checked: Checked) -> tuple[Outcome, str]:
     folder = board.path / "submissions" / checked.label
     questions: list[_Question] = []
     try:
-        for suite_key, vector in _believed(board, checked, runnable=True):
+        for suite_key, vector in _recorded_scores(board, checked, runnable=True):
             scorer = board.suite(suite_key).tasks[vector.task].scorer
             questions += _questions(folder / "evals" / suite_key / f"samples_{vector.task}.jsonl", vector, scorer)
-    except (Contradiction, MoemixError) as error:
-        return say("fail", str(error).replace(f"{folder}/", "").replace("\n  ", "; "))
-    verdicts = _run([(code, question.tests) for question in questions for code in question.codes])
-    if isinstance(verdicts, str):
-        return say("skip", f"{len(questions)} scores as recorded: {verdicts}")
-    wrong, late, rest = [], [], iter(verdicts)
+    except (ContradictionError, MoemixError) as error:
+        return "fail", within(error, folder)
+    executions = _run([(program, question.tests) for question in questions for program in question.programs])
+    if isinstance(executions, str):
+        return "skip", f"{len(questions)} scores as recorded: {executions}"
+    wrong, timeouts, rest = [], [], iter(executions)
     for question in questions:
-        mine = [next(rest) for _ in question.codes]
-        score = sum(bool(verdict["passed"]) for verdict in mine) / len(mine)
-        reasons = [str(verdict["reason"]) for verdict in mine if not verdict["passed"]]
+        own = [next(rest) for _ in question.programs]
+        score = sum(execution.passed for execution in own) / len(own)
+        reasons = [execution.reason for execution in own if not execution.passed]
         if math.isclose(score, question.recorded, abs_tol=TOLERANCE):
             continue
         if "timeout" in reasons:
-            late.append(question.where)
+            timeouts.append(question.where)
         else:
-            why = f" ({reasons[0][:60]})" if reasons else ""
-            wrong.append(f"{question.where}: {METRIC} is {score:g} by running its program{why},"
+            reason = f" ({reasons[0][:60]})" if reasons else ""
+            wrong.append(f"{question.where}: {METRIC} is {score:g} by running its program{reason},"
                          f" {question.recorded:g} as recorded")  # fmt: skip
     if wrong:
-        return say("fail", few(wrong))
-    if late:
-        return say("warn", f"ran out of time here, other than recorded: {few(late)}")
-    return say("pass", f"{len(questions)} scores are those of running their programs again")
+        return "fail", summarise(wrong)
+    if timeouts:
+        return "warn", f"programs timed out here, and the recorded scores differ: {summarise(timeouts)}"
+    return "pass", f"{len(questions)} scores agree with running their programs again"
 
 
 def _questions(path: Path, vector: Vector, scorer: Scorer) -> list[_Question]:
-    """The programs of a task, in the order of its questions."""
-    found: dict[int, _Question] = {}
-    for _, sample in read_lines(path):
-        if sample["filter"] == vector.filter:
-            where = f"question {sample['doc_id']} of {vector.task}"
-            codes = filtered_programs(sample, scorer.filters[vector.filter], where)
-            recorded = float(sample[vector.metric])
-            found[sample["doc_id"]] = _Question(where, recorded, tuple(codes), str(sample["target"]))
-    return [found[number] for number in sorted(found)]
+    """Return the questions of a task, by number, with their programs."""
+    questions: dict[int, _Question] = {}
+    for sample in parse_samples(read_lines(path)):
+        if sample.filter == vector.filter:
+            name = f"question {sample.doc_id} of {vector.task}"
+            programs = filtered_programs(sample, scorer.filters[vector.filter], name)
+            recorded = sample.score(vector.metric)
+            questions[sample.doc_id] = _Question(name, recorded, tuple(programs), str(sample.target))
+    return [questions[number] for number in sorted(questions)]
 
 
-def _run(programs: Sequence[tuple[str, str]]) -> list[dict[str, Any]] | str:
-    """The verdicts on programs with their tests, or why there are none."""
+def _run(programs: Sequence[tuple[str, str]]) -> list[_Execution] | str:
+    """Run programs with their tests; return the results, or why they could not be run."""
     with tempfile.TemporaryDirectory(prefix="moemix-execute-") as scratch:
-        asked, out = Path(scratch) / "programs.jsonl", Path(scratch) / "verdicts.jsonl"
-        write_text(asked, "".join(json.dumps({"code": code, "tests": tests}) + "\n" for code, tests in programs))
-        command = (sys.executable, "-m", "harness.cli", "execute", str(asked), "--out", str(out))
+        source, out = Path(scratch) / "programs.jsonl", Path(scratch) / "verdicts.jsonl"
+        write_text(source, "".join(json.dumps({"code": code, "tests": tests}) + "\n" for code, tests in programs))
+        command = (sys.executable, "-m", "harness.cli", "execute", str(source), "--out", str(out))
         process = subprocess.run(command, capture_output=True, text=True, check=False)
         if process.returncode:
-            said = [line for line in process.stderr.splitlines() if line.startswith("moemix: ")]
-            return (said[-1] if said else "the programs could not be run").removeprefix("moemix: ")
-        return list(read_jsonl(out))
+            messages = [line for line in process.stderr.splitlines() if line.startswith("moemix: ")]
+            return (messages[-1] if messages else "the programs could not be run").removeprefix("moemix: ")
+        return [_Execution(bool(line["passed"]), str(line["reason"])) for line in read_jsonl(out)]

@@ -18,7 +18,7 @@ from leaderboards.board.untrusted import read_record, read_yaml
 
 SUBMISSION = "submission.json"
 WITHDRAWN = "withdrawn.json"
-WORK = ".moemix"  # of this machine: evaluations under way, what was verified; git ignores it
+WORK = ".moemix"  # unfinished evaluations and the verification cache of this machine; git ignores it
 
 _NAME = r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}"
 _MEMBER = re.compile(
@@ -29,13 +29,18 @@ _MEMBER = re.compile(
 
 
 def is_member(path: str) -> bool:
-    """Whether a submission may hold a file at this path. Archives, scripts and weights are refused unseen."""
+    """Return whether a submission may hold a file at this relative path; archives, scripts and weights may not."""
     return _MEMBER.fullmatch(path) is not None
+
+
+def is_name(text: str) -> bool:
+    """Return whether a text may be the name of a folder: letters, digits and ``._+-``."""
+    return re.fullmatch(_NAME, text) is not None
 
 
 @dataclass(frozen=True)
 class SubmissionFolder:
-    """Where a submission lies."""
+    """The folder of one submission."""
 
     model: str
     name: str
@@ -43,12 +48,15 @@ class SubmissionFolder:
 
     @property
     def label(self) -> str:
+        """``<model>/<submission id>``."""
         return f"{self.model}/{self.name}"
 
     def read(self) -> Submission:
+        """Read ``submission.json``."""
         return parse(Submission, read_record(self.path / SUBMISSION), where=str(self.path / SUBMISSION))
 
     def withdrawal(self) -> Withdrawal | None:
+        """Read ``withdrawn.json``, if there is one."""
         path = self.path / WITHDRAWN
         return parse(Withdrawal, read_record(path), where=str(path)) if os.path.lexists(path) else None
 
@@ -57,7 +65,7 @@ class BoardFolder:
     """A board on disk.
 
     Raises:
-        MoemixError: no ``board.yaml``, or one that pins nothing sensible.
+        MoemixError: there is no ``board.yaml``, or it is not valid.
     """
 
     def __init__(self, path: Path) -> None:
@@ -65,45 +73,56 @@ class BoardFolder:
         file = path / "board.yaml"
         if not file.is_file():
             raise MoemixError(
-                "not a board: there is no board.yaml",
-                where=str(path),
-                hint="`moemix board init DIR --pin EVALUATION` makes one; so does `moemix submit` where nothing is yet",
-            )
+                "not a board: there is no board.yaml", where=str(path),
+                hint="make a board with `moemix board init DIR --pin EVALUATION`, or submit to a folder that does not"
+                " exist yet",
+            )  # fmt: skip
         self.board = parse(Board, read_yaml(file), where=str(file))
         keys = [suite.key for suite in self.board.suites]
         if len(set(keys)) < len(keys):
             raise MoemixError("the same version of a suite is pinned twice", where=str(file))
 
-    def save(self, board: Board) -> None:
-        """Replace ``board.yaml``."""
-        text = yaml.safe_dump(board.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=100)
-        write_text(self.path / "board.yaml", text)
-        self.board = board
-
     @classmethod
     def create(cls, path: Path, board: Board) -> BoardFolder:
-        """A new board in a folder that holds none."""
+        """Create a board in a folder that holds none yet."""
         if (path / "board.yaml").exists():
-            raise MoemixError("there is a board already", where=str(path))
-        text = yaml.safe_dump(board.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=100)
+            raise MoemixError("the folder already holds a board", where=str(path))
         write_text(path / ".gitignore", f"/{WORK}/\n")
-        write_text(path / "board.yaml", text)
+        _write_board(path, board)
         (path / "submissions").mkdir(exist_ok=True)
         return cls(path)
 
+    def add_suite(self, suite: PinnedSuite) -> None:
+        """Add a suite version. A pinned version never changes, because submissions were ranked by it.
+
+        Raises:
+            MoemixError: the board already pins this version.
+        """
+        if suite.key in [pinned.key for pinned in self.board.suites]:
+            raise MoemixError(f"the board already pins {suite.key}", where=str(self.path),
+                              hint="choose another --version")  # fmt: skip
+        self.board = self.board.model_copy(update={"suites": (*self.board.suites, suite)})
+        _write_board(self.path, self.board)
+
     @property
     def work(self) -> Path:
+        """The folder for files of this machine."""
         return self.path / WORK
 
+    @property
+    def name(self) -> str:
+        """The name of the board's folder, used in a site of several boards."""
+        return self.path.resolve().name
+
     def suite(self, name: str) -> PinnedSuite:
-        """A suite version by ``name@version``, or the newest version by name."""
-        found = [suite for suite in self.board.suites if name in (suite.key, suite.name)]
-        if not found:
+        """Return a suite version by ``name@version``, or the newest version by ``name``."""
+        matches = [suite for suite in self.board.suites if name in (suite.key, suite.name)]
+        if not matches:
             raise unknown("suite", name, [suite.key for suite in self.board.suites], where=str(self.path))
-        return found[-1]
+        return matches[-1]
 
     def submissions(self) -> list[SubmissionFolder]:
-        """Every folder two levels below ``submissions/``, by name. Links are not followed (:meth:`strays`)."""
+        """Return every folder two levels below ``submissions/``, by name. Links are not followed (:meth:`strays`)."""
         return [
             SubmissionFolder(model.name, entry.name, Path(entry.path))
             for model in _folders(self.path / "submissions")
@@ -111,38 +130,47 @@ class BoardFolder:
         ]
 
     def strays(self) -> list[str]:
-        """What lies among the submissions without being one."""
-        found = []
+        """Return what lies below ``submissions/`` and is not a submission's folder."""
+        names = []
         for top in _entries(self.path / "submissions"):
             if not top.is_dir(follow_symlinks=False):
-                found.append(top.name)
+                names.append(top.name)
                 continue
-            found += [f"{top.name}/{e.name}" for e in _entries(Path(top.path)) if not e.is_dir(follow_symlinks=False)]
-        return [name for name in found if not name.startswith(".git")]
+            names += [f"{top.name}/{e.name}" for e in _entries(Path(top.path)) if not e.is_dir(follow_symlinks=False)]
+        return [name for name in names if not name.startswith(".git")]
 
     def find(self, submission_id: str) -> SubmissionFolder:
-        """A submission by its id, or the start of it."""
-        found = [s for s in self.submissions() if s.name.startswith(submission_id) or s.label == submission_id]
-        if len(found) != 1:
-            hint = nearest(submission_id, [s.name for s in self.submissions()][:200])
-            what = "no submission" if not found else f"{len(found)} submissions"
-            raise MoemixError(f"{what} {submission_id!r}", where=str(self.path), hint=hint)
-        return found[0]
+        """Return the submission whose id starts with ``submission_id``.
+
+        Raises:
+            MoemixError: no submission, or more than one.
+        """
+        every = self.submissions()
+        matches = [s for s in every if s.name.startswith(submission_id) or s.label == submission_id]
+        if len(matches) != 1:
+            problem = f"{len(matches)} submissions start with" if matches else "no submission"
+            hint = nearest(submission_id, [s.name for s in every][:200])
+            raise MoemixError(f"{problem} {submission_id!r}", where=str(self.path), hint=hint)
+        return matches[0]
 
 
 def boards_in(path: Path) -> list[BoardFolder]:
-    """The board in a folder, or those in the folders below it."""
+    """Return the board in a folder, or the boards in the folders directly below it."""
     if (path / "board.yaml").is_file() or not path.is_dir():
         return [BoardFolder(path)]
-    found = [BoardFolder(file.parent) for file in sorted(path.glob("*/board.yaml"))]
-    return found or [BoardFolder(path)]
+    return [BoardFolder(file.parent) for file in sorted(path.glob("*/board.yaml"))] or [BoardFolder(path)]
+
+
+def _write_board(path: Path, board: Board) -> None:
+    text = yaml.safe_dump(board.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=100)
+    write_text(path / "board.yaml", text)
 
 
 def _entries(path: Path) -> list[os.DirEntry[str]]:
     if not path.is_dir():
         return []
-    with os.scandir(path) as found:
-        return sorted(found, key=lambda entry: entry.name)
+    with os.scandir(path) as entries:
+        return sorted(entries, key=lambda entry: entry.name)
 
 
 def _folders(path: Path) -> Iterator[os.DirEntry[str]]:

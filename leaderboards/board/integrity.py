@@ -1,53 +1,55 @@
-"""Checks of honesty: what no hash can show. Copies of another submission fail, oddities are for the reviewer's eyes.
+"""Check the honesty of a submission, which no hash can show. Copies fail; oddities are warnings for the reviewer.
 
 ``duplicates``     responses or scores that another submission has too
-``outputs``        a constant answer to every question
-``contamination``  the submitter's report on what the training data holds of the benchmark
-``judge``          averages again from the judgments; flags that the judging itself raised
+``outputs``        the same answer to every question
+``contamination``  the submitter's report on how much of the benchmark is in the training data
+``judge``          averages recomputed from the judgments; flags that the judging itself raised
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from harness.errors import MoemixError
 from harness.files import hash_value
 from harness.submissions import Outcome
-from leaderboards.board.checks import Findings, few
+from leaderboards.board.checks import Findings, summarise, within
 from leaderboards.board.judging import contradiction, judgings
 
-FEWEST = 20  # questions, below which equal scores may well be chance
+FEWEST = 20  # with fewer questions, equal scores are likely by chance
 
 
 @dataclass(frozen=True)
-class Fact:
-    """What orders submissions, and ties them to those they supersede."""
+class Origin:
+    """What orders submissions, and connects them to those they supersede."""
 
     created: str
     submission_id: str
     supersedes: str | None
 
 
-def check_integrity(found: Findings) -> None:
-    """The checks that need no other submission."""
-    if found.submission is None or not found.tasks:
+def check_integrity(findings: Findings) -> None:
+    """Run the checks of honesty that need no other submission."""
+    if findings.submission is None or not findings.tasks:
         return
-    _outputs(found)
-    _contamination(found)
-    _judge(found)
+    _outputs(findings)
+    _contamination(findings)
+    _judge(findings)
 
 
-def fingerprints(found: Findings) -> dict[str, str]:
-    """What a copy would share: ``answers <suite>`` → hash over all responses, ``scores <suite>`` → over all scores.
+def fingerprints(findings: Findings) -> dict[str, str]:
+    """Return what a copy would share: ``answers <suite>`` → hash over all responses, ``scores <suite>`` → over scores.
 
-    Scores of few questions, or all alike, are left out: they agree by chance.
+    Scores of few questions, or scores that are all equal, are left out: they agree by chance.
     """
     prints = {}
-    for suite, tasks in found.tasks.items():
+    for suite, tasks in findings.tasks.items():
         prints[f"answers {suite}"] = hash_value({task: samples.answers for task, samples in tasks.items()})
-        vectors = found.vectors.get(suite, {})
+        vectors = findings.vectors.get(suite, {})
         varied = [v for v in vectors.values() if len(v) and v.min() < v.max()]
         if varied and sum(map(len, varied)) >= FEWEST:
             named = {f"{key.task} {key.metric} {key.filter}": v.tolist() for key, v in vectors.items()}
@@ -55,100 +57,100 @@ def fingerprints(found: Findings) -> dict[str, str]:
     return prints
 
 
-def find_duplicates(prints: Mapping[str, Mapping[str, str]], facts: Mapping[str, Fact]) -> dict[str, tuple[str, str]]:
-    """Submission → verdict and detail, of every submission that shares responses or scores with another.
+def find_duplicates(
+    prints: Mapping[str, Mapping[str, str]], origins: Mapping[str, Origin]
+) -> dict[str, tuple[Outcome, str]]:
+    """Return verdict and detail of every submission that shares responses or scores with another.
 
-    Of two with the same responses the later fails; which came first is what they say, and the reviewer knows better. A
-    submission may repeat the one that it supersedes.
+    Of two with the same responses the later one fails. Which came first is what they state; the reviewer knows better.
+    A submission may repeat the one that it supersedes.
 
     Args:
         prints: submission → :func:`fingerprints`.
-        facts: submission → what orders them.
+        origins: submission → what orders them.
     """
     holders: dict[tuple[str, str], list[str]] = {}
-    for label, found in prints.items():
-        for kind, digest in found.items():
+    for label, own in prints.items():
+        for kind, digest in own.items():
             holders.setdefault((kind, digest), []).append(label)
-    said: dict[str, tuple[str, str]] = {}
+    verdicts: dict[str, tuple[Outcome, str]] = {}
     for (kind, _), labels in sorted(holders.items()):
         if len(labels) < 2:
             continue
-        what, suite = kind.split(" ", 1)
-        ordered = sorted(labels, key=lambda label: (facts[label].created, label))
+        shared, suite = kind.split(" ", 1)
+        ordered = sorted(labels, key=lambda label: (origins[label].created, label))
         for i, label in enumerate(ordered):
-            others = [o for o in ordered if o != label and not _related(label, o, facts)]
+            others = [o for o in ordered if o != label and not _related(origins[label], origins[o])]
             earlier = [o for o in ordered[:i] if o in others]
-            if what == "answers" and earlier:
-                said[label] = ("fail", f"every response of {suite} is that of {_few_names(earlier)}")
-            elif others and said.get(label, ("", ""))[0] != "fail":
-                what_of = "response" if what == "answers" else "score"
-                said.setdefault(label, ("warn", f"every {what_of} of {suite} is that of {_few_names(others)} too"))
-    return said
+            if shared == "answers" and earlier:
+                verdicts[label] = ("fail", f"every response of {suite} is also in {_names(earlier)}")
+            elif others:
+                thing = "response" if shared == "answers" else "score"
+                verdicts.setdefault(label, ("warn", f"every {thing} of {suite} is also in {_names(others)}"))
+    return verdicts
 
 
-def _related(one: str, other: str, facts: Mapping[str, Fact]) -> bool:
-    a, b = facts[one], facts[other]
-    return a.supersedes == b.submission_id or b.supersedes == a.submission_id
+def _related(one: Origin, other: Origin) -> bool:
+    return one.supersedes == other.submission_id or other.supersedes == one.submission_id
 
 
-def _few_names(labels: Sequence[str]) -> str:
+def _names(labels: Sequence[str]) -> str:
     return ", ".join(labels[:3]) + (f" and {len(labels) - 3} more" if len(labels) > 3 else "")
 
 
-def _outputs(found: Findings) -> None:
+def _outputs(findings: Findings) -> None:
     constant = []
-    tasks = [(task, samples) for held in found.tasks.values() for task, samples in held.items()]
-    for task, samples in tasks:
+    for task, samples in (item for tasks in findings.tasks.values() for item in tasks.items()):
         targets = {target for _, target in samples.documents.values()}
         if len(samples.generated) >= FEWEST and len(set(samples.generated)) == 1 and len(targets) > 1:
             constant.append(f"{task}: the same answer to every question ({samples.generated[0][:40]!r})")
-        elif len(samples.numbers) >= FEWEST and not samples.generated and _one_score(samples.scores):
+        elif not samples.generated and len(samples.numbers) >= FEWEST and _all_equal(samples.scores.values()):
             constant.append(f"{task}: every question has the same score")
-    found.say("outputs", "warn" if constant else "pass", few(constant) or "answers differ from question to question")
+    verdict: Outcome = "warn" if constant else "pass"
+    findings.add("outputs", verdict, summarise(constant) or "answers differ between questions")
 
 
-def _one_score(scores: Mapping[Any, Any]) -> bool:
-    return all(len(values) and values.min() == values.max() for values in scores.values())
+def _all_equal(vectors: Iterable[NDArray[np.float64]]) -> bool:
+    return all(len(values) and values.min() == values.max() for values in vectors)
 
 
-def _contamination(found: Findings) -> None:
-    report = found.contamination
+def _contamination(findings: Findings) -> None:
+    report = findings.contamination
     if report is None:
-        found.say("contamination", "skip", "no contamination.json: the submitter reports nothing")
+        findings.add("contamination", "skip", "there is no contamination.json, so the submitter reports nothing")
         return
-    tasks = {task: samples for held in found.tasks.values() for task, samples in held.items()}
-    strange = [task for task in report.tasks if task not in tasks]
-    strange += [
+    tasks = {task: samples for held in findings.tasks.values() for task, samples in held.items()}
+    unknown = [task for task in report.tasks if task not in tasks]
+    unknown += [
         f"{task}: question {number}"
         for task, entry in report.tasks.items()
         for number in entry.found
         if task in tasks and number not in tasks[task].documents
     ]
-    if strange:
-        found.say("contamination", "fail", f"the report speaks of what is not in the suite: {few(strange)}")
+    if unknown:
+        findings.add("contamination", "fail", f"the report names what is not in the suite: {summarise(unknown)}")
         return
     marked = [f"{task}: {len(entry.found)} of {entry.questions}" for task, entry in report.tasks.items() if entry.found]
-    unsaid = [task for task in tasks if task not in report.tasks]
-    detail = f"{report.method[:200]}: {few(marked) or 'nothing found'}"
-    detail += f"; nothing said of {', '.join(unsaid[:3])}" if unsaid else ""
-    found.say("contamination", "warn" if marked or unsaid else "pass", detail)
+    missing = [task for task in tasks if task not in report.tasks]
+    detail = f"{report.method[:200]}: {summarise(marked) or 'nothing found'}"
+    detail += f"; not reported: {', '.join(missing[:3])}" if missing else ""
+    findings.add("contamination", "warn" if marked or missing else "pass", detail)
 
 
-def _judge(found: Findings) -> None:
-    """Judgments of this checkpoint's answers, whose average is the one claimed; and the flags that judging raised."""
-    submission = found.submission
-    assert submission is not None
+def _judge(findings: Findings) -> None:
+    """Check that judgments are of this checkpoint's answers and give the claimed average; report flags."""
+    submission, folder = findings.known, findings.where.path
     faults, flags, benches = [], [], []
     try:
-        for bench, summary in judgings(submission, found.where.path):
+        for bench, summary in judgings(submission, folder):
             benches.append(bench)
             if summary.checkpoint_hash not in (None, submission.checkpoint_hash):
-                faults.append(f"{bench}: the answers are another checkpoint's ({summary.checkpoint_hash[:12]})")
-            problem = contradiction(summary, found.where.path / "judge" / bench)
+                faults.append(f"{bench}: the answers are of another checkpoint ({summary.checkpoint_hash[:12]})")
+            problem = contradiction(summary, folder / "judge" / bench)
             faults += [f"{bench}: {problem}"] if problem else []
             flags += [f"{bench}: {name} in {len(held)} questions" for name, held in summary.flags.items() if held]
     except MoemixError as error:
-        faults.append(str(error).replace(f"{found.where.path}/", ""))
+        faults.append(within(error, folder))
     if benches or faults:
         verdict: Outcome = "fail" if faults else "warn" if flags else "pass"
-        found.say("judge", verdict, few(faults) or few(flags) or f"{', '.join(benches)}: no flag")
+        findings.add("judge", verdict, summarise(faults) or summarise(flags) or f"{', '.join(benches)}: no flag")

@@ -1,8 +1,8 @@
-"""Pinning a suite: what an evaluation of the board's owner says about questions, scoring and columns, as data."""
+"""Pin a suite: turn a finished evaluation of the board's owner into the questions, scoring rules and columns to use."""
 
 from __future__ import annotations
 
-import os
+from collections.abc import Iterable
 from pathlib import Path
 
 from harness.errors import MoemixError
@@ -10,41 +10,31 @@ from harness.files import read_json
 from harness.records import EvalSummary
 from harness.statistics.columns import Key
 from harness.submissions import PinnedSuite, PinnedTask
-from leaderboards.board.folder import BoardFolder
 from leaderboards.board.rescoring import scorer_of
 from leaderboards.board.samples import TaskSamples, read_task
 from leaderboards.scores import Evaluation
 
 
-def column_keys(evaluation: Evaluation, columns: list[str]) -> dict[str, dict[Key, float]]:
-    """Column → the results it is a weighted sum of."""
-    return {name: evaluation.shares(name) for name in columns}
-
-
 def pin(folder: Path, *, version: str = "1", name: str | None = None) -> PinnedSuite:
-    """The suite version that an evaluation folder stands for.
+    """Return the suite version that an evaluation folder stands for.
 
     Columns without a value (a task that could not run here) are left out, with the averages that need them.
 
     Raises:
-        MoemixError: a damaged evaluation, or one that has no column with a value.
+        MoemixError: the evaluation is damaged, no column has a value, or columns disagree on what is better.
     """
     evaluation = Evaluation.open(folder)
-    summary = evaluation.summary
-    columns = {key: column for key, column in summary.columns.items() if evaluation.missing(key) is None}
+    request, provenance = evaluation.summary.request, evaluation.summary.provenance
+    columns = {key: column for key, column in evaluation.summary.columns.items() if evaluation.missing(key) is None}
     if not columns:
         raise MoemixError("no column of this evaluation has a value", where=str(folder))
     raw = read_json(folder / "results.json")
-    shares = column_keys(evaluation, list(columns))
-    keys: dict[str, set[Key]] = {}
-    for found in shares.values():
-        for key in found:
-            keys.setdefault(key.task, set()).add(key)
     tasks = {}
-    for task, wanted in keys.items():
-        scorer = scorer_of(raw["configs"][task])
-        samples = read_task(folder / f"samples_{task}.jsonl", task, wanted, scorer)
-        result = evaluation.results[next(iter(wanted))]
+    for task, keys in keys_by_task(evaluation, columns).items():
+        config = raw["configs"][task]
+        scorer = scorer_of(config)
+        samples = read_task(folder / f"samples_{task}.jsonl", task, keys, scorer)
+        result = evaluation.results[keys[0]]
         tasks[task] = PinnedTask(
             version=result.task_version,
             shots=result.shots,
@@ -52,44 +42,41 @@ def pin(folder: Path, *, version: str = "1", name: str | None = None) -> PinnedS
             question_hash=samples.question_hash,
             prompt_hash=None if raw.get("chat_template") else samples.prompt_hash,
             scorer=scorer.model_copy(update={"recomputed": _confirmed(samples)}),
-            dataset=str(raw["configs"][task].get("dataset_path") or ""),
-            split=raw["configs"][task].get("test_split") or raw["configs"][task].get("validation_split"),
+            dataset=str(config.get("dataset_path") or ""),
+            split=config.get("test_split") or config.get("validation_split"),
         )
-    directions = {evaluation.results[key].higher_is_better for found in shares.values() for key in found}
+    directions = {evaluation.results[key].higher_is_better for name in columns for key in evaluation.shares(name)}
     if len(directions) > 1:
-        raise MoemixError("some columns are better high and some better low; pin them apart", where=str(folder))
+        raise MoemixError("in some columns higher is better, in others lower", where=str(folder),
+                          hint="pin two evaluations, one with each kind of column")  # fmt: skip
     averages = [key for key, column in columns.items() if column.columns]
     return PinnedSuite(
-        name=name or Path(summary.request.suite).stem,
+        name=name or Path(request.suite).stem,
         version=version,
-        suite=summary.request.suite,
-        suite_hash=summary.request.suite_hash,
-        only=summary.request.tasks,
-        limit=summary.request.limit,
-        seed=summary.request.seed,
+        suite=request.suite,
+        suite_hash=request.suite_hash,
+        only=request.tasks,
+        limit=request.limit,
+        seed=request.seed,
         main=(averages or list(columns))[-1],
         columns=columns,
         higher_is_better=directions.pop(),
         tasks=tasks,
-        moemix=summary.provenance.versions.get("moemix", ""),
+        moemix=provenance.versions.get("moemix", ""),
     )
 
 
-def add_pin(board: BoardFolder, suite: PinnedSuite) -> None:
-    """Add a suite version to a board; one that is there is never changed, for submissions were ranked by it."""
-    if suite.key in [held.key for held in board.board.suites]:
-        raise MoemixError(f"the board pins {suite.key} already", where=str(board.path), hint="give another --version")
-    board.save(board.board.model_copy(update={"suites": (*board.board.suites, suite)}))
+def keys_by_task(evaluation: Evaluation, columns: Iterable[str]) -> dict[str, list[Key]]:
+    """Return, by task, the results that some columns are computed from."""
+    keys: dict[str, dict[Key, None]] = {}
+    for name in columns:
+        for key in evaluation.shares(name):
+            keys.setdefault(key.task, {})[key] = None
+    return {task: list(ordered) for task, ordered in keys.items()}
 
 
-def suite_argument(board: BoardFolder, suite: PinnedSuite) -> str:
-    """What ``moemix eval --suite`` is told: a name, or the board's own file."""
-    own = board.path / suite.suite
-    return os.fspath(own.resolve()) if suite.suite.endswith((".yaml", ".yml")) and own.is_file() else suite.suite
-
-
-def fits(summary: EvalSummary, suite: PinnedSuite) -> str | None:
-    """Why an evaluation is not one of this suite version; None if it is."""
+def mismatch(summary: EvalSummary, suite: PinnedSuite) -> str | None:
+    """Return why an evaluation is not one of this suite version, or None if it is."""
     request = summary.request
     pairs = {
         "suite hash": (request.suite_hash[:12], suite.suite_hash[:12]),
@@ -97,13 +84,13 @@ def fits(summary: EvalSummary, suite: PinnedSuite) -> str | None:
         "questions per task": (str(request.limit or "all"), str(suite.limit or "all")),
         "seed": (str(request.seed), str(suite.seed)),
     }
-    differing = [f"{what} {here} where {suite.key} pins {pinned}" for what, (here, pinned) in pairs.items()
-                 if here != pinned]  # fmt: skip
+    differing = [f"{name} is {value}, and {suite.key} pins {pinned}" for name, (value, pinned) in pairs.items()
+                 if value != pinned]  # fmt: skip
     return "; ".join(differing) or None
 
 
 def _confirmed(samples: TaskSamples) -> tuple[str, ...]:
-    """Metrics whose recomputation gave the recorded score of every question."""
+    """Return the metrics whose recomputation gave the recorded score of every question."""
     if samples.differing:
         return ()
     return tuple(sorted(f"{key.metric},{key.filter}" for key in samples.recomputed))

@@ -1,179 +1,198 @@
-"""One question scored again from the responses alone, by lm-eval's rules, without lm-eval.
+"""Score one question again from its responses alone, by lm-eval's rules but without lm-eval.
 
-Multiple choice from the log-likelihoods, exact match from the answers (the filters are applied again too), greedy
-log-likelihood from its flag. What runs code, or asks another model, cannot be scored from a text file: for such metrics
-:func:`rescore` knows nothing. A rule is used on a board only where it gave lm-eval's own scores on every question of
-the evaluation that was pinned (``Scorer.recomputed``).
+Multiple choice is scored from the log-likelihoods, exact match from the answers (the filters are applied again, too),
+greedy log-likelihood from its flag. Metrics that run code or ask another model cannot be scored from a text file;
+:func:`rescore` returns None for them. A board uses a rule only if it gave lm-eval's own score on every question of the
+pinned evaluation (``Scorer.recomputed``).
 """
 
 from __future__ import annotations
 
-import ast
 import functools
 import math
 import re
 import string
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import cast
 
+from harness.samples import Sample
 from harness.submissions import Scorer
 
-_STEPS: dict[str, Callable[[list[str]], list[str]]] = {
-    "remove_whitespace": lambda answers: [answer.strip() for answer in answers],
-    "lowercase": lambda answers: [answer.lower() for answer in answers],
-    "uppercase": lambda answers: [answer.upper() for answer in answers],
+Step = Mapping[str, object]  # of a filter: `function` and its arguments
+
+_SIMPLE_STEPS: dict[str, Callable[[str], str]] = {
+    "remove_whitespace": str.strip,
+    "lowercase": str.lower,
+    "uppercase": str.upper,
 }
+_KNOWN_STEPS = ("take_first", "regex", *_SIMPLE_STEPS)
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
 _DIGITS = str.maketrans("", "", string.digits)
 
 
-class Contradiction(ValueError):
-    """A sample that contradicts itself."""
+class ContradictionError(ValueError):
+    """A sample contradicts itself or is not what its task requires."""
 
 
-def scorer_of(config: Mapping[str, Any]) -> Scorer:
-    """The scoring rules in a task's configuration (``configs`` of lm-eval's results)."""
+def scorer_of(config: Mapping[str, object]) -> Scorer:
+    """Return the scoring rules in a task's configuration (``configs`` in lm-eval's results)."""
     custom = config.get("process_results") is not None
-    metrics = {
-        str(entry["metric"]): {k: v for k, v in entry.items() if k not in ("metric", "aggregation", "higher_is_better")}
-        for entry in config.get("metric_list") or ()
-    }
-    filters = {str(f["name"]): tuple(f["filter"]) for f in config.get("filter_list") or ()}
-    return Scorer(
-        output_type=f"{config.get('output_type')}{' with its own scoring' if custom else ''}",
-        target_delimiter=config.get("target_delimiter", " ") or "",
-        metrics=metrics,
-        filters=filters or {"none": ({"function": "take_first"},)},
+    metric_list = cast("list[dict[str, object]]", config.get("metric_list") or [])
+    filter_list = cast("list[dict[str, object]]", config.get("filter_list") or [])
+    ignored = ("metric", "aggregation", "higher_is_better")
+    filters = {str(f["name"]): f["filter"] for f in filter_list}
+    return Scorer.model_validate(
+        {
+            "output_type": f"{config.get('output_type')}{' with its own scoring' if custom else ''}",
+            "target_delimiter": config.get("target_delimiter", " ") or "",
+            "metrics": {str(m["metric"]): {k: v for k, v in m.items() if k not in ignored} for m in metric_list},
+            "filters": filters or {"none": [{"function": "take_first"}]},
+        }
     )
 
 
-def rescore(sample: Mapping[str, Any], metric: str, scorer: Scorer) -> float | None:
-    """The metric of one sample; None if it cannot be had from the sample.
+def rescore(sample: Sample, metric: str, scorer: Scorer) -> float | None:
+    """Return a metric of one question by its responses, or None if the responses alone do not determine it.
 
     Raises:
-        Contradiction: the recorded filtered answer is not what the filter makes of the response, a log-likelihood is
-            no number, …
+        ContradictionError: the sample's responses, its filtered responses or its target do not fit together.
     """
     if scorer.output_type == "multiple_choice":
         return _multiple_choice(sample, metric, scorer.target_delimiter)
     if scorer.output_type == "generate_until" and metric == "exact_match":
-        answer = _filtered(sample, scorer.filters.get(sample["filter"]))
-        return None if answer is None else _exact_match(answer, sample["target"], scorer.metrics.get(metric, {}))
+        answer = _filtered(sample, scorer.filters.get(sample.filter))
+        return None if answer is None else _exact_match(answer, str(sample.target), scorer.metrics.get(metric, {}))
     if scorer.output_type == "loglikelihood" and metric == "acc":
         return float(_likelihoods(sample)[1][0])
     return None
 
 
-def filtered_answer(sample: Mapping[str, Any]) -> str:
-    """The answer as the filter left it, for people to read."""
-    first = sample["filtered_resps"][0] if sample.get("filtered_resps") else ""
+def filtered_answer(sample: Sample) -> str:
+    """Return the answer as the filter left it, for people to read."""
+    filtered = sample.filtered
+    first = filtered[0] if isinstance(filtered, list) and filtered else ""
     return str(first[0] if isinstance(first, list) and first else first)
 
 
-def known_filter(steps: Sequence[Mapping[str, Any]] | None) -> bool:
-    """Whether an answer can be filtered again here."""
-    return steps is not None and all(step.get("function") in ("take_first", "regex", *_STEPS) for step in steps)
+def known_filter(steps: Sequence[Step] | None) -> bool:
+    """Return whether this module can apply a filter again."""
+    return steps is not None and all(step.get("function") in _KNOWN_STEPS for step in steps)
 
 
-def filtered_programs(sample: Mapping[str, Any], steps: Sequence[Mapping[str, Any]], where: str) -> list[str]:
-    """The programs that a known filter makes of the responses, which must be those recorded: several where a task
-    samples several answers to a question, which stay as they are.
+def filtered_programs(sample: Sample, steps: Sequence[Step], name: str) -> list[str]:
+    """Return the programs that a known filter makes of the responses.
+
+    A task may sample several answers to a question; such programs are the responses themselves.
+
+    Args:
+        sample: a question of a task that generates code.
+        steps: the filter.
+        name: of the question, for error messages.
 
     Raises:
-        Contradiction: they are others, or there is none.
+        ContradictionError: the recorded programs are others, or there is none.
     """
     try:
-        recorded = sample["filtered_resps"][0]
-        if isinstance(recorded, list) and recorded != sample["resps"][0]:
-            raise Contradiction("the programs are not the responses")
-        programs: list[Any] = recorded if isinstance(recorded, list) else [_filtered(sample, steps)]
-    except Contradiction as error:
-        raise Contradiction(f"{where}: {error}") from None
-    except (KeyError, IndexError, TypeError):
-        raise Contradiction(f"{where}: no sample of a generated text") from None
-    if not programs or not all(isinstance(program, str) for program in programs):
-        raise Contradiction(f"{where}: there is no program")
-    return programs
+        responses, filtered = _responses(sample), sample.filtered
+        recorded = filtered[0] if isinstance(filtered, list) and filtered else None
+        if isinstance(recorded, list) and recorded != responses[0]:
+            raise ContradictionError("the programs are not the responses")
+        programs = recorded if isinstance(recorded, list) else [_filtered(sample, steps)]
+    except ContradictionError as error:
+        raise ContradictionError(f"{name}: {error}") from None
+    texts = [program for program in programs if isinstance(program, str)]
+    if not texts or len(texts) < len(programs):
+        raise ContradictionError(f"{name}: there is no program")
+    return texts
 
 
-def _likelihoods(sample: Mapping[str, Any]) -> tuple[list[float], list[bool]]:
-    """Log-likelihood and greedy flag of each continuation."""
+def _responses(sample: Sample) -> list[list[object]]:
+    """Return the responses: a list for each request, with one item per repeat."""
+    responses = sample.responses
+    if not isinstance(responses, list) or not responses or not all(isinstance(r, list) and r for r in responses):
+        raise ContradictionError("the responses are not lists of answers")
+    return responses
+
+
+def _likelihoods(sample: Sample) -> tuple[list[float], list[bool]]:
+    """Return log-likelihood and greedy flag of each continuation."""
+    replies = [reply[0] for reply in _responses(sample)]
     try:
-        pairs = [(float(reply[0][0]), reply[0][1] in ("True", True)) for reply in sample["resps"]]
+        pairs = [(float(reply[0]), reply[1] in ("True", True)) for reply in cast("list[list[str]]", replies)]
     except (TypeError, ValueError, IndexError, KeyError):
-        raise Contradiction("a response is no pair of log-likelihood and greedy flag") from None
-    if not pairs or not all(math.isfinite(value) for value, _ in pairs):
-        raise Contradiction("a log-likelihood is not a finite number")
-    if sample.get("filter") == "none" and [list(r[0]) for r in sample["resps"]] != [
-        list(f) for f in sample.get("filtered_resps") or ()
-    ]:
-        raise Contradiction("the filtered responses are not the responses")
+        raise ContradictionError("a response is not a pair of log-likelihood and greedy flag") from None
+    if not all(math.isfinite(value) for value, _ in pairs):
+        raise ContradictionError("a log-likelihood is not a finite number")
+    if sample.filter == "none" and replies != sample.filtered:
+        raise ContradictionError("the filtered responses are not the responses")
     return [value for value, _ in pairs], [greedy for _, greedy in pairs]
 
 
-def _multiple_choice(sample: Mapping[str, Any], metric: str, delimiter: str) -> float | None:
+def _multiple_choice(sample: Sample, metric: str, delimiter: str) -> float | None:
     if metric not in ("acc", "acc_norm", "acc_bytes"):
         return None
     values, _ = _likelihoods(sample)
-    requests = sample["arguments"]
-    choices = [str(requests[f"gen_args_{i}"]["arg_1"]) for i in range(len(values))]
-    choices = [choice.removeprefix(delimiter) for choice in choices]
-    if metric == "acc_norm":
-        values = [value / (len(choice) or math.nan) for value, choice in zip(values, choices, strict=True)]
-    elif metric == "acc_bytes":
-        values = [value / (len(choice.encode()) or math.nan) for value, choice in zip(values, choices, strict=True)]
+    choices = [str(request[1]).removeprefix(delimiter) for request in sample.requests if len(request) > 1]
+    if len(choices) != len(values):
+        raise ContradictionError(f"{len(values)} responses to {len(choices)} choices")
+    if metric != "acc":
+        lengths = [len(choice.encode("utf-8", "surrogatepass") if metric == "acc_bytes" else choice)
+                   for choice in choices]  # fmt: skip
+        values = [value / (length or math.nan) for value, length in zip(values, lengths, strict=True)]
     best = max(range(len(values)), key=values.__getitem__)
-    gold = _gold(str(sample["target"]), choices)
+    gold = _gold(str(sample.target), choices)
     return None if gold is None else float(best in gold)
 
 
 def _gold(target: str, choices: Sequence[str]) -> Sequence[int] | None:
-    """The right choices: a number, a list of numbers, or the text of one."""
+    """Return the right choices of a target: a number, a list of numbers, or the text of a choice."""
     if re.fullmatch(r"-?\d{1,9}", target):
         return (int(target),)
     if re.fullmatch(r"\[[\d, ]{1,200}\]", target):
-        return tuple(int(item) for item in ast.literal_eval(target))
+        return tuple(int(item) for item in re.findall(r"\d+", target))
     return (choices.index(target),) if target in choices else None
 
 
-def _filtered(sample: Mapping[str, Any], steps: Sequence[Mapping[str, Any]] | None) -> str | None:
-    """The first answer after the filter, which must be the one recorded; None for a filter not known here."""
-    recorded = sample["filtered_resps"][0]
+def _filtered(sample: Sample, steps: Sequence[Step] | None) -> str | None:
+    """Return the first answer after the filter, which must be the recorded one; None for an unknown filter."""
+    filtered = sample.filtered
+    recorded = filtered[0] if isinstance(filtered, list) and filtered else None
     if steps is None or not isinstance(recorded, str):
         return None
-    answers = [str(answer) for answer in sample["resps"][0]]
+    answers = [str(answer) for answer in _responses(sample)[0]]
     for step in steps:
-        name = step.get("function")
+        name = str(step.get("function"))
         if name == "take_first":
             answers = answers[:1]
         elif name == "regex":
             answers = [_extract(answer, step) for answer in answers]
-        elif name in _STEPS:
-            answers = _STEPS[name](answers)
+        elif name in _SIMPLE_STEPS:
+            answers = [_SIMPLE_STEPS[name](answer) for answer in answers]
         else:
             return None
     if answers[:1] != [recorded]:
-        raise Contradiction(f"the filter {sample['filter']!r} does not make {recorded[:60]!r} of the response")
+        raise ContradictionError(f"the filter {sample.filter!r} does not make {recorded[:60]!r} of the response")
     return recorded
 
 
-def _extract(answer: str, step: Mapping[str, Any]) -> str:
+def _extract(answer: str, step: Step) -> str:
     fallback = str(step.get("fallback", "[invalid]"))
-    found = _compiled(step.get("regex_pattern", r"#### (\-?[0-9\.\,]+)")).findall(answer)
-    if not found:
+    matches = _compiled(str(step.get("regex_pattern", r"#### (\-?[0-9\.\,]+)"))).findall(answer)
+    if not matches:
         return fallback
+    select = step.get("group_select", 0)
     try:
-        match = found[step.get("group_select", 0)]
+        match = matches[select if isinstance(select, int) else 0]
     except IndexError:
-        raise Contradiction("the filter selects a match that is not there") from None
+        raise ContradictionError("the filter selects a match that does not exist") from None
     if isinstance(match, tuple):
         match = next((group for group in match if group), fallback)
     return str(match).strip()
 
 
-def _exact_match(answer: str, target: Any, options: Mapping[str, Any]) -> float:
-    sides = [answer, str(target)]
-    for pattern in options.get("regexes_to_ignore") or ():
+def _exact_match(answer: str, target: str, options: Mapping[str, object]) -> float:
+    sides = [answer, target]
+    for pattern in cast("list[str]", options.get("regexes_to_ignore") or []):
         sides = [_compiled(pattern).sub("", side) for side in sides]
     if options.get("ignore_case"):
         sides = [side.lower() for side in sides]
@@ -181,7 +200,7 @@ def _exact_match(answer: str, target: Any, options: Mapping[str, Any]) -> float:
         sides = [side.translate(_PUNCTUATION) for side in sides]
     if options.get("ignore_numbers"):
         sides = [side.translate(_DIGITS) for side in sides]
-    # numpy's fixed-width text, which lm-eval compares, drops trailing NULs
+    # lm-eval compares numpy's fixed-width text, which drops NULs at the end
     return float(sides[0].rstrip("\0") == sides[1].rstrip("\0"))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -78,6 +79,10 @@ class Standings:
         found = self.checked[row].submission
         assert found is not None
         return found
+
+    def folder(self, row: int) -> Path:
+        """The folder of a submission."""
+        return self.board.path / "submissions" / self.checked[row].label
 
     def entries(self) -> list[BoardEntry]:
         """Return every submission as it is shown, in the order of ``checked``."""

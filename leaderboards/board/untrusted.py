@@ -1,7 +1,8 @@
-"""Reading what anybody may have written: bounded, never followed out of its folder, never executed, always a sentence.
+"""Read files that anybody may have written: bounded, never followed out of their folder, never executed.
 
-A JSON file is refused if it is a link, too large, not UTF-8, nested too deeply, holds NaN, an infinity or a key twice.
-YAML is read without aliases (a few lines of them unfold to gigabytes) and without tags.
+A JSON file is refused if it is a link, too large, not UTF-8, nested too deeply, or if it holds NaN, an infinity or the
+same key twice. YAML is read without aliases (a few lines of them expand to gigabytes) and without tags. Every refusal
+is a :class:`MoemixError` that names the file and the reason.
 """
 
 from __future__ import annotations
@@ -12,9 +13,10 @@ import os
 import stat
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import NoReturn, cast
 
 import yaml
+from yaml.error import Mark
 
 from harness.errors import MoemixError
 
@@ -23,45 +25,49 @@ YAML_BYTES = 8 << 20
 LINE_BYTES = 4 << 20
 FILE_BYTES = 1 << 30
 SUBMISSION_BYTES = 4 << 30
-MOST_FILES = 2000
-DEEPEST = 64
+MAX_FILES = 2000
+MAX_DEPTH = 64
 
 
 def walk(folder: Path) -> Iterator[tuple[str, os.stat_result]]:
-    """Every file below a folder by its relative path, in order.
+    """Yield every file below a folder, in order, as its relative path and status. Nothing is followed or opened.
 
     Raises:
-        MoemixError: a link, a pipe, a device, or more than :data:`MOST_FILES` files. Nothing is followed or opened.
+        MoemixError: a link, a pipe, a device, or more than :data:`MAX_FILES` files.
     """
-    waiting, seen = [PurePosixPath()], 0
+    waiting, count = [PurePosixPath()], 0
     while waiting:
-        here = waiting.pop()
-        with os.scandir(folder / here) as entries:
+        parent = waiting.pop()
+        with os.scandir(folder / parent) as entries:
             for entry in sorted(entries, key=lambda entry: entry.name):
-                path, found = here / entry.name, entry.stat(follow_symlinks=False)
-                seen += 1
-                if seen > MOST_FILES:
-                    raise MoemixError(f"more than {MOST_FILES} files", where=str(folder))
-                if stat.S_ISDIR(found.st_mode):
+                path, status = parent / entry.name, entry.stat(follow_symlinks=False)
+                count += 1
+                if count > MAX_FILES:
+                    raise MoemixError(f"more than {MAX_FILES} files", where=str(folder))
+                if stat.S_ISDIR(status.st_mode):
                     waiting.append(path)
                     continue
-                kind = _refused_kind(found)
+                kind = _refused_kind(status)
                 if kind:
-                    raise MoemixError(f"{_shown(str(path))} is {kind}; a submission holds plain files only",
+                    raise MoemixError(f"{_shortened(str(path))} is {kind}; a submission holds regular files only",
                                       where=str(folder))  # fmt: skip
-                yield str(path), found
+                yield str(path), status
 
 
-def _refused_kind(found: os.stat_result) -> str | None:
-    if stat.S_ISLNK(found.st_mode):
+def _refused_kind(status: os.stat_result) -> str | None:
+    if stat.S_ISLNK(status.st_mode):
         return "a symbolic link"
-    if not stat.S_ISREG(found.st_mode):
-        return "no regular file"
-    return "a hard link to another file" if found.st_nlink > 1 else None
+    if not stat.S_ISREG(status.st_mode):
+        return "not a regular file"
+    return "a hard link to another file" if status.st_nlink > 1 else None
 
 
 def read_bytes(path: Path, limit: int) -> bytes:
-    """A plain file's bytes, if there are at most ``limit`` of them."""
+    """Read a regular file of at most ``limit`` bytes.
+
+    Raises:
+        MoemixError: the file is missing, not a regular file, not readable or too large.
+    """
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     except FileNotFoundError:
@@ -69,41 +75,53 @@ def read_bytes(path: Path, limit: int) -> bytes:
     except OSError as error:
         raise MoemixError(f"the file cannot be read: {error.strerror}", where=str(path)) from None
     with os.fdopen(descriptor, "rb") as file:
-        found = os.fstat(descriptor)
-        if not stat.S_ISREG(found.st_mode):
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
             raise MoemixError("not a regular file", where=str(path))
-        if found.st_size > limit:
-            raise MoemixError(f"{found.st_size:,} bytes where at most {limit:,} are read", where=str(path))
+        if status.st_size > limit:
+            raise MoemixError(f"the file has {status.st_size:,} bytes; the limit is {limit:,}", where=str(path))
         return file.read(limit)
 
 
-def read_record(path: Path, limit: int = RECORD_BYTES) -> Any:
-    """The value of a JSON file."""
+def read_record(path: Path, limit: int = RECORD_BYTES) -> object:
+    """Return the value of a JSON file.
+
+    Raises:
+        MoemixError: the file or its JSON is refused.
+    """
     value = parse_json(read_bytes(path, limit), where=str(path))
     _check_value(value, str(path), 0)
     return value
 
 
-def read_lines(path: Path, limit: int = FILE_BYTES) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Place and value of every line of a JSONL file. A published file has no torn line: every one must be whole."""
+def read_lines(path: Path, limit: int = FILE_BYTES) -> Iterator[tuple[str, dict[str, object]]]:
+    """Yield the place (``file:line``) and the object of every line of a JSONL file.
+
+    Raises:
+        MoemixError: a line is too long, not valid JSON or not an object; the last line may not be cut off either.
+    """
     for number, line in enumerate(read_bytes(path, limit).split(b"\n"), 1):
         if line:
             where = f"{path}:{number}"
             if len(line) > LINE_BYTES:
-                raise MoemixError(f"a line of {len(line):,} bytes; at most {LINE_BYTES:,} are read", where=where)
+                raise MoemixError(f"the line has {len(line):,} bytes; the limit is {LINE_BYTES:,}", where=where)
             value = _parse(_LINES, line, where)
             if not isinstance(value, dict):
-                raise MoemixError("a line holds a JSON object", where=where)
+                raise MoemixError("every line must be a JSON object", where=where)
             yield where, value
 
 
-def parse_json(data: bytes, *, where: str) -> Any:
-    """One JSON value; a key that comes twice in an object is refused, for readers disagree on which one counts."""
+def parse_json(data: bytes, *, where: str) -> object:
+    """Parse one JSON value. A repeated key is refused, because readers disagree on which one counts."""
     return _parse(_RECORDS, data, where)
 
 
-def read_yaml(path: Path, limit: int = YAML_BYTES) -> Any:
-    """A YAML file of plain values: no alias, no tag, no key twice."""
+def read_yaml(path: Path, limit: int = YAML_BYTES) -> object:
+    """Return the value of a YAML file without aliases, tags and repeated keys.
+
+    Raises:
+        MoemixError: with the line, anything else.
+    """
     try:
         return yaml.load(read_bytes(path, limit).decode("utf-8"), Loader=_PlainLoader)
     except UnicodeDecodeError as error:
@@ -117,25 +135,26 @@ def read_yaml(path: Path, limit: int = YAML_BYTES) -> Any:
         raise MoemixError("nested too deeply", where=str(path)) from None
 
 
-def _refuse_constant(name: str) -> Any:
-    raise ValueError(f"{name} is no JSON number")
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not a JSON number")
 
 
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
+def _unique_keys(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    value = dict(pairs)
+    if len(value) < len(pairs):
         names = [name for name, _ in pairs]
-        raise ValueError(f"the key {_shown(next(n for n in names if names.count(n) > 1))} comes twice")
-    return found
+        raise ValueError(f"the key {_shortened(next(n for n in names if names.count(n) > 1))} appears twice")
+    return value
 
 
-_RECORDS = json.JSONDecoder(parse_constant=_refuse_constant, object_pairs_hook=_once)
+_RECORDS = json.JSONDecoder(parse_constant=_refuse_constant, object_pairs_hook=_unique_keys)
 _LINES = json.JSONDecoder(parse_constant=_refuse_constant)
 
 
-def _parse(decoder: json.JSONDecoder, data: bytes, where: str) -> Any:
+def _parse(decoder: json.JSONDecoder, data: bytes, where: str) -> object:
     try:
-        return decoder.decode(data.decode("utf-8"))
+        value: object = decoder.decode(data.decode("utf-8"))
+        return value
     except UnicodeDecodeError as error:
         raise MoemixError(f"not UTF-8 text (byte {error.start})", where=where) from None
     except json.JSONDecodeError as error:
@@ -147,32 +166,32 @@ def _parse(decoder: json.JSONDecoder, data: bytes, where: str) -> Any:
         raise MoemixError("nested too deeply", where=where) from None
 
 
-def _check_value(value: Any, where: str, depth: int) -> None:
-    """No infinity (``1e999`` is read as one), and no nesting that a later reader would choke on."""
-    if depth > DEEPEST:
-        raise MoemixError(f"nested more than {DEEPEST} levels deep", where=where)
+def _check_value(value: object, where: str, depth: int) -> None:
+    """Refuse infinities (``1e999`` is parsed as one) and nesting that would overflow a later reader's stack."""
+    if depth > MAX_DEPTH:
+        raise MoemixError(f"nested more than {MAX_DEPTH} levels deep", where=where)
     if isinstance(value, float) and not math.isfinite(value):
-        raise MoemixError("a number is too large (it is read as infinity)", where=where)
+        raise MoemixError("a number is too large: it is read as infinity", where=where)
     if isinstance(value, dict | list):
         for item in value.values() if isinstance(value, dict) else value:
             _check_value(item, where, depth + 1)
 
 
-def _shown(text: str) -> str:
+def _shortened(text: str) -> str:
     return repr(text if len(text) <= 80 else text[:77] + "…")
 
 
 class _PlainLoader(yaml.SafeLoader):
-    """YAML without aliases, and without the same key twice."""
+    """A YAML loader that refuses aliases and repeated keys."""
 
-    def compose_node(self, parent: Any, index: Any) -> Any:
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         if self.check_event(yaml.AliasEvent):
-            event = self.peek_event()
-            raise yaml.MarkedYAMLError(None, None, "aliases are not read", event.start_mark)
+            event = cast("yaml.Event", self.peek_event())  # type: ignore[no-untyped-call]
+            raise yaml.MarkedYAMLError(None, None, "aliases are not allowed", cast("Mark", event.start_mark))
         return super().compose_node(parent, index)
 
-    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
-        keys = [key.value for key, _ in node.value]
-        if len(set(map(str, keys))) < len(keys):
-            raise yaml.MarkedYAMLError(None, None, "a key comes twice", node.start_mark)
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[object, object]:
+        keys = [str(key.value) for key, _ in node.value]
+        if len(set(keys)) < len(keys):
+            raise yaml.MarkedYAMLError(None, None, "a key appears twice", node.start_mark)
         return super().construct_mapping(node, deep=deep)

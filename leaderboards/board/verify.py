@@ -1,7 +1,7 @@
-"""Verifying a board: every submission by itself, in several processes, then against each other; once per content.
+"""Verify a board: check each submission by itself, in several processes, then compare submissions with each other.
 
-What was verified is kept in ``.moemix/verified.sqlite`` beside the board, on this machine only, and is used again while
-no file of a submission (by size and times), no pin and no line of these checks has changed.
+Results are cached in ``.moemix/verified.sqlite`` beside the board, on this machine only. A cached result is used as
+long as no file of the submission (by size and times), no pin and no line of these checks has changed.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import sqlite3
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,16 +26,16 @@ from harness.strict import Strict
 from harness.submissions import Submission, Verdict, Withdrawal
 from leaderboards.board.checks import check_alone
 from leaderboards.board.folder import BoardFolder, SubmissionFolder
-from leaderboards.board.integrity import Fact, check_integrity, find_duplicates, fingerprints
+from leaderboards.board.integrity import Origin, check_integrity, find_duplicates, fingerprints
 from leaderboards.board.samples import TaskSamples
 from leaderboards.board.untrusted import walk
 
-FEW = 32  # submissions that one process checks as quickly as several
-FINAL = ("layout", "schema")  # what not even a withdrawn submission may fail
+FEW = 32  # one process checks so many submissions as quickly as several do
+FINAL = ("layout", "schema")  # checks that a withdrawn submission must pass, too
 
 
 class Vector(Strict):
-    """Scores of one result, packed: a bit a question where all are 0 or 1, else eight bytes."""
+    """The scores of one result, packed: one bit for each question if all are 0 or 1, otherwise eight bytes."""
 
     task: str
     metric: str
@@ -47,17 +46,22 @@ class Vector(Strict):
 
     @classmethod
     def pack(cls, key: Key, values: NDArray[np.float64]) -> Vector:
-        fields: dict[str, Any] = {"task": key.task, "metric": key.metric, "filter": key.filter, "n": len(values)}
+        """Pack the scores f64[n] of a result."""
+        bits = floats = ""
         if np.isin(values, (0.0, 1.0)).all():
-            return cls(**fields, bits=base64.b64encode(np.packbits(values.astype(bool)).tobytes()).decode())
-        return cls(**fields, floats=base64.b64encode(values.astype("<f8").tobytes()).decode())
+            bits = base64.b64encode(np.packbits(values.astype(bool)).tobytes()).decode()
+        else:
+            floats = base64.b64encode(values.astype("<f8").tobytes()).decode()
+        return cls(task=key.task, metric=key.metric, filter=key.filter, n=len(values), bits=bits, floats=floats)
 
     @property
     def key(self) -> Key:
+        """The result that the scores belong to."""
         return Key(self.task, self.metric, self.filter)
 
     @property
     def values(self) -> NDArray[np.float64]:
+        """The scores, f64[n]."""
         if self.floats:
             return np.frombuffer(base64.b64decode(self.floats), dtype="<f8").astype(np.float64)
         packed = np.frombuffer(base64.b64decode(self.bits), dtype=np.uint8)
@@ -65,7 +69,7 @@ class Vector(Strict):
 
 
 class Checked(Strict):
-    """What is known of a submission after its own checks: enough to rank and show it without its samples."""
+    """A submission after its own checks: enough to rank and show it without its samples."""
 
     label: str
     submission: Submission | None
@@ -73,81 +77,85 @@ class Checked(Strict):
     verdicts: tuple[Verdict, ...]
     prints: dict[str, str]
     vectors: dict[str, tuple[Vector, ...]]
-    engines: dict[str, str] = Field(default_factory=dict, description="suite → what answered")
+    engines: dict[str, str] = Field(default_factory=dict, description="suite → name, version and dtype of the engine")
     repeats: dict[str, dict[str, tuple[int, ...]]] = Field(
-        default_factory=dict, description="suite → task → cluster of each question, where some share a passage"
+        default_factory=dict, description="suite → task → cluster of each question, if questions share a passage"
     )
 
     @property
     def failed(self) -> bool:
+        """Whether a check failed."""
         return any(verdict.verdict == "fail" for verdict in self.verdicts)
 
 
 def verify(board: BoardFolder, *, only: str | None = None, jobs: int | None = None) -> list[Checked]:
-    """Check every submission of a board, or the one that is named. Duplicates are looked for in all of them.
+    """Check every submission of a board, or only one. Duplicates are searched in all of them.
 
     Args:
-        jobs: processes; by default one per core where there are many submissions.
+        board: the board.
+        only: id of the submission to return.
+        jobs: number of processes; by default one for each core if there are many submissions.
     """
     folders = board.submissions()
     chosen = board.find(only).label if only else None
-    found = _with_duplicates(_check_all(board, folders, jobs or os.cpu_count() or 1))
-    found += [_stray(name) for name in board.strays()]
-    return [_softened(checked) for checked in found if chosen is None or checked.label == chosen]
+    results = _with_duplicates(_check_all(board, folders, jobs or os.cpu_count() or 1))
+    results += [_stray(name) for name in board.strays()]
+    return [_softened(checked) for checked in results if chosen is None or checked.label == chosen]
 
 
 def check_one(board: BoardFolder, where: SubmissionFolder) -> Checked:
-    """The checks of one submission by itself."""
-    found = check_alone(board, where)
-    check_integrity(found)
-    vectors = {
-        suite: tuple(Vector.pack(key, values) for key, values in held.items()) for suite, held in found.vectors.items()
-    }
+    """Check one submission by itself."""
+    findings = check_alone(board, where)
+    check_integrity(findings)
+    engines = {suite: summary.engine for suite, summary in findings.summaries.items()}
     return Checked(
         label=where.label,
-        submission=found.submission,
-        withdrawn=found.withdrawn,
-        verdicts=tuple(found.verdicts),
-        prints=fingerprints(found) if not found.failed else {},
-        vectors=vectors,
-        engines={suite: _engine(summary.engine) for suite, summary in found.summaries.items()},
-        repeats={suite: _repeats(tasks) for suite, tasks in found.tasks.items()},
+        submission=findings.submission,
+        withdrawn=findings.withdrawn,
+        verdicts=tuple(findings.verdicts),
+        prints=fingerprints(findings) if not findings.failed else {},
+        vectors={
+            suite: tuple(Vector.pack(key, values) for key, values in vectors.items())
+            for suite, vectors in findings.vectors.items()
+        },
+        engines={
+            suite: " ".join(str(engine[key]) for key in ("name", "version", "dtype") if engine.get(key))[:120]
+            for suite, engine in engines.items()
+        },
+        repeats={suite: _clusters(tasks) for suite, tasks in findings.tasks.items()},
     )
 
 
-def _engine(engine: Mapping[str, Any]) -> str:
-    return " ".join(str(engine[key]) for key in ("name", "version", "dtype") if engine.get(key))[:120]
-
-
-def _repeats(tasks: Mapping[str, TaskSamples]) -> dict[str, tuple[int, ...]]:
-    found = {}
+def _clusters(tasks: Mapping[str, TaskSamples]) -> dict[str, tuple[int, ...]]:
+    """Return the cluster of each question, of the tasks in which some questions share one."""
+    clusters = {}
     for task, samples in tasks.items():
         groups = [samples.groups[number] for number in samples.numbers]
         if len(set(groups)) < len(groups):
-            found[task] = tuple(int(i) for i in np.unique(np.array(groups, dtype=object), return_inverse=True)[1])
-    return found
+            clusters[task] = tuple(int(i) for i in np.unique(np.array(groups, dtype=object), return_inverse=True)[1])
+    return clusters
 
 
 def _check_all(board: BoardFolder, folders: list[SubmissionFolder], jobs: int) -> list[Checked]:
-    """Those in the cache, and the others checked now, in the order of the folders."""
+    """Return the cached results, and check the other submissions now, in the order of the folders."""
     with _Cache(board) as cache:
-        keys = {where.label: _state(where, cache.checks) for where in folders}
-        found = cache.find(keys)
-        missing = [where for where in folders if where.label not in found]
+        states = {where.label: _state(where, cache.checks) for where in folders}
+        results = cache.results(states)
+        missing = [where for where in folders if where.label not in results]
         with progress("verifying submissions", len(folders), done=len(folders) - len(missing)) as bar:
-            for checked in _checked(board, missing, jobs):
-                found[checked.label] = checked
-                cache.put(keys[checked.label], checked)
+            for checked in _check(board, missing, jobs):
+                results[checked.label] = checked
+                cache.store(states[checked.label], checked)
                 bar.advance()
-        return [found[where.label] for where in folders]
+        return [results[where.label] for where in folders]
 
 
-def _checked(board: BoardFolder, folders: list[SubmissionFolder], jobs: int) -> Iterator[Checked]:
+def _check(board: BoardFolder, folders: list[SubmissionFolder], jobs: int) -> Iterator[Checked]:
     if jobs == 1 or len(folders) <= FEW:
         yield from (check_one(board, where) for where in folders)
         return
     with ProcessPoolExecutor(jobs, initializer=_open_board, initargs=(board.path,)) as pool:
-        yield from pool.map(_check_there, folders, chunksize=8)
+        yield from pool.map(_check_in_worker, folders, chunksize=8)
 
 
 _board: BoardFolder | None = None  # of a worker process
@@ -158,30 +166,31 @@ def _open_board(path: Path) -> None:
     _board = BoardFolder(path)
 
 
-def _check_there(where: SubmissionFolder) -> Checked:
+def _check_in_worker(where: SubmissionFolder) -> Checked:
     assert _board is not None
     return check_one(_board, where)
 
 
-def _with_duplicates(found: list[Checked]) -> list[Checked]:
-    live = [c for c in found if c.submission is not None and c.withdrawn is None and c.prints]
-    facts = {c.label: Fact(c.submission.created, c.submission.submission_id, c.submission.supersedes)
-             for c in live if c.submission}  # fmt: skip
-    said = find_duplicates({c.label: c.prints for c in live}, facts)
-    judged = []
-    for checked in found:
-        if checked.label in facts:
-            outcome, detail = said.get(checked.label, ("pass", "no other submission has these responses or scores"))
-            verdict = Verdict.model_validate(
-                {"submission": checked.label, "check": "duplicates", "verdict": outcome, "detail": detail}
-            )
+def _with_duplicates(results: list[Checked]) -> list[Checked]:
+    """Add the verdict ``duplicates`` to the submissions that take part in the ranking."""
+    origins = {
+        c.label: Origin(c.submission.created, c.submission.submission_id, c.submission.supersedes)
+        for c in results
+        if c.submission is not None and c.withdrawn is None and c.prints
+    }
+    duplicates = find_duplicates({c.label: c.prints for c in results if c.label in origins}, origins)
+    every = []
+    for checked in results:
+        if checked.label in origins:
+            outcome, detail = duplicates.get(checked.label, ("pass", "no other submission has these responses"))
+            verdict = Verdict(submission=checked.label, check="duplicates", verdict=outcome, detail=detail)
             checked = checked.model_copy(update={"verdicts": (*checked.verdicts, verdict)})
-        judged.append(checked)
-    return judged
+        every.append(checked)
+    return every
 
 
 def _softened(checked: Checked) -> Checked:
-    """A withdrawn submission is history: what is wrong with it is told, and stops nobody."""
+    """Turn the failures of a withdrawn submission into warnings: it is history, and must not stop the others."""
     if checked.withdrawn is None:
         return checked
     verdicts = [
@@ -194,51 +203,51 @@ def _softened(checked: Checked) -> Checked:
 
 
 def _stray(name: str) -> Checked:
-    detail = "no folder of a submission (submissions/<model>/<submission id>/)"
+    detail = "not the folder of a submission (submissions/<model>/<submission id>/)"
     verdict = Verdict(submission=name, check="layout", verdict="fail", detail=detail)
     return Checked(label=name, submission=None, withdrawn=None, verdicts=(verdict,), prints={}, vectors={})
 
 
-# --- what was verified before -----------------------------------------------------------------------
+# --- the cache --------------------------------------------------------------------------------------
 
 
 @functools.cache
-def _code() -> str:
+def _code_hash() -> str:
     return hash_tree(Path(__file__).parent, "*.py")
 
 
-def executed_before(board: BoardFolder, folders: Iterable[SubmissionFolder]) -> dict[str, Verdict]:
-    """What came of running the programs of these submissions, of those that have not changed since."""
+def cached_executions(board: BoardFolder, folders: Iterable[SubmissionFolder]) -> dict[str, Verdict]:
+    """Return the cached results of running programs, of the submissions that have not changed since."""
     with _Cache(board) as cache:
-        found = {where.label: cache.executed(where.label, _state(where, cache.checks)) for where in folders}
-    return {label: verdict for label, verdict in found.items() if verdict is not None}
+        verdicts = {where.label: cache.execution(where.label, _state(where, cache.checks)) for where in folders}
+    return {label: verdict for label, verdict in verdicts.items() if verdict is not None}
 
 
-def remember_executed(board: BoardFolder, where: SubmissionFolder, verdict: Verdict) -> None:
-    """Keep what came of running a submission's programs."""
+def store_execution(board: BoardFolder, where: SubmissionFolder, verdict: Verdict) -> None:
+    """Cache the result of running a submission's programs."""
     with _Cache(board) as cache:
-        cache.keep_executed(where.label, _state(where, cache.checks), verdict)
+        cache.store_execution(where.label, _state(where, cache.checks), verdict)
 
 
 def _state(where: SubmissionFolder, checks: str) -> str:
-    """What a submission's verdicts depend on: its files as the file system tells them, the pins, the checks.
+    """Return a hash of what a submission's verdicts depend on: its files' sizes and times, the pins, the checks.
 
-    A folder that may not be walked has a state of its own, never met again, so it is looked at every time.
+    A folder that cannot be walked gets a random state, so it is checked every time.
     """
     try:
-        files = [[path, entry.st_size, entry.st_mtime_ns, entry.st_ctime_ns] for path, entry in walk(where.path)]
+        files = [[path, status.st_size, status.st_mtime_ns, status.st_ctime_ns] for path, status in walk(where.path)]
     except (MoemixError, OSError):
         return os.urandom(16).hex()
     return hash_value([checks, files])
 
 
 class _Cache:
-    """``.moemix/verified.sqlite``; without it everything is checked anew, so a damaged one is only removed."""
+    """The cache file. If it is damaged it is removed, and everything is checked again."""
 
     _adapter = TypeAdapter(Checked)
 
     def __init__(self, board: BoardFolder) -> None:
-        self.checks = hash_value([_code(), board.board.model_dump(mode="json")])
+        self.checks = hash_value([_code_hash(), board.board.model_dump(mode="json")])
         self.path = board.work / "verified.sqlite"
 
     def __enter__(self) -> _Cache:
@@ -259,18 +268,18 @@ class _Cache:
         self.file.commit()
         self.file.close()
 
-    def find(self, states: Mapping[str, str]) -> dict[str, Checked]:
+    def results(self, states: Mapping[str, str]) -> dict[str, Checked]:
         rows: Iterable[tuple[str, str, bytes]] = self.file.execute("SELECT label, state, found FROM verified")
-        return {label: self._adapter.validate_json(found) for label, state, found in rows if states.get(label) == state}
+        return {label: self._adapter.validate_json(data) for label, state, data in rows if states.get(label) == state}
 
-    def put(self, state: str, checked: Checked) -> None:
-        data = self._adapter.dump_json(checked)
-        self.file.execute("INSERT OR REPLACE INTO verified VALUES (?, ?, ?)", (checked.label, state, data))
+    def store(self, state: str, checked: Checked) -> None:
+        row = (checked.label, state, self._adapter.dump_json(checked))
+        self.file.execute("INSERT OR REPLACE INTO verified VALUES (?, ?, ?)", row)
 
-    def executed(self, label: str, state: str) -> Verdict | None:
+    def execution(self, label: str, state: str) -> Verdict | None:
         row = self.file.execute("SELECT found FROM executed WHERE label = ? AND state = ?", (label, state)).fetchone()
         return Verdict.model_validate_json(row[0]) if row else None
 
-    def keep_executed(self, label: str, state: str, verdict: Verdict) -> None:
+    def store_execution(self, label: str, state: str, verdict: Verdict) -> None:
         row = (label, state, verdict.model_dump_json())
         self.file.execute("INSERT OR REPLACE INTO executed VALUES (?, ?, ?)", row)

@@ -125,7 +125,7 @@ def replays_here(monkeypatch):
             main(list(command[3:]))
         return SimpleNamespace(returncode=ended.value.code)
 
-    monkeypatch.setattr("leaderboards.board.replay.subprocess", SimpleNamespace(run=run))
+    monkeypatch.setattr("leaderboards.board.evaluation.subprocess", SimpleNamespace(run=run))
 
 
 def test_answers_of_another_checkpoint_do_not_survive_a_replay(checkpoint, pinned, tmp_path, replays_here):

@@ -20,8 +20,9 @@ from board_records import (  # type: ignore[import-not-found]
     write_submission,
 )
 
+from harness.samples import Sample
 from leaderboards.board.execution import execute
-from leaderboards.board.rescoring import Contradiction, filtered_programs
+from leaderboards.board.rescoring import ContradictionError, filtered_programs
 from leaderboards.board.verify import check_one, verify
 
 
@@ -156,16 +157,16 @@ FORGERIES = [
     (change_response, "samples", "is 0 by its response, 1 as recorded"),
     (change_filtered, "samples", "does not make"),
     (change_likelihood, "samples", "the filtered responses are not the responses"),
-    (drop_question, "questions", "29 questions where 30 are pinned (missing: 5)"),
+    (drop_question, "questions", "29 questions, and 30 are pinned; missing: 5"),
     (repeat_question, "questions", "question 5 comes twice"),
-    (easier_question, "questions", "a question or its target is not the one that is pinned"),
-    (other_target, "questions", "a question or its target is not the one that is pinned"),
-    (edited_document, "questions", "the document of question 0 is not the one that was hashed"),
-    (hint_in_prompt, "questions", "prompts are not those"),
+    (easier_question, "questions", "a question or its target is not the pinned one"),
+    (other_target, "questions", "a question or its target is not the pinned one"),
+    (edited_document, "questions", "the document of question 0 does not have the recorded hash"),
+    (hint_in_prompt, "questions", "the hash of the prompts is not the one in the summary"),
     (shrink_error, "statistics", "standard error of column average"),
     (other_suite, "suite", "suite hash"),
-    (own_limit, "suite", "questions per task 10"),
-    (own_column, "suite", "defined otherwise"),
+    (own_limit, "suite", "questions per task is 10"),
+    (own_column, "suite", "is not the pinned one"),
     (other_checkpoint, "suite", "another checkpoint"),
 ]
 
@@ -188,8 +189,8 @@ def test_a_file_that_is_missing_changed_or_not_listed_is_caught_by_the_hashes(ma
     (where.path / "evals" / "made@1" / "results.json").unlink()
     said = detail(check_one(board, where), "hashes")
     assert "contamination.json is not listed" in said
-    assert "results.json is listed and not there" in said
-    assert "mixture.jsonl is not the file that was submitted" in said
+    assert "results.json is listed but missing" in said
+    assert "mixture.jsonl was changed after the submission" in said
 
 
 def test_an_edited_hash_is_caught(made):
@@ -197,7 +198,7 @@ def test_an_edited_hash_is_caught(made):
     edit_json(where.path / "submission.json", lambda s: s["files"]["mixture.jsonl"].update(sha256="0" * 64))
     checked = check_one(board, where)
     assert failing(checked) == ["hashes"]
-    assert "the id is not that of the content" in detail(checked, "hashes")
+    assert "the id is not the hash of the content" in detail(checked, "hashes")
 
 
 def test_what_runs_code_is_said_to_be_as_recorded(made):
@@ -241,7 +242,7 @@ def test_honest_programs_pass_when_they_are_run_again_and_are_not_run_twice(made
     board, _, _ = made
     checked = executed(board)
     assert outcomes(checked)["execution"] == "pass", detail(checked, "execution")
-    assert detail(checked, "execution") == "20 scores are those of running their programs again"
+    assert detail(checked, "execution") == "20 scores agree with running their programs again"
     monkeypatch.setattr("leaderboards.board.execution._run", lambda programs: pytest.fail("run again"))
     assert executed(board).verdicts == checked.verdicts
 
@@ -272,10 +273,13 @@ def test_a_right_program_in_the_place_of_the_answer_is_caught_by_the_filter(made
 
 
 def test_of_several_programs_a_question_each_counts_and_each_is_a_response():
-    sample = {"filter": "none", "resps": [["a", "b"]], "filtered_resps": [["a", "b"]]}
+    fields = {"resps": [["a", "b"]], "filtered_resps": [["a", "b"]]}
+    sample = Sample("file:1", 3, "none", fields)
     assert filtered_programs(sample, [{"function": "take_first"}], "question 3") == ["a", "b"]
-    with pytest.raises(Contradiction, match="question 3: the programs are not the responses"):
-        filtered_programs(sample | {"resps": [["a", "c"]]}, [{"function": "take_first"}], "question 3")
+    with pytest.raises(ContradictionError, match="question 3: the programs are not the responses"):
+        filtered_programs(
+            Sample("file:1", 3, "none", fields | {"resps": [["a", "c"]]}), [{"function": "take_first"}], "question 3"
+        )
 
 
 def test_without_a_sandbox_programs_are_left_as_recorded_and_the_verdict_says_why(made, monkeypatch):
@@ -299,7 +303,7 @@ def test_a_copy_under_another_name_fails_and_the_original_does_not(made):
     copied = reseal(board, SubmissionFolder("mine", "copy", copy))
     found = {checked.label: checked for checked in verify(board)}
     assert failing(found[copied.label]) == ["duplicates"]
-    assert f"every response of made@1 is that of {where.label}" in detail(found[copied.label], "duplicates")
+    assert f"every response of made@1 is also in {where.label}" in detail(found[copied.label], "duplicates")
     assert failing(found[where.label]) == []
     assert outcomes(found[where.label])["duplicates"] == "warn"
 
@@ -350,7 +354,7 @@ def test_a_constant_answer_is_for_the_reviewer(made):
     ("report", "verdict", "said"),
     [
         ({"pick": {"questions": 40}, "count": {"questions": 30}, "run": {"questions": 20}}, "pass", "nothing found"),
-        ({"pick": {"questions": 40, "found": [3, 4]}}, "warn", "pick: 2 of 40; nothing said of count, run"),
+        ({"pick": {"questions": 40, "found": [3, 4]}}, "warn", "pick: 2 of 40; not reported: count, run"),
         ({"pick": {"questions": 40, "found": [300]}}, "fail", "pick: question 300"),
         ({"arc": {"questions": 1}}, "fail", "arc"),
     ],

@@ -77,8 +77,8 @@ def test_what_the_judgments_say_is_computed_again(made, write):
         (write_judging, {"average": {"value": 7.5, "stderr": 1.0, "n": 3}},
          "the average is 6.66667 by the judgments, 7.5 as claimed"),
         (write_judging, {"average": {"value": 6.67, "stderr": 1.0, "n": 4}},
-         "3 judged turns where the summary says 4"),
-        (write_judging, {"checkpoint_hash": "d" * 64}, "another checkpoint's (dddddddddddd)"),
+         "there are 3 judged turns, and the summary claims 4"),
+        (write_judging, {"checkpoint_hash": "d" * 64}, "another checkpoint (dddddddddddd)"),
         (write_judging, {"average": None}, "average"),
         (write_pairs, {"win": 2, "loss": 0}, "won/lost/tied are 1/1/2 by the judgments, 2/0/2 as claimed"),
         (write_pairs, {"adjusted_win_rate": 0.75}, "the win rate is 0.5 by the judgments, 0.75 as claimed"),
@@ -101,7 +101,7 @@ def test_games_that_nobody_won_as_said_are_no_judgments(made):
     path.write_text(path.read_text().replace('"tie"', '"tiny"'))
     checked = check_one(board, reseal(board, where))
     assert failing(checked) == ["judge"]
-    assert "a game was won by 'tiny'" in detail(checked, "judge")
+    assert "the winner of a game is 'tiny'" in detail(checked, "judge")
 
 
 def test_flags_of_the_judge_are_told(made):

@@ -15,10 +15,9 @@ from board_records import make_board, reseal, write_evaluation, write_submission
 from browser import chromium, open_page, texts, until, why_not  # type: ignore[import-not-found]
 
 from harness.statistics import estimates
-from leaderboards.board.build import build_site
+from leaderboards.board.build import build_site, server
 from leaderboards.board.folder import BoardFolder
-from leaderboards.board.pins import add_pin, pin
-from leaderboards.board.serving import server
+from leaderboards.board.pins import pin
 from leaderboards.board.standings import rank_submissions
 from leaderboards.board.verify import verify
 
@@ -49,7 +48,7 @@ def built(tmp_path_factory) -> tuple[BoardFolder, Path]:
     hostile = write_submission(board, asked, "hostile", seed=200, ability=0.95)
     reseal(board, hostile, strategy=MARKUP[:190], contact=MARKUP[:190], licence="<b>bold</b>", base_model=MARKUP[:190],
            description=MARKUP, links={"weights": "https://example.org/?q=<script>owned=1</script>"})  # fmt: skip
-    add_pin(board, pin(write_evaluation(folder / "second", asked, seed=7), version="2"))
+    board.add_suite(pin(write_evaluation(folder / "second", asked, seed=7), version="2"))
     standings = rank_submissions(board, verify(board))
     assert not standings.refused
     build_site({"board": standings}, folder / "site")
