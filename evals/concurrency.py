@@ -17,7 +17,9 @@ R = TypeVar("R")
 def as_answered(
     items: Iterable[T], ask: Callable[[T, threading.Event], R], *, concurrency: int, finish: bool = False
 ) -> Generator[Iterable[tuple[T, Future[R]]]]:
-    """Ask for many things at once, and give each with its result or error as soon as it is there::
+    """Ask for many things at once, and give each with its result or error as soon as it is there.
+
+    ::
 
         with as_answered(questions, ask, concurrency=32) as answered:
             for question, answer in answered:

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from evals import sandbox
 from evals.cache import open_cache
-from evals.engines.base import check_engine, open_engine
+from evals.engines.choose import check_engine, open_engine
 from evals.questions import keep_asked
 from evals.scores import columns, refused_result, task_results
 from evals.suites import Suite, load_suite, suite_hash

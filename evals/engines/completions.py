@@ -1,4 +1,4 @@
-"""lm-eval's requests over an OpenAI-compatible ``/v1/completions``. Heavy to import.
+"""lm-eval's requests over an OpenAI-compatible ``/v1/completions``. Slow to import.
 
 Log-likelihoods come from ``echo`` with ``logprobs``, which recomputes the whole prompt for each continuation. Where
 the continuations of a context are one token each (the letters of a multiple choice), vLLM is asked for exactly those
@@ -11,11 +11,9 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol, TypeVar, cast
 
-import requests
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import TemplateLM
 from lm_eval.models.utils import (
@@ -25,43 +23,46 @@ from lm_eval.models.utils import (
     postprocess_generated_text,
 )
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
+from evals.client import Client, Completion, ServerGoneError
+from evals.concurrency import as_answered
+from evals.engines.chat import ChatReply, Keep, Prompt
 from harness.errors import StageFailed
 
 CONCURRENCY = 32
-_ATTEMPTS = 7  # half a minute in all: the wait doubles
-_WAIT = 0.5  # seconds before the second attempt
-_TIMEOUT = (10.0, 1800.0)  # seconds to connect, and to wait for an answer that queues behind others
-_RESUME_HINT = "run the same command again: what was answered is kept"
+ATTEMPTS = 7  # half a minute in all
+_TIMEOUT = 1800.0  # seconds; an answer may wait behind others
 
-TokenRequest = tuple[Any, list[int], list[int]]  # lm-eval's (what to cache under, context ids, continuation ids)
+Score = tuple[float, bool]
+"""Log-likelihood of a continuation, and whether greedy decoding gives it."""
+TokenRequest = tuple[object, list[int], list[int]]
+"""lm-eval's form: what to cache under, context ids, continuation ids."""
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 class Server(Protocol):
-    """Where the requests go."""
+    """Where the requests are sent."""
 
     url: str
+    key: str | None
 
     def alive(self) -> bool:
-        """False once the server is known to be gone for good."""
+        """Return false once the server is known to have ended."""
         ...
 
     def revive(self) -> None:
-        """Bring a dead server back, or raise StageFailed."""
+        """Start a dead server again, or raise StageFailed."""
         ...
 
 
-class ServerGone(Exception):
-    """The server died with requests in flight."""
-
-
-class CompletionsLM(TemplateLM):  # type: ignore[misc]  # lm-eval is untyped
+class CompletionsLM(TemplateLM):  # type: ignore[misc]  # lm-eval has no types
     """A served checkpoint.
 
     Args:
-        server: kept for as long as there are requests; revived if it dies.
-        model: the name the server knows the checkpoint by.
+        server: revived if it dies while there are requests.
+        model: the name by which the server knows the checkpoint.
         tokenizer: folder with the tokenizer.
         max_length: the server's limit on prompt and answer together, in tokens.
     """
@@ -69,101 +70,89 @@ class CompletionsLM(TemplateLM):  # type: ignore[misc]  # lm-eval is untyped
     def __init__(self, server: Server, model: str, tokenizer: Path, max_length: int) -> None:
         super().__init__()
         self.server, self.model, self.max_length = server, model, max_length
-        self.tokenizer = AutoTokenizer.from_pretrained(str(tokenizer))
+        self.tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(str(tokenizer))
         self._folder = tokenizer
-        self._no_label_scores = False  # seen that the server lacks them
-        self._local = threading.local()
+        self._no_label_scores = False  # true once the server was seen to lack them
+        self._connect()
+
+    def _connect(self) -> None:
+        server = self.server
+        self._client = Client(server.url, key=server.key, timeout=_TIMEOUT, attempts=ATTEMPTS, alive=server.alive)
 
     @property
     def tokenizer_name(self) -> str:
+        """What to call the tokenizer in messages."""
         return self._folder.name
 
     @property
     def eot_token_id(self) -> int:
-        return self.tokenizer.eos_token_id
+        """The token that ends a text."""
+        return cast("int", self.tokenizer.eos_token_id)
 
     @property
     def prefix_token_id(self) -> int:
+        """The token before a text that has no context."""
         bos = self.tokenizer.bos_token_id
-        return self.eot_token_id if bos is None else bos
+        return self.eot_token_id if bos is None else cast("int", bos)
 
-    def tok_encode(self, string: str, add_special_tokens: bool | None = None, **kwargs: Any) -> list[int]:
+    def tok_encode(self, string: str, add_special_tokens: bool | None = None, **_: object) -> list[int]:
+        """Return the token ids of a text, with a BOS token only once."""
         if add_special_tokens is None:
             if not has_bos_prefix(string, self.tokenizer.decode(self.prefix_token_id)):
-                return self.tokenizer.encode(string)
+                return cast("list[int]", self.tokenizer.encode(string))
             add_special_tokens = False
-        return self.tokenizer.encode(string, add_special_tokens=add_special_tokens)
+        return cast("list[int]", self.tokenizer.encode(string, add_special_tokens=add_special_tokens))
 
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
-        return self.tokenizer.apply_chat_template(
+        """Return a conversation as the tokenizer's template writes it."""
+        text = self.tokenizer.apply_chat_template(
             chat_history,
             tokenize=False,
             add_generation_prompt=add_generation_prompt,
             continue_final_message=not add_generation_prompt,
         )
+        return str(text)
 
     def _loglikelihood_tokens(
-        self, requests: Sequence[TokenRequest], disable_tqdm: bool = False, **kwargs: Any
-    ) -> list[tuple[float, bool]]:
-        """Requests that differ only in a last token are asked together, the others one by one."""
+        self, requests: Sequence[TokenRequest], disable_tqdm: bool = False, **options: object
+    ) -> list[Score]:
+        """Ask requests that differ only in a last token together, the others one by one."""
         groups: dict[tuple[int, ...] | int, list[int]] = {}
         for i, (_, context, continuation) in enumerate(requests):
             single = len(continuation) == 1 and 0 < len(context) < self.max_length
             groups.setdefault(tuple(context) if single else i, []).append(i)
         together = {group[0] for key, group in groups.items() if isinstance(key, tuple)}
 
-        def ask(group: list[int]) -> list[tuple[float, bool]]:
+        def ask(group: list[int], stop: threading.Event) -> list[Score]:
             if group[0] in together and not self._no_label_scores:
-                answers = self._ask_labels(requests[group[0]][1], [requests[i][2][0] for i in group])
+                answers = self._ask_labels(requests[group[0]][1], [requests[i][2][0] for i in group], stop)
                 if answers is not None:
                     return answers
                 self._no_label_scores = True
-            return [self._ask_echo(requests[i]) for i in group]
+            return [self._ask_echo(requests[i], stop) for i in group]
 
-        def keep(group: list[int], answers: list[tuple[float, bool]]) -> None:
+        def keep(group: list[int], answers: list[Score]) -> None:
             for i, answer in zip(group, answers, strict=True):
                 if requests[i][0] is not None:
                     self.cache_hook.add_partial("loglikelihood", requests[i][0], answer)
 
         members = list(groups.values())
-        scores: dict[int, tuple[float, bool]] = {}
-        answered = self._ask_all(members, ask, keep, order=lambda group: requests[group[0]][1] + requests[group[0]][2])
-        for group, answers in zip(members, answered, strict=True):
+        scores: dict[int, Score] = {}
+        prompts = [requests[group[0]][1] + requests[group[0]][2] for group in members]
+        for group, answers in zip(members, self._ask_all(members, prompts, ask, keep), strict=True):
             scores.update(zip(group, answers, strict=True))
         return [scores[i] for i in range(len(requests))]
 
-    def _ask_echo(self, request: TokenRequest) -> tuple[float, bool]:
+    def _ask_echo(self, request: TokenRequest, stop: threading.Event) -> Score:
+        """Ask for the sum of a continuation's log-probabilities, and whether each token was the likeliest."""
         _, context, continuation = request
         prompt = (context + continuation)[-(self.max_length - 1) :]  # the server insists on one token of answer
-        body = self._post({"prompt": prompt, "max_tokens": 1, "temperature": 0, "logprobs": 1, "echo": True})
-        return self._continuation_score(body, len(prompt), len(continuation))
-
-    def _ask_labels(self, context: list[int], labels: list[int]) -> list[tuple[float, bool]] | None:
-        """Log-probabilities of single tokens after a context; None if the server does not know how (only vLLM does)."""
-        body = self._post(
-            {
-                "prompt": context,
-                "max_tokens": 1,
-                "temperature": 0,
-                "logprobs": 1,
-                "logprob_token_ids": labels,
-                "return_tokens_as_token_ids": True,
-            }
-        )
-        logprobs = body["choices"][0].get("logprobs") or {}
-        found = (logprobs.get("top_logprobs") or [{}])[0]
-        keys = [f"token_id:{label}" for label in labels]
-        if not all(key in found for key in keys):
-            return None
-        likeliest = max(found.values())  # the token the server chose, at temperature 0, is among them
-        return [(found[key], found[key] >= likeliest) for key in keys]
-
-    def _continuation_score(self, body: Any, prompt: int, continuation: int) -> tuple[float, bool]:
-        """Sum of the continuation's log-probabilities, and whether each token was the likeliest."""
-        logprobs = body["choices"][0].get("logprobs") or {}
-        chosen, top = (logprobs.get(key) or [] for key in ("token_logprobs", "top_logprobs"))
-        span = slice(prompt - continuation, prompt)
-        if len(chosen) < prompt or len(top) < prompt or None in chosen[span]:
+        payload = {"prompt": prompt, "max_tokens": 1, "temperature": 0, "logprobs": 1, "echo": True}
+        reply = self._complete(payload, stop)
+        chosen = cast("list[float]", _logprobs(reply, "token_logprobs"))
+        top = cast("list[dict[str, float]]", _logprobs(reply, "top_logprobs"))
+        span = slice(len(prompt) - len(continuation), len(prompt))
+        if len(chosen) < len(prompt) or len(top) < len(prompt) or None in chosen[span]:
             raise StageFailed(
                 "the server does not give the log-likelihoods of prompts (`echo` with `logprobs`)",
                 where=self.server.url,
@@ -172,7 +161,20 @@ class CompletionsLM(TemplateLM):  # type: ignore[misc]  # lm-eval is untyped
         greedy = all(mine >= max(best.values()) for mine, best in zip(chosen[span], top[span], strict=True))
         return sum(chosen[span]), greedy
 
+    def _ask_labels(self, context: list[int], labels: list[int], stop: threading.Event) -> list[Score] | None:
+        """Ask for the log-probabilities of single tokens after a context; None if the server is not vLLM."""
+        payload = {"prompt": context, "max_tokens": 1, "temperature": 0, "logprobs": 1}
+        payload |= {"logprob_token_ids": labels, "return_tokens_as_token_ids": True}
+        top = cast("list[dict[str, float]]", _logprobs(self._complete(payload, stop), "top_logprobs"))
+        found = top[0] if top else {}
+        keys = [f"token_id:{label}" for label in labels]
+        if not all(key in found for key in keys):
+            return None
+        likeliest = max(found.values())  # the token that the server chose, at temperature 0, is among them
+        return [(found[key], found[key] >= likeliest) for key in keys]
+
     def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = False) -> list[float]:
+        """Return the log-likelihood of each whole text, window by window."""
         totals = []
         for request in requests:
             (text,) = request.args
@@ -188,92 +190,77 @@ class CompletionsLM(TemplateLM):  # type: ignore[misc]  # lm-eval is untyped
         return totals
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
+        """Return a continuation of each prompt, up to a stop string or the limit."""
         eos = self.tokenizer.decode([self.eot_token_id])
 
-        def ask(request: Instance) -> str:
+        def ask(request: Instance, stop: threading.Event) -> str:
             text, raw = request.args
             options = dict(normalize_gen_kwargs(raw))
-            stop = handle_stop_sequences(list(options.pop("until")), eos)
+            ends = handle_stop_sequences(list(options.pop("until")), eos)
             answer_tokens = options.pop("max_gen_toks")
             options.pop("do_sample")
             prompt = self.tok_encode(text)[-(self.max_length - answer_tokens) :]
-            body = self._post({"prompt": prompt, "max_tokens": answer_tokens, "stop": stop, **options})
-            return postprocess_generated_text(body["choices"][0]["text"] or "", stop, None)
+            payload = {"prompt": prompt, "max_tokens": answer_tokens, "stop": ends, **options}
+            return str(postprocess_generated_text(self._complete(payload, stop).text, ends, None))
 
         def keep(request: Instance, answer: str) -> None:
             self.cache_hook.add_partial("generate_until", request.args, answer)
 
-        return self._ask_all(requests, ask, keep, order=lambda request: request.args[0])
+        return self._ask_all(requests, [request.args[0] for request in requests], ask, keep)
+
+    def answer_prompts(self, prompts: Sequence[Prompt], keep: Keep) -> None:
+        """Answer conversations; call ``keep`` with each answer as it is finished."""
+        eos = cast("str", self.tokenizer.decode([self.eot_token_id]))
+
+        def ask(prompt: Prompt, stop: threading.Event) -> ChatReply:
+            request = prompt.request
+            payload = {"prompt": prompt.tokens, "max_tokens": prompt.max_tokens, "top_p": 1.0}
+            payload |= {"temperature": request.temperature, "seed": request.seed}
+            if request.stop:
+                payload["stop"] = list(request.stop)
+            reply = self._complete(payload, stop)
+            finish = "stop" if reply.finish_reason == "stop" else "length"
+            tokens = reply.usage.completion_tokens or len(self.tok_encode(reply.text))
+            return ChatReply(reply.text.removesuffix(eos), finish, len(prompt.tokens), tokens, prompt.cut)
+
+        self._ask_all(
+            prompts, [prompt.tokens for prompt in prompts], ask, lambda prompt, reply: keep(prompt.request, reply)
+        )
 
     def _ask_all(
         self,
-        requests: Sequence[Any],
-        ask: Callable[[Any], Any],
-        keep: Callable[[Any, Any], None],
-        order: Callable[[Any], Any],
-    ) -> list[Any]:
-        """Ask concurrently, keep each answer as it arrives; if the server dies, revive it and ask for the rest.
+        requests: Sequence[T],
+        prompts: Sequence[list[int]] | Sequence[str],
+        ask: Callable[[T, threading.Event], R],
+        keep: Callable[[T, R], None],
+    ) -> list[R]:
+        """Ask concurrently and keep each answer as it arrives; if the server dies, revive it and ask for the rest.
 
-        Requests go in the order of their text, so those with a common beginning find it in the server's prefix cache.
+        Requests are sent in the order of their prompts, so that the server's prefix cache serves common beginnings.
         """
-        answers: dict[int, Any] = {}
-        positions = sorted(range(len(requests)), key=lambda i: order(requests[i]))
-        while left := [i for i in positions if i not in answers]:
-            abandoned = threading.Event()
-            pool = ThreadPoolExecutor(CONCURRENCY, initializer=self._prepare_thread, initargs=(abandoned,))
-            waiting: dict[Future[Any], int] = {pool.submit(ask, requests[i]): i for i in left}
+        answers: dict[int, R] = {}
+        order = sorted(range(len(requests)), key=prompts.__getitem__)
+        while left := [i for i in order if i not in answers]:
             gone = False
-            try:
-                while waiting:
-                    for future in wait(waiting, return_when=FIRST_COMPLETED).done:
-                        i = waiting.pop(future)
-                        try:
-                            answers[i] = future.result()
-                        except ServerGone:
-                            gone = True
-                            continue
-                        keep(requests[i], answers[i])
-                    if gone:
-                        for future in [future for future in waiting if future.cancel()]:
-                            del waiting[future]
-            finally:
-                abandoned.set()
-                pool.shutdown(wait=False, cancel_futures=True)
+            with as_answered(left, lambda i, stop: ask(requests[i], stop), concurrency=CONCURRENCY) as answered:
+                for i, future in answered:
+                    try:
+                        answers[i] = future.result()
+                    except ServerGoneError:
+                        gone = True
+                        continue
+                    keep(requests[i], answers[i])
             if gone:
                 self.server.revive()
+                self._connect()
         return [answers[i] for i in range(len(requests))]
 
-    def _prepare_thread(self, abandoned: threading.Event) -> None:
-        self._local.session, self._local.abandoned = requests.Session(), abandoned
+    def _complete(self, payload: dict[str, object], stop: threading.Event) -> Completion:
+        return self._client.complete("/completions", {"model": self.model, **payload}, stop=stop)
 
-    def _post(self, payload: dict[str, Any]) -> Any:
-        """One request, asked again while the server has trouble that may pass."""
-        trouble = ""
-        for attempt in range(_ATTEMPTS):
-            if attempt and self._local.abandoned.wait(_WAIT * 2 ** (attempt - 1)):
-                raise ServerGone  # nobody waits for this answer any more
-            if not self.server.alive():
-                raise ServerGone
-            try:
-                response = self._local.session.post(
-                    f"{self.server.url}/v1/completions",
-                    json={"model": self.model, **payload},
-                    timeout=_TIMEOUT,
-                )
-                if response.ok:
-                    body = response.json()
-                    if body.get("choices"):
-                        return body
-                    trouble = "an answer without choices"
-                elif response.status_code < 500 and response.status_code not in (408, 429):
-                    raise StageFailed(
-                        f"the server refused a request ({response.status_code}): {response.text[:500]}",
-                        where=self.server.url,
-                    )
-                else:
-                    trouble = f"{response.status_code} {response.text[:200]}"
-            except (requests.RequestException, ValueError) as error:
-                trouble = f"{type(error).__name__}: {error}"[:300]
-        if not self.server.alive():
-            raise ServerGone
-        raise StageFailed(f"no answer after {_ATTEMPTS} attempts: {trouble}", where=self.server.url, hint=_RESUME_HINT)
+
+def _logprobs(reply: Completion, name: str) -> list[object]:
+    """Return a list from a reply's log-probabilities; empty if there is none."""
+    logprobs = reply.choice.get("logprobs")
+    found = logprobs.get(name) if isinstance(logprobs, dict) else None
+    return found if isinstance(found, list) else []

@@ -1,9 +1,12 @@
-"""Run a server that ends when its owner does, however the owner ends. Standard library only; run as a script.
+"""Run a server that ends when its owner does, however the owner ends.
+
+This script needs the standard library only::
 
     python guard.py COMMAND …
 
-The owner holds the other end of this process's standard input: when that closes (told to, crashed, ``kill -9``),
-the server's whole process group is ended. The server's process id is printed once; its exit status becomes ours.
+The owner has the other end of this script's standard input. When that closes (on purpose, by a crash, by ``kill -9``),
+the script ends the server's whole process group. It writes the server's process id to its standard output, and exits
+with the server's status.
 """
 
 from __future__ import annotations
@@ -21,7 +24,7 @@ _PR_SET_PDEATHSIG = 1
 
 
 def end_group(group: int, seconds: float = STOP_SECONDS) -> None:
-    """Ask a process group to end, and after ``seconds`` make it."""
+    """Ask a process group to end, and kill it if it still runs after ``seconds``."""
     try:
         os.killpg(group, signal.SIGTERM)
         deadline = time.monotonic() + seconds
@@ -34,15 +37,16 @@ def end_group(group: int, seconds: float = STOP_SECONDS) -> None:
 
 
 def main(command: list[str]) -> int:
+    """Run the server until it ends or the owner is gone; return its exit status."""
     libc = ctypes.CDLL(None, use_errno=True)
     server = subprocess.Popen(
         command,
         stdin=subprocess.DEVNULL,
         stdout=sys.stderr,
         start_new_session=True,
-        preexec_fn=lambda: libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL),  # should this process itself be killed
+        preexec_fn=lambda: libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL),  # if this process itself is killed
     )
-    print(server.pid, flush=True)
+    os.write(1, f"{server.pid}\n".encode())
     os.close(1)
     ended_by_owner = threading.Event()
 

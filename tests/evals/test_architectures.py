@@ -6,8 +6,7 @@ import pytest
 from small_evaluations import assert_same_samples, run
 from tiny_checkpoint import make_checkpoint
 
-from evals.engines.choice import unsupported, why_not_vllm
-from evals.engines.vllm_server import VllmEngine, installed_vllm
+from evals.engines.vllm_server import VllmEngine, installed_vllm, unsupported, why_not_vllm
 from harness.errors import MoemixError
 
 

@@ -7,6 +7,7 @@ from small_evaluations import REQUESTS, assert_same_samples, run, stored
 from tiny_checkpoint import make_checkpoint
 from tiny_server import TinyServer
 
+from evals import client
 from evals.engines import completions
 from evals.engines.url import UrlEngine
 from harness.errors import MoemixError, StageFailed
@@ -21,8 +22,8 @@ def server(checkpoint):
 
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch):
-    monkeypatch.setattr(completions, "_ATTEMPTS", 3)
-    monkeypatch.setattr(completions, "_WAIT", 0.05)
+    monkeypatch.setattr(completions, "ATTEMPTS", 3)
+    monkeypatch.setattr(client, "FIRST_WAIT", 0.05)
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +64,7 @@ def test_a_server_that_goes_away_leaves_a_resumable_evaluation(checkpoint, mini_
 
 def test_a_request_the_server_refuses_is_not_repeated(server, checkpoint, mini_suite, tmp_path):
     server.faults = {3: "400"}
-    with pytest.raises(StageFailed, match="refused a request \\(400\\)"):
+    with pytest.raises(StageFailed, match="refused a request \\(400"):
         run(checkpoint, mini_suite, server.url, tmp_path / "out")
 
 
@@ -92,7 +93,7 @@ def served(server, checkpoint):
 def test_letters_of_a_choice_are_asked_in_one_request_and_score_as_in_this_process(server, checkpoint):
     from lm_eval.api.instance import Instance
 
-    from evals.engines.hflm import SeededHFLM
+    from evals.engines.in_process import SeededHFLM
 
     questions = [f"the question {i} and the answer is" for i in range(4)]
     pairs = [(question, letter) for question in questions for letter in ("A", "B", "C")]

@@ -9,8 +9,8 @@ from fake_judge import FakeJudge
 from small_judgings import arguments, judged, lines, write_lines
 
 from evals.cache import ResponseCache
-from evals.engines.base import open_engine
 from evals.engines.chat import ChatRequest, chat
+from evals.engines.choose import open_engine
 from evals.judge.answers import ask, read_answers
 from evals.judge.command import judge_request, request_from
 from evals.judge.questions import Question, load_bench

@@ -7,8 +7,8 @@ import shutil
 import pytest
 from small_judgings import judged, lines, write_lines
 
-from evals.engines.base import open_engine
 from evals.engines.chat import ChatRequest, chat
+from evals.engines.choose import open_engine
 from evals.engines.url import UrlEngine
 from evals.engines.vllm_server import installed_vllm
 from evals.judge.run import Settings, open_judge

@@ -86,7 +86,7 @@ def test_the_letters_of_a_choice_score_as_in_transformers(engine, checkpoint, mo
     """One request a question, by vLLM's ``logprob_token_ids``, and never by way of the whole prompt."""
     from lm_eval.api.instance import Instance
 
-    from evals.engines.hflm import SeededHFLM
+    from evals.engines.in_process import SeededHFLM
 
     prefix = "the question and the answer are in the text " * 12
     pairs = [(f"{prefix}{i} and the answer is", letter) for i in range(6) for letter in "ABCD"]

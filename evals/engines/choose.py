@@ -1,0 +1,77 @@
+"""Choose an engine by its name or address, and open it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from evals.engines.engine import Engine
+from harness.errors import unknown
+
+ENGINES = ("transformers", "vllm")
+DTYPES = ("float32", "bfloat16", "float16")
+logger = logging.getLogger("moemix.evals")
+
+
+def check_engine(spec: str, dtype: str) -> None:
+    """Refuse an engine or dtype that does not exist, and name the nearest that does."""
+    if spec not in ENGINES and not spec.startswith(("http://", "https://")):
+        raise unknown("engine", spec, (*ENGINES, "http://…"))
+    if dtype not in DTYPES:
+        raise unknown("dtype", dtype, DTYPES)
+
+
+@contextmanager
+def open_engine(spec: str, checkpoint: Path, *, dtype: str, seed: int, folder: Path) -> Iterator[Engine]:
+    """Start an engine, and stop it at the end of the block.
+
+    ::
+
+        with open_engine("vllm", checkpoint, dtype="float32", seed=0, folder=out) as engine:
+            engine.lm().generate_until(requests)
+
+    Args:
+        spec: ``transformers``, ``vllm``, or the URL of an OpenAI-compatible server. A checkpoint that vLLM cannot
+            serve is answered by transformers; the engine's description says why.
+        checkpoint: folder of the checkpoint.
+        dtype: one of :data:`DTYPES`.
+        seed: seed of the vLLM server.
+        folder: where a server's log is written.
+
+    Raises:
+        MoemixError: there is no such engine or dtype, or the checkpoint cannot be loaded.
+        StageFailed: a server did not start.
+    """
+    check_engine(spec, dtype)
+    with ExitStack() as stack:
+        if spec == "transformers":
+            from evals.engines.in_process import InProcessEngine
+
+            yield stack.enter_context(InProcessEngine(checkpoint, dtype=dtype))
+        elif spec == "vllm":
+            yield stack.enter_context(_vllm_or_transformers(checkpoint, dtype, seed, folder))
+        else:
+            from evals.engines.url import UrlEngine
+
+            yield stack.enter_context(UrlEngine(spec, checkpoint))
+
+
+@contextmanager
+def _vllm_or_transformers(checkpoint: Path, dtype: str, seed: int, folder: Path) -> Iterator[Engine]:
+    from evals.engines.in_process import InProcessEngine
+    from evals.engines.vllm_server import CannotServeError, VllmEngine, why_not_vllm
+
+    with ExitStack() as stack:
+        engine: Engine | None = None
+        reason = why_not_vllm(checkpoint)
+        if reason is None:
+            try:
+                engine = stack.enter_context(VllmEngine(checkpoint, dtype=dtype, seed=seed, folder=folder))
+            except CannotServeError as error:
+                reason = error.message
+        if engine is None:
+            logger.warning("transformers answers in place of vllm: %s", reason)
+            engine = stack.enter_context(InProcessEngine(checkpoint, dtype=dtype, instead_of_vllm=reason))
+        yield engine
