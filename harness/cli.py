@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import importlib
 import logging
 import sys
 from typing import Any
@@ -11,37 +10,32 @@ from typing import Any
 import click
 
 from harness.errors import MoemixError, nearest
+from harness.stages import load_command
 
-# name → (module:attribute, what it does)
-COMMANDS: dict[str, tuple[str, str]] = {
-    "bench": ("harness.commands:bench", "Run a recipe to its comparison table; resumes where it stopped."),
-    "plan": ("harness.commands:plan", "Show what a recipe would run, and what is already done."),
-    "status": ("harness.status:status", "Show what runs, waits and failed, with the time left."),
-    "train": ("trainers.commands.train:train", "Train one model under one mixing strategy."),
-    "eval": ("evals.cli:eval_command", "Score a checkpoint on a suite of lm-eval tasks."),
-    "execute": ("evals.execute_cli:execute", "Run programs with their tests in the sandbox."),
-    "cache": ("evals.cache_cli:cache", "Look at and prune the cache of model answers."),
-    "judge": ("evals.judge.cli:judge", "Judge open-ended answers, and measure the judge."),
-    "gate-load": (
-        "trainers.commands.gate_load:gate_load",
-        "Measure how a run's checkpoint routes its sources and benchmarks.",
-    ),
-    "table": ("leaderboards.cli:table", "Compare runs in a table."),
-    "submit": ("leaderboards.board.cli:submit", "Submit a run or a checkpoint to a leaderboard."),
-    "board": ("leaderboards.board.cli:board", "Make, verify and build a leaderboard."),
-    "paper": ("leaderboards.paper.cli:paper", "The paper's tables and figures, ours beside the published."),
-    "model": ("trainers.commands.models:model", "Make MoE checkpoints."),
-    "data": ("trainers.commands.data:data", "Make and inspect training data."),
-    "strategies": (
-        "trainers.commands.strategies:strategies",
-        "List the mixing strategies; `strategies new` begins one.",
-    ),
-    "simulate": ("trainers.commands.simulate:simulate", "Run strategies in a simulated world; nothing is trained."),
-    "propose": ("trainers.commands.propose:propose", "Propose fixed weights from proxy runs (regmix, mixing_law)."),
-    "recipes": ("harness.commands:recipes", "List the built-in recipes."),
-    "suites": ("evals.cli:suites", "List the evaluation suites."),
-    "doctor": ("harness.doctor:doctor", "Tell what this machine can do."),
+COMMANDS: dict[str, str] = {
+    "bench": "Run a recipe to its comparison table; resumes where it stopped.",
+    "plan": "Show what a recipe would run, and what is already done.",
+    "status": "Show what runs, waits and failed, with the time left.",
+    "train": "Train one model under one mixing strategy.",
+    "eval": "Score a checkpoint on a suite of lm-eval tasks.",
+    "execute": "Run programs with their tests in the sandbox.",
+    "cache": "Look at and prune the cache of model answers.",
+    "judge": "Judge open-ended answers, and measure the judge.",
+    "gate-load": "Measure how a run's checkpoint routes its sources and benchmarks.",
+    "table": "Compare runs in a table.",
+    "submit": "Submit a run or a checkpoint to a leaderboard.",
+    "board": "Make, verify and build a leaderboard.",
+    "paper": "The paper's tables and figures, ours beside the published.",
+    "model": "Make MoE checkpoints.",
+    "data": "Make and inspect training data.",
+    "strategies": "List the mixing strategies; `strategies new` begins one.",
+    "simulate": "Run strategies in a simulated world; nothing is trained.",
+    "propose": "Propose fixed weights from proxy runs (regmix, mixing_law).",
+    "recipes": "List the built-in recipes.",
+    "suites": "List the evaluation suites.",
+    "doctor": "Tell what this machine can do.",
 }
+"""Each sub-command with what it does; the entry points ``moemix.commands`` say where it is."""
 
 
 class LazyGroup(click.Group):
@@ -53,9 +47,7 @@ class LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
-        module, _, attribute = COMMANDS[cmd_name][0].partition(":")
-        command: click.Command = getattr(importlib.import_module(module), attribute)
-        return command
+        return load_command(cmd_name)
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[Any, Any, list[str]]:
         if args and args[0] not in COMMANDS and not args[0].startswith("-"):
@@ -64,7 +56,7 @@ class LazyGroup(click.Group):
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
-            formatter.write_dl([(name, summary) for name, (_, summary) in COMMANDS.items()])
+            formatter.write_dl(list(COMMANDS.items()))
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})

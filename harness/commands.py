@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from harness import stages
 from harness.options import executor_options, executor_settings, recipe_options
 from harness.store import Store, data_root, store_root
 
@@ -46,14 +45,11 @@ def bench(
     overrides += executor_settings(executor, jobs)
     plan = build_plan(recipe, overrides, store, data_root)
     outcome = conduct(plan)
-    table = ["table", recipe, "--store", str(plan.store.root)]
-    for override in overrides:
-        table += ["--set", override]
-    if data_root:
-        table += ["--data-root", data_root]
-    folder = plan.store.root / plan.recipe.name
-    process = subprocess.run((sys.executable, "-m", "harness.cli", *table, "--report", str(folder)), check=False)
-    return 1 if outcome.failed or process.returncode else 0
+    text, written = stages.comparison().report(plan, plan.store.root / plan.recipe.name)
+    click.echo(text, nl=False)
+    for path in written:
+        click.echo(f"written: {path}", err=True)
+    return 1 if outcome.failed else 0
 
 
 @click.command()

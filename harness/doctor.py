@@ -14,8 +14,8 @@ from pathlib import Path
 
 import click
 
+from harness import stages
 from harness.errors import MoemixError
-from harness.plan import stage_function
 from harness.recipe_file import load_recipe, recipe_names
 from harness.store import data_root, store_root
 
@@ -43,7 +43,7 @@ def _torch() -> tuple[bool, str]:
 
 
 def _sandbox() -> tuple[bool, str]:
-    missing = stage_function("evals.sandbox", "available")()
+    missing = stages.evaluation().missing_sandbox()
     return missing is None, f"{missing}: tasks that run generated code are refused" if missing else "bubblewrap works"
 
 
@@ -56,7 +56,7 @@ def _memory_gib() -> float | None:
 
 def recipes_from(root: Path) -> Iterator[tuple[str, bool, str]]:
     """Of the recipes that train on local files: each source with its rows, as training reads them."""
-    read_part = stage_function("trainers.data.reading", "read_part")
+    count_rows = stages.training().count_rows
     for name in recipe_names():
         data = load_recipe(name, ()).data
         sources = data.sources
@@ -65,8 +65,7 @@ def recipes_from(root: Path) -> Iterator[tuple[str, bool, str]]:
         said, fine = [], True
         for source in sources:
             try:
-                rows = sum(read_part(part, root=root, source=source.name)[0] for part in source.parts)
-                said.append(f"{source.name} {rows:,} rows")
+                said.append(f"{source.name} {count_rows(source, root):,} rows")
             except MoemixError as error:
                 fine = False
                 said.append(f"{source.name}: {error.message}")
@@ -97,7 +96,7 @@ def examine(store: str | None, root: str | None) -> list[tuple[str, bool, str]]:
         )
         findings.append(("data root", True, detail))
         if path:
-            held = stage_function("evals.doctor", "examine_data_root")(path)
+            held = stages.evaluation().examine_data_root(path)
             findings += [(f"  {name}", ok, said) for name, ok, said in [*held, *recipes_from(path)]]
     except MoemixError as error:
         findings.append(("data root", False, str(error)))

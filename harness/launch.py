@@ -1,12 +1,14 @@
-"""Starting a stage on several processes, and what such a process knows of the others.
+"""Starting ``moemix`` in other processes, and what a process knows of those that were launched with it.
 
-What is wanted of them is said in accelerate's words: ``accelerate launch`` sets the same variables for the processes
-that it starts, so a stage reads one language, whoever started it.
+How several processes share their work is said in accelerate's environment variables: ``accelerate launch`` sets the
+same ones, so a stage reads one language, whoever started it.
 """
 
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 
 from harness.execution import Launcher
 
@@ -15,42 +17,48 @@ WANTED: dict[str, dict[str, str]] = {
     "fsdp2": {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"},
     "zero1": {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": "1"},
 }
+"""Variables that ask accelerate for each ``launcher.strategy``."""
 
 _ONE_OF_MANY = frozenset("RANK WORLD_SIZE LOCAL_RANK LOCAL_WORLD_SIZE MASTER_ADDR MASTER_PORT".split())
 _PREFIXES = ("ACCELERATE_", "FSDP_", "TORCHELASTIC_", "GROUP_", "ROLE_")
 
 
-def launch_command(launcher: Launcher, command: tuple[str, ...]) -> tuple[str, ...]:
-    """The arguments of ``python`` that run a ``moemix`` command."""
-    if launcher.processes == 1:
-        return ("-m", "harness.cli", *command)
-    return ("-m", "trainers.parallel.launch", str(launcher.processes), *command)
+def moemix_command(*words: str) -> tuple[str, ...]:
+    """Return the command line that runs ``moemix`` in a new process.
+
+    The working directory is not on its import path (``-P``), whatever packages the user has there.
+    """
+    return (sys.executable, "-P", "-m", "harness.cli", *words)
+
+
+def run_moemix(*words: str) -> int:
+    """Run a ``moemix`` command in a new process, show its output as diagnostics, and return its exit status."""
+    return subprocess.run(moemix_command(*words), stdout=sys.stderr, check=False).returncode
+
+
+def job_environment() -> dict[str, str]:
+    """Return the environment of a new job: this one, without what a launcher said to this process alone."""
+    if process_count() == 1:
+        return dict(os.environ)
+    return {n: value for n, value in os.environ.items() if n not in _ONE_OF_MANY and not n.startswith(_PREFIXES)}
 
 
 def launch_environment(launcher: Launcher) -> dict[str, str]:
-    """The environment to run it in.
+    """Return the variables to set before several processes are launched.
 
-    On CPUs each process gets its share of the cores, unless ``OMP_NUM_THREADS`` is set: together they have no more
-    than one alone. If this process was itself launched with others, a job it starts is not one of them.
+    On CPUs each process gets its share of the cores, unless ``OMP_NUM_THREADS`` is set: together they use no more
+    than one alone.
     """
-    environment = dict(os.environ)
-    if process_count() > 1:
-        environment = {
-            name: value
-            for name, value in environment.items()
-            if name not in _ONE_OF_MANY and not name.startswith(_PREFIXES)
-        }
-    if launcher.processes > 1:
-        environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // launcher.processes)))
-        environment |= WANTED[launcher.strategy]
-    return environment
+    threads = str(max(1, (os.cpu_count() or 1) // launcher.processes))
+    threads = os.environ.get("OMP_NUM_THREADS", threads)
+    return {"OMP_NUM_THREADS": threads, "PYTHONSAFEPATH": "1", **WANTED[launcher.strategy]}
 
 
 def process_count() -> int:
-    """How many processes a launcher started together with this one, itself included."""
+    """Return how many processes a launcher started together with this one, itself included."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def is_first() -> bool:
-    """Whether this is the first of them."""
+    """Return whether this is the first of them."""
     return os.environ.get("RANK", "0") == "0"

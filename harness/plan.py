@@ -7,17 +7,16 @@ but for one thing: a generated data root (``data.world``) is made first, because
 from __future__ import annotations
 
 import dataclasses
-import importlib
-import subprocess
-import sys
-from dataclasses import dataclass, field
+import functools
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
+from harness import stages
 from harness.errors import MoemixError, StageFailed, nearest
 from harness.execution import Launcher
-from harness.launch import launch_command
+from harness.launch import moemix_command, run_moemix
 from harness.recipe import (
     CheckpointModel,
     Mixing,
@@ -59,7 +58,6 @@ class Job:
         after: ids of the jobs that must have succeeded first.
         request: what it is asked to do.
         run: folder of the run whose manifest stores how it ended, where the job does not store that itself.
-        launcher: how many processes work on it, and how they share the work.
     """
 
     id: str
@@ -69,12 +67,11 @@ class Job:
     after: tuple[str, ...] = ()
     request: JobRequest | None = None
     run: Path | None = None
-    launcher: Launcher = field(default_factory=Launcher)
 
     @property
-    def arguments(self) -> tuple[str, ...]:
-        """Arguments passed to the Python interpreter."""
-        return launch_command(self.launcher, (self.kind, "--request", str(self.folder / REQUEST_FILE)))
+    def command(self) -> tuple[str, ...]:
+        """The command line of its process."""
+        return moemix_command(self.kind, "--request", str(self.folder / REQUEST_FILE))
 
     def prepare(self) -> None:
         """Write the files that the process reads.
@@ -145,20 +142,13 @@ class Plan:
         return tuple(job for job in self.jobs if job.id in needed)
 
 
-def stage_function(module: str, name: str) -> Any:
-    """A function of a stage, by name: the conductor imports no stage."""
-    return getattr(importlib.import_module(module), name)
-
-
 def make_world(recipe: Recipe, store: Store) -> Path:
     """The generated data root that a recipe names; made by its own process, once, whole."""
-    identity = stage_function("trainers.data.world", "world_id")(recipe.data.world, recipe.data.seed)
-    folder = store.cache / "worlds" / str(identity)
-    if not (folder / "world.json").is_file():
-        command = ("data", "make", str(recipe.data.world), "--out", str(folder), "--seed", str(recipe.data.seed))
-        process = subprocess.run((sys.executable, "-m", "harness.cli", *command), stdout=sys.stderr, check=False)
-        if process.returncode:
-            raise StageFailed(f"making the data of world {recipe.data.world!r} failed", where=str(folder))
+    world, seed = str(recipe.data.world), recipe.data.seed
+    folder = store.cache / "worlds" / stages.training().world_id(world, seed)
+    made = (folder / "world.json").is_file()
+    if not made and run_moemix("data", "make", world, "--out", str(folder), "--seed", str(seed)):
+        raise StageFailed(f"making the data of world {world!r} failed", where=str(folder))
     return folder
 
 
@@ -186,7 +176,9 @@ class _Builder:
         self.jobs: dict[str, Job] = {}
         self.planned: dict[str, PlannedRun] = {}
         self.known: dict[str, str] = {}
-        self.contents: dict[str, str] = {}
+        self.suite_hash = functools.cache(stages.evaluation().suite_hash)  # the same for all runs of the plan
+        self.bench_hash = functools.cache(stages.evaluation().bench_hash)
+        self.strategy_code = functools.cache(stages.training().strategy_code)
 
     def plan(self) -> Plan:
         if not self.recipe.data.sources:
@@ -204,13 +196,6 @@ class _Builder:
             if key not in self.known:
                 self.known[key] = fingerprint(source, self.root)
         return {source.name: self.known[source.model_dump_json()] for source in sources}
-
-    def _content(self, function: tuple[str, str], name: str, *arguments: Any) -> str:
-        """The hash of a suite or bench, which is the same for all runs of the plan."""
-        key = f"{function[1]} {name}"
-        if key not in self.contents:
-            self.contents[key] = stage_function(*function)(name, *arguments)
-        return self.contents[key]
 
     def _model(self, recipe: Recipe, model: Model) -> tuple[str, Path]:
         """Adds the job that makes a model; its job id and checkpoint folder."""
@@ -239,7 +224,7 @@ class _Builder:
             base: the recipe as it is for this model.
         """
         recipe = override(base, strategy.overrides)
-        rule = stage_function("trainers.mixing", "load_strategy")(strategy.name, **strategy.options)
+        rule = stages.training().load_strategy(strategy.name, **strategy.options)
         after, reference = [], None
         if rule.needs:
             reference = self._run(base, model, self._strategy(base, rule.needs, wanted_by=strategy.label), seed)
@@ -254,7 +239,7 @@ class _Builder:
             fingerprints=self._fingerprints(recipe.data.sources),
             training=recipe.training if rule.trains else Training(),
             mixing=recipe.mixing if rule.updates or rule.at_start else Mixing(),
-            strategy_code=stage_function("trainers.mixing", "strategy_code")(strategy.name),
+            strategy_code=self.strategy_code(strategy.name),
             reference=reference.config.id if reference else None,
         )
         if config.id not in self.planned:
@@ -268,12 +253,10 @@ class _Builder:
                 reference_run=reference.run.folder if reference else None,
                 data_root=self.root,
                 tracking=recipe.tracking,
+                launcher=recipe.launcher if rule.trains else Launcher(),
             )
             title = f"train {strategy.label} on {model.name}, seed {config.seed}"
-            launcher = recipe.launcher if rule.trains else Launcher()
-            self.jobs[train_job] = Job(
-                train_job, "train", title, run.folder, (model_job, *after), request, launcher=launcher
-            )
+            self.jobs[train_job] = Job(train_job, "train", title, run.folder, (model_job, *after), request)
             evaluations = {
                 suite: self._evaluation(base, run, train_job, suite, strategy) for suite in recipe.evaluation.suites
             }
@@ -301,7 +284,7 @@ class _Builder:
         evaluation = recipe.evaluation
         config = EvalRequest(
             suite=suite,
-            suite_hash=self._content(("evals.suites", "suite_hash"), suite),
+            suite_hash=self.suite_hash(suite),
             limit=evaluation.limit,
             engine=recipe.engine,
             dtype=evaluation.dtype,
@@ -329,7 +312,7 @@ class _Builder:
             judges.append(JudgeSpec(name=judging.judge_model, url=judging.judge))
         config = JudgeConfig(
             bench=bench,
-            bench_content=self._content(("evals.judge.questions", "content_hash"), bench, self.root),
+            bench_content=self.bench_hash(bench, self.root),
             protocol=judging.protocol,
             judges=tuple(judges),
             repeats=judging.repeats,

@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from typing import BinaryIO
 
-from harness.launch import launch_environment
+from harness.launch import job_environment
 from harness.plan import Job
 
 GRACE_SECONDS = 60.0  # what an interrupted job gets to write its state
@@ -32,12 +32,12 @@ class JobProcess:
         self._prefix = prefix
         self._tail: deque[str] = deque(maxlen=20)
         self._pending = b""
-        surroundings = {**launch_environment(job.launcher), "PYTHONUNBUFFERED": "1", **(environment or {})}
+        surroundings = {**job_environment(), "PYTHONUNBUFFERED": "1", **(environment or {})}
         if sys.stderr.isatty() and not prefix:
             surroundings["MOEMIX_PROGRESS"] = "bar"
         self._file: BinaryIO = open(self.log, "ab")  # noqa: SIM115  (closed by finish)
         self._process = subprocess.Popen(
-            (sys.executable, *job.arguments),
+            job.command,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

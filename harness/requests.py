@@ -14,7 +14,7 @@ from pydantic import AfterValidator, Field, PlainSerializer, ValidationInfo
 from pydantic_core.core_schema import SerializationInfo
 
 from harness.errors import MoemixError
-from harness.execution import Tracking
+from harness.execution import Launcher, Tracking
 from harness.files import hash_value, read_json, write_json
 from harness.records import EvalRequest, EvalSummary, JudgeSettings, JudgeSpec, ModelConfig, Record, RunConfig
 from harness.strict import Strict
@@ -61,6 +61,7 @@ class TrainJobRequest(JobRequest):
     base_checkpoint: Location = Field(description="checkpoint that training starts from")
     reference_run: Location | None = Field(None, description="finished run that the strategy needs")
     tracking: Tracking = Tracking()
+    launcher: Launcher = Field(Launcher(), description="how many processes train it, and how they share the work")
 
 
 class ModelJobRequest(JobRequest):

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import logging
 import os
-import subprocess
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from harness.errors import StageFailed
+from harness.launch import run_moemix
 from harness.recipe_file import parse
 from harness.records import RunManifest
 from harness.submissions import PinnedSuite
@@ -61,7 +60,6 @@ def evaluate(
     ]  # fmt: skip
     command += ["--data-root", engine.data_root] if engine.data_root else []
     logger.info("%s: evaluating %s", suite.key, checkpoint)
-    process = subprocess.run((sys.executable, "-m", "harness.cli", *command), stdout=sys.stderr, check=False)
-    if process.returncode:
+    if run_moemix(*command):
         raise StageFailed(f"the evaluation on {suite.key} failed; its messages are above", where=str(out),
                           hint="fix the cause and run the same command again")  # fmt: skip

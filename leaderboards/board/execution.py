@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import math
 import subprocess
-import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from pathlib import Path
 
 from harness.errors import MoemixError
 from harness.files import read_jsonl, write_text
+from harness.launch import moemix_command
 from harness.samples import parse_samples
 from harness.submissions import Outcome, Scorer, Verdict
 from leaderboards.board.checks import summarise, within
@@ -145,7 +145,7 @@ def _run(programs: Sequence[tuple[str, str]]) -> list[_Execution] | str:
     with tempfile.TemporaryDirectory(prefix="moemix-execute-") as scratch:
         source, out = Path(scratch) / "programs.jsonl", Path(scratch) / "verdicts.jsonl"
         write_text(source, "".join(json.dumps({"code": code, "tests": tests}) + "\n" for code, tests in programs))
-        command = (sys.executable, "-m", "harness.cli", "execute", str(source), "--out", str(out))
+        command = moemix_command("execute", str(source), "--out", str(out))
         process = subprocess.run(command, capture_output=True, text=True, check=False)
         if process.returncode:
             messages = [line for line in process.stderr.splitlines() if line.startswith("moemix: ")]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,8 +26,8 @@ class TrivialJob(Job):
     script: str = ""
 
     @property
-    def arguments(self) -> tuple[str, ...]:
-        return ("-c", PRELUDE.format(folder=str(self.folder)) + self.script)
+    def command(self) -> tuple[str, ...]:
+        return (sys.executable, "-c", PRELUDE.format(folder=str(self.folder)) + self.script)
 
     @property
     def done(self) -> bool:

@@ -58,9 +58,9 @@ class Copy(Job):
     whole: Path = Path()
 
     @property
-    def arguments(self) -> tuple[str, ...]:
+    def command(self) -> tuple[str, ...]:
         marker = {"train": "run.json", "model": "model.json"}.get(self.kind, "summary.json")
-        return ("-S", "-E", "-c", SCRIPT, str(self.whole), str(self.folder), self.kind, marker)
+        return (sys.executable, "-S", "-E", "-c", SCRIPT, str(self.whole), str(self.folder), self.kind, marker)
 
     @property
     def starts(self) -> int:

@@ -176,11 +176,8 @@ LONGER = {"steps": 30, "save_every": 3, "learning_rate": 1e-3}  # long enough to
 
 def conduct(folder: Path) -> None:
     """What a conductor does with the training of a recipe that has a launcher."""
-    job = Job(
-        *("train", "train", "train", folder),
-        request=request_of(Run(folder)),
-        launcher=Launcher(processes=2, strategy="fsdp2"),
-    )
+    request = request_of(Run(folder)).model_copy(update={"launcher": Launcher(processes=2, strategy="fsdp2")})
+    job = Job("train", "train", "train", folder, request=request)
     outcome = conduct_locally((job,), LocalExecutor())
     assert outcome.done == ["train"], outcome
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from harness.errors import MoemixError
-from harness.launch import is_first
+from harness.launch import is_first, process_count
 from harness.options import recipe_options, request_option
 
 if TYPE_CHECKING:
@@ -57,6 +58,10 @@ def train(
         train_run(run_in(Path(given)))
         return
     job = read_request(request, TrainJobRequest)
+    if job.launcher.processes > process_count() == 1:
+        from trainers.parallel.launch import launch
+
+        sys.exit(launch(job.launcher, "train", "--request", str(request)))
     if is_first():  # the other processes wait for this one before they read the manifest
         create_run(job)
     train_run(Run(job.out))
@@ -72,7 +77,6 @@ def _train_recipe(
     data_root: str | None,
 ) -> None:
     from harness.conductor import run_only
-    from harness.launch import process_count
     from harness.plan import build
     from harness.recipe import Strategy
     from harness.recipe_file import load_recipe
@@ -103,7 +107,6 @@ def _train_recipe(
 def _train_launched(launcher: Launcher, job: Callable[[], tuple[Plan, Job]]) -> Path:
     """Train in these very processes, which a launcher started; the first one makes what the run needs before."""
     from harness.conductor import run_only
-    from harness.launch import process_count
     from harness.store import Run
     from trainers.parallel import asked_for, made_by_first
     from trainers.training.run import train

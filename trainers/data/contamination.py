@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from harness import stages
 from harness.errors import MoemixError
 from harness.files import hash_file
-from harness.plan import make_world, stage_function
+from harness.plan import make_world
 from harness.recipe import Part, Source
 from harness.recipe_file import load_recipe
 from harness.records import Contamination
@@ -52,7 +53,7 @@ def check_target(
         )
     found = []
     for name in suites:
-        checker = stage_function("evals.contamination_check", "Checker")(name, only, searched.root)
+        checker = stages.evaluation().contamination_checker(name, only, searched.root)
         for source in searched.sources:
             if searched.store is None:
                 (file,) = source.parts[0].files

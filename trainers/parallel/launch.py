@@ -1,34 +1,32 @@
-"""Starts a ``moemix`` command on several processes of this machine, by torch's launcher, and ends as they end.
-
-``python -m trainers.parallel.launch N train --run DIR``. What the processes are to be to each other is in the
-environment (:mod:`harness.launch`).
-"""
+"""Starting a ``moemix`` command on several processes of this machine, by torch's launcher."""
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Sequence
+import os
+
+from harness.execution import Launcher
+from harness.launch import launch_environment
 
 GRACE_SECONDS = 55  # what interrupted processes get to write a state
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Run ``moemix`` with ``arguments[1:]`` on ``arguments[0]`` processes; the exit status of the first that failed."""
+def launch(launcher: Launcher, *command: str) -> int:
+    """Run a ``moemix`` command on ``launcher.processes`` processes and wait for them.
+
+    Returns:
+        the exit status of the first that failed, else 0.
+    """
     from torch.distributed import run
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
-    processes, *command = arguments
-    launcher = ("--standalone", "--nproc-per-node", processes, "--shutdown-timeout", str(GRACE_SECONDS))
+    os.environ.update(launch_environment(launcher))
+    options = ("--standalone", "--nproc-per-node", str(launcher.processes), "--shutdown-timeout", str(GRACE_SECONDS))
     try:
-        run.main([*launcher, "-m", "--", "harness.cli", *command])
+        run.main([*options, "-m", "--", "harness.cli", *command])
     except ChildFailedError as failed:
         code = failed.get_first_failure()[1].exitcode
         return code if code > 0 else 128 - code
     except SignalException as stopped:
         return 128 + stopped.sigval
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,44 @@
+"""What ``evals`` offers to the rest of the project (:class:`harness.stages.EvaluationStage`)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from evals.suites import suite_hash
+
+if TYPE_CHECKING:
+    from evals.contamination_check import Checker
+    from harness.stages import Finding
+
+
+def bench_hash(name: str, root: Path | None) -> str | None:
+    """Return the hash of a bench's question file; None for one that comes from the hub."""
+    from evals.judge.questions import content_hash
+
+    return content_hash(name, root)
+
+
+def missing_sandbox() -> str | None:
+    """Return what the sandbox lacks on this machine; None if it works."""
+    from evals.sandbox import available
+
+    return available()
+
+
+def examine_data_root(root: Path) -> list[Finding]:
+    """Examine every benchmark, suite and bench that local files can serve."""
+    from evals.doctor import examine_data_root as examine
+
+    return examine(root)
+
+
+def contamination_checker(suite: str, only: Sequence[str], root: Path | None) -> Checker:
+    """Index the questions of a suite."""
+    from evals.contamination_check import Checker
+
+    return Checker(suite, only, root)
+
+
+__all__ = ["bench_hash", "contamination_checker", "examine_data_root", "missing_sandbox", "suite_hash"]

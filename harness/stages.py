@@ -1,0 +1,124 @@
+"""What the stages offer to code that may not import them, and the entry points that name it.
+
+``harness`` imports no stage, and the stages do not import each other. Where one needs another all the same (the plan
+asks which signals a strategy needs, ``moemix data check`` asks for the questions of a suite), it goes through the
+protocols below. ``pyproject.toml`` names the module that implements each (group ``moemix.stages``) and the function
+behind each sub-command (group ``moemix.commands``). Nothing else in the project is loaded by name.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol, cast
+
+from harness.errors import StageFailed
+
+if TYPE_CHECKING:
+    import click
+
+    from harness.plan import Plan
+    from harness.recipe import Source
+    from harness.records import Contamination
+
+Finding = tuple[str, bool, str]
+"""What was examined, whether it is all right, and the detail."""
+
+
+class StrategyRules(Protocol):
+    """What a plan must know of a strategy; a frozen dataclass, whose fields are the options."""
+
+    needs: str | None
+    trains: bool
+    updates: bool
+    at_start: frozenset[str]
+
+
+class TrainingStage(Protocol):
+    """What ``trainers`` offers."""
+
+    def load_strategy(self, name: str, /, **options: object) -> StrategyRules:
+        """Return the strategy of this name with these options, or raise ``MoemixError``."""
+
+    def strategy_code(self, name: str) -> str | None:
+        """Return the hash of the file that a strategy comes from; None for a built-in one."""
+
+    def world_id(self, name: str, seed: int) -> str:
+        """Return the identity of a generated data root."""
+
+    def count_rows(self, source: Source, root: Path | None) -> int:
+        """Read the files of a source as training does, and return the number of rows."""
+
+
+class ContaminationChecker(Protocol):
+    """The questions of a suite, indexed once."""
+
+    def check(
+        self, source: str, fingerprint: str, total: int, rows: Iterable[tuple[str, Sequence[str]]]
+    ) -> Contamination:
+        """Search the rows of a source (where each is, and its texts; about ``total`` of them) for the questions."""
+
+
+class EvaluationStage(Protocol):
+    """What ``evals`` offers."""
+
+    def suite_hash(self, name: str) -> str:
+        """Return the hash of everything that a suite consists of."""
+
+    def bench_hash(self, name: str, root: Path | None) -> str | None:
+        """Return the hash of a bench's question file; None for one that comes from the hub."""
+
+    def missing_sandbox(self) -> str | None:
+        """Return what the sandbox lacks on this machine; None if it works."""
+
+    def examine_data_root(self, root: Path) -> list[Finding]:
+        """Examine every benchmark, suite and bench that local files can serve."""
+
+    def contamination_checker(self, suite: str, only: Sequence[str], root: Path | None) -> ContaminationChecker:
+        """Index the questions of a suite (``only`` these tasks or columns; all if empty)."""
+
+
+class ComparisonStage(Protocol):
+    """What ``leaderboards`` offers."""
+
+    def report(self, plan: Plan, folder: Path) -> tuple[str, list[Path]]:
+        """Compare the runs of a plan; return the table for a terminal, and the files written into the folder."""
+
+
+def training() -> TrainingStage:
+    """Return the interface of ``trainers``."""
+    return cast("TrainingStage", _load("moemix.stages", "training"))
+
+
+def evaluation() -> EvaluationStage:
+    """Return the interface of ``evals``."""
+    return cast("EvaluationStage", _load("moemix.stages", "evaluation"))
+
+
+def load_command(name: str) -> click.Command:
+    """Return the sub-command of this name."""
+    return cast("click.Command", _load("moemix.commands", name))
+
+
+def comparison() -> ComparisonStage:
+    """Return the interface of ``leaderboards``."""
+    return cast("ComparisonStage", _load("moemix.stages", "comparison"))
+
+
+@functools.cache
+def _entry_points() -> metadata.EntryPoints:
+    """Return the entry points of this project alone: looking through all installed packages takes long."""
+    return metadata.distribution("moemix").entry_points
+
+
+def _load(group: str, name: str) -> object:
+    found = _entry_points().select(group=group, name=name)
+    if not found:
+        raise StageFailed(
+            f"the installed package declares no {name!r} in the entry points {group}",
+            hint="the installation is older than its source code: run `pip install -e .` again",
+        )
+    loaded: object = next(iter(found)).load()
+    return loaded

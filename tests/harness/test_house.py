@@ -1,0 +1,71 @@
+"""Rules of the house that no linter knows."""
+
+from __future__ import annotations
+
+import ast
+import tomllib
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+
+from harness.cli import COMMANDS
+from harness.stages import load_command
+
+ROOT = Path(__file__).parents[2]
+PRODUCT = sorted(
+    path for stage in ("harness", "trainers", "evals", "leaderboards") for path in ROOT.glob(f"{stage}/**/*.py")
+)
+LOADERS = {"import_module", "__import__", "spec_from_file_location", "entry_points", "run_module", "run_path"}
+MAY_LOAD = {
+    "harness/stages.py": "the declared interface of the stages and the sub-commands",
+    "harness/plugins.py": "strategies and adapters in files of the user's own; architectures that are installed",
+    "trainers/mixing/registry.py": "strategies by name: built in, or installed as plug-ins",
+    "trainers/tracking/services.py": "packages of experiment trackers, which are optional",
+    "evals/punkt.py": "a package with data for IFEval, which is optional",
+}
+
+
+def loads(tree: ast.AST) -> list[str]:
+    """Every call and import in a file that loads code by its name."""
+    names = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call):
+            function = node.func
+            names.append(function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", ""))
+        elif isinstance(node, ast.ImportFrom):
+            names += [alias.name for alias in node.names]
+    return [name for name in names if name in LOADERS]
+
+
+def test_nothing_is_loaded_by_name_outside_the_declared_modules():
+    found = {path.relative_to(ROOT).as_posix(): loads(ast.parse(path.read_text())) for path in PRODUCT}
+    assert len(found) > 100
+    assert {file for file, names in found.items() if names} <= MAY_LOAD.keys()
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import importlib\nimportlib.import_module('evals.suites')",
+        "from importlib import import_module as load\nload('evals.suites')",
+        "__import__('evals.suites')",
+        "from importlib import metadata\nmetadata.entry_points(group='moemix.stages')",
+    ],
+)
+def test_loading_by_name_is_seen(code):
+    assert loads(ast.parse(code))
+
+
+def test_no_file_of_the_stages_stands_in_a_string_that_starts_python():
+    said = [path for path in PRODUCT if '"harness.cli"' in path.read_text()]
+    assert {path.relative_to(ROOT).as_posix() for path in said} <= {"harness/launch.py", "trainers/parallel/launch.py"}
+
+
+def test_every_command_is_declared_and_loads():
+    declared = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["entry-points"]["moemix.commands"]
+    installed = metadata.distribution("moemix").entry_points.select(group="moemix.commands")
+    assert {point.name: point.value for point in installed} == declared
+    assert declared.keys() == COMMANDS.keys()
+    for name in COMMANDS:
+        assert load_command(name).name in (name, name.replace("-", "_"))
