@@ -31,6 +31,7 @@ CONNECT_SECONDS = 10.0
 HIDDEN = "[key]"  # what stands in place of a key in every text
 RESUME_HINT = "run the same command again: what was answered is kept"
 _LONGEST_PAUSE = 120.0  # seconds; the longest Retry-After that is followed
+_STARTING = threading.Lock()  # threads that send their first requests together must not start two event loops
 _SMALL = 1 << 53  # counts of tokens above this are nonsense
 
 Reason = Literal[
@@ -296,7 +297,9 @@ class Client:
                 return await self._http.request(method, full, json=payload, timeout=patience)
 
         try:
-            response = asyncio.run_coroutine_threadsafe(send(), _event_loop()).result()
+            with _STARTING:
+                loop = _event_loop()
+            response = asyncio.run_coroutine_threadsafe(send(), loop).result()
         except (TimeoutError, httpx2.TimeoutException):
             raise RequestError("timeout", f"no reply within {timeout:g} s", where=where) from None
         except (httpx2.HTTPError, httpx2.InvalidURL) as error:

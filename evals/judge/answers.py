@@ -1,148 +1,112 @@
-"""Answers to a bench: asked of a checkpoint's engine, or read from a FastChat answer file, and written as one."""
+"""Let a checkpoint answer the questions of a bench, and write FastChat's answer file."""
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from evals.cache import ResponseCache
+from evals.cache import ResponseCache, open_cache
 from evals.engines.chat import ChatReply, ChatRequest, chat
-from evals.judge.questions import Question, QuestionId
-from harness.errors import MoemixError
-from harness.files import hash_value, read_jsonl, write_text
+from evals.judge.questions import read_answers
+from evals.judge.records import Answer, Answers, Question, QuestionId
+from harness.files import hash_value, read_json, write_json, write_text
 from harness.progress import progress
+from harness.records import JudgeRequest
 
 if TYPE_CHECKING:
     from lm_eval.api.model import TemplateLM
 
-MAX_TOKENS = 1024  # FastChat's limit of a turn
+Replies = dict[QuestionId, list[ChatReply]]  # the reply to each turn
 
 
-@dataclass(frozen=True)
-class Answer:
-    """A model's answer to a question, a text for each turn.
+def answer_bench(
+    checkpoint: Path, model: str, request: JudgeRequest, questions: Sequence[Question], template: str | None, out: Path
+) -> tuple[Answers, dict[str, object]]:
+    """Return a checkpoint's answers, from ``answers.jsonl`` if it exists, and the engine's description of itself.
 
-    Attributes:
-        finish_reasons: how each turn ended (``stop``, ``length``); empty where the file does not say.
+    The hash of the checkpoint is ``request.answers[model]``; ``template`` replaces the checkpoint's chat template.
     """
+    file, description = out / "answers.jsonl", out / "engine.json"
+    if file.is_file() and description.is_file():
+        return read_answers(file), read_json(description)
+    from evals.engines.choose import open_engine
 
-    turns: tuple[str, ...]
-    finish_reasons: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Answers:
-    """A model's answers, by question."""
-
-    model: str
-    answers: dict[QuestionId, Answer]
-
-    @property
-    def fingerprint(self) -> str:
-        return hash_value([self.model, sorted((str(key), a.turns) for key, a in self.answers.items())])
-
-
-def read_answers(file: Path) -> Answers:
-    """A FastChat answer file; the first choice of every question, as FastChat judges it.
-
-    The model's name is that of the rows (``model_id``); FastChat takes the file's.
-
-    Raises:
-        MoemixError: with file and line.
-    """
-    if not file.is_file():
-        raise MoemixError("the answer file does not exist", where=str(file))
-    found: dict[QuestionId, Answer] = {}
-    names: dict[str, None] = {}
-    for number, row in enumerate(read_jsonl(file), 1):
-        where = f"{file}:{number}"
-        try:
-            identity, choice = row["question_id"], row["choices"][0]
-            turns = choice["turns"]
-        except (KeyError, IndexError, TypeError) as error:
-            raise MoemixError(
-                f"not a FastChat answer ({type(error).__name__}: {error})",
-                where=where,
-                hint='expected {"question_id": 81, "model_id": "…", "choices": [{"index": 0, "turns": ["…", "…"]}]}',
-            ) from None
-        if not isinstance(turns, list) or not all(isinstance(text, str) for text in turns):
-            raise MoemixError("`choices[0].turns` is a list of texts", where=where)
-        if identity in found:
-            raise MoemixError(f"question {identity} is answered twice", where=where)
-        found[identity] = Answer(tuple(turns), tuple(choice.get("finish_reasons") or ()))
-        names[str(row.get("model_id") or file.stem)] = None
-    if not found:
-        raise MoemixError("there is no answer in it", where=str(file))
-    if len(names) > 1:
-        raise MoemixError(f"the answers of several models: {', '.join(names)}", where=str(file))
-    return Answers(next(iter(names)), found)
+    with open_engine(str(request.engine), checkpoint, dtype=request.dtype, seed=request.seed, folder=out) as engine:
+        described = engine.describe()
+        cache = open_cache({"checkpoint": request.answers[model], "engine": described})
+        replies = ask(
+            questions, engine.lm(), cache, seed=request.seed, max_tokens=request.max_tokens, template=template
+        )
+        cache.close()
+    write_json(description, described)
+    return write_answers(file, model, questions, replies, request.seed), described
 
 
 def ask(
-    questions: Iterable[Question],
+    questions: Sequence[Question],
     lm: TemplateLM,
     cache: ResponseCache,
     *,
     seed: int,
     max_tokens: int,
     template: str | None = None,
-) -> dict[QuestionId, list[ChatReply]]:
-    """Ask a model every question, each turn of all questions together; the second follows the model's own first.
+) -> Replies:
+    """Ask a model every question: the first turns together, then the second turns after the model's own first replies.
 
     Args:
-        cache: keeps each answer as it comes, so nothing finished is asked again.
+        questions: the questions.
+        lm: an engine's ``lm()``.
+        cache: keeps each reply as it arrives; a reply in it is not asked for again.
+        seed: seed of sampled replies.
+        max_tokens: most tokens of a reply.
+        template: chat template in place of the checkpoint's own.
     """
-    questions = list(questions)
-    replies: dict[QuestionId, list[ChatReply]] = {question.id: [] for question in questions}
-    turns = max(len(question.turns) for question in questions)
+    replies: Replies = {question.id: [] for question in questions}
     with progress("answers", sum(len(question.turns) for question in questions)) as bar:
-        for turn in range(turns):
-            waiting: dict[str, list[QuestionId]] = {}
-            requests: dict[str, ChatRequest] = {}
+        for turn in range(max(len(question.turns) for question in questions)):
+            requests: dict[str, ChatRequest] = {}  # cache key → request
+            waiting: dict[str, list[QuestionId]] = {}  # cache key → the questions that it answers
             for question in (q for q in questions if len(q.turns) > turn):
                 request = _request(question, replies[question.id], turn, seed, max_tokens)
                 key = cache.key("chat", (*request.messages, request.temperature, seed, max_tokens, template))
                 requests[key] = request
                 waiting.setdefault(key, []).append(question.id)
-            for key, held in cache.find(waiting).items():
-                for identity in waiting.pop(key):
-                    replies[identity].append(ChatReply(**held))
-                    bar.advance()
-            keys = {id(requests[key]): key for key in waiting}
 
-            def keep(
-                request: ChatRequest, reply: ChatReply, keys: Any = keys, waiting: dict[str, Any] = waiting
-            ) -> None:
-                key = keys[id(request)]
-                cache.put(key, vars(reply))
+            def add(key: str, reply: ChatReply, waiting: dict[str, list[QuestionId]] = waiting) -> None:
                 for identity in waiting[key]:
                     replies[identity].append(reply)
                     bar.advance()
 
-            if waiting:
-                chat(lm, [requests[key] for key in waiting], keep, template=template)
+            for key, stored in cache.find(waiting).items():
+                del requests[key]
+                add(key, ChatReply(**stored))
+            keys = {id(request): key for key, request in requests.items()}
+
+            def keep(request: ChatRequest, reply: ChatReply, keys: dict[int, str] = keys) -> None:
+                cache.put(keys[id(request)], vars(reply))
+                add(keys[id(request)], reply)
+
+            if requests:
+                chat(lm, list(requests.values()), keep, template=template)
     return replies
 
 
 def _request(question: Question, before: list[ChatReply], turn: int, seed: int, max_tokens: int) -> ChatRequest:
     messages = []
-    for number in range(turn):
-        messages += [
-            {"role": "user", "content": question.turns[number]},
-            {"role": "assistant", "content": before[number].text},
-        ]
+    for asked, reply in zip(question.turns[:turn], before, strict=True):
+        messages += [{"role": "user", "content": asked}, {"role": "assistant", "content": reply.text}]
     messages.append({"role": "user", "content": question.turns[turn]})
     return ChatRequest(tuple(messages), question.temperature, seed, max_tokens)
 
 
-def write_answers(
-    file: Path, model: str, questions: Iterable[Question], replies: dict[QuestionId, list[ChatReply]], seed: int
-) -> Answers:
-    """FastChat's answer file, whole, with finish reasons, tokens, temperature and seed besides."""
+def write_answers(file: Path, model: str, questions: Iterable[Question], replies: Replies, seed: int) -> Answers:
+    """Write FastChat's answer file, with finish reasons, token counts, temperature and seed added; return the answers.
+
+    The file appears as a whole, by an atomic rename.
+    """
     lines, answers = [], {}
     for question in questions:
         turns = replies[question.id]

@@ -1,136 +1,139 @@
-"""What moves a judge besides the answers: their order, their length, whose they are, and chance."""
+"""Measure what moves a judge besides the quality of the answers: position, length, own answers, and chance."""
 
 from __future__ import annotations
 
-import math
-from collections import Counter
-from collections.abc import Sequence
-from typing import Any
+import itertools
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 
 import numpy as np
+from numpy.typing import ArrayLike
 
-from evals.judge.verdicts import Pair, Score, mean_of_others, ordered
+from evals.judge.records import QuestionId
+from evals.judge.verdicts import Pair, Rating, by_rater, mean_of_others, scores_by_rater
 from harness.statistics.bootstrap import BootstrapInterval, ClusterBootstrap, residuals
+from harness.statistics.estimates import Floats
+
+Measures = dict[str, BootstrapInterval | None]
+_GAMES = ({"model_1": 1, "model_2": -1}, {"model_2": 1, "model_1": -1})  # game → 1 where the answer shown first wins
 
 
-def position(pairs: Sequence[Pair]) -> dict[str, BootstrapInterval | None]:
-    """How often both orders give the same verdict, and the pull of the first place.
+def position(pairs: Sequence[Pair]) -> Measures:
+    """Return how often both orders give the same verdict, and the preference for the answer shown first.
 
-    ``first_place`` is the share of games won by the answer shown first, minus the share won by the one shown second:
-    0 for a judge without a preference (whatever the answers, since each is shown in both places), 1 for one that
-    always picks the first.
+    ``first_place`` is the share of games won by the answer shown first minus the share won by the other. It is 0 for a
+    judge without a preference, whatever the answers, since each is shown in both places, and 1 for a judge that always
+    chooses the first.
     """
     clusters = ClusterBootstrap(pair.question for pair in pairs)
+    first = [sum(by.get(game, 0) for by, game in zip(_GAMES, pair.games, strict=True)) / 2 for pair in pairs]
     same = [float(pair.games[0] == pair.games[1]) for pair in pairs]
-    pull = []
-    for pair in pairs:
-        first = {"model_1": 1, "model_2": -1}.get(pair.games[0], 0)
-        second = {"model_2": 1, "model_1": -1}.get(pair.games[1], 0)
-        pull.append((first + second) / 2)
-    return {"consistency": clusters.mean(same), "first_place": clusters.mean(pull)}
+    return {"consistency": clusters.mean(same), "first_place": clusters.mean(first)}
 
 
-def verbosity(pairs: Sequence[Pair], everybody: Sequence[Pair]) -> dict[str, Any]:
-    """The pull of length in pairs of answers.
+def verbosity(pairs: Sequence[Pair], all_pairs: Sequence[Pair]) -> dict[str, object]:
+    """Return the preference for longer answers in pairs.
 
     ``longer_wins`` is the share of pairs won by the longer answer minus the share won by the shorter one.
-    ``partial_correlation`` is that of the verdict with the difference of log lengths, without what the pair of models
-    explains, nor what other raters (a panel, people) say of the same two answers where there are any. Without other
-    raters nobody knows whether the longer answers were the better ones.
+    ``partial_correlation`` correlates the verdict with the difference of the log lengths, after removing what the pair
+    of models explains and, where all pairs have other raters (a panel, people), what these say. Without other raters
+    nobody knows whether the longer answers were better.
+
+    Args:
+        pairs: one judge's pairs.
+        all_pairs: the pairs of all raters.
     """
-    apart = np.array([math.log1p(pair.lengths[0]) - math.log1p(pair.lengths[1]) for pair in pairs])
-    values = np.array([pair.value for pair in pairs])
-    unequal = np.flatnonzero(apart != 0)
-    chosen = ClusterBootstrap(pairs[i].question for i in unequal)
-    longer = chosen.mean(np.sign(apart[unequal]) * values[unequal]) if len(unequal) else None
-    controls: list[Any] = [np.array([" ".join(pair.models) for pair in pairs])]
-    others = _others_pairs(pairs, everybody)
-    if others is not None:
-        controls.append(others)
-    clusters = ClusterBootstrap(pair.question for pair in pairs)
-    partial = clusters.correlation(residuals(apart, controls), residuals(values, controls))
+    lengths = np.log1p([pair.lengths for pair in pairs])
+    longer, values = lengths[:, 0] - lengths[:, 1], np.array([pair.value for pair in pairs])
+    unequal = np.flatnonzero(longer)
+    won = np.sign(longer[unequal]) * values[unequal]
+    votes = by_rater(all_pairs, lambda pair: pair.unit, lambda pair: pair.value_for(min(pair.models)))
+    signs = [1.0 if pair.models[0] == min(pair.models) else -1.0 for pair in pairs]
+    others = [mean_of_others(votes[pair.unit], pair.judge) for pair in pairs]
+    partial, controlled = _partial_correlation(
+        [pair.question for pair in pairs], longer, values, {"models": [" ".join(pair.models) for pair in pairs]},
+        [None if other is None else sign * other for sign, other in zip(signs, others, strict=True)],
+    )  # fmt: skip
     return {
-        "longer_wins": longer,
+        "longer_wins": ClusterBootstrap(pairs[i].question for i in unequal).mean(won),
         "partial_correlation": partial,
-        "controlled_for": ["models", *(["other raters"] if others is not None else [])],
+        "controlled_for": controlled,
     }
 
 
-def verbosity_of_scores(scores: Sequence[Score], everybody: Sequence[Score]) -> dict[str, Any]:
-    """The partial correlation of ratings with log length, without what model, category and other raters explain."""
-    lengths = np.array([math.log1p(score.length) for score in scores])
-    values = np.array([score.score for score in scores])
-    held: dict[tuple[Any, ...], dict[str, list[float]]] = {}
-    for score in everybody:
-        held.setdefault((score.question, score.turn, score.model), {}).setdefault(score.judge, []).append(score.score)
-    others = [mean_of_others(held[score.question, score.turn, score.model], score.judge) for score in scores]
-    controls: list[Any] = [
-        np.array([score.model for score in scores]),
-        np.array([f"{score.category} {score.turn}" for score in scores]),
-    ]
-    panel = all(value is not None for value in others)
-    if panel:
-        controls.append(np.array(others, dtype=np.float64))
-    clusters = ClusterBootstrap(score.question for score in scores)
-    partial = clusters.correlation(residuals(lengths, controls), residuals(values, controls))
-    controlled = ["model", "category", "turn", *(["other raters"] if panel else [])]
+def verbosity_of_scores(ratings: Sequence[Rating], all_ratings: Sequence[Rating]) -> dict[str, object]:
+    """Return the partial correlation of scores with log length, given model, category, turn and other raters."""
+    votes = scores_by_rater(all_ratings)
+    partial, controlled = _partial_correlation(
+        [rating.question for rating in ratings],
+        np.log1p([rating.length for rating in ratings]),
+        np.array([rating.score for rating in ratings]),
+        {"model": [r.model for r in ratings], "category, turn": [f"{r.category} {r.turn}" for r in ratings]},
+        [mean_of_others(votes[r.question, r.turn, r.model], r.judge) for r in ratings],
+    )
     return {"partial_correlation": partial, "controlled_for": controlled}
 
 
-def self_preference(judge: str, pairs: Sequence[Pair], everybody: Sequence[Pair]) -> dict[str, Any] | None:
-    """How much more a judge favours its own answers than other raters do on the same pairs; None if it has none.
+def _partial_correlation(
+    questions: Sequence[QuestionId], x: Floats, y: Floats, controls: Mapping[str, Sequence[str]],
+    others: Sequence[float | None],
+) -> tuple[BootstrapInterval | None, list[str]]:  # fmt: skip
+    """Correlate x and y given the controls, and other raters' values where all are known; name what was controlled."""
+    columns: list[ArrayLike] = [np.array(texts) for texts in controls.values()]
+    names = [name for joined in controls for name in joined.split(", ")]
+    known = [value for value in others if value is not None]
+    if len(known) == len(others):
+        columns.append(np.array(known))
+        names.append("other raters")
+    return ClusterBootstrap(questions).correlation(residuals(x, columns), residuals(y, columns)), names
 
-    ``own`` is the share of its own wins minus that of its losses. ``excess`` is ``own`` minus the same by the other
-    raters: only that tells preference from quality.
+
+def self_preference(judge: str, pairs: Sequence[Pair], all_pairs: Sequence[Pair]) -> Measures | None:
+    """Return how much a judge favours its own answers; None if it judged none of its own.
+
+    ``own`` is the share of pairs that its answers win minus the share that they lose. ``excess`` is ``own`` minus the
+    same by other raters on the same pairs: only that distinguishes preference from quality.
     """
     mine = [pair for pair in pairs if judge in pair.models]
     if not mine:
         return None
-    own = np.array([_for(pair, judge) for pair in mine])
-    clusters = ClusterBootstrap(pair.question for pair in mine)
-    found: dict[str, Any] = {"own": clusters.mean(own), "excess": None}
-    held: dict[tuple[Any, ...], dict[str, list[float]]] = {}
-    for pair in everybody:
-        if judge in pair.models:
-            held.setdefault(_unit(pair), {}).setdefault(pair.judge, []).append(_for(pair, judge))
-    others = [mean_of_others(held[_unit(pair)], judge) for pair in mine]
-    known = [i for i, value in enumerate(others) if value is not None]
-    if known:
-        gap = [own[i] - (others[i] or 0.0) for i in known]
-        found["excess"] = ClusterBootstrap(mine[i].question for i in known).mean(gap)
-    return found
-
-
-def self_preference_of_scores(judge: str, scores: Sequence[Score], everybody: Sequence[Score]) -> dict[str, Any] | None:
-    """The same for ratings: a judge's rating minus the other raters', of its own answers minus of other models'."""
-    held: dict[tuple[Any, ...], dict[str, list[float]]] = {}
-    for score in everybody:
-        held.setdefault((score.question, score.turn, score.model), {}).setdefault(score.judge, []).append(score.score)
-    own, gaps, questions = [], [], []
-    for score in scores:
-        other = mean_of_others(held[score.question, score.turn, score.model], judge)
-        if other is not None:
-            own.append(float(score.model == judge))
-            gaps.append(score.score - other)
-            questions.append(score.question)
-    if not any(own) or all(own):
-        return None
-    mine, gap = np.array(own), np.array(gaps)
-
-    def statistic(a: Any, na: Any, b: Any, nb: Any) -> Any:
-        return a / na - b / nb
-
-    excess = ClusterBootstrap(questions).interval(statistic, gap * mine, mine, gap * (1 - mine), 1 - mine)
-    return {"excess": excess}
-
-
-def distribution(scores: Sequence[Score]) -> dict[str, Any]:
-    """How a judge uses its scale."""
-    values = np.array([score.score for score in scores])
-    counts = Counter(f"{value:g}" for value in values.tolist())
-    shares = np.array(list(counts.values())) / len(values)
+    votes = by_rater(
+        (pair for pair in all_pairs if judge in pair.models), lambda p: p.unit, lambda p: p.value_for(judge)
+    )
+    others = [(pair, mean_of_others(votes[pair.unit], judge)) for pair in mine]
+    gaps = [(pair.question, pair.value_for(judge) - other) for pair, other in others if other is not None]
     return {
-        "counts": dict(sorted(counts.items(), key=lambda item: float(item[0]))),
+        "own": ClusterBootstrap(pair.question for pair in mine).mean([pair.value_for(judge) for pair in mine]),
+        "excess": ClusterBootstrap(question for question, _ in gaps).mean([gap for _, gap in gaps]),
+    }
+
+
+def self_preference_of_scores(judge: str, ratings: Sequence[Rating], all_ratings: Sequence[Rating]) -> Measures | None:
+    """Return a judge's score minus the other raters' mean, of its own answers minus of other models' answers."""
+    votes = scores_by_rater(all_ratings)
+    gaps: list[tuple[QuestionId, bool, float]] = []
+    for rating in ratings:
+        other = mean_of_others(votes[rating.question, rating.turn, rating.model], judge)
+        if other is not None:
+            gaps.append((rating.question, rating.model == judge, rating.score - other))
+    own, gap = np.array([own for _, own, _ in gaps], dtype=np.float64), np.array([value for *_, value in gaps])
+    if not own.any() or own.all():
+        return None
+
+    def difference(mine: Floats, my_count: Floats, theirs: Floats, their_count: Floats) -> Floats:
+        return mine / my_count - theirs / their_count
+
+    clusters = ClusterBootstrap(question for question, *_ in gaps)
+    return {"excess": clusters.interval(difference, gap * own, own, gap * (1 - own), 1 - own)}
+
+
+def distribution(ratings: Sequence[Rating]) -> dict[str, object]:
+    """Return how a judge uses its scale; ``effective_levels`` is the exponential of the entropy of its scores."""
+    values = np.array([rating.score for rating in ratings])
+    levels, counts = np.unique(values, return_counts=True)
+    shares = counts / len(values)
+    return {
+        "counts": {f"{level:g}": int(count) for level, count in zip(levels, counts, strict=True)},
         "mean": float(values.mean()),
         "sd": float(values.std(ddof=1)) if len(values) > 1 else None,
         "most_common_share": float(shares.max()),
@@ -138,73 +141,48 @@ def distribution(scores: Sequence[Score]) -> dict[str, Any]:
     }
 
 
-def stability(scores: Sequence[Score]) -> dict[str, Any] | None:
-    """How ratings of one answer vary between repeats; None where nothing was repeated.
+def stability(ratings: Sequence[Rating]) -> Measures | None:
+    """Return how scores of one answer vary between repeats; None where nothing was repeated.
 
-    ``judge_sd`` is the standard deviation between repeats of the same judgment. ``reliability`` is the share of a
-    single rating's variance that lies between answers (ICC 1).
+    ``judge_sd`` is the standard deviation between repeats. ``reliability`` is the share of a single score's variance
+    that lies between answers: the intraclass correlation ICC(1) of Shrout and Fleiss (1979).
     """
-    groups: dict[tuple[Any, ...], list[float]] = {}
-    for score in scores:
-        groups.setdefault((score.question, score.turn, score.model), []).append(score.score)
-    held = {key: np.array(values) for key, values in groups.items() if len(values) > 1}
-    if len(held) < 2:
+    groups: dict[tuple[QuestionId, int, str], list[float]] = defaultdict(list)
+    for rating in ratings:
+        groups[rating.question, rating.turn, rating.model].append(rating.score)
+    repeated = {unit: np.array(scores) for unit, scores in groups.items() if len(scores) > 1}
+    if len(repeated) < 2:
         return None
-    clusters = ClusterBootstrap(key[0] for key in held)
-    squares = np.array([float(((v - v.mean()) ** 2).sum()) for v in held.values()])
-    freedom = np.array([len(v) - 1 for v in held.values()], dtype=np.float64)
-    means = np.array([float(v.mean()) for v in held.values()])
-    size = float(np.mean([len(v) for v in held.values()]))
+    clusters = ClusterBootstrap(question for question, *_ in repeated)
+    squares = np.array([float(((v - v.mean()) ** 2).sum()) for v in repeated.values()])
+    freedom = np.array([len(v) - 1 for v in repeated.values()], dtype=np.float64)
+    means = np.array([float(v.mean()) for v in repeated.values()])
+    size = float(np.mean([len(v) for v in repeated.values()]))
 
-    def sd(square: Any, dof: Any) -> Any:
-        return np.sqrt(square / dof)
+    def deviation(square: Floats, dof: Floats) -> Floats:
+        sd: Floats = np.sqrt(square / dof)
+        return sd
 
-    def icc(square: Any, dof: Any, n: Any, total: Any, total2: Any) -> Any:
+    def icc(square: Floats, dof: Floats, n: Floats, total: Floats, total_of_squares: Floats) -> Floats:
         within = square / dof
-        between = np.maximum((total2 - total * total / n) / (n - 1) - within / size, 0)
-        return between / (between + within)
+        between = np.maximum((total_of_squares - total * total / n) / (n - 1) - within / size, 0)
+        share: Floats = between / (between + within)
+        return share
 
-    ones = np.ones(len(held))
     return {
-        "judge_sd": clusters.interval(sd, squares, freedom),
-        "reliability": clusters.interval(icc, squares, freedom, ones, means, means * means),
-        "same_score": clusters.mean([float(len(set(v.tolist())) == 1) for v in held.values()]),
+        "judge_sd": clusters.interval(deviation, squares, freedom),
+        "reliability": clusters.interval(icc, squares, freedom, np.ones(len(repeated)), means, means * means),
+        "same_score": clusters.mean([float(len(set(v.tolist())) == 1) for v in repeated.values()]),
     }
 
 
-def pair_stability(pairs: Sequence[Pair]) -> dict[str, Any] | None:
-    """The share of equal outcomes between repeats of the same two games; None where nothing was repeated."""
-    groups: dict[tuple[Any, ...], list[str]] = {}
+def pair_stability(pairs: Sequence[Pair]) -> Measures | None:
+    """Return the share of equal outcomes between repeats of the same two games; None where nothing was repeated."""
+    outcomes: dict[tuple[QuestionId, int, tuple[str, str]], list[str]] = defaultdict(list)
     for pair in pairs:
-        groups.setdefault((pair.question, pair.turn, pair.models), []).append(pair.outcome)
-    questions, same = [], []
-    for (question, *_), outcomes in groups.items():
-        for i in range(len(outcomes)):
-            for other in outcomes[i + 1 :]:
-                questions.append(question)
-                same.append(float(outcomes[i] == other))
-    return {"same_outcome": ClusterBootstrap(questions).mean(same)} if questions else None
-
-
-def _others_pairs(pairs: Sequence[Pair], everybody: Sequence[Pair]) -> Any:
-    """For each pair what other raters say of it, −1 … 1; None unless all have been rated by somebody else."""
-    held: dict[tuple[Any, ...], dict[str, list[float]]] = {}
-    for pair in everybody:
-        first = sorted(pair.models)[0]
-        held.setdefault(_unit(pair), {}).setdefault(pair.judge, []).append(_for(pair, first))
-    found = []
-    for pair in pairs:
-        value = mean_of_others(held[_unit(pair)], pair.judge)
-        if value is None:
-            return None
-        found.append(value if pair.models[0] == sorted(pair.models)[0] else -value)
-    return np.array(found)
-
-
-def _unit(pair: Pair) -> tuple[Any, ...]:
-    return pair.question, pair.turn, ordered(pair)[0]
-
-
-def _for(pair: Pair, model: str) -> float:
-    """1 where ``model`` wins, −1 where it loses."""
-    return pair.value if pair.models[0] == model else -pair.value
+        outcomes[pair.question, pair.turn, pair.models].append(pair.outcome)
+    repeated = [(unit[0], pair) for unit, own in outcomes.items() for pair in itertools.combinations(own, 2)]
+    same = [(question, float(one == other)) for question, (one, other) in repeated]
+    if not same:
+        return None
+    return {"same_outcome": ClusterBootstrap(question for question, _ in same).mean([equal for _, equal in same])}

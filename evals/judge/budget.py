@@ -1,97 +1,106 @@
-"""What judging will cost, told before it starts, and a limit that it does not pass."""
+"""The cost of judging: prices, an estimate before anything is sent, and a limit."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import math
 from dataclasses import dataclass
-from typing import Any
 
-from evals.judge.prompts import Prompt
+from evals.judge.records import Line, Params, Prompt
 from harness.errors import MoemixError, StageFailed
 
-CHARACTERS_PER_TOKEN = 3.5  # English under today's tokenizers has 4 and more: an estimate on the high side
+CHARACTERS_PER_TOKEN = 3.5  # English has 4 and more with current tokenizers, so estimates are rather too high
 REPLY_TOKENS = 350  # of a judgment with its explanation, unless the limit is lower
 
 
 @dataclass(frozen=True)
 class Price:
-    """In any one currency, per million tokens."""
+    """The price of a million tokens, in any one currency."""
 
     prompt: float
     reply: float
 
-    def of(self, prompt_tokens: int, reply_tokens: int) -> float:
+    def of(self, prompt_tokens: float, reply_tokens: float) -> float:
+        """Return the cost of so many tokens."""
         return (self.prompt * prompt_tokens + self.reply * reply_tokens) / 1e6
 
 
 @dataclass
 class Estimate:
-    """Requests still to be sent and what they come to, without retries."""
+    """Requests still to be sent and their tokens, without retries."""
 
     requests: int = 0
     prompt_tokens: int = 0
     reply_tokens: int = 0
 
-    def add(self, prompt: Prompt, params: Mapping[str, Any]) -> None:
+    def add(self, prompt: Prompt, params: Params) -> None:
+        """Count a request."""
         self.requests += 1
         self.prompt_tokens += round(len(prompt.system + prompt.user) / CHARACTERS_PER_TOKEN) + 8
         self.reply_tokens += min(REPLY_TOKENS, params["max_tokens"])
 
-    def words(self, price: Price | None) -> str:
+    def as_text(self, price: Price | None) -> str:
+        """Return the estimate as text, with the cost if there is a price."""
         text = f"{self.requests:,} requests, about {self.prompt_tokens:,} prompt and {self.reply_tokens:,} reply tokens"
         return f"{text}: about {price.of(self.prompt_tokens, self.reply_tokens):.2f}" if price else text
 
 
 def parse_price(text: str) -> Price:
-    """``IN,OUT`` per million tokens."""
+    """Parse ``IN,OUT``, the prices of a million prompt and a million reply tokens.
+
+    Raises:
+        MoemixError: the text is not two numbers, or one of them is negative.
+    """
     try:
         prompt, reply = (float(part) for part in text.split(","))
+        valid = 0 <= prompt < math.inf and 0 <= reply < math.inf
     except ValueError:
+        valid = False
+    if not valid:
         raise MoemixError(
             f"{text!r} is not a price",
             where="--price",
-            hint="expected IN,OUT, for a million prompt and a million reply tokens: 2.5,10",
-        ) from None
-    if prompt < 0 or reply < 0:
-        raise MoemixError("a price is not negative", where="--price")
+            hint="expected IN,OUT, the prices of a million prompt and a million reply tokens, such as 2.5,10",
+        )
     return Price(prompt, reply)
 
 
 @dataclass
 class Budget:
-    """A limit in money. Spending is counted from what the endpoint says it used, else from the estimate."""
+    """A limit on the cost, counted from the tokens that the endpoint reports, else from the length of the texts."""
 
     limit: float
     price: Price
     spent: float = 0.0
 
     def check(self, estimate: Estimate) -> None:
-        """Refuse to start what will not fit."""
+        """Raise an error before anything is sent if the estimate exceeds the budget."""
         needed = self.spent + self.price.of(estimate.prompt_tokens, estimate.reply_tokens)
         if needed > self.limit:
             raise MoemixError(
                 f"judging would cost about {needed:.4g}, and the budget is {self.limit:g}",
                 where="--max-cost",
-                hint=f"{estimate.words(self.price)}; raise the budget, or judge fewer questions (--limit)",
+                hint=f"{estimate.as_text(self.price)}; raise the budget, or judge fewer questions (--limit)",
             )
 
-    def spend(self, line: Mapping[str, Any]) -> None:
-        """Count a judgment, and stop before the next ones could pass the limit."""
-        self.spent += cost([line], self.price)
+    def spend(self, line: Line) -> None:
+        """Add the cost of a judgment.
+
+        Raises:
+            StageFailed: the budget is used up.
+        """
+        self.spent += cost_of(line, self.price)
         if self.spent > self.limit:
             raise StageFailed(
                 f"the budget of {self.limit:g} is used up (about {self.spent:.4g} spent)",
                 where="--max-cost",
-                hint="what was judged is kept: run again with a larger budget",
+                hint="finished judgments are kept: run the same command again with a larger budget",
             )
 
 
-def cost(lines: Iterable[Mapping[str, Any]], price: Price) -> float:
-    """What judgments cost. Failed attempts are billed nowhere that we know of, and not counted."""
-    total = 0.0
-    for line in lines:
-        if line.get("attempts"):
-            prompt = line["prompt_tokens"] or len(line["system_prompt"] + line["user_prompt"]) / CHARACTERS_PER_TOKEN
-            reply = line["reply_tokens"] or len(line["judgment"]) / CHARACTERS_PER_TOKEN
-            total += price.of(round(prompt), round(reply))
-    return total
+def cost_of(line: Line, price: Price) -> float:
+    """Return the cost of a judgment; requests that got no reply are not counted."""
+    if not line.get("attempts"):
+        return 0.0
+    prompt = line["prompt_tokens"] or len(line["system_prompt"] + line["user_prompt"]) / CHARACTERS_PER_TOKEN
+    reply = line["reply_tokens"] or len(line["judgment"]) / CHARACTERS_PER_TOKEN
+    return price.of(round(prompt), round(reply))

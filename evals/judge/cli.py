@@ -15,16 +15,20 @@ FOLDER = click.Path(path_type=Path, file_okay=False)
 
 
 class JudgeGroup(click.Group):
-    """``judge report …`` is a sub-command; ``judge`` with anything else judges."""
+    """A group whose default command is ``run``, so that ``judge CHECKPOINT`` judges and ``judge report`` reports."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Put ``run`` before arguments that name no command."""
         if not args or args[0] not in self.commands:
             args = ["run", *args]
         return super().parse_args(ctx, args)
 
-    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[Any, Any, list[str]]:
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command, and leave ``run`` out of usage lines, since nobody types it."""
         name, command, rest = super().resolve_command(ctx, args)
-        return ("" if name == "run" else name), command, rest  # nobody types `run`, so nobody reads it in a usage line
+        return ("" if name == "run" else name), command, rest
 
 
 @click.group("judge", cls=JudgeGroup)
@@ -79,14 +83,14 @@ def run(**options: Any) -> None:
     `moemix judge report FOLDER…` measures the judge.
     """
     from evals.judge.command import judge_request, request_from
-    from evals.judge.shown import show
+    from evals.judge.summary import as_text
     from harness.requests import JudgeJobRequest, read_request
 
     file = options.pop("request")
     if file is None and options["out"] is None:
         raise click.UsageError("give --out DIR, or --request FILE")
     job = read_request(file, JudgeJobRequest) if file else request_from(**options)
-    click.echo(show(judge_request(job)), nl=False)
+    click.echo(as_text(judge_request(job)), nl=False)
 
 
 @judge.command("report")
@@ -103,11 +107,11 @@ def report(folders: tuple[Path, ...], human: Path | None, style: str, out: Path 
     """
     import json
 
-    from evals.judge.report import in_words, make_report
+    from evals.judge.report import as_text, make_report
     from harness.files import write_text
 
-    made = make_report(folders, human)
-    text = json.dumps(made, indent=1, ensure_ascii=False) + "\n" if style == "json" else in_words(made)
+    measured = make_report(folders, human)
+    text = json.dumps(measured, indent=1, ensure_ascii=False) + "\n" if style == "json" else as_text(measured)
     if out is None:
         click.echo(text, nl=False)
     else:

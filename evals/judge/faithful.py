@@ -1,7 +1,7 @@
 """The ``faithful`` protocol: FastChat's templates, parsing and averaging.
 
-The templates are read from FastChat's own ``judge_prompts.jsonl``, which lies in a data root (``mt_bench/``) or is
-given by the user: their text is not part of this project.
+The text of the templates is not part of this project: they are read from FastChat's own ``judge_prompts.jsonl``, in
+the data root (``mt_bench/``) or given by the user.
 """
 
 from __future__ import annotations
@@ -9,13 +9,12 @@ from __future__ import annotations
 import ast
 import re
 from pathlib import Path
-from typing import Any
 
-from evals.judge.prompts import Match, Prompt, Verdict
+from evals.judge.records import Match, Prompt, Verdict
 from harness.errors import MoemixError
 from harness.files import hash_value, read_jsonl
 
-# {single, pair} × {default, math} × {one turn, multi-turn}
+# (pairwise, with a reference answer) → template; the template of a second turn has MULTI_TURN behind its name
 NAMES = {
     (False, False): "single-v1",
     (False, True): "single-math-v1",
@@ -23,12 +22,17 @@ NAMES = {
     (True, True): "pair-math-v1",
 }
 MULTI_TURN = "-multi-turn"
+_KEYS = ("name", "system_prompt", "prompt_template", "output_format")
 _RATING = (re.compile(r"\[\[(\d+\.?\d*)\]\]"), re.compile(r"\[(\d+\.?\d*)\]"))
 _WINNERS = (("[[A]]", "A"), ("[[B]]", "B"), ("[[C]]", "tie"))
 
 
 class Faithful:
-    """FastChat's eight templates and the rules of its ``llm_judge``."""
+    """FastChat's eight templates and the rules of its ``llm_judge``.
+
+    Args:
+        templates: FastChat's ``judge_prompts.jsonl``.
+    """
 
     name = "faithful"
 
@@ -37,40 +41,37 @@ class Faithful:
 
     @property
     def fingerprint(self) -> str:
+        """Hash of the templates."""
         return hash_value(self.templates)
 
     def prompt(self, match: Match) -> Prompt:
-        template = self.templates[self._name(match)]
+        """Fill in FastChat's template for a match."""
         question, multi = match.question, match.turn == 2
+        template = self.templates[NAMES[match.pairwise, match.guided] + (MULTI_TURN if multi else "")]
         values: dict[str, str] = {}
         if match.guided:
-            values |= {f"ref_answer_{i}": text for i, text in enumerate(question.reference[:2], 1)}
+            values |= _numbered("ref_answer", question.reference)
         sides = ("_a", "_b") if match.pairwise else ("",)
         for side, answer in zip(sides, match.answers, strict=True):
-            if multi:
-                values |= {f"answer{side}_{i}": text for i, text in enumerate(answer.turns[:2], 1)}
-            else:
-                values[f"answer{side}"] = answer.turns[0]
-        if multi:
-            values |= {f"question_{i}": text for i, text in enumerate(question.turns[:2], 1)}
-        else:
-            values["question"] = question.turns[0]
+            values |= _numbered(f"answer{side}", answer.turns) if multi else {f"answer{side}": answer.turns[0]}
+        values |= _numbered("question", question.turns) if multi else {"question": question.turns[0]}
         return Prompt(template["name"], template["system_prompt"], template["prompt_template"].format(**values))
 
     def verdict(self, reply: str, match: Match) -> Verdict:
+        """Parse a reply as FastChat does."""
         if match.pairwise:
             winner = pair_winner(reply)
             return Verdict(winner=winner, reason="no_verdict" if winner == "error" else None)
         score = rating(reply)
         return Verdict(score=score, reason="no_verdict" if score == -1 else None)
 
-    @staticmethod
-    def _name(match: Match) -> str:
-        return NAMES[match.pairwise, match.guided] + (MULTI_TURN if match.turn == 2 else "")
+
+def _numbered(field: str, texts: tuple[str, ...]) -> dict[str, str]:
+    return {f"{field}_{number}": text for number, text in enumerate(texts[:2], 1)}
 
 
 def rating(reply: str) -> float:
-    """FastChat's score of a reply: its first ``[[number]]``, else its first ``[number]``, else −1.
+    """Return FastChat's score of a reply: its first ``[[number]]``, else its first ``[number]``, else −1.
 
     A number with a leading zero (``[[07]]``), on which FastChat stops with a syntax error, is −1.
     """
@@ -85,25 +86,25 @@ def rating(reply: str) -> float:
 
 
 def pair_winner(reply: str) -> str:
-    """FastChat's verdict of a reply: ``[[A]]`` anywhere, else ``[[B]]``, else ``[[C]]`` for a tie, else error."""
+    """Return FastChat's verdict: ``[[A]]`` anywhere, else ``[[B]]``, else ``[[C]]`` for a tie, else ``error``."""
     return next((winner for mark, winner in _WINNERS if mark in reply), "error")
 
 
-def read_templates(file: Path) -> dict[str, dict[str, Any]]:
-    """The eight templates that judging uses, from FastChat's file.
+def read_templates(file: Path) -> dict[str, dict[str, str]]:
+    """Read the eight templates that judging uses from FastChat's file.
 
     Raises:
         MoemixError: the file does not exist, or lacks a template or a key.
     """
     if not file.is_file():
-        raise MoemixError("the judge templates do not exist", where=str(file))
-    held = {}
+        raise MoemixError("the file of judge templates does not exist", where=str(file))
+    templates = {}
     for number, row in enumerate(read_jsonl(file), 1):
-        missing = {"name", "system_prompt", "prompt_template", "output_format"} - set(row)
-        if missing:
-            raise MoemixError(f"the template lacks {', '.join(sorted(missing))}", where=f"{file}:{number}")
-        held[row["name"]] = row
-    wanted = [name + ending for name in NAMES.values() for ending in ("", MULTI_TURN)]
-    if absent := [name for name in wanted if name not in held]:
-        raise MoemixError(f"templates are missing: {', '.join(absent)}", where=str(file))
-    return {name: held[name] for name in wanted}
+        if missing := sorted(set(_KEYS) - set(row)):
+            raise MoemixError(f"the template has no {', '.join(missing)}", where=f"{file}:{number}")
+        templates[row["name"]] = row
+    names = [name + ending for name in NAMES.values() for ending in ("", MULTI_TURN)]
+    if absent := [name for name in names if name not in templates]:
+        raise MoemixError(f"templates are missing: {', '.join(absent)}", where=str(file),
+                          hint="expected FastChat's judge_prompts.jsonl")  # fmt: skip
+    return {name: templates[name] for name in names}

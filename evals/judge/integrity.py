@@ -1,7 +1,7 @@
-"""Answers that talk to the judge instead of the user, and answers that are not answers: found, flagged, masked.
+"""Detect answers that address the judge instead of the user, repeated answers, and implausible scores.
 
-A flag is a reason to look, not a penalty. Passages that pose as a verdict, as part of a judge's template, or as
-instructions to a judge are left out of the ``strict`` prompt; everything stays in the records.
+A flag is a reason to look at an answer, not a penalty. Passages that pose as a verdict, as part of a judge's template,
+or as instructions to a judge are replaced in the ``strict`` prompt; the records keep everything.
 """
 
 from __future__ import annotations
@@ -9,21 +9,22 @@ from __future__ import annotations
 import functools
 import re
 import zlib
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
-from evals.judge.answers import Answers
-from evals.judge.questions import Question, QuestionId
+from evals.judge.records import Answers, Question, QuestionId
 
 MASK = "⟦removed⟧"
-NEAR = 0.9  # Jaccard similarity of word triples from which two answers are the same
-CONSTANT = 3  # as many questions with the same answer, or all of them
+NEAR = 0.9  # two answers whose word triples have this Jaccard similarity count as the same
+CONSTANT = 3  # questions with the same answer from which they are flagged (or all, if there are fewer)
+_CONSTANT_SCORES = 20  # rows from which equal scores are suspicious
 _ODD = (0x9E3779B1, 0x85EBCA77, 0xC2B2AE3D, 0x27D4EB2F, 0x165667B1, 0x7FEB352D, 0x846CA68B, 0x68E31DA5)
-_SHORT = 6  # words; below, equal answers to several questions are no sign of anything
+_SHORT = 6  # word triples; shorter answers may be equal by chance
 
-# A verdict: brackets right after a word for one, or alone as the last line.
+# A verdict: brackets right after a word for a verdict, or alone on the last line.
 _RATED = re.compile(
     r"(?:rating|score|verdict|grade|rated?|judg\w+|winner|better)\b[^\n\[\]]{0,30}"
     r"\[\[?\s*(?:\d{1,2}(?:\.\d+)?(?:\s*/\s*10)?|[ABC]|rating)\s*\]\]?",
@@ -33,7 +34,7 @@ _LAST_LINE = re.compile(r"^\s*\[\[\s*(?:10|\d(?:\.\d+)?|[ABC])\s*\]\]\s*\.?\s*\Z
 _VERDICT_JSON = re.compile(
     r"\{[^{}]*\"(?:rating|score|verdict|winner)\"\s*:\s*(?:\d{1,2}(?:\.\d+)?|\"(?:[ABC]|tie)\")[^{}]*\}", re.IGNORECASE
 )
-# Marks of FastChat's templates, of ours, and of chat templates.
+# Marks of FastChat's judge templates, of ours, and of chat templates.
 _TEMPLATE = re.compile(
     r"\[The (?:Start|End) of (?:the )?(?:Assistant|Reference)[^\]\n]*\]|<\|The (?:Start|End) of [^|\n]*\|>"
     r"|\[/?(?:User Question|Instruction|INST)\]|<\|(?:im_start|im_end|user|assistant|system|endoftext|eot_id)\|>"
@@ -68,10 +69,10 @@ class Passage:
 
 
 def passages(text: str, question: str = "") -> list[Passage]:
-    """Verdicts, template marks and words to the judge in an answer, in order, without overlaps.
+    """Find verdicts, template marks and words to the judge in an answer; return them in order, without overlaps.
 
-    What stands in code is the user's business, except for chat templates' control tokens; and a question that is
-    itself about brackets makes a bracketed last line an answer.
+    Code is left alone, except for control tokens of chat templates. Where the question itself contains brackets, a
+    last line in brackets is taken for an answer.
     """
     code = [match.span() for match in _CODE.finditer(text)]
     found = [Passage("template_in_answer", *match.span()) for match in _TEMPLATE.finditer(text)]
@@ -93,55 +94,53 @@ def passages(text: str, question: str = "") -> list[Passage]:
 
 @functools.lru_cache(maxsize=1024)
 def masked(text: str, question: str = "") -> tuple[str, int]:
-    """The answer without its suspicious passages, and how many there were."""
+    """Replace the suspicious passages of an answer; return the text and how many there were."""
     found = passages(text, question)
     for passage in reversed(found):
         text = f"{text[: passage.start]}{MASK}{text[passage.end :]}"
     return text, len(found)
 
 
-def answer_flags(held: Answers, questions: list[Question]) -> dict[QuestionId, set[str]]:
-    """The flags of every flagged answer."""
-    flags: dict[QuestionId, set[str]] = {}
-    texts: dict[QuestionId, tuple[str, ...]] = {}
+def answer_flags(answers: Answers, questions: Iterable[Question]) -> dict[QuestionId, set[str]]:
+    """Return the flags of every flagged answer, by question."""
+    flags: dict[QuestionId, set[str]] = defaultdict(set)
+    first_turns: dict[QuestionId, str] = {}
     for question in questions:
-        answer = held.answers.get(question.id)
+        answer = answers.answers.get(question.id)
         if answer is None:
             continue
-        texts[question.id] = answer.turns
-        for turn, asked in zip(answer.turns, question.turns, strict=False):
-            for passage in passages(turn, asked):
-                flags.setdefault(question.id, set()).add(passage.kind)
-        if not any(turn.strip() for turn in answer.turns):
-            flags.setdefault(question.id, set()).add("empty_answer")
-    for group in _repeated(texts):
+        if answer.turns:
+            first_turns[question.id] = answer.turns[0]
+        for text, asked in zip(answer.turns, question.turns, strict=False):
+            for passage in passages(text, asked):
+                flags[question.id].add(passage.kind)
+        if not any(text.strip() for text in answer.turns):
+            flags[question.id].add("empty_answer")
+    for group in _repeated(first_turns, max(2, min(CONSTANT, len(first_turns)))):
         for identity in group:
-            flags.setdefault(identity, set()).add("constant_answer")
-    return flags
+            flags[identity].add("constant_answer")
+    return dict(flags)
 
 
-def _repeated(texts: dict[QuestionId, tuple[str, ...]]) -> Iterator[set[QuestionId]]:
-    """Groups of questions whose first answers are the same or nearly so.
+def _repeated(texts: dict[QuestionId, str], at_least: int) -> list[set[QuestionId]]:
+    """Return groups of questions whose answers are the same or nearly so.
 
-    Answers are compared where their min-hashes meet: of two that are alike, one of eight does so all but certainly.
+    Two answers are compared only if one of their eight min-hashes is equal, which is all but certain for near copies.
     """
-    triples = {identity: _triples(turns[0]) for identity, turns in texts.items() if turns}
     first: dict[tuple[int, int], QuestionId] = {}
     group_of: dict[QuestionId, set[QuestionId]] = {}
-    for identity, held in triples.items():
-        if len(held) < _SHORT:
+    triples = {identity: _triples(text) for identity, text in texts.items()}
+    for identity, mine in triples.items():
+        if len(mine) < _SHORT:
             continue
         group_of[identity] = {identity}
-        for bucket in enumerate(_min_hashes(held)):
+        for bucket in enumerate(_min_hashes(mine)):
             other = first.setdefault(bucket, identity)
-            if group_of[other] is not group_of[identity] and _similar(held, triples[other]):
+            if group_of[other] is not group_of[identity] and _similar(mine, triples[other]):
                 joined = group_of[other] | group_of[identity]
-                for member in joined:
-                    group_of[member] = joined
-    enough = max(2, min(CONSTANT, len(texts)))
-    for group in {id(group): group for group in group_of.values()}.values():
-        if len(group) >= enough:
-            yield group
+                group_of.update(dict.fromkeys(joined, joined))
+    groups = {id(group): group for group in group_of.values()}
+    return [group for group in groups.values() if len(group) >= at_least]
 
 
 def _min_hashes(triples: frozenset[tuple[str, ...]]) -> list[int]:
@@ -162,11 +161,17 @@ def _similar(one: frozenset[tuple[str, ...]], other: frozenset[tuple[str, ...]])
     return shared >= NEAR * (len(one) + len(other) - shared)
 
 
-def score_flags(scores: list[float], low: float, high: float, rows: int = 20) -> set[str]:
-    """Patterns of scores that answers of mixed quality do not get."""
-    found = set()
-    if any(not low <= score <= high for score in scores):
-        found.add("score_out_of_range")
-    if len(scores) >= rows and len(set(scores)) == 1:
-        found.add("constant_scores")
-    return found
+def score_flags(scores: Mapping[QuestionId, list[float]], low: float, high: float) -> dict[str, set[QuestionId]]:
+    """Return the questions of implausible scores by flag: outside the scale, or all the same over 20 rows and more.
+
+    Args:
+        scores: the scores of every question's turns.
+        low: lower end of the scale.
+        high: upper end of the scale.
+    """
+    rows = [score for of_question in scores.values() for score in of_question]
+    outside = {question for question, own in scores.items() if any(not low <= score <= high for score in own)}
+    flags = {"score_out_of_range": outside} if outside else {}
+    if len(rows) >= _CONSTANT_SCORES and len(set(rows)) == 1:
+        flags["constant_scores"] = set(scores)
+    return flags

@@ -1,166 +1,66 @@
-"""Benches: questions in FastChat's format, from the data root, the hub, a user's file, or this package."""
+"""FastChat's question and answer files, and the benches made of them: local, from the hub, or from this package."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
+from pydantic import TypeAdapter, ValidationError
+
+from evals.judge.records import Answer, Answers, Bench, Question, QuestionId
 from harness.errors import MoemixError, nearest
-from harness.files import hash_file, hash_value, read_jsonl
+from harness.files import hash_file, read_jsonl
 
 BUNDLED = Path(__file__).parent / "benches"
 PUBLISHED = ("mt_bench", "vicuna_bench")
 TITLES = {"mt_bench": "MT-Bench", "vicuna_bench": "Vicuna-Bench"}
 HUB = "lmsys/mt-bench"  # the hub space with FastChat's files
-REFERENCES = "gpt-4"  # the model whose reference answers FastChat's published scores use
+REFERENCES = "reference_answer/gpt-4.jsonl"  # FastChat's published scores use GPT-4's reference answers
 PROMPTS = "judge_prompts.jsonl"
-
-# FastChat's temperatures by category; anything else is answered at UNKNOWN_TEMPERATURE.
-TEMPERATURES = {"writing": 0.7, "roleplay": 0.7, "stem": 0.1, "humanities": 0.1,
-                "extraction": 0.0, "math": 0.0, "coding": 0.0, "reasoning": 0.0}  # fmt: skip
-UNKNOWN_TEMPERATURE = 0.7
-NEED_REFERENCE = ("math", "reasoning", "coding")
-
-QuestionId = int | str
-
-
-@dataclass(frozen=True)
-class Question:
-    """A question of one or two turns.
-
-    Attributes:
-        reference: a reference answer for each turn; empty where there is none.
-        checks: for each turn, how the reference grader tells a right answer (:mod:`evals.judge.reference`).
-        required_temperature: overrides the category's.
-    """
-
-    id: QuestionId
-    category: str
-    turns: tuple[str, ...]
-    reference: tuple[str, ...] = ()
-    checks: tuple[dict[str, Any], ...] = ()
-    required_temperature: float | None = None
-
-    @property
-    def temperature(self) -> float:
-        if self.required_temperature is not None:
-            return self.required_temperature
-        return TEMPERATURES.get(self.category, UNKNOWN_TEMPERATURE)
-
-
-@dataclass(frozen=True)
-class Bench:
-    """A list of questions.
-
-    Attributes:
-        title: what tables call it.
-        fingerprint: hash of the questions with their references.
-        prompts: FastChat's judge templates that lie beside it, if they do.
-    """
-
-    name: str
-    title: str
-    questions: tuple[Question, ...]
-    fingerprint: str
-    prompts: Path | None
-
-    def limited(self, limit: int | None) -> Bench:
-        """The first ``limit`` questions of every category."""
-        if limit is None:
-            return self
-        taken: dict[str, int] = {}
-        kept = []
-        for question in self.questions:
-            taken[question.category] = taken.get(question.category, 0) + 1
-            if taken[question.category] <= limit:
-                kept.append(question)
-        return replace(self, questions=tuple(kept), fingerprint=_fingerprint(kept))
+_QUESTION = TypeAdapter(Question)
+_OPTIONAL = ("reference", "checks", "required_temperature")
 
 
 def bench_names() -> list[str]:
-    """Every bench that goes by a name."""
+    """Return the name of every bench that has one."""
     return sorted([*PUBLISHED, *(path.stem for path in BUNDLED.glob("*.jsonl"))])
 
 
 def load_bench(name: str, root: Path | None, references: Path | None = None) -> Bench:
-    """A bench by name, or from a JSONL file.
+    """Load a bench by its name, or from a JSONL file.
 
-    Reference answers are those of ``reference_answer/gpt-4.jsonl`` beside the file, as FastChat's, else those in the
-    questions themselves (``reference``).
+    Reference answers come from ``reference_answer/gpt-4.jsonl`` beside the question file, as in FastChat; without that
+    file they come from the questions themselves (``reference``).
 
     Args:
+        name: a name of :func:`bench_names`, or a JSONL file.
         root: the data root; published benches come from it, or from the hub without one.
-        references: a FastChat answer file to take the references from instead.
+        references: a FastChat answer file with other reference answers.
 
     Raises:
-        MoemixError: no such bench, or a row that is not a question, with file and line.
+        MoemixError: the bench does not exist, or a row is not a question (with file and line).
     """
-    file, name = _file(name, root)
-    questions = list(read_questions(file))
-    beside = file.parent / "reference_answer" / f"{REFERENCES}.jsonl"
+    file, name = _locate(name, root)
+    questions = read_questions(file)
+    beside = file.parent / REFERENCES
     if references is not None or beside.is_file():
-        questions = list(_with_references(questions, references or beside))
+        answers = read_answers(references or beside).answers
+        questions = [replace(q, reference=answers[q.id].turns) if q.id in answers else q for q in questions]
     near = (file.parent / PROMPTS, file.parent.parent / PROMPTS, *([root / "mt_bench" / PROMPTS] if root else []))
     prompts = next((path for path in near if path.is_file()), None)
-    return Bench(name, TITLES.get(name, name), tuple(questions), _fingerprint(questions), prompts)
+    return Bench(name, TITLES.get(name, name), tuple(questions), prompts)
 
 
-def read_questions(file: Path) -> Iterable[Question]:
-    """The questions of a file in FastChat's format."""
-    if not file.is_file():
-        raise MoemixError("the question file does not exist", where=str(file))
-    seen: set[QuestionId] = set()
-    for number, row in enumerate(read_jsonl(file), 1):
-        where = f"{file}:{number}"
-        question = _question(row, where)
-        if question.id in seen:
-            raise MoemixError(f"question {question.id} comes twice", where=where)
-        seen.add(question.id)
-        yield question
-    if not seen:
-        raise MoemixError("there is no question in it", where=str(file))
+def content_hash(name: str, root: Path | None) -> str | None:
+    """Return the hash of a bench's question file; None for a bench that comes from the hub."""
+    if name in PUBLISHED and root is None:
+        return None
+    return hash_file(_locate(name, root)[0])
 
 
-def _question(row: Any, where: str) -> Question:
-    if not isinstance(row, dict):
-        raise MoemixError("a question is a JSON object", where=where)
-    identity, turns = row.get("question_id"), row.get("turns")
-    if not isinstance(identity, int | str) or isinstance(identity, bool):
-        raise MoemixError("`question_id` is a number or a text", where=where, hint=_keys(row))
-    if not isinstance(turns, list) or not turns or not all(isinstance(turn, str) for turn in turns):
-        raise MoemixError("`turns` is a list of one or two texts", where=where, hint=_keys(row))
-    if len(turns) > 2:
-        raise MoemixError(f"{len(turns)} turns; judging is of the first and the second", where=where)
-    reference = row.get("reference") or []
-    if not isinstance(reference, list) or not all(isinstance(text, str) for text in reference):
-        raise MoemixError("`reference` is a list of texts, one for each turn", where=where)
-    checks = row.get("checks") or []
-    if not isinstance(checks, list) or not all(isinstance(check, dict) and "kind" in check for check in checks):
-        raise MoemixError("`checks` is a list of objects with a `kind`, one for each turn", where=where)
-    temperature = row.get("required_temperature")
-    if temperature is not None and not isinstance(temperature, int | float):
-        raise MoemixError("`required_temperature` is a number", where=where)
-    return Question(
-        identity, str(row.get("category") or "general"), tuple(turns), tuple(reference), tuple(checks), temperature
-    )
-
-
-def _keys(row: dict[str, Any]) -> str:
-    return f"the row has {', '.join(sorted(map(str, row))) or 'no key'}"
-
-
-def _with_references(questions: Iterable[Question], file: Path) -> Iterable[Question]:
-    from evals.judge.answers import read_answers
-
-    held = read_answers(file)
-    for question in questions:
-        answer = held.answers.get(question.id)
-        yield replace(question, reference=answer.turns) if answer else question
-
-
-def _file(name: str, root: Path | None) -> tuple[Path, str]:
+def _locate(name: str, root: Path | None) -> tuple[Path, str]:
+    """Return the question file of a bench and the bench's name."""
     if name.endswith(".jsonl") or Path(name).is_file():
         file = Path(name)
         known = file.parent.name in PUBLISHED and file.stem == "question"
@@ -173,42 +73,111 @@ def _file(name: str, root: Path | None) -> tuple[Path, str]:
         return _from_hub(name), name
     file = root / name / "question.jsonl"
     if not file.is_file():
-        raise MoemixError(
-            f"the data root lacks the questions of {name}", where=str(file), hint="or leave --data-root out for the hub"
-        )
+        raise MoemixError(f"the data root has no questions of {name}", where=str(file),
+                          hint="add the file, or leave out --data-root to download the questions")  # fmt: skip
     return file, name
 
 
 def _from_hub(name: str) -> Path:
-    """The question file in the hub's cache, with references and templates beside it where the space has them."""
+    """Download a bench from the hub, with references and templates; return its question file in the hub's cache."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
     patterns = [f"data/{name}/question.jsonl", f"data/{name}/reference_answer/*", f"data/{PROMPTS}"]
+    where, hint = f"spaces/{HUB}", f"give --data-root DIR with DIR/{name}/question.jsonl"
     try:
         folder = snapshot_download(HUB, repo_type="space", allow_patterns=patterns)
     except (OSError, HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
-        raise MoemixError(
-            f"{name} cannot be fetched from the hub ({type(error).__name__})",
-            where=f"spaces/{HUB}",
-            hint=f"give --data-root DIR with DIR/{name}/question.jsonl",
-        ) from None
+        message = f"{name} cannot be downloaded from the hub ({type(error).__name__})"
+        raise MoemixError(message, where=where, hint=hint) from None
     file = Path(folder) / "data" / name / "question.jsonl"
     if not file.is_file():
-        raise MoemixError(
-            f"the hub's space has no questions of {name}",
-            where=f"spaces/{HUB}",
-            hint=f"give --data-root DIR with DIR/{name}/question.jsonl",
-        )
+        raise MoemixError(f"the hub's space has no questions of {name}", where=where, hint=hint)
     return file
 
 
-def _fingerprint(questions: Iterable[Question]) -> str:
-    return hash_value([[q.id, q.category, q.turns, q.reference, q.checks, q.required_temperature] for q in questions])
+def read_questions(file: Path) -> list[Question]:
+    """Read a file of questions in FastChat's format.
+
+    Raises:
+        MoemixError: the file is missing or empty, or a row is not a question (with file and line).
+    """
+    questions: dict[QuestionId, Question] = {}
+    for where, row in _rows(file, "question"):
+        question = _question(row, where)
+        if question.id in questions:
+            raise MoemixError(f"question {question.id} appears twice", where=where)
+        questions[question.id] = question
+    return list(questions.values())
 
 
-def content_hash(name: str, root: Path | None) -> str | None:
-    """What a bench's question file is; None for one that comes from the hub."""
-    if name in PUBLISHED and root is None:
-        return None
-    return hash_file(_file(name, root)[0])
+def _question(row: dict[str, object], where: str) -> Question:
+    optional = {name: row[name] for name in _OPTIONAL if row.get(name) is not None}
+    category = str(row.get("category") or "general")
+    hint = f"the row has {', '.join(sorted(map(str, row))) or 'no key'}"
+    try:
+        question = _QUESTION.validate_python(
+            {"id": row.get("question_id"), "category": category, "turns": row.get("turns"), **optional}
+        )
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        key = str(first["loc"][0]).replace("id", "question_id")
+        raise MoemixError(f"`{key}` is invalid: {first['msg'].lower()}", where=where, hint=hint) from None
+    if not 1 <= len(question.turns) <= 2:
+        raise MoemixError(f"`turns` holds {len(question.turns)} turns; one or two are supported", where=where)
+    if not all("kind" in check for check in question.checks):
+        raise MoemixError("every entry of `checks` needs a `kind`", where=where)
+    return question
+
+
+def read_answers(file: Path) -> Answers:
+    """Read a FastChat answer file; the first choice of every question counts, as in FastChat.
+
+    The model's name is the rows' ``model_id``; without it, the file's name.
+
+    Raises:
+        MoemixError: the file is missing or empty, or a row is not an answer (with file and line).
+    """
+    answers: dict[QuestionId, Answer] = {}
+    models: dict[str, None] = {}
+    for where, row in _rows(file, "answer"):
+        try:
+            identity, choice = row["question_id"], row["choices"][0]  # type: ignore[index]
+            turns, reasons = _texts(choice["turns"]), tuple(choice.get("finish_reasons") or ())
+        except (KeyError, IndexError, TypeError, AttributeError) as error:
+            raise MoemixError(
+                f"not a FastChat answer ({type(error).__name__}: {error})",
+                where=where,
+                hint='expected {"question_id": 81, "model_id": "…", "choices": [{"index": 0, "turns": ["…", "…"]}]}',
+            ) from None
+        if turns is None:
+            raise MoemixError("`choices[0].turns` must be a list of texts", where=where)
+        if not isinstance(identity, int | str):
+            raise MoemixError("`question_id` must be a number or text", where=where)
+        if identity in answers:
+            raise MoemixError(f"question {identity} is answered twice", where=where)
+        answers[identity] = Answer(turns, reasons)
+        models[str(row.get("model_id") or file.stem)] = None
+    if len(models) > 1:
+        raise MoemixError(f"the file has answers of several models: {', '.join(models)}", where=str(file),
+                          hint="write one file for each model")  # fmt: skip
+    return Answers(next(iter(models)), answers)
+
+
+def _rows(file: Path, kind: str) -> Iterator[tuple[str, dict[str, object]]]:
+    """Yield the place (``file:line``) and the object of every line; a file without lines is an error."""
+    if not file.is_file():
+        raise MoemixError(f"the {kind} file does not exist", where=str(file))
+    number = 0
+    for number, row in enumerate(read_jsonl(file), 1):
+        where = f"{file}:{number}"
+        if not isinstance(row, dict):
+            raise MoemixError(f"not a JSON object; expected one {kind} in each line", where=where)
+        yield where, row
+    if not number:
+        raise MoemixError(f"the file has no {kind}", where=str(file))
+
+
+def _texts(value: object) -> tuple[str, ...] | None:
+    """Return a list of texts as a tuple; None for anything else."""
+    return tuple(value) if isinstance(value, list) and all(isinstance(text, str) for text in value) else None

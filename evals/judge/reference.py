@@ -1,14 +1,13 @@
-"""The reference grader: no judge, only answers that can be checked, right or wrong by a fixed rule.
+"""The reference grader: grades answers that can be checked right or wrong by a fixed rule, without a judge.
 
-It stands in where there is no judge model. Its scores are the share of right answers; they say nothing about writing,
-and no table calls them by the name of a judged bench.
+A score is the share of right answers. It says nothing about writing, so no table gives it the name of a judged bench.
 
-A question's ``checks`` has an entry for each turn:
+The ``checks`` of a question have one entry for each turn:
 
-    {"kind": "text", "value": "In reverse: c b a."}    the answer's first line, but for case, spaces and a final stop
-    {"kind": "number", "value": 7}                     the number after the answer's last "####", else its last number
-    {"kind": "contains", "value": ["red", "blue"]}     every one of these, as words, in any order
-    {"kind": "program", "tests": ["assert f(2) == 4"]} the answer's code, followed by the tests, runs in the sandbox
+    {"kind": "text", "value": "In reverse: c b a."}    the first line, ignoring case, spaces and a final full stop
+    {"kind": "number", "value": 7}                     the number after the last "####", else the last number
+    {"kind": "contains", "value": ["red", "blue"]}     the answer contains all of these words, in any order
+    {"kind": "program", "tests": ["assert f(2) == 4"]} the answer's code passes the tests, run in the sandbox
     {"kind": "none"}                                   this turn cannot be checked
 """
 
@@ -16,12 +15,11 @@ from __future__ import annotations
 
 import re
 import time
-from typing import Any
+from collections.abc import Iterable, Mapping
 
-from evals.judge.endpoint import Reply
-from evals.judge.prompts import Match, Prompt, Verdict
+from evals.judge.records import Match, Prompt, Reply, Verdict
 from evals.sandbox import available, run_program
-from harness.errors import MoemixError
+from harness.errors import MoemixError, unknown
 from harness.files import hash_value
 
 NAME = "reference grader"
@@ -29,6 +27,8 @@ KINDS = {"text": "value", "number": "value", "contains": "value", "program": "te
 VERSION = 1
 _NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")
 _BLOCK = re.compile(r"```(?:\w+)?\n(.*?)(?:```|\Z)", re.DOTALL)
+
+Check = Mapping[str, object]
 
 
 class ReferenceGrader:
@@ -38,57 +38,65 @@ class ReferenceGrader:
 
     @property
     def fingerprint(self) -> str:
+        """Hash of the version of the rules."""
         return hash_value(["reference grader", VERSION])
 
     def prompt(self, match: Match) -> Prompt:
-        """The record of what is compared: nobody is asked."""
-        check = match.question.checks[match.turn - 1]
-        return Prompt(f"check-{check['kind']}", "", f"{check}\n\n{match.answers[0].turns[match.turn - 1]}")
+        """Return a record of what is compared; nobody is asked."""
+        check, answer = _check_and_answer(match)
+        return Prompt(f"check-{check['kind']}", "", f"{check}\n\n{answer}")
 
     def verdict(self, reply: str, match: Match) -> Verdict:
+        """Return 1 for ``right`` and 0 for anything else."""
         return Verdict(score=float(reply.startswith("right")))
 
     def grade(self, match: Match) -> Reply:
-        """``right`` or ``wrong: …``; a reason where the answer cannot be checked here."""
+        """Grade an answer: ``right``, ``wrong: …``, or a reason why it cannot be checked on this machine."""
         started = time.monotonic()
-        check = match.question.checks[match.turn - 1]
-        answer = match.answers[0].turns[match.turn - 1]
+        check, answer = _check_and_answer(match)
         if check["kind"] == "program" and (missing := available()):
             return Reply(reason="no_sandbox", detail=missing, attempts=0)
-        wrong = _wrong(check, answer)
-        text = f"wrong: {wrong}" if wrong else "right"
-        return Reply(text, attempts=0, seconds=time.monotonic() - started)
+        wrong = find_error(check, answer)
+        return Reply(f"wrong: {wrong}" if wrong else "right", attempts=0, seconds=time.monotonic() - started)
 
 
-def check_checks(checks: tuple[dict[str, Any], ...], where: str) -> None:
-    """Refuse checks of an unknown kind, or without what they compare with."""
+def validate_checks(checks: Iterable[Check], where: str) -> None:
+    """Raise an error for a check of an unknown kind, or without the value that it compares with."""
     for check in checks:
-        if check["kind"] not in KINDS:
-            raise MoemixError(
-                f"unknown check {check['kind']!r}", where=where, hint=f"valid: {', '.join(sorted(KINDS))}"
-            )
-        needed = KINDS[check["kind"]]
+        kind = str(check["kind"])
+        if kind not in KINDS:
+            raise unknown("check", kind, KINDS, where=where)
+        needed = KINDS[kind]
         if needed and needed not in check:
-            raise MoemixError(f"a check of kind {check['kind']} needs `{needed}`", where=where)
+            raise MoemixError(f"a check of kind {kind} needs `{needed}`", where=where)
 
 
-def _wrong(check: dict[str, Any], answer: str) -> str:
-    """Why an answer is wrong; empty if it is right."""
+def _check_and_answer(match: Match) -> tuple[Check, str]:
+    return match.question.checks[match.turn - 1], match.answers[0].turns[match.turn - 1]
+
+
+def find_error(check: Check, answer: str) -> str:
+    """Return why an answer is wrong; an empty text if it is right."""
+    value = check.get("value")
     if check["kind"] == "text":
         first = next((line for line in answer.splitlines() if line.strip()), "")
-        return "" if _plain(first) == _plain(str(check["value"])) else f"expected {check['value']!r}"
+        return "" if _plain(first) == _plain(str(value)) else f"expected {value!r}"
     if check["kind"] == "number":
         numbers = _NUMBER.findall(answer.rsplit("####", 1)[-1]) or _NUMBER.findall(answer)
         given = numbers[0 if "####" in answer else -1] if numbers else None
-        right = given is not None and float(given.replace(",", "")) == float(check["value"])
-        return "" if right else f"expected {check['value']}, found {given or 'no number'}"
+        right = given is not None and float(given.replace(",", "")) == float(str(value))
+        return "" if right else f"expected {value}, found {given or 'no number'}"
     if check["kind"] == "contains":
         words = set(re.findall(r"\w+", answer.lower()))
-        absent = [word for word in check["value"] if word.lower() not in words]
+        absent = [word for word in _strings(value) if word.lower() not in words]
         return f"without {', '.join(absent)}" if absent else ""
     blocks = _BLOCK.findall(answer)
-    verdict = run_program("\n".join([blocks[0] if blocks else answer, *check["tests"]]))
+    verdict = run_program("\n".join([blocks[0] if blocks else answer, *_strings(check["tests"])]))
     return "" if verdict.passed else verdict.reason
+
+
+def _strings(value: object) -> list[str]:
+    return [str(item) for item in value] if isinstance(value, Iterable) else []
 
 
 def _plain(text: str) -> str:

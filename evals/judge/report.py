@@ -1,187 +1,244 @@
-"""``moemix judge report``: the judge measured, as data and in words."""
+"""Measure the judges of judging folders: the report of ``moemix judge report``, as data and as text."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from evals.judge import biases
-from evals.judge.agreement import agreement, krippendorff, people_agree
-from evals.judge.verdicts import Held, Pair, Score, by_unit, read_folders, read_human
-from evals.judge.win_rates import length_controlled, win_rate
-from harness.errors import MoemixError
-from harness.statistics.bootstrap import BootstrapInterval
+import numpy as np
 
-# report key → what the judge is accused of when the 99 % interval excludes 0
-FAULTS = {
-    "first_place": "prefers an answer for its place",
-    "longer_wins": "prefers an answer for its length",
+from evals.judge import biases
+from evals.judge.verdicts import (
+    PERSON,
+    JudgmentSet,
+    Pair,
+    Rating,
+    agreement,
+    agreement_of_people,
+    krippendorff_of_scores,
+    krippendorff_of_verdicts,
+    read_human,
+    scores_by_rater,
+    winners_by_rater,
+)
+from harness.errors import MoemixError
+from harness.statistics.bootstrap import BootstrapInterval, ClusterBootstrap, percentile_interval, resampling_weights
+from harness.statistics.estimates import Floats
+
+# report key → the bias that is detected if the 99 % interval excludes 0
+BIASES = {
+    "first_place": "prefers answers because of their position",
+    "longer_wins": "prefers answers because of their length",
     "excess": "prefers its own answers",
 }
+Report = dict[str, Any]  # nested dictionaries of intervals and numbers
+_REFITS = 400
+_STEPS = 25
+_PRIOR = 0.05  # precision of a weak prior at 0: keeps estimates finite where a model always wins
 
 
-def make_report(folders: Sequence[Path], human: Path | None) -> dict[str, Any]:
-    """Everything that judging folders say about their judges.
+def make_report(folders: Sequence[Path], human: Path | None) -> Report:
+    """Return everything that judging folders say about their judges, ready for JSON.
+
+    Args:
+        folders: judging folders, finished or not.
+        human: people's verdicts (:func:`evals.judge.verdicts.read_human`).
 
     Raises:
-        MoemixError: a folder without judgments, or a bad file of human verdicts.
+        MoemixError: a folder has no judging, nothing was judged yet, or the file of human verdicts is invalid.
     """
-    held = read_folders(folders)
-    if not held.asked:
+    judgments = JudgmentSet()
+    for folder in folders:
+        judgments.read(folder)
+    if not judgments.asked:
         raise MoemixError("nothing has been judged yet", where=", ".join(map(str, folders)))
-    pairs_of_people, scores_of_people = read_human(human) if human else ([], [])
-    pairs, scores = [*held.pairs, *pairs_of_people], [*held.scores, *scores_of_people]
-    report: dict[str, Any] = {
-        "folders": [str(folder) for folder in folders],
-        "judges": {judge: _judge(judge, held, pairs, scores) for judge in held.judges},
-        "agreement": _agreements(held, pairs, scores),
-        "win_rates": _win_rates(held),
-    }
-    report["accusations"] = [
-        f"{judge} {FAULTS[key]}: {_words(found)}"
-        for judge, said in report["judges"].items()
-        for key, found in _intervals(said)
-        if key in FAULTS and found.flagged
+    pairs_of_people, ratings_of_people = read_human(human) if human else ([], [])
+    pairs, ratings = [*judgments.pairs, *pairs_of_people], [*judgments.ratings, *ratings_of_people]
+    judges = {judge: _measure(judge, judgments, pairs, ratings) for judge in judgments.judges}
+    detected = [
+        f"{judge} {BIASES[key]}: {x.value:+.3f} (95 % interval {x.low:+.3f} to {x.high:+.3f}, n = {x.n})"
+        for judge, measures in judges.items()
+        for key, x in _intervals(measures)
+        if key in BIASES and x.flagged
     ]
-    return _jsonable(report)  # type: ignore[no-any-return]
-
-
-def _judge(judge: str, held: Held, pairs: Sequence[Pair], scores: Sequence[Score]) -> dict[str, Any]:
-    mine = [pair for pair in held.pairs if pair.judge == judge]
-    ratings = [score for score in held.scores if score.judge == judge]
-    failed = dict(sorted(held.failed.get(judge, {}).items()))
-    found: dict[str, Any] = {
-        "judgments": held.asked[judge],
-        "failed": failed,
-        "failed_share": sum(failed.values()) / held.asked[judge],
+    return {
+        "folders": [str(folder) for folder in folders],
+        "judges": _jsonable(judges),
+        "agreement": _jsonable(_agreements(judgments.judges, pairs, ratings)),
+        "win_rates": _jsonable(_win_rates(judgments.pairs)),
+        "biases": detected,
+        "accusations": detected,  # the name of `biases` in version 0.1
     }
-    if mine:
-        found["position"] = biases.position(mine)
-        found["verbosity"] = biases.verbosity(mine, pairs)
-        found["self_preference"] = biases.self_preference(judge, mine, pairs)
-        found["repeats"] = biases.pair_stability(mine)
-        found["ties"] = sum(pair.outcome == "tie" for pair in mine) / len(mine)
-    if ratings:
-        found["distribution"] = biases.distribution(ratings)
-        found["verbosity_of_scores"] = biases.verbosity_of_scores(ratings, scores)
-        found["self_preference_of_scores"] = biases.self_preference_of_scores(judge, ratings, scores)
-        found["stability"] = biases.stability(ratings)
-    return found
 
 
-def _agreements(held: Held, pairs: Sequence[Pair], scores: Sequence[Score]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    units = by_unit(pairs)
-    people = sorted({pair.judge for pair in pairs if pair.judge.startswith("human:")})
-    judges = [judge for judge in held.judges if any(pair.judge == judge for pair in held.pairs)]
-    others = [(one, other) for i, one in enumerate(judges) for other in judges[i + 1 :]]
-    others += [(judge, "human") for judge in judges if people]
+def _measure(judge: str, judgments: JudgmentSet, pairs: Sequence[Pair], ratings: Sequence[Rating]) -> Report:
+    my_pairs = [pair for pair in judgments.pairs if pair.judge == judge]
+    my_ratings = [rating for rating in judgments.ratings if rating.judge == judge]
+    failed = dict(sorted(judgments.failed[judge].items()))
+    measures: Report = {
+        "judgments": judgments.asked[judge],
+        "failed": failed,
+        "failed_share": sum(failed.values()) / judgments.asked[judge],
+    }
+    if my_pairs:
+        measures["position"] = biases.position(my_pairs)
+        measures["verbosity"] = biases.verbosity(my_pairs, pairs)
+        measures["self_preference"] = biases.self_preference(judge, my_pairs, pairs)
+        measures["repeats"] = biases.pair_stability(my_pairs)
+        measures["ties"] = sum(pair.outcome == "tie" for pair in my_pairs) / len(my_pairs)
+    if my_ratings:
+        measures["distribution"] = biases.distribution(my_ratings)
+        measures["verbosity_of_scores"] = biases.verbosity_of_scores(my_ratings, ratings)
+        measures["self_preference_of_scores"] = biases.self_preference_of_scores(judge, my_ratings, ratings)
+        measures["stability"] = biases.stability(my_ratings)
+    return measures
+
+
+def _agreements(judges: Sequence[str], pairs: Sequence[Pair], ratings: Sequence[Rating]) -> Report:
+    found: Report = {}
+    votes = winners_by_rater(pairs)
+    raters = {pair.judge for pair in pairs}
+    people = sorted(name for name in raters if name.startswith(PERSON))
+    comparing = [judge for judge in judges if judge in raters]
+    others = [*combinations(comparing, 2), *((judge, "human") for judge in comparing if people)]
     for one, other in others:
-        found[f"{one} and {other}"] = {
-            name: {
-                "with_ties": agreement(units, one, other, turn=turn, ties=True),
-                "without_ties": agreement(units, one, other, turn=turn, ties=False),
-            }
-            for name, turn in (("all", None), ("turn_1", 1), ("turn_2", 2))
-        }
+        found[f"{one} and {other}"] = agreement(votes, one, other)
     if len(people) > 1:
-        found["people among themselves"] = {
-            name: {
-                "with_ties": people_agree(units, turn=turn, ties=True),
-                "without_ties": people_agree(units, turn=turn, ties=False),
-            }
-            for name, turn in (("all", None), ("turn_1", 1), ("turn_2", 2))
+        found["people among themselves"] = agreement_of_people(votes)
+    if len(comparing) + len(people) > 1:
+        found["alpha_of_verdicts"] = krippendorff_of_verdicts(votes, [*comparing, *people])
+    scoring = list(dict.fromkeys(rating.judge for rating in ratings))
+    if len(scoring) > 1:
+        found["alpha_of_scores"] = krippendorff_of_scores(scores_by_rater(ratings), scoring)
+    return found
+
+
+# --- win rates --------------------------------------------------------------------------------------
+
+
+def _win_rates(pairs: Sequence[Pair]) -> Report:
+    found: Report = {}
+    for judge in dict.fromkeys(pair.judge for pair in pairs):
+        mine = [pair for pair in pairs if pair.judge == judge]
+        found[judge] = {
+            model: {"adjusted": win_rate(mine, model), "length_controlled": length_controlled(mine, model)}
+            for model in sorted({model for pair in mine for model in pair.models})
         }
-    if len(judges) + len(people) > 1:
-        found["alpha_of_verdicts"] = krippendorff(units, [*judges, *people], scale="nominal")
-    rated: dict[tuple[Any, ...], dict[str, list[Any]]] = {}
-    for score in scores:
-        rated.setdefault((score.question, score.turn, score.model), {}).setdefault(score.judge, []).append(score.score)
-    raters = list(dict.fromkeys(score.judge for score in scores))
-    if len(raters) > 1:
-        found["alpha_of_scores"] = krippendorff(rated, raters, scale="interval")
     return found
 
 
-def _win_rates(held: Held) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for judge in dict.fromkeys(pair.judge for pair in held.pairs):
-        pairs = [pair for pair in held.pairs if pair.judge == judge]
-        for model in sorted({model for pair in pairs for model in pair.models}):
-            found.setdefault(judge, {})[model] = {
-                "adjusted": win_rate(pairs, model),
-                "length_controlled": length_controlled(pairs, model),
-            }
-    return found
+def win_rate(pairs: Sequence[Pair], model: str) -> BootstrapInterval | None:
+    """Return the adjusted win rate of a model over its pairs: wins, and half of the ties."""
+    mine = [pair for pair in pairs if model in pair.models]
+    return ClusterBootstrap(pair.question for pair in mine).mean([(pair.value_for(model) + 1) / 2 for pair in mine])
 
 
-def _intervals(tree: Any, name: str = "") -> Iterable[tuple[str, BootstrapInterval]]:
+def length_controlled(pairs: Sequence[Pair], model: str) -> BootstrapInterval | None:
+    """Return the win rate of a model if both answers had the same length.
+
+    The outcome follows a logistic model, ``logit P = θ + β · tanh(Δ / s)``, with Δ the difference of the lengths and s
+    its standard deviation (Dubois et al. 2024, without their term for the difficulty of a question). It is fitted by
+    penalised maximum likelihood, where a tie counts half; the win rate is the logistic function of θ.
+    """
+    mine = [pair for pair in pairs if model in pair.models]
+    clusters = ClusterBootstrap(pair.question for pair in mine)
+    if clusters.count < 2:
+        return None
+    won = np.array([(pair.value_for(model) + 1) / 2 for pair in mine])
+    signs = np.array([1.0 if pair.models[0] == model else -1.0 for pair in mine])
+    longer = signs * np.array([pair.lengths[0] - pair.lengths[1] for pair in mine], dtype=np.float64)
+    spread = longer.std()
+    length = np.tanh(longer / spread) if spread else np.zeros(len(longer))
+    weights = resampling_weights(clusters.count, _REFITS)[:, clusters.of]
+    value = _fit(won, length, np.ones((1, len(mine))))[0]
+    return percentile_interval(float(value), _fit(won, length, weights), len(mine))
+
+
+def _fit(won: Floats, length: Floats, weights: Floats) -> Floats:
+    """Fit the logistic model once for every row of ``weights`` f64[B, n], by Newton's method.
+
+    Returns:
+        f64[B], the win rate at equal length.
+    """
+    theta, beta = np.zeros(len(weights)), np.zeros(len(weights))
+    for _ in range(_STEPS):
+        p = _logistic(theta[:, None] + beta[:, None] * length)
+        error, curvature = weights * (won - p), weights * p * (1 - p)
+        g0, g1 = error.sum(1) - _PRIOR * theta, error @ length - _PRIOR * beta
+        h00 = curvature.sum(1) + _PRIOR
+        h01 = curvature @ length
+        h11 = curvature @ (length * length) + _PRIOR
+        determinant = h00 * h11 - h01 * h01
+        theta += np.clip((h11 * g0 - h01 * g1) / determinant, -2, 2)
+        beta += np.clip((h00 * g1 - h01 * g0) / determinant, -2, 2)
+    return _logistic(theta)
+
+
+def _logistic(x: Floats) -> Floats:
+    value: Floats = 1 / (1 + np.exp(-np.clip(x, -40, 40)))
+    return value
+
+
+# --- data and text ----------------------------------------------------------------------------------
+
+
+def _intervals(tree: object, name: str = "") -> Iterator[tuple[str, BootstrapInterval]]:
     if isinstance(tree, BootstrapInterval):
         yield name, tree
-    elif isinstance(tree, dict):
+    elif isinstance(tree, Mapping):
         for key, value in tree.items():
-            yield from _intervals(value, key)
+            yield from _intervals(value, str(key))
 
 
-def _jsonable(tree: Any) -> Any:
+def _jsonable(tree: object) -> object:
     if isinstance(tree, BootstrapInterval):
         return tree.as_json()
-    if isinstance(tree, dict):
-        return {key: _jsonable(value) for key, value in tree.items()}
-    return [_jsonable(value) for value in tree] if isinstance(tree, list) else tree
+    return {key: _jsonable(value) for key, value in tree.items()} if isinstance(tree, Mapping) else tree
 
 
-def _words(found: BootstrapInterval) -> str:
-    return f"{found.value:+.3f} (95 % interval {found.low:+.3f} to {found.high:+.3f}, n = {found.n})"
-
-
-def in_words(report: dict[str, Any]) -> str:
-    """The report as text: one line for each figure, what it means beside it."""
+def as_text(report: Report) -> str:
+    """Return a report as text, one line for each figure."""
     lines: list[str] = []
-    for judge, said in report["judges"].items():
-        lines.append(f"judge {judge}: {said['judgments']} judgments, {100 * said['failed_share']:.1f} % failed")
-        lines += [f"  failed {reason}: {count}" for reason, count in said["failed"].items()]
-        for section, values in said.items():
+    for judge, measures in report["judges"].items():
+        share = 100 * measures["failed_share"]
+        lines.append(f"judge {judge}: {measures['judgments']} judgments, {share:.1f} % failed")
+        lines += [f"  failed {reason}: {count}" for reason, count in measures["failed"].items()]
+        for section, values in measures.items():
             if isinstance(values, dict) and section != "failed":
-                lines += _section(section, values)
-        reliability = said.get("stability", {}).get("reliability")
+                named = {f"{section}, {key}".replace("_", " "): value for key, value in values.items()}
+                lines += [f"  {name}: {_figure(value)}" for name, value in named.items() if value is not None]
+        reliability = (measures.get("stability") or {}).get("reliability")
         if reliability and reliability["high"] < 0.5:
-            lines.append("  unreliable: asked again about an answer it differs with itself more than between answers,")
-            lines.append("  so what its averages tell of models is mostly chance")
-    for title, tree in (("agreement", report["agreement"]), ("win rates", report["win_rates"])):
-        if tree:
-            lines.append(title)
-            lines += _tree(tree, "  ")
-    if report["accusations"]:
-        lines += ["found (99 % interval without 0):", *(f"  {text}" for text in report["accusations"])]
+            lines.append(
+                "  unreliable: repeated scores of one answer differ more than the scores of different answers,"
+            )
+            lines.append("  so the averages of models are mostly chance")
+    for title, key in (("agreement", "agreement"), ("win rates", "win_rates")):
+        if report[key]:
+            lines += [title, *_tree(report[key], "  ")]
+    if report["biases"]:
+        lines += ["biases detected (their 99 % intervals exclude 0):", *(f"  {text}" for text in report["biases"])]
     else:
-        lines.append("no pull of place, length or own answers was found (no 99 % interval is without 0)")
+        lines.append("no bias of position, length or own answers detected (no 99 % interval excludes 0)")
     return "\n".join(lines) + "\n"
 
 
-def _section(name: str, values: dict[str, Any]) -> list[str]:
-    lines = []
-    for key, value in values.items():
-        label = f"  {name.replace('_', ' ')}, {key.replace('_', ' ')}"
-        if isinstance(value, dict) and "low" in value:
-            lines.append(f"{label}: {value['value']:.3f} ({value['low']:.3f} to {value['high']:.3f})")
-        elif isinstance(value, dict):
-            lines.append(f"{label}: " + ", ".join(f"{k} × {v}" for k, v in value.items()))
-        elif isinstance(value, list):
-            lines.append(f"{label}: {', '.join(value)}")
-        elif value is not None:
-            lines.append(f"{label}: {value:.3f}")
-    return lines
+def _figure(value: Any, *, n: bool = False) -> str:
+    """Return a figure as text: an interval, counts, a list or a number."""
+    if isinstance(value, dict) and "low" in value:
+        count = f", n = {value['n']}" if n else ""
+        return f"{value['value']:.3f} ({value['low']:.3f} to {value['high']:.3f}{count})"
+    if isinstance(value, dict):
+        return ", ".join(f"{key} × {count}" for key, count in value.items())
+    return ", ".join(value) if isinstance(value, list) else f"{value:.3f}"
 
 
-def _tree(tree: dict[str, Any], indent: str) -> list[str]:
-    lines = []
+def _tree(tree: Report, indent: str) -> Iterator[str]:
     for key, value in tree.items():
-        if isinstance(value, dict) and "low" in value:
-            lines.append(
-                f"{indent}{key}: {value['value']:.3f} ({value['low']:.3f} to {value['high']:.3f}, n = {value['n']})"
-            )
-        elif isinstance(value, dict):
-            lines += [f"{indent}{key}", *_tree(value, indent + "  ")]
-    return lines
+        if value is not None and "low" in value:
+            yield f"{indent}{key}: {_figure(value, n=True)}"
+        elif value is not None:
+            yield f"{indent}{key}"
+            yield from _tree(value, indent + "  ")

@@ -1,255 +1,155 @@
-"""One judging: a bench, answers and judges in, judgments and a summary out.
+"""Run a judging: ask every judge for the judgments that are missing.
 
-<out>/request.json              what was asked, first
-<out>/resolved.json             the same with the hash of everything that is read
+A judging's folder has these files:
+
+<out>/request.json              the request, first
+<out>/resolved.json             the request with the hash of everything that it reads
 <out>/answers.jsonl             FastChat's answer file
-<out>/judgments-<judge>.jsonl   a line for each judgment as it came, in FastChat's shape and with what was asked and how
-<out>/games-<judge>.jsonl       pairwise: the single games as they came; the pairs are in judgments-<judge>.jsonl
+<out>/judgments-<judge>.jsonl   one line for each judgment, in FastChat's shape, with prompt, arguments and reply
+<out>/games-<judge>.jsonl       pairwise: the single games; judgments-<judge>.jsonl has the pairs
 <out>/scores.jsonl              the score of each turn of each question
-<out>/transcript.html           question, answer, verdict and explanation, to read and filter
-<out>/summary.json              last: a judging is finished when this is there
+<out>/transcript.html           questions, answers, verdicts and explanations, to read and filter
+<out>/summary.json              last: a judging is finished when this exists
 """
 
 from __future__ import annotations
 
-import json
-import re
-import sys
-import threading
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+import logging
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
-from typing import Any
+from threading import Event
 
-from evals.judge.answers import Answers
-from evals.judge.asking import Work, ask_all
-from evals.judge.budget import Budget, Estimate, Price, cost
-from evals.judge.endpoint import Endpoint, Pace
+from evals.judge.budget import Budget, Estimate, cost_of
 from evals.judge.integrity import answer_flags
-from evals.judge.journal import Journal
-from evals.judge.matches import Task, parameters, record, task_key, tasks
-from evals.judge.prompts import Prompt, Rules
-from evals.judge.questions import Bench, QuestionId
+from evals.judge.journal import Journal, journal_path, resolved_request, write_pairs
+from evals.judge.judges import Judge, Settings, ask_all, open_judge
+from evals.judge.records import Judging, Line, Match, Params, Prompt
 from evals.judge.reference import ReferenceGrader
-from evals.judge.scores import join_games
+from evals.judge.summary import Flags
+from evals.judge.tasks import match_key, matches, parameters, record
 from harness.errors import MoemixError
-from harness.files import read_json, write_json, write_text
+from harness.files import write_json
 from harness.progress import progress
 from harness.records import JudgeRequest, JudgeSpec, JudgeSummary
-from harness.requests import FILE, RESOLVED
+from harness.requests import RESOLVED
 
-# What a later attempt may mend: asked again with ``retry_failed``.
-MENDABLE = ("rate_limited", "server_error", "timeout", "connection", "bad_reply", "empty", "no_sandbox")
-SERVED_SECONDS = 1800.0  # a server of our own queues what it cannot do at once, and never hangs
+logger = logging.getLogger("moemix.evals")
 
-
-@dataclass(frozen=True)
-class Settings:
-    """How judges are asked; nothing here changes a verdict.
-
-    Attributes:
-        concurrency: judgments under way at once.
-        per_minute: requests to a judge in a minute; None for no limit.
-        attempts: requests for one judgment, at the most.
-        key: of the endpoints.
-        max_cost: in the currency of ``price``.
-        retry_failed: ask again for the judgments that the endpoint failed to give.
-    """
-
-    concurrency: int = 16
-    per_minute: float | None = None
-    timeout: float = 120.0
-    attempts: int = 6
-    key: str | None = None
-    price: Price | None = None
-    max_cost: float | None = None
-    retry_failed: bool = False
-
-
-Flags = dict[str, dict[QuestionId, set[str]]]  # model → question → flags
+# Failures that may not occur again: these judgments are repeated with ``retry_failed``.
+TRANSIENT = ("rate_limited", "server_error", "timeout", "connection", "bad_reply", "empty", "no_sandbox")
 
 
 def claim(out: Path, request: JudgeRequest) -> JudgeSummary | None:
-    """Make ``out`` this request's folder. A finished judging of it comes back; another's folder is left alone."""
-    held = resolved_request(out)
-    if held is not None:
-        if held != request:
-            differ = [name for name in JudgeRequest.model_fields if getattr(held, name) != getattr(request, name)]
-            raise MoemixError(
-                f"the folder holds a judging with another {', '.join(differ)}",
-                where=str(out),
-                hint="choose another --out, or remove the folder",
-            )
-    else:
+    """Make ``out`` the folder of this request, and return the summary if it is finished.
+
+    Raises:
+        MoemixError: the folder has the judging of another request.
+    """
+    stored = resolved_request(out)
+    if stored is None:
         write_json(out / RESOLVED, request.model_dump(mode="json"))
+    elif stored != request:
+        different = [name for name in JudgeRequest.model_fields if getattr(stored, name) != getattr(request, name)]
+        raise MoemixError(
+            f"the folder holds a judging with another {', '.join(different)}",
+            where=str(out),
+            hint="choose another --out, or remove the folder",
+        )
     return JudgeSummary.read(out / "summary.json") if (out / "summary.json").is_file() else None
 
 
-def resolved_request(folder: Path) -> JudgeRequest | None:
-    """Return what the judging in a folder was asked for, files replaced by their hashes; None if none has begun."""
-    for path in (folder / RESOLVED, folder / FILE):  # version 0.1 stored it as request.json
-        tree = read_json(path) if path.is_file() else {}
-        if "bench_hash" in tree:
-            return JudgeRequest.model_validate(tree)
-    return None
-
-
-def run_judges(
-    request: JudgeRequest,
-    bench: Bench,
-    answers: Mapping[str, Answers],
-    rules: Rules,
-    out: Path,
-    settings: Settings,
-) -> Flags:
-    """Ask every judge for what is missing; the flags of the answers.
+def run_judges(judging: Judging, settings: Settings) -> Flags:
+    """Ask every judge for the judgments that are missing, and return the flags of the answers.
 
     Raises:
-        MoemixError: the budget is too small for what there is to do.
-        StageFailed: an endpoint is gone or refuses us, or the budget is used up; run again to resume.
+        MoemixError: the estimate exceeds the budget.
+        StageFailed: an endpoint is gone or refuses all requests, or the budget is used up; run again to resume.
     """
-    flags = {model: answer_flags(held, list(bench.questions)) for model, held in answers.items()}
-    judging = _Judging(request, bench, answers, rules, out, settings, flags)
-    journals = {judge.name: Journal(journal_path(out, judge.name, request.mode)) for judge in request.judges}
+    questions = judging.bench.questions
+    flags = {model: answer_flags(answers, questions) for model, answers in judging.answers.items()}
+    run = _Run(judging, settings, flags)
     try:
-        todo = judging.plan(journals)
-        for judge in request.judges:
-            if todo[judge.name]:
-                judging.ask(judge, journals[judge.name], todo[judge.name])
+        missing = run.plan()
+        for judge in judging.request.judges:
+            if missing[judge.name]:
+                run.ask(judge, missing[judge.name])
     finally:
-        for journal in journals.values():
+        for journal in run.journals.values():
             journal.close()
-    if request.mode == "pairwise":
-        for judge in request.judges:
-            _write_pairs(out, judge.name)
+    if judging.request.mode == "pairwise":
+        for judge in judging.request.judges:
+            write_pairs(judging.out, judge.name)
     return flags
 
 
-class _Judging:
-    """What the judgments of one request share."""
+class _Run:
+    """The state that the judgments of one run share.
 
-    def __init__(
-        self,
-        request: JudgeRequest,
-        bench: Bench,
-        answers: Mapping[str, Answers],
-        rules: Rules,
-        out: Path,
-        settings: Settings,
-        flags: Flags,
-    ) -> None:
-        self.request, self.bench, self.answers, self.rules = request, bench, answers, rules
-        self.out, self.settings, self.flags = out, settings, flags
-        self.sent: dict[str, int] = {}  # requests already sent for judgments that are asked for again
+    Attributes:
+        journals: judge → the file of its judgments.
+        attempts: key → requests sent earlier for a failed judgment that is repeated.
+    """
+
+    def __init__(self, judging: Judging, settings: Settings, flags: Flags) -> None:
+        self.judging, self.settings, self.flags = judging, settings, flags
+        self.request = judging.request
+        self.journals = {
+            judge.name: Journal(journal_path(judging.out, judge.name, self.request.mode))
+            for judge in self.request.judges
+        }  # fmt: skip
+        self.attempts: dict[str, int] = {}
         self.budget: Budget | None = None
         if settings.max_cost is not None and settings.price is not None:
             self.budget = Budget(settings.max_cost, settings.price)
 
-    def plan(self, journals: Mapping[str, Journal]) -> dict[str, int]:
-        """How many judgments each judge still has to give; told, and held against the budget."""
-        todo: dict[str, int] = {}
+    def plan(self) -> dict[str, int]:
+        """Return how many judgments each judge has to make; log the estimate and check it against the budget."""
+        missing: dict[str, int] = {}
         estimate = Estimate()
-        for judge in self.request.judges:
-            journal, before = journals[judge.name], estimate.requests
+        for judge, journal in self.journals.items():
+            before = estimate.requests
             for line in journal.records():
                 if self.budget:
-                    self.budget.spent += cost([line], self.budget.price)
-                if self.settings.retry_failed and line["reason"] in MENDABLE:
-                    self.sent[line["key"]] = line["attempts"]
-            journal.forget(self.sent)
-            for _, prompt, params in self.missing(judge, journal):
+                    self.budget.spent += cost_of(line, self.budget.price)
+                if self.settings.retry_failed and line["reason"] in TRANSIENT:
+                    self.attempts[line["key"]] = line["attempts"]
+            journal.forget(self.attempts)
+            for _, prompt, params in self._missing(judge):
                 estimate.add(prompt, params)
-            todo[judge.name] = estimate.requests - before
+            missing[judge] = estimate.requests - before
         if estimate.requests and self.request.protocol != "reference":
-            print(f"judging: {estimate.words(self.settings.price)}", file=sys.stderr)
+            logger.info("judging: %s", estimate.as_text(self.settings.price))
         if self.budget:
             self.budget.check(estimate)
-        return todo
+        return missing
 
-    def missing(self, judge: JudgeSpec, journal: Journal) -> Iterator[tuple[Task, Prompt, dict[str, Any]]]:
-        """The tasks of a judge that its journal lacks, in order, with their prompts and arguments."""
-        only = self.request.model_copy(update={"judges": (judge,)})
-        for task in tasks(only, self.bench, self.answers):
-            prompt, params = self.rules.prompt(task.match), parameters(self.request, task.match.repeat)
-            if task_key(task, prompt, params) not in journal:
-                yield task, prompt, params
+    def _missing(self, judge: str) -> Iterator[tuple[Match, Prompt, Params]]:
+        """Yield the matches of a judge that its file lacks, with their prompts and arguments."""
+        for match in matches(self.judging, judge):
+            prompt, params = self.judging.protocol.prompt(match), parameters(self.request, match.repeat)
+            if match_key(match, prompt, params) not in self.journals[judge]:
+                yield match, prompt, params
 
-    def ask(self, judge: JudgeSpec, journal: Journal, todo: int) -> None:
-        """Have a judge give what is missing."""
-        stop = threading.Event()
-        with (
-            open_judge(judge, self.request, self.out, self.settings) as endpoint,
-            progress(f"judge {judge.name}", todo) as bar,
-        ):
-            if endpoint is not None:
-                endpoint.stop = stop
-
-            def works() -> Iterator[Work]:
-                for task, prompt, params in self.missing(judge, journal):
-                    yield partial(self.judge, task, prompt, params, endpoint)
-
+    def ask(self, spec: JudgeSpec, missing: int) -> None:
+        """Have a judge (or the reference grader) make its missing judgments."""
+        opened: AbstractContextManager[Judge | None] = nullcontext()
+        if self.request.protocol != "reference":
+            opened = open_judge(spec, self.request, self.judging.out, self.settings)
+        with opened as judge, progress(f"judge {spec.name}", missing) as bar:
+            works = (partial(self._judge, judge, *needed) for needed in self._missing(spec.name))
             after = self.budget.spend if self.budget else lambda line: None
-            ask_all(works(), journal, stop, concurrency=self.settings.concurrency, bar=bar, after=after)
+            ask_all(works, self.journals[spec.name], bar, concurrency=self.settings.concurrency, after=after)
 
-    def judge(self, task: Task, prompt: Prompt, params: dict[str, Any], endpoint: Endpoint | None) -> dict[str, Any]:
-        """One judgment's line."""
-        match = task.match
-        if endpoint is None:
-            assert isinstance(self.rules, ReferenceGrader)
-            reply = self.rules.grade(match)
+    def _judge(self, judge: Judge | None, match: Match, prompt: Prompt, params: Params, stop: Event) -> Line:
+        """Make one judgment and return its line."""
+        protocol = self.judging.protocol
+        if isinstance(protocol, ReferenceGrader) or judge is None:
+            reply, engine = ReferenceGrader().grade(match), None
         else:
-            reply = endpoint.ask(prompt.messages, params, prompt.schema)
-        found = set().union(*(self.flags[model].get(match.question.id, set()) for model in match.models))
-        line = record(task, prompt, params, reply, self.rules, found)
-        line["attempts"] += self.sent.get(line["key"], 0)
-        if endpoint is not None and endpoint.engine:
-            line["engine"] = endpoint.engine
-        return line
-
-
-@contextmanager
-def open_judge(judge: JudgeSpec, request: JudgeRequest, out: Path, settings: Settings) -> Iterator[Endpoint | None]:
-    """A judge's endpoint, served by us for as long as this lasts where it is a checkpoint; None for the grader."""
-    if request.protocol == "reference":
-        yield None
-        return
-    if judge.checkpoint is None:
-        assert judge.url is not None
-        yield Endpoint(
-            judge.url, judge.name, key=settings.key, timeout=settings.timeout, attempts=settings.attempts,
-            pace=Pace(settings.per_minute),
-        )  # fmt: skip
-        return
-    from evals.engines.vllm_server import VllmEngine
-
-    folder = out / f"serve-{safe_name(judge.name)}"
-    with VllmEngine(Path(judge.checkpoint), dtype=request.dtype, seed=request.seed, folder=folder) as engine:
-        endpoint = Endpoint(f"{engine.server.url}/v1", engine.server.model, timeout=SERVED_SECONDS,
-                            attempts=settings.attempts, pace=Pace(settings.per_minute))  # fmt: skip
-        endpoint.engine = engine.describe()
-        yield endpoint
-
-
-def judge_lines(out: Path, request: JudgeRequest) -> Iterator[dict[str, Any]]:
-    """The judgments of all judges, streamed: pairwise, the pairs."""
-    for judge in request.judges:
-        lines = Journal.read(journal_path(out, judge.name, request.mode))
-        yield from join_games(lines) if request.mode == "pairwise" else lines
-
-
-def journal_path(out: Path, judge: str, mode: str) -> Path:
-    return out / f"{'games' if mode == 'pairwise' else 'judgments'}-{safe_name(judge)}.jsonl"
-
-
-def safe_name(name: str) -> str:
-    """A judge's name as part of a file's."""
-    return re.sub(r"[^A-Za-z0-9._-]+", "_", name).strip("_") or "judge"
-
-
-def _write_pairs(out: Path, judge: str) -> None:
-    """FastChat's pairwise judgments, whole, from the games."""
-    games = Journal.read(journal_path(out, judge, "pairwise"))
-    lines = (json.dumps(pair, ensure_ascii=False) + "\n" for pair in join_games(games))
-    write_text(out / f"judgments-{safe_name(judge)}.jsonl", "".join(lines))
+            reply, engine = judge.ask(prompt, params, stop), judge.engine
+        flags = set[str]().union(*(self.flags[model].get(match.question.id, set()) for model in match.models))
+        line = record(match, prompt, params, reply, protocol, flags)
+        line["attempts"] += self.attempts.get(line["key"], 0)
+        return line | ({"engine": engine} if engine else {})

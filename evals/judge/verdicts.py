@@ -1,27 +1,36 @@
-"""Judgments as the report reads them: games, pairs and scores of every judge, and people's verdicts beside them."""
+"""The verdicts of judges and people as a report reads them, and how far the raters agree."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+import itertools
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
-from evals.judge.journal import Journal
-from evals.judge.questions import QuestionId
-from evals.judge.run import journal_path, resolved_request
-from evals.judge.scores import pair_outcome
+import numpy as np
+
+from evals.judge.journal import journal_path, match_games, read_judgments, resolved_request
+from evals.judge.records import Line, QuestionId, pair_outcome
 from harness.errors import MoemixError
 from harness.files import read_jsonl
 from harness.requests import RESOLVED
+from harness.statistics.bootstrap import BootstrapInterval, ClusterBootstrap, percentile_interval, resampling_weights
+from harness.statistics.estimates import Floats
 
-HUMAN_WINNERS = {"model_a": "model_1", "model_b": "model_2", "model_1": "model_1", "model_2": "model_2"}
+PERSON = "human:"  # the names of people begin with this
+TURNS = {"all": None, "turn_1": 1, "turn_2": 2}
+_HUMAN_WINNERS = {"model_a": "model_1", "model_b": "model_2", "model_1": "model_1", "model_2": "model_2"}
 
 
 @dataclass(frozen=True)
-class Score:
-    """A judge's rating of an answer."""
+class Rating:
+    """A judge's score of an answer.
+
+    Attributes:
+        length: characters of the answer.
+    """
 
     judge: str
     question: QuestionId
@@ -35,10 +44,10 @@ class Score:
 
 @dataclass(frozen=True)
 class Pair:
-    """A judge's verdict over two answers.
+    """A judge's verdict on two answers.
 
     Attributes:
-        games: the winner with the first model shown first, and with it shown second; one verdict of a person twice.
+        games: the winner with the first model shown first, and with it shown second; a person's verdict counts twice.
         lengths: characters of the two answers.
     """
 
@@ -53,116 +62,243 @@ class Pair:
 
     @property
     def outcome(self) -> str:
+        """The winner of both games (``model_1``, ``model_2``), or ``tie``."""
         return pair_outcome(*self.games)
 
     @property
     def value(self) -> float:
-        """1 where the first model wins, −1 where the second does, 0 for a tie."""
+        """1 where the first model wins, −1 where the second wins, 0 for a tie."""
         return {"model_1": 1.0, "model_2": -1.0}.get(self.outcome, 0.0)
+
+    def value_for(self, model: str) -> float:
+        """Return 1 where ``model`` wins, −1 where it loses, 0 for a tie."""
+        return self.value if self.models[0] == model else -self.value
+
+    @property
+    def unit(self) -> Unit:
+        """The question, the turn and the models in alphabetical order: what other raters may have judged too."""
+        return self.question, self.turn, *sorted(self.models)
+
+
+Unit = tuple[QuestionId | str, ...]  # a question and turn with the models judged; the question comes first
+Item = TypeVar("Item", Rating, Pair)
+Vote = TypeVar("Vote", str, float)
+Votes = Mapping[Unit, Mapping[str, Sequence[Vote]]]  # unit → rater → its verdicts
 
 
 @dataclass
-class Held:
-    """Everything that a report is about."""
+class JudgmentSet:
+    """All judgments that a report is about.
 
-    scores: list[Score] = field(default_factory=list)
+    Attributes:
+        failed: judge → reason → number of failed judgments.
+        asked: judge → number of judgments, failed ones included.
+    """
+
+    ratings: list[Rating] = field(default_factory=list)
     pairs: list[Pair] = field(default_factory=list)
-    failed: dict[str, Counter[str]] = field(default_factory=dict)
+    failed: dict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
     asked: Counter[str] = field(default_factory=Counter)
 
     @property
     def judges(self) -> list[str]:
+        """The names of all judges."""
         return list(self.asked)
 
+    def read(self, folder: Path) -> None:
+        """Add the judgments of a judging folder, whether it is finished or not.
 
-def read_folders(folders: Iterable[Path]) -> Held:
-    """The judgments in judging folders, finished or not."""
-    held = Held()
-    for folder in folders:
+        Raises:
+            MoemixError: the folder has no judging.
+        """
         request = resolved_request(folder)
         if request is None:
-            raise MoemixError(f"no judging was found: there is no {RESOLVED}", where=str(folder))
+            raise MoemixError(f"the folder has no judging: {RESOLVED} is missing", where=str(folder))
         for judge in request.judges:
-            _read(held, Journal.read(journal_path(folder, judge.name, request.mode)))
-    return held
+            lines = self._counted(read_judgments(journal_path(folder, judge.name, request.mode)))
+            if request.mode == "pairwise":
+                self.pairs += [_pair(*games) for games in match_games(lines) if not any(g["reason"] for g in games)]
+            else:
+                self.ratings += [_rating(line) for line in lines if not line["reason"]]
+
+    def _counted(self, lines: Iterable[Line]) -> Iterator[Line]:
+        for line in lines:
+            self.asked[line["judge"][0]] += 1
+            if reason := line["reason"]:
+                self.failed[line["judge"][0]][reason] += 1
+            yield line
 
 
-def _read(held: Held, lines: Iterator[dict[str, Any]]) -> None:
-    waiting: dict[tuple[Any, ...], dict[str, Any]] = {}
-    for line in lines:
-        judge = line["judge"][0]
-        held.asked[judge] += 1
-        if line["reason"]:
-            held.failed.setdefault(judge, Counter())[line["reason"]] += 1
-        place = (judge, line["question_id"], line["turn"])
-        if "game" not in line:
-            if not line["reason"]:
-                held.scores.append(
-                    Score(*place, line["model"], line["category"], line["repeat"], line["score"], line["lengths"][0])
-                )
-            continue
-        models = (line["model_1"], line["model_2"])
-        kept = {key: line[key] for key in ("game", "winner", "category", "lengths")}
-        other = waiting.pop((*place, models, line["repeat"]), None)
-        if other is None:
-            waiting[(*place, models, line["repeat"])] = kept
-            continue
-        games = {game["game"]: game["winner"] for game in (other, kept)}
-        if "error" not in games.values():
-            lengths = tuple(kept["lengths"])
-            held.pairs.append(
-                Pair(*place, models, kept["category"], line["repeat"], (games[1], games[2]), lengths)  # type: ignore[arg-type]
-            )
+def _rating(line: Line) -> Rating:
+    return Rating(
+        line["judge"][0], line["question_id"], line["turn"], line["model"], line["category"], line["repeat"],
+        line["score"], line["lengths"][0],
+    )  # fmt: skip
 
 
-def read_human(file: Path) -> tuple[list[Pair], list[Score]]:
-    """People's verdicts: rows in MT-Bench's published form (``model_a``, ``model_b``, ``winner``, ``turn``, ``judge``),
-    or ratings (``model``, ``score``).
+def _pair(one: Line, two: Line) -> Pair:
+    first, second = one["lengths"]
+    return Pair(
+        one["judge"][0], one["question_id"], one["turn"], (one["model_1"], one["model_2"]), one["category"],
+        one["repeat"], (one["winner"], two["winner"]), (first, second),
+    )  # fmt: skip
+
+
+def read_human(file: Path) -> tuple[list[Pair], list[Rating]]:
+    """Read people's verdicts: pairs as MT-Bench publishes them, or ratings.
+
+    A row of pairs has ``question_id``, ``turn``, ``judge``, ``model_a``, ``model_b`` and ``winner``; a row of ratings
+    has ``model`` and ``score`` in place of the last three.
 
     Raises:
-        MoemixError: with file and line.
+        MoemixError: the file is missing, or a row is not a verdict (with file and line).
     """
     if not file.is_file():
         raise MoemixError("the file of human verdicts does not exist", where=str(file))
-    pairs, scores = [], []
+    pairs, ratings = [], []
     for number, row in enumerate(read_jsonl(file), 1):
         try:
-            who = row.get("judge", "human")
-            name = f"human:{who[0] if isinstance(who, list) else who}"
-            place: tuple[str, Any, int] = (name, row["question_id"], int(row.get("turn", 1)))
+            person = row.get("judge", "human")
+            name = f"{PERSON}{person[0] if isinstance(person, list) else person}"
+            question, turn = row["question_id"], int(row.get("turn", 1))
             if "score" in row:
-                scores.append(Score(*place, row["model"], "", 0, float(row["score"]), 0))
+                ratings.append(Rating(name, question, turn, row["model"], "", 0, float(row["score"]), 0))
                 continue
             models = (row.get("model_a") or row["model_1"], row.get("model_b") or row["model_2"])
-            said = str(row["winner"])
-            winner = "tie" if said.startswith("tie") else HUMAN_WINNERS[said]
-            pairs.append(Pair(*place, models, "", 0, (winner, winner), (0, 0)))
+            stated = str(row["winner"])
+            winner = "tie" if stated.startswith("tie") else _HUMAN_WINNERS[stated]
+            pairs.append(Pair(name, question, turn, models, "", 0, (winner, winner), (0, 0)))
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise MoemixError(
                 f"not a human verdict: {error!r}",
                 where=f"{file}:{number}",
                 hint="expected question_id, turn, judge and model_a, model_b, winner; or model and score",
             ) from None
-    return pairs, scores
+    return pairs, ratings
 
 
-def ordered(pair: Pair) -> tuple[tuple[str, str], str]:
-    """A pair's models in the order of their names, and the outcome as the winner's name or ``tie``."""
-    winner = {"model_1": pair.models[0], "model_2": pair.models[1]}.get(pair.outcome, "tie")
-    first, second = sorted(pair.models)
-    return (first, second), winner
+def by_rater(
+    items: Iterable[Item], unit: Callable[[Item], Unit], vote: Callable[[Item], Vote]
+) -> dict[Unit, dict[str, list[Vote]]]:
+    """Group verdicts by what they are about and by rater."""
+    votes: dict[Unit, dict[str, list[Vote]]] = defaultdict(lambda: defaultdict(list))
+    for item in items:
+        votes[unit(item)][item.judge].append(vote(item))
+    return votes
 
 
-def by_unit(pairs: Iterable[Pair]) -> dict[tuple[Any, ...], dict[str, list[str]]]:
-    """(question, turn, models) → rater → its verdicts."""
-    units: dict[tuple[Any, ...], dict[str, list[str]]] = {}
-    for pair in pairs:
-        models, winner = ordered(pair)
-        units.setdefault((pair.question, pair.turn, models), {}).setdefault(pair.judge, []).append(winner)
-    return units
+def scores_by_rater(ratings: Iterable[Rating]) -> dict[Unit, dict[str, list[float]]]:
+    """Group scores by question, turn and model, and by rater."""
+    return by_rater(ratings, lambda rating: (rating.question, rating.turn, rating.model), lambda rating: rating.score)
 
 
-def mean_of_others(values: Mapping[str, list[float]], judge: str) -> float | None:
-    """The mean over everybody but one judge; None where there is nobody else."""
-    others = [value for name, held in values.items() if name != judge for value in held]
+def winners_by_rater(pairs: Iterable[Pair]) -> dict[Unit, dict[str, list[str]]]:
+    """Group the winners' names (or ``tie``) by question, turn and models, and by rater."""
+
+    def winner(pair: Pair) -> str:
+        return {"model_1": pair.models[0], "model_2": pair.models[1]}.get(pair.outcome, "tie")
+
+    return by_rater(pairs, lambda pair: pair.unit, winner)
+
+
+def mean_of_others(votes: Mapping[str, Sequence[float]], judge: str) -> float | None:
+    """Return the mean of all raters' values but one judge's; None where nobody else rated."""
+    others = [value for name, values in votes.items() if name != judge for value in values]
     return sum(others) / len(others) if others else None
+
+
+# --- agreement --------------------------------------------------------------------------------------
+
+Agreement = dict[str, dict[str, BootstrapInterval | None]]  # turn → with_ties, without_ties
+
+
+def agreement(votes: Votes[str], one: str, other: str) -> Agreement:
+    """Return the share of equal verdicts of two raters, over every pair of their verdicts on the same answers.
+
+    Args:
+        votes: the winners of pairs.
+        one: a judge's name.
+        other: a judge's name, or ``human`` for all people together.
+    """
+
+    def compared(unit_votes: Mapping[str, Sequence[str]]) -> Iterator[tuple[str, str]]:
+        names = [name for name in unit_votes if name == other or (other == "human" and name.startswith(PERSON))]
+        return itertools.product(unit_votes.get(one, ()), [vote for name in names for vote in unit_votes[name]])
+
+    return _equal_share(votes, compared)
+
+
+def agreement_of_people(votes: Votes[str]) -> Agreement:
+    """Return the share of equal verdicts of any two people, which is what a judge can be measured against."""
+
+    def compared(unit_votes: Mapping[str, Sequence[str]]) -> Iterator[tuple[str, str]]:
+        return itertools.combinations([own[0] for name, own in unit_votes.items() if name.startswith(PERSON)], 2)
+
+    return _equal_share(votes, compared)
+
+
+def _equal_share(
+    votes: Votes[str], compared: Callable[[Mapping[str, Sequence[str]]], Iterator[tuple[str, str]]]
+) -> Agreement:
+    pairs = [(unit, mine, theirs) for unit, own in votes.items() for mine, theirs in compared(own)]
+    found: Agreement = {}
+    for name, turn in TURNS.items():
+        of_turn = [pair for pair in pairs if turn in (None, pair[0][1])]
+        decided = [pair for pair in of_turn if "tie" not in pair[1:]]
+        found[name] = {"with_ties": _share(of_turn), "without_ties": _share(decided)}
+    return found
+
+
+def _share(pairs: Sequence[tuple[Unit, str, str]]) -> BootstrapInterval | None:
+    return ClusterBootstrap(unit[0] for unit, *_ in pairs).mean([float(one == other) for _, one, other in pairs])
+
+
+def krippendorff_of_verdicts(votes: Votes[str], raters: Sequence[str]) -> BootstrapInterval | None:
+    """Return Krippendorff's alpha of nominal verdicts; of repeated verdicts by one rater the first counts."""
+    levels = sorted({vote for own in votes.values() for values in own.values() for vote in values})
+    firsts = {unit: [levels.index(own[r][0]) for r in raters if own.get(r)] for unit, own in votes.items()}
+    return _krippendorff(firsts, 1.0 - np.eye(len(levels)))
+
+
+def krippendorff_of_scores(votes: Votes[float], raters: Sequence[str]) -> BootstrapInterval | None:
+    """Return Krippendorff's alpha of scores on an interval scale; repeated scores by one rater count as their mean."""
+    means = {
+        unit: [round(sum(own[r]) / len(own[r]), 6) for r in raters if own.get(r)] for unit, own in votes.items()
+    }  # fmt: skip
+    levels = sorted({value for values in means.values() for value in values})
+    x = np.asarray(levels, dtype=np.float64)
+    return _krippendorff(
+        {unit: [levels.index(value) for value in values] for unit, values in means.items()},
+        (x[:, None] - x[None, :]) ** 2,
+    )
+
+
+def _krippendorff(rated: Mapping[Unit, Sequence[int]], distance: Floats) -> BootstrapInterval | None:
+    """Return alpha with its interval over questions; raters need not have rated everything.
+
+    ``α = 1 − D_o / D_e`` with the observed disagreement inside units and the disagreement expected by chance from all
+    values together (Krippendorff, Content Analysis, 2004, ch. 11).
+
+    Args:
+        rated: unit → number of the level that each rater gave.
+        distance: f64[levels, levels], the disagreement of two levels.
+    """
+    rated = {unit: values for unit, values in rated.items() if len(values) > 1}
+    if len(rated) < 2:
+        return None
+    place = {question: i for i, question in enumerate(dict.fromkeys(unit[0] for unit in rated))}
+    counts = np.zeros((len(place), len(distance)))  # [questions, levels]
+    observed = np.zeros(len(place))
+    for unit, values in rated.items():
+        histogram = np.bincount(values, minlength=len(distance)).astype(np.float64)
+        counts[place[unit[0]]] += histogram
+        observed[place[unit[0]]] += histogram @ distance @ histogram / (len(values) - 1)
+
+    def alpha(weights: Floats) -> Floats:
+        totals = weights @ counts  # [resamples, levels]
+        expected = np.einsum("ri,ij,rj->r", totals, distance, totals) / np.maximum(totals.sum(axis=1) - 1, 1)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            values: Floats = 1 - (weights @ observed) / expected
+        return values
+
+    return percentile_interval(alpha(np.ones((1, len(place))))[0], alpha(resampling_weights(len(place))), len(rated))

@@ -9,9 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from evals.judge.answers import Answer
-from evals.judge.prompts import Match
-from evals.judge.questions import Bench, load_bench
+from evals.judge.questions import load_bench
+from evals.judge.records import Answer, Bench, Match
 from evals.judge.strict import Strict
 from tests.bench.report import Report, options, real_data
 from trainers.models.checkpoints import load_checkpoint
@@ -70,9 +69,11 @@ Measured = dict[str, tuple[int, float, int]]  # what → count, seconds, tokens
 def _served(checkpoint: Path, bench: Bench, scratch: Path) -> Measured:
     from evals.cache import ResponseCache
     from evals.engines.vllm_server import VllmEngine
-    from evals.judge import run
-    from evals.judge.answers import Answers, ask
-    from evals.judge.endpoint import Endpoint
+    from evals.judge.answers import ask
+    from evals.judge.journal import judge_lines
+    from evals.judge.judges import Settings
+    from evals.judge.records import Answers, Judging
+    from evals.judge.run import run_judges
     from harness.records import JudgeRequest, JudgeSpec
 
     started = time.perf_counter()
@@ -87,18 +88,14 @@ def _served(checkpoint: Path, bench: Bench, scratch: Path) -> Measured:
         answers = Answers("m", {q: Answer(tuple(r.text for r in held)) for q, held in replies.items()})
         request = JudgeRequest(
             bench="mt_bench", bench_hash="", answers={"m": ""}, protocol="strict", protocol_hash="",
-            judges=(JudgeSpec(name="judge", url=f"{engine.server.url}/v1"),), judge_max_tokens=JUDGMENT_TOKENS,
+            judges=(JudgeSpec(name=engine.server.model, url=f"{engine.server.url}/v1"),),
+            judge_max_tokens=JUDGMENT_TOKENS,
         )  # fmt: skip
-        opened, run.Endpoint = run.Endpoint, lambda url, name, **how: Endpoint(url, engine.server.model, **how)  # type: ignore[misc,assignment]
         started = time.perf_counter()
-        try:
-            run.run_judges(
-                request, bench, {"m": answers}, Strict(JUDGMENT_TOKENS), scratch, run.Settings(timeout=1800.0)
-            )
-        finally:
-            run.Endpoint = opened  # type: ignore[misc]
+        judging = Judging(request, bench, {"m": answers}, Strict(JUDGMENT_TOKENS), scratch)
+        run_judges(judging, Settings(timeout=1800.0))
         seconds = time.perf_counter() - started
-        lines = list(run.judge_lines(scratch, request))
+        lines = list(judge_lines(scratch, request))
         found["judgments"] = (len(lines), seconds, sum(line["reply_tokens"] for line in lines))
     return found
 

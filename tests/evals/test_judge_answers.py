@@ -11,9 +11,10 @@ from small_judgings import arguments, judged, lines, write_lines
 from evals.cache import ResponseCache
 from evals.engines.chat import ChatRequest, chat
 from evals.engines.choose import open_engine
-from evals.judge.answers import ask, read_answers
+from evals.judge.answers import ask
 from evals.judge.command import judge_request, request_from
-from evals.judge.questions import Question, load_bench
+from evals.judge.questions import load_bench, read_answers
+from evals.judge.records import Question
 from harness.errors import MoemixError
 
 TEMPLATE = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}assistant:"

@@ -10,11 +10,9 @@ import pytest
 from fake_judge import FakeJudge
 from small_judgings import answer_file, bench_file, judged, lines, template_file
 
-from evals.judge.answers import Answer, read_answers
 from evals.judge.faithful import Faithful, pair_winner, rating
-from evals.judge.prompts import Match
-from evals.judge.questions import NEED_REFERENCE, load_bench
-from evals.judge.scores import pair_outcome
+from evals.judge.questions import load_bench, read_answers
+from evals.judge.records import NEED_REFERENCE, Answer, Match, pair_outcome
 from harness.errors import MoemixError
 
 

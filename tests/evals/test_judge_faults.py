@@ -14,7 +14,8 @@ import pytest
 from fake_judge import FakeJudge, Say
 from small_judgings import answer_file, bench_file, judged, lines
 
-from evals.judge import endpoint
+from evals import client
+from evals.judge import judges
 from harness.errors import MoemixError, StageFailed
 
 KEY = "sk-very-secret-0123456789"
@@ -37,8 +38,8 @@ FINAL = {
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch):
-    monkeypatch.setattr(endpoint, "FIRST_WAIT", 0.01)
-    for name in endpoint.KEY_VARIABLES:
+    monkeypatch.setattr(client, "FIRST_WAIT", 0.01)
+    for name in judges.KEY_VARIABLES:
         monkeypatch.delenv(name, raising=False)
 
 
@@ -175,11 +176,12 @@ def test_as_many_as_asked_for_are_under_way_at_once(small):
 # --- budget -----------------------------------------------------------------------------------------
 
 
-def test_a_budget_that_is_too_small_is_refused_before_any_request(small, capsys):
+def test_a_budget_that_is_too_small_is_refused_before_any_request(small, caplog):
+    caplog.set_level("INFO")
     with FakeJudge(lambda *_: "[[5]]") as judge, pytest.raises(MoemixError, match="12 requests, about"):
         judged(small, judge.url, max_cost=0.0001, price="1,1")
     assert judge.requests == []
-    assert "12 requests" in capsys.readouterr().err
+    assert "12 requests" in caplog.text
 
 
 def test_a_budget_needs_prices(small):
@@ -244,7 +246,8 @@ def test_another_request_does_not_overwrite_a_folder(small):
 # --- keys -----------------------------------------------------------------------------------------------
 
 
-def test_no_key_reaches_a_record_a_log_or_an_error(small, monkeypatch, capsys):
+def test_no_key_reaches_a_record_a_log_or_an_error(small, monkeypatch, capsys, caplog):
+    caplog.set_level("DEBUG")
     monkeypatch.setenv("MOEMIX_JUDGE_API_KEY", KEY)
 
     def script(payload, _):
@@ -266,7 +269,7 @@ def test_no_key_reaches_a_record_a_log_or_an_error(small, monkeypatch, capsys):
     for path in small.rglob("*"):
         if path.is_file():
             assert KEY.encode() not in path.read_bytes(), path
-    assert KEY not in "".join(capsys.readouterr())
+    assert KEY not in "".join(capsys.readouterr()) + caplog.text
 
 
 def test_a_key_in_an_address_is_refused_without_repeating_it(small):

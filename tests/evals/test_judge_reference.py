@@ -6,7 +6,7 @@ import pytest
 from small_judgings import answer_file, bench_file, judged, write_lines
 
 from evals.judge.questions import load_bench
-from evals.judge.reference import _wrong, check_checks
+from evals.judge.reference import find_error, validate_checks
 from evals.sandbox import available
 from harness.errors import MoemixError
 from trainers.data.world import _split
@@ -28,23 +28,23 @@ from trainers.data.world_families import FAMILIES
     ],
 )
 def test_answers_are_compared_as_the_check_says(check, answer, right):
-    assert (_wrong(check, answer) == "") is right
+    assert (find_error(check, answer) == "") is right
 
 
 def test_a_program_is_run_with_its_tests_in_the_sandbox():
     if available():
         pytest.skip(available())
     check = {"kind": "program", "tests": ["assert f(2) == 4"]}
-    assert _wrong(check, "def f(x):\n    return x * 2") == ""
-    assert _wrong(check, "Here:\n```python\ndef f(x):\n    return x + 2\n```\nThat is it.") == ""
-    assert "Assertion" in _wrong(check, "def f(x):\n    return x")
+    assert find_error(check, "def f(x):\n    return x * 2") == ""
+    assert find_error(check, "Here:\n```python\ndef f(x):\n    return x + 2\n```\nThat is it.") == ""
+    assert "Assertion" in find_error(check, "def f(x):\n    return x")
 
 
 def test_unknown_checks_are_refused():
     with pytest.raises(MoemixError, match="valid: contains"):
-        check_checks(({"kind": "guess"},), "bench, question 1")
+        validate_checks(({"kind": "guess"},), "bench, question 1")
     with pytest.raises(MoemixError, match="needs `value`"):
-        check_checks(({"kind": "text"},), "bench, question 1")
+        validate_checks(({"kind": "text"},), "bench, question 1")
 
 
 def test_the_bundled_bench_has_every_category_and_its_references_are_right(tmp_path):

@@ -12,11 +12,9 @@ from click.testing import CliRunner
 from fake_judge import FakeJudge
 from small_judgings import answer_file, bench_file, judged, write_lines
 
-from evals.judge.agreement import krippendorff
 from evals.judge.biases import stability
-from evals.judge.report import in_words, make_report
-from evals.judge.verdicts import Pair, Score
-from evals.judge.win_rates import length_controlled, win_rate
+from evals.judge.report import as_text, length_controlled, make_report, win_rate
+from evals.judge.verdicts import Pair, Rating, krippendorff_of_scores, krippendorff_of_verdicts
 from harness.cli import cli
 
 COUNT = 60
@@ -94,7 +92,7 @@ def test_a_preference_for_its_own_answers_is_recovered_against_the_others(report
 
 
 def test_a_fair_judge_is_accused_of_nothing(report):
-    accused = {text.split()[0] for text in report["accusations"]}
+    accused = {text.split()[0] for text in report["biases"]}
     assert accused == {"first", "longer", "mine"}
     for judge in ("fair", "another"):
         holds(report["judges"][judge]["position"]["first_place"], 0.0)
@@ -171,13 +169,23 @@ def test_a_judge_that_rolls_dice_is_called_unreliable_and_a_steady_one_is_not(tm
 
     with FakeJudge(script) as judge:
         judged(tmp_path, judge.url, judge_model=("dice", "steady"), repeats=3)
-    dice, steady = re.split(r"(?=judge steady)", in_words(make_report([tmp_path / "out"], None)))
-    assert "unreliable: asked again" in dice
+    dice, steady = re.split(r"(?=judge steady)", as_text(make_report([tmp_path / "out"], None)))
+    assert "unreliable: repeated scores" in dice
     assert "unreliable" not in steady
 
 
+def test_a_judging_without_repeats_has_a_report(tmp_path):
+    bench_file(tmp_path)
+    answer_file(tmp_path)
+    with FakeJudge(lambda *_: '{"rating": 5}') as judge:
+        judged(tmp_path, judge.url)
+    text = as_text(make_report([tmp_path / "out"], None))
+    assert "judge fake: 12 judgments, 0.0 % failed" in text
+    assert "unreliable" not in text
+
+
 def test_a_judge_without_noise_has_none():
-    scores = [Score("j", q, 1, "m", "c", repeat, float(q % 7 + 1), 10) for q in range(20) for repeat in range(2)]
+    scores = [Rating("j", q, 1, "m", "c", repeat, float(q % 7 + 1), 10) for q in range(20) for repeat in range(2)]
     assert stability(scores)["judge_sd"].value == 0
     assert stability(scores)["reliability"].value == 1
 
@@ -194,8 +202,8 @@ def test_krippendorffs_alpha_is_that_of_published_examples():
         (unit, 1): {name: [row[unit]] for name, row in zip("ABCD", table, strict=True) if row[unit] is not None}
         for unit in range(12)
     }
-    assert krippendorff(units, list("ABCD"), scale="nominal").value == pytest.approx(0.743, abs=5e-4)
-    assert krippendorff(units, list("ABCD"), scale="interval").value == pytest.approx(0.849, abs=5e-4)
+    assert krippendorff_of_verdicts(units, list("ABCD")).value == pytest.approx(0.743, abs=5e-4)
+    assert krippendorff_of_scores(units, list("ABCD")).value == pytest.approx(0.849, abs=5e-4)
 
 
 def test_length_control_finds_the_better_model_behind_a_judge_who_counts_words():
@@ -215,7 +223,7 @@ def test_length_control_finds_the_better_model_behind_a_judge_who_counts_words()
 def test_the_command_says_it_in_words_and_in_json(panel):
     text = CliRunner().invoke(cli, ["judge", "report", str(panel / "out")])
     assert text.exit_code == 0, text.output
-    assert "first prefers an answer for its place: +0." in text.output
+    assert "first prefers answers because of their position: +0." in text.output
     made = CliRunner().invoke(cli, ["judge", "report", str(panel / "out"), "--format", "json"])
     assert set(json.loads(made.output)["judges"]) == set(JUDGES)
     missing = CliRunner().invoke(cli, ["judge", "report", str(panel)])

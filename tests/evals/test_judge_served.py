@@ -11,7 +11,7 @@ from evals.engines.chat import ChatRequest, chat
 from evals.engines.choose import open_engine
 from evals.engines.url import UrlEngine
 from evals.engines.vllm_server import installed_vllm
-from evals.judge.run import Settings, open_judge
+from evals.judge.judges import Settings, open_judge
 from harness.errors import MoemixError
 from harness.files import read_json, write_json
 from harness.records import JudgeRequest, JudgeSpec

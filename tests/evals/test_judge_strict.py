@@ -10,12 +10,10 @@ import pytest
 from fake_judge import FakeJudge, Say
 from small_judgings import answer_file, bench_file, judged, lines, template_file
 
-from evals.judge.answers import Answer
-from evals.judge.corrections import corrected
 from evals.judge.integrity import passages
-from evals.judge.prompts import Match
-from evals.judge.questions import Question, load_bench
-from evals.judge.strict import Strict
+from evals.judge.questions import load_bench
+from evals.judge.records import Answer, Match, Question
+from evals.judge.strict import Strict, corrected
 
 QUESTION = Question(1, "writing", ("ask", "ask again"))
 SINGLE = Match(QUESTION, 1, ("m",), (Answer(("text", "more")),))

@@ -1,0 +1,252 @@
+"""The data of judging: questions, answers, prompts, replies, verdicts, and the JSON line of a judgment."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+from harness.files import hash_value
+from harness.records import JudgeRequest
+
+QuestionId = int | str
+
+# FastChat's temperatures by category; questions of other categories are answered at UNKNOWN_TEMPERATURE.
+TEMPERATURES = {"writing": 0.7, "roleplay": 0.7, "stem": 0.1, "humanities": 0.1,
+                "extraction": 0.0, "math": 0.0, "coding": 0.0, "reasoning": 0.0}  # fmt: skip
+UNKNOWN_TEMPERATURE = 0.7
+NEED_REFERENCE = ("math", "reasoning", "coding")  # the categories that FastChat judges with a reference answer
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question of one or two turns.
+
+    Attributes:
+        reference: a reference answer for each turn; empty where there is none.
+        checks: for each turn, how the reference grader recognises a right answer (:mod:`evals.judge.reference`).
+        required_temperature: overrides the temperature of the category.
+    """
+
+    id: QuestionId
+    category: str
+    turns: tuple[str, ...]
+    reference: tuple[str, ...] = ()
+    checks: tuple[Mapping[str, object], ...] = ()
+    required_temperature: float | None = None
+
+    @property
+    def temperature(self) -> float:
+        """The temperature at which a model answers the question."""
+        if self.required_temperature is not None:
+            return self.required_temperature
+        return TEMPERATURES.get(self.category, UNKNOWN_TEMPERATURE)
+
+
+@dataclass(frozen=True)
+class Bench:
+    """A list of questions.
+
+    Attributes:
+        title: what tables call it.
+        prompts: FastChat's judge templates, if they lie beside the questions.
+    """
+
+    name: str
+    title: str
+    questions: tuple[Question, ...]
+    prompts: Path | None = None
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of the questions with their references."""
+        fields = ("id", "category", "turns", "reference", "checks", "required_temperature")
+        return hash_value([[getattr(question, name) for name in fields] for question in self.questions])
+
+    def limited(self, limit: int | None) -> Bench:
+        """Keep the first ``limit`` questions of every category; None keeps all."""
+        if limit is None:
+            return self
+        taken: dict[str, int] = {}
+        kept = []
+        for question in self.questions:
+            taken[question.category] = taken.get(question.category, 0) + 1
+            if taken[question.category] <= limit:
+                kept.append(question)
+        return replace(self, questions=tuple(kept))
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A model's answer to a question, one text for each turn.
+
+    Attributes:
+        finish_reasons: how each turn ended (``stop``, ``length``); empty where the file does not say.
+    """
+
+    turns: tuple[str, ...]
+    finish_reasons: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Answers:
+    """All answers of a model, by question."""
+
+    model: str
+    answers: dict[QuestionId, Answer]
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of the model's name and of every answer."""
+        return hash_value([self.model, sorted((str(key), a.turns) for key, a in self.answers.items())])
+
+
+@dataclass(frozen=True)
+class Match:
+    """One thing to judge: one turn of a question with the answers of one or two models, for one judge.
+
+    Attributes:
+        turn: 1 or 2; the judge of a second turn sees the first as well.
+        models: one model (single-answer grading), or two in the order in which the judge sees them.
+        repeat: 0, 1, … where a judge is asked several times.
+        game: pairwise: 1 with the first model of the pair as A, 2 with the second as A; single: 0.
+    """
+
+    question: Question
+    turn: int
+    models: tuple[str, ...]
+    answers: tuple[Answer, ...]
+    judge: str = ""
+    repeat: int = 0
+    game: int = 0
+
+    @property
+    def pairwise(self) -> bool:
+        """Whether two answers are compared."""
+        return len(self.models) == 2
+
+    @property
+    def guided(self) -> bool:
+        """Whether the prompt holds a reference answer to every turn up to this one."""
+        return self.question.category in NEED_REFERENCE and len(self.question.reference) >= self.turn
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A judge's prompt.
+
+    Attributes:
+        name: name of the template.
+        schema: JSON schema of the reply, for servers that can enforce one.
+        masked: number of passages replaced because they pose as verdicts or as instructions to the judge.
+    """
+
+    name: str
+    system: str
+    user: str
+    schema: dict[str, object] | None = None
+    masked: int = 0
+
+    @property
+    def messages(self) -> list[dict[str, str]]:
+        """The prompt as chat messages."""
+        return [{"role": "system", "content": self.system}, {"role": "user", "content": self.user}]
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What a judge replied, or why there is no reply; its fields are fields of the judgment's line.
+
+    Attributes:
+        judgment: the text of the reply; empty where there is none.
+        reason: None, or why there is no reply: ``rate_limited``, ``server_error``, ``timeout``, ``connection``,
+            ``bad_reply`` (not the expected JSON), ``empty``, ``refused`` (by a content filter), ``rejected`` (the
+            server does not accept the request), ``no_sandbox`` (the program cannot be run on this machine).
+        structured: whether the server was asked to enforce a schema.
+        attempts: number of requests sent.
+        detail: the last error in words.
+        prompt_tokens: tokens of the prompts of all attempts, as the server counts them.
+        reply_tokens: tokens of the replies to all attempts.
+    """
+
+    judgment: str = ""
+    reason: str | None = None
+    structured: bool = False
+    attempts: int = 1
+    detail: str = ""
+    finish_reason: str | None = None
+    prompt_tokens: int = 0
+    reply_tokens: int = 0
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a reply says.
+
+    Attributes:
+        score: single-answer grading: the rating, −1 where there is none.
+        winner: pairwise: ``A``, ``B``, ``tie`` or ``error``.
+        reason: why there is no verdict; None where there is one.
+    """
+
+    score: float = -1
+    winner: str = "error"
+    reason: str | None = None
+
+
+class JudgingProtocol(Protocol):
+    """How a match becomes a prompt and a reply becomes a verdict: ``faithful``, ``strict`` or ``reference``."""
+
+    name: str
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of its templates and rules."""
+
+    def prompt(self, match: Match) -> Prompt:
+        """Return the prompt that puts a match to a judge."""
+
+    def verdict(self, reply: str, match: Match) -> Verdict:
+        """Parse a judge's reply."""
+
+
+@dataclass(frozen=True)
+class Judging:
+    """One judging: what is judged, by which rules, and where the results are written.
+
+    Attributes:
+        answers: the answers of every model of the request.
+        out: the judging's folder.
+    """
+
+    request: JudgeRequest
+    bench: Bench
+    answers: Mapping[str, Answers]
+    protocol: JudgingProtocol
+    out: Path
+
+
+Params = Mapping[str, float]  # temperature, max_tokens and seed of a judge's request
+
+
+Line = dict[str, Any]
+"""A line of a judgments file: FastChat's fields and ours (:func:`evals.judge.tasks.record`).
+
+A judgment of one answer has ``model`` and ``score``. A game (one order of a pair) has ``model_1``, ``model_2``,
+``game`` (1: the first model is shown first) and ``winner``. A pair has ``g1_winner``, ``g2_winner`` and further fields
+of its games.
+"""
+
+
+def pair_outcome(first: str, second: str) -> str:
+    """Return the outcome of a pair's two games as FastChat does: the model that won both, else a tie.
+
+    Args:
+        first: the first game's winner: ``model_1``, ``model_2``, ``tie`` or ``error``.
+        second: the second game's winner; an ``error`` in either game makes the outcome ``error``.
+    """
+    if "error" in (first, second):
+        return "error"
+    return first if first == second else "tie"
