@@ -274,6 +274,24 @@ def _standings(held: BoardFolder, jobs: int | None = None, only: str | None = No
     return standings
 
 
+@board.command("compare")
+@click.argument("folder", type=FOLDER, metavar="DIR")
+@click.argument("first", metavar="ID")
+@click.argument("second", metavar="ID")
+@click.option("--format", "style", type=click.Choice(["terminal", "markdown", "latex", "html"]), default="terminal",
+              show_default=True)  # fmt: skip
+@click.option("--jobs", type=click.IntRange(min=1), metavar="N", help="[default: one per core]")
+def compare_command(folder: Path, first: str, second: str, style: str, jobs: int | None) -> None:
+    """Show the paired differences between two submissions, with intervals and verdicts."""
+    from harness.grid import write
+    from leaderboards.board.folder import BoardFolder
+    from leaderboards.board.pairs import compare
+
+    held = BoardFolder(folder)
+    labels = held.find(first).label, held.find(second).label
+    click.echo(write(compare(_standings(held, jobs), *labels), style), nl=False)
+
+
 @board.command()
 @click.argument("folder", type=FOLDER, metavar="DIR_OR_SITE")
 @click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True)

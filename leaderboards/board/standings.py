@@ -46,6 +46,10 @@ class Standing:
         """The ranked columns by name."""
         return self.ranking.columns
 
+    def title(self, column: str) -> str:
+        """Return what tables call a column."""
+        return self.suite.columns[column].title or column
+
     def questions(self, column: str) -> int:
         """Return the number of questions behind a column."""
         return sum(self.suite.tasks[key.task].questions for key in self.shares[column])
@@ -81,7 +85,7 @@ class Standings:
         return found
 
     def folder(self, row: int) -> Path:
-        """The folder of a submission."""
+        """Return a submission's folder by its position in ``checked``."""
         return self.board.path / "submissions" / self.checked[row].label
 
     def entries(self) -> list[BoardEntry]:
@@ -170,3 +174,9 @@ def _shown(ranked: RankedColumn, position: int, n: int) -> ShownScore:
         value=value, stderr=stderr, lower=lower, upper=upper, n=n,
         rank=int(ranked.best[position]), rank_worst=int(ranked.worst[position]),
     )  # fmt: skip
+
+
+def rank_text(column: RankedColumn, position: int) -> str:
+    """Return a rank interval as a reader sees it: ``3`` or ``3–7``."""
+    best, worst = int(column.best[position]), int(column.worst[position])
+    return f"{best}" if best == worst else f"{best}–{worst}"

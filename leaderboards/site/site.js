@@ -1,6 +1,6 @@
-// A board's page: table, filters, submissions, comparisons. Data come as calls of moemix.take from files beside this
-// one, so the page also works when it is opened from a disk. Whatever a submission says becomes a text node; there is
-// no innerHTML here.
+// The pages of a board: table, filters, submissions, comparisons. Data files call moemix.take, so the pages also work
+// when they are opened from a disk. Every number, interval and verdict comes from these files; the pages sort, filter,
+// format and draw. Whatever a submission says becomes a text node: there is no innerHTML here.
 "use strict";
 
 const moemix = (() => {
@@ -28,7 +28,7 @@ const moemix = (() => {
       const script = document.createElement("script");
       script.src = `data/${name}.js`;
       script.onload = () => script.remove();
-      script.onerror = () => { waiting.delete(name); reject(new Error(`there is no ${name}`)); };
+      script.onerror = () => { waiting.delete(name); reject(new Error(`data/${name}.js is missing`)); };
       document.head.append(script);
     });
   }
@@ -88,7 +88,7 @@ const moemix = (() => {
       const url = new URL(address);
       if (url.protocol === "https:" || url.protocol === "http:")
         return el("a", { href: url.href, rel: "noopener noreferrer nofollow ugc" }, address);
-    } catch { /* not an address: shown as text */ }
+    } catch { /* not an address, so it stays text */ }
     return address;
   }
 
@@ -153,7 +153,7 @@ const moemix = (() => {
         columns.map(([, , v, h]) => el("td", {}, score(v[i], h[i]))),
         el("td", { class: "text wide" }, board.rows.created[row]));
     });
-    if (!body.length) body.push(el("tr", {}, el("td", { colspan: columns.length + 6, class: "text" }, "Nothing fits these filters.")));
+    if (!body.length) body.push(el("tr", {}, el("td", { colspan: columns.length + 6, class: "text" }, "No submission matches these filters.")));
     const turn = (by) => () => { view.page += by; redraw(); };
     return [
       el("div", { class: "scroll" }, el("table", { id: "table" }, el("thead", {}, head), el("tbody", {}, body))),
@@ -266,7 +266,7 @@ const moemix = (() => {
       el("div", { class: "scroll" }, el("table", {}, el("thead", {}, el("tr", {}, ["Column", "Score", "95 % interval", "Questions", "Rank"].map((t) => el("th", { scope: "col", class: t === "Column" ? "text" : null }, t)))),
         el("tbody", {}, Object.entries(columns).map(([name, c]) => el("tr", {},
           el("td", { class: "text" }, el("a", { href: `#t/${key}/${name}` }, (columnOf(board.suites.find((x) => x.key === key) || { columns: [] }, name) || { title: name }).title)),
-          el("td", {}, percent(c.value)), el("td", {}, `${percent(c.lower)} to ${percent(c.upper)}`), el("td", {}, String(c.n)), el("td", {}, rank(c.rank, c.rank_worst)))))))]);
+          el("td", {}, percent(c.value)), el("td", {}, interval(c.lower, c.upper)), el("td", {}, String(c.n)), el("td", {}, rank(c.rank, c.rank_worst)))))))]);
     const options = run && Object.entries(run.options).map(([k, v]) => `${k}=${v}`).join(", ");
     show(el("p", {}, el("a", { href: "#" }, "← the table")),
       el("h2", {}, s.model, " ", el("small", {}, s.submission_id), " ", record.status === "current" ? null : el("span", { class: "badge" }, record.status)),
@@ -283,7 +283,7 @@ const moemix = (() => {
         ["Strategy", s.strategy && (options ? `${s.strategy} (${options})` : s.strategy)], ["Recipe", s.recipe], ["Run", s.run_id], ["Seed", s.seed === null ? null : String(s.seed)],
         ["Started from", s.base_model], ["Architecture", s.architecture], ["Parameters", s.parameters && `${s.parameters.toLocaleString("en")}${s.active_parameters ? `, ${s.active_parameters.toLocaleString("en")} a token` : ""}`],
         ["Training", run && `${run.training.steps} steps of ${run.training.batch_examples} examples, at most ${run.training.max_length} tokens, learning rate ${run.training.learning_rate}; weights every ${run.interval} steps`],
-        ["Cost", run && run.tokens ? `${run.tokens.toLocaleString("en")} tokens, ${Math.round(run.seconds)} s, of which mixing ${run.mixing_seconds.toFixed(1)} s` : null],
+        ["Cost", run && run.cost ? `${run.cost.tokens.toLocaleString("en")} tokens, ${Math.round(run.cost.seconds)} s, of which mixing ${run.cost.mixing_seconds.toFixed(1)} s` : null],
         ["Checkpoint", el("code", {}, s.checkpoint_hash)], ["Licence", s.licence], ["Contact", s.contact],
         ...Object.entries(s.links).map(([kind, address]) => [kind, safeLink(address)]),
         ["Supersedes", s.supersedes && (rowOf.has(s.supersedes) ? el("a", { href: `#s/${s.supersedes}` }, s.supersedes) : s.supersedes)],
@@ -315,115 +315,61 @@ const moemix = (() => {
   }
 
   // --- two submissions --------------------------------------------------------------------------------------
+  // Differences, intervals and verdicts come from `moemix board build`; this page only looks them up.
 
-  function vector(packed) {
-    if (packed.floats) return packed.floats;
-    const bytes = atob(packed.bits);
-    return Array.from({ length: packed.n }, (_, i) => (bytes.charCodeAt(i >> 3) >> (7 - (i & 7))) & 1);
+  // Whether the submission at position i is significantly better than the one at j, from a row of packed bits.
+  function bit(packed, j) {
+    return (atob(packed).charCodeAt(j >> 3) >> (7 - (j & 7))) & 1;
   }
 
-  // A weighted sum of task means of paired differences, with its standard error over clusters of questions and
-  // Satterthwaite's degrees of freedom: what leaderboards/statistics.py computes.
-  function difference(a, b, shares, clustersOf) {
-    let value = 0, variance = 0, spread = 0, better = 0, worse = 0, least = Infinity, groups = 0;
-    for (const [index, share] of shares) {
-      const d = a[index].map((x, i) => x - b[index][i]), n = d.length, mean = d.reduce((s, x) => s + x, 0) / n;
-      const clusters = clustersOf(index), sums = new Map();
-      d.forEach((x, i) => {
-        const group = clusters ? clusters[i] : i;
-        sums.set(group, (sums.get(group) || 0) + x - mean);
-        if (x > 0) better++;
-        if (x < 0) worse++;
-      });
-      const g = sums.size;
-      let squares = 0;
-      for (const sum of sums.values()) squares += sum * sum;
-      const part = g > 1 ? share * share * (g / (g - 1)) * squares / (n * n) : NaN;
-      value += share * mean;
-      variance += part;
-      spread += part * part / (g - 1);
-      least = Math.min(least, g);
-      groups += g;
-    }
-    const se = Math.sqrt(variance);
-    if (!(least > 1)) return { value, se: NaN, p: NaN, half: NaN, better, worse };
-    if (se < 1e-12) return { value, se: 0, p: Math.abs(value) < 1e-12 ? 1 : Math.min(1, 2 ** (1 - groups)), half: 0, better, worse };
-    const dof = variance * variance / spread;
-    return { value, se, p: tail(Math.abs(value) / se, dof), half: quantile(dof) * se, better, worse };
-  }
-
-  // P(|T| > t) by the incomplete beta function (continued fraction, Lentz).
-  function tail(t, dof) {
-    const x = dof / (dof + t * t), a = dof / 2, b = 0.5;
-    const front = Math.exp(gammaln(a + b) - gammaln(a) - gammaln(b) + a * Math.log(x) + b * Math.log1p(-x));
-    return x < (a + 1) / (a + b + 2) ? front * fraction(x, a, b) / a : 1 - front * fraction(1 - x, b, a) / b;
-  }
-
-  function fraction(x, a, b) {
-    const tiny = 1e-300;
-    let c = 1, d = 1 / (1 - (a + b) * x / (a + 1) || tiny), h = d;
-    for (let m = 1; m < 300; m++) {
-      for (const step of [m * (b - m) * x / ((a + 2 * m - 1) * (a + 2 * m)), -(a + m) * (a + b + m) * x / ((a + 2 * m) * (a + 2 * m + 1))]) {
-        d = 1 / (1 + step * d || tiny);
-        c = 1 + step / c || tiny;
-        h *= d * c;
-      }
-      if (Math.abs(d * c - 1) < 1e-12) break;
-    }
-    return h;
-  }
-
-  function gammaln(x) { // Stirling's series, after raising x to where it is exact
-    let shift = 0;
-    for (; x < 12; x++) shift -= Math.log(x);
-    const r = 1 / (x * x);
-    return shift + (x - 0.5) * Math.log(x) - x + 0.9189385332046727 + (1 / 12 - r * (1 / 360 - r * (1 / 1260 - r / 1680))) / x;
-  }
-
-  function quantile(dof) { // the two-sided 95 % point
-    let low = 1, high = 1000;
-    for (let i = 0; i < 80; i++) {
-      const middle = (low + high) / 2;
-      if (tail(middle, dof) > 0.05) low = middle; else high = middle;
-    }
-    return high;
-  }
-
-  function holm(p) {
-    const order = p.map((v, i) => [v, i]).filter(([v]) => !Number.isNaN(v)).sort((x, y) => x[0] - y[0]);
-    const adjusted = p.map(() => NaN);
-    let most = 0;
-    order.forEach(([v, i], k) => { most = Math.max(most, Math.min(1, v * (order.length - k))); adjusted[i] = most; });
-    return adjusted;
+  // The pair as seen from the first submission. Files hold each pair once, under the one that comes first in the suite.
+  async function pairColumns(number, i, j) {
+    if (!board.suites[number].pairs || i === j) return null;
+    const columns = await load(`p/${number}-${Math.min(i, j)}`), at = Math.abs(i - j) - 1, sign = i < j ? 1 : -1;
+    const signed = (values) => (values[at] === null ? null : sign * values[at]);
+    return Object.fromEntries(Object.entries(columns).map(([name, c]) => [name, {
+      difference: signed(c.d), low: signed(i < j ? c.l : c.u), high: signed(i < j ? c.u : c.l), p: c.p[at], corrected: c.q[at],
+      better: (i < j ? c.m : c.w)[at], worse: (i < j ? c.w : c.m)[at] }]));
   }
 
   async function comparePage(ids) {
     if (ids.length !== 2 || !ids.every((id) => rowOf.has(id))) return missing();
     const [one, two] = await Promise.all(ids.map((id) => load(`s/${id}`)));
     const label = (s) => `${s.record.submission.model} ${s.record.submission.seed === null ? "" : `seed ${s.record.submission.seed}`}`.trim();
-    const parts = board.suites.filter((suite) => one.vectors[suite.key] && two.vectors[suite.key]).map((suite) => {
-      const a = one.vectors[suite.key].map(vector), b = two.vectors[suite.key].map(vector);
-      const mean = (held, shares) => shares.reduce((sum, [i, share]) => sum + share * held[i].reduce((s, x) => s + x, 0) / held[i].length, 0);
-      const found = suite.columns.map((column) => difference(a, b, column.shares, (i) => suite.clusters[suite.results[i][0]]));
-      const corrected = holm(found.map((d) => d.p));
-      const unlike = one.engine[suite.key] !== two.engine[suite.key]
-        ? el("p", { class: "warn" }, `Evaluated by different engines: ${one.engine[suite.key]} and ${two.engine[suite.key]}.`) : null;
-      return [el("h2", {}, suite.key), unlike, el("div", { class: "scroll" }, el("table", { class: "comparison" }, el("thead", {}, el("tr", {},
-        ["Column", label(one), label(two), "Difference", "95 % interval", "p", "p (Holm)", "Better / worse"].map((t) => el("th", { scope: "col" }, t)))),
-      el("tbody", {}, suite.columns.map((column, i) => {
-        const d = found[i], significant = corrected[i] < 0.05;
-        return el("tr", {}, el("td", { class: "text" }, column.title), el("td", {}, percent(mean(a, column.shares))), el("td", {}, percent(mean(b, column.shares))),
-          el("td", { class: significant ? (d.value > 0 === suite.higher ? "pass" : "fail") : null, "data-difference": d.value, "data-se": d.se, "data-p": d.p }, percent(d.value, true) + (significant ? " *" : "")),
-          el("td", {}, `${percent(d.value - d.half, true)} to ${percent(d.value + d.half, true)}`), el("td", {}, small(d.p)), el("td", {}, small(corrected[i])), el("td", {}, `${d.better} / ${d.worse}`));
-      }))))];
-    });
+    const parts = [];
+    for (const [number, suite] of board.suites.entries()) {
+      const [i, j] = ids.map((id) => suite.rows.indexOf(rowOf.get(id)));
+      if (i < 0 || j < 0) continue;
+      const pairs = await pairColumns(number, i, j);
+      const cells = (column) => {
+        const [a, b] = [one, two].map((s) => s.record.scores[suite.key][column.name]);
+        const verdict = bit(one.beats[suite.key][column.name], j) ? "better" : bit(two.beats[suite.key][column.name], i) ? "worse" : "undecided";
+        const mark = el("td", { class: { better: "pass", worse: "fail" }[verdict], "data-verdict": verdict }, verdict);
+        const scores = [a, b].map((c) => el("td", {}, percent(c.value), " ", el("small", {}, interval(c.lower, c.upper))));
+        if (!pairs) return [...scores, mark];
+        const d = pairs[column.name];
+        return [...scores, el("td", { class: mark.className || null, "data-difference": d.difference, "data-low": d.low, "data-high": d.high, "data-p": d.p, "data-corrected": d.corrected },
+          percent(d.difference, true) + (verdict === "undecided" ? "" : " *")), el("td", {}, interval(d.low, d.high, true)),
+        el("td", {}, small(d.p)), el("td", {}, small(d.corrected)), mark, el("td", {}, `${d.better} / ${d.worse}`)];
+      };
+      const titles = pairs ? ["Difference", "95 % interval", "p (alone)", "p (corrected)", "Verdict", "Better / worse"] : ["Verdict"];
+      parts.push(el("h2", {}, suite.key), one.engine[suite.key] !== two.engine[suite.key]
+        ? el("p", { class: "warn" }, `Evaluated by different engines: ${one.engine[suite.key]} and ${two.engine[suite.key]}.`) : [],
+      el("div", { class: "scroll" }, el("table", { class: "comparison" }, el("thead", {}, el("tr", {},
+        ["Column", label(one), label(two), ...titles].map((t) => el("th", { scope: "col" }, t)))),
+      el("tbody", {}, suite.columns.filter((column) => suite.scores[column.name]).map((column) => el("tr", {}, el("td", { class: "text" }, column.title), cells(column)))))),
+      pairs || i === j ? [] : el("p", { class: "note" }, "This board is too large for a page of every pair. For the paired differences with their intervals, run ",
+        el("code", {}, `moemix board compare DIR ${ids[0]} ${ids[1]}`)));
+    }
     show(el("p", {}, el("a", { href: "#" }, "← the table"), " · ", el("a", { href: `#c/${ids[1]}/${ids[0]}` }, "swap")),
       el("h2", {}, el("a", { href: `#s/${ids[0]}` }, label(one)), " minus ", el("a", { href: `#s/${ids[1]}` }, label(two))),
-      parts.length ? parts.flat().filter(Boolean) : el("p", {}, "They were not evaluated on the same suite version."),
-      el("p", { class: "note" }, "Paired by question; * significant at 5 % after Holm's correction over these columns. Better / worse: questions on which the first scores higher, and lower."));
+      parts.length ? parts : el("p", {}, "They were not evaluated on the same suite version."),
+      el("p", { class: "note" }, "Paired by question. A verdict (and the *) holds at 5 % after correction for all pairs of submissions in all columns of the suite; "
+        + "p (alone) and the interval are of this pair only. Better / worse: number of questions on which the first scores higher / lower."));
   }
 
-  const small = (p) => (Number.isNaN(p) ? "–" : p < 0.001 ? "< 0.001" : p.toFixed(3));
+  const interval = (low, high, signed) => (low === null || high === null ? "–" : `${percent(low, signed)} to ${percent(high, signed)}`);
+  const small = (p) => (p === null ? "–" : p < 0.001 ? "< 0.001" : p.toFixed(3));
 
   // --- the rest ------------------------------------------------------------------------------------------------
 
@@ -431,7 +377,7 @@ const moemix = (() => {
     const rows = board.history.map(([row, status, note]) => el("tr", {}, el("td", { class: "text" }, board.rows.created[row]), el("td", { class: "text name" }, modelLink(row)),
       el("td", { class: "text" }, status), el("td", { class: "text" }, note)));
     show(el("p", {}, el("a", { href: "#" }, "← the table")), el("h2", {}, "Superseded and withdrawn"),
-      rows.length ? el("div", { class: "scroll" }, el("table", {}, el("tbody", {}, rows))) : el("p", {}, "Nothing yet."));
+      rows.length ? el("div", { class: "scroll" }, el("table", {}, el("tbody", {}, rows))) : el("p", {}, "No submission was superseded or withdrawn."));
   }
 
   function missing() {
@@ -459,13 +405,13 @@ const moemix = (() => {
 
   function theme() {
     let stored = null;
-    try { stored = localStorage.getItem("theme"); } catch { /* a page from a disk may have no storage */ }
+    try { stored = localStorage.getItem("theme"); } catch { /* a page opened from a disk may have no storage */ }
     if (stored === "dark" || stored === "light") document.documentElement.dataset.theme = stored;
     document.getElementById("theme").addEventListener("click", () => {
       const root = document.documentElement;
       const dark = root.dataset.theme ? root.dataset.theme === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
       root.dataset.theme = dark ? "light" : "dark";
-      try { localStorage.setItem("theme", root.dataset.theme); } catch { /* it holds until the page is left */ }
+      try { localStorage.setItem("theme", root.dataset.theme); } catch { /* then the choice is lost when the page is closed */ }
     });
   }
 

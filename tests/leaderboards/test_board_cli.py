@@ -117,6 +117,26 @@ def test_what_fails_is_left_out_of_the_site_and_named(tmp_path, caplog):
     assert "bad" not in (tmp_path / "site" / "index.html").read_text()
 
 
+def test_two_submissions_are_compared_by_command(tmp_path):
+    board, asked = make_board(tmp_path / "board", {"pick": 200, "count": 100})
+    good, bad = (
+        write_submission(board, asked, n, seed=i, ability=a) for i, (n, a) in enumerate((("a", 0.9), ("b", 0.1)))
+    )
+    text = call(board_command, "compare", board.path, good.name[:6], bad.name).output
+    assert f"a/{good.name} minus b/{bad.name} on made@1" in text
+    lines = [line for line in text.splitlines() if line.startswith(("Pick", "Count", "Avg"))]
+    assert len(lines) == 3
+    assert all(" * " in line and "better" in line for line in lines)
+    back = call(board_command, "compare", board.path, bad.name, good.name).output
+    assert "worse" in back
+    assert "better  " not in back.split("Better / worse")[1].split("Differences")[0]
+    bad.path.joinpath("withdrawn.json").write_text(
+        json.dumps({"schema_version": 1, "submission_id": bad.name, "reason": "mistake", "date": "2026-03-01"})
+    )
+    with pytest.raises(MoemixError, match="not in the ranking"):
+        call(board_command, "compare", board.path, good.name, bad.name)
+
+
 def test_the_site_is_built_the_same_again(tmp_path):
     board, asked = make_board(tmp_path / "board", SIZES)
     for seed in range(3):

@@ -328,6 +328,6 @@ def test_the_site_replaces_only_a_site(made, tmp_path):
     board, _ = made
     (tmp_path / "site").mkdir()
     (tmp_path / "site" / "thesis.tex").write_text("years of work")
-    with pytest.raises(MoemixError, match="no site of a board"):
+    with pytest.raises(MoemixError, match="not a board's site"):
         build_site({"board": rank_submissions(board, verify(board))}, tmp_path / "site")
     assert Path(tmp_path / "site" / "thesis.tex").read_text() == "years of work"

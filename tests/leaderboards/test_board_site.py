@@ -14,6 +14,7 @@ import pytest
 from board_records import make_board, reseal, write_evaluation, write_submission  # type: ignore[import-not-found]
 from browser import chromium, open_page, texts, until, why_not  # type: ignore[import-not-found]
 
+import leaderboards
 from harness.statistics import estimates
 from leaderboards.board.build import build_site, server
 from leaderboards.board.folder import BoardFolder
@@ -37,7 +38,7 @@ def built(tmp_path_factory) -> tuple[BoardFolder, Path]:
     board, asked = make_board(folder / "board", SIZES)
     made = [
         write_submission(
-            board, asked, f"model-{i:02d}", seed=i, ability=0.2 + 0.01 * i,
+            board, asked, f"model-{i:02d}", seed=i, ability=0.2 + 0.01 * i if i != 5 else -1.0,
             strategy=("uniform", "dynamic", "datasize")[i % 3], parameters=10 ** (6 + i % 5),
         )
         for i in range(62)
@@ -133,7 +134,7 @@ def test_filters_by_model_strategy_and_size_and_pages(page):
     Select(page.find_element("id", "size")).select_by_visible_text("1B to 10B")
     assert models(page) == ["model-13"]
     page.find_element("id", "query").send_keys("zzz")
-    assert texts(page, "#table tbody td") == ["Nothing fits these filters."]
+    assert texts(page, "#table tbody td") == ["No submission matches these filters."]
     Select(page.find_element("id", "size")).select_by_index(0)
     Select(page.find_element("id", "strategy")).select_by_index(0)
     page.execute_script("const q = document.getElementById('query'); q.value = ''; q.dispatchEvent(new Event('input'))")
@@ -146,16 +147,22 @@ def test_another_suite_version_is_chosen(page):
     until(lambda: "No submission yet." in page.page_source, "the other version")
 
 
+def compared(page, first: str, second: str) -> list[dict[str, str]]:
+    """The data of each column's difference on the comparison page."""
+    go(page, f"#c/{first}/{second}", f"h2 a[href='#s/{first}']:first-child")
+    until(lambda: texts(page, "h2 a")[:2] and page.execute_script("return location.hash") == f"#c/{first}/{second}", "")
+    script = "return [...document.querySelectorAll('[data-difference]')].map(e => ({...e.dataset}))"
+    return until(lambda: page.execute_script(script), "the differences")
+
+
 def test_two_are_compared_as_the_statistics_do_it(page, built):
-    names = ("model-20", "model-55")
     ids = {s.model: s.name for s in built[0].submissions()}
-    go(page, f"#c/{ids[names[1]]}/{ids[names[0]]}", "table.comparison")
-    cells = page.execute_script(
-        "return [...document.querySelectorAll('[data-difference]')]"
-        ".map(e => [e.dataset.difference, e.dataset.se, e.dataset.p])"
-    )
-    found = {checked.submission.model: checked for checked in verify(built[0]) if checked.submission}
-    vectors = {name: {v.task: v.values for v in found[name].vectors["made@1"]} for name in names}
+    names = ["model-05", "hostile"]
+    standings = rank_submissions(built[0], verify(built[0]))
+    standing = standings.suites[0]
+    rows = {standings.submission(row).model: at for at, row in enumerate(standing.rows)}
+    vectors = {name: {v.task: v.values for v in standings.checked[standing.rows[rows[name]]].vectors["made@1"]}
+               for name in names}  # fmt: skip
 
     def part(task: str, weight: float) -> estimates.Part:
         scores = (vectors[names[1]][task] - vectors[names[0]][task])[None]
@@ -163,11 +170,55 @@ def test_two_are_compared_as_the_statistics_do_it(page, built):
 
     expected = [estimates.estimate([part(task, 1.0)]) for task in SIZES]
     expected.append(estimates.estimate([part(task, 1 / 3) for task in SIZES]))
+    cells = compared(page, ids[names[1]], ids[names[0]])
     assert len(cells) == 4
     for cell, estimate in zip(cells, expected, strict=True):
-        assert [float(text) for text in cell] == pytest.approx(
-            [estimate.value, estimate.se, estimates.p_value(estimate)], rel=1e-7
-        )
+        interval = estimate.interval(estimates.FRACTION_DIFFERENCE)
+        shown = [float(cell[key]) for key in ("difference", "low", "high", "p")]
+        assert shown == pytest.approx([estimate.value, *interval, estimates.p_value(estimate)], abs=1e-5)
+    for cell, name in zip(cells, standing.columns, strict=True):
+        pair = standing.ranking.against(name, rows[names[1]], np.array([rows[names[0]]]))
+        assert float(cell["corrected"]) == pytest.approx(float(pair.p_adjusted[0]), abs=1e-5)
+    verdicts = page.execute_script(
+        "return [...document.querySelectorAll('[data-verdict]')].map(e => e.dataset.verdict)"
+    )
+    assert verdicts == [column.verdict(rows[names[1]], rows[names[0]]) for column in standing.columns.values()]
+    assert "better" in verdicts
+    stars = [text.endswith(" *") for text in texts(page, "[data-difference]")]
+    assert stars == [verdict != "undecided" for verdict in verdicts]
+
+
+def test_a_comparison_is_the_same_from_the_other_side(page, built):
+    ids = {s.model: s.name for s in built[0].submissions()}
+    there = compared(page, ids["model-05"], ids["model-55"])
+    counts = texts(page, "table.comparison td:last-child")
+    back = compared(page, ids["model-55"], ids["model-05"])
+    assert [text.split(" / ")[::-1] for text in texts(page, "table.comparison td:last-child")] == [
+        text.split(" / ") for text in counts
+    ]
+    for one, other in zip(there, back, strict=True):
+        assert float(one["difference"]) == -float(other["difference"])
+        assert (float(one["low"]), float(one["high"])) == (-float(other["high"]), -float(other["low"]))
+        assert one["corrected"] == other["corrected"]
+
+
+def test_a_large_board_shows_verdicts_and_the_command_for_the_rest(built, driver, tmp_path, monkeypatch):
+    monkeypatch.setattr("leaderboards.board.pairs.EXACT_ROWS", 10)
+    standings = rank_submissions(built[0], verify(built[0]))
+    build_site({"board": standings}, tmp_path / "site")
+    assert not list((tmp_path / "site" / "data" / "p").iterdir()) or not standings.suites[0].rows
+    ids = {s.model: s.name for s in built[0].submissions()}
+    open_page(driver, f"{(tmp_path / 'site' / 'index.html').as_uri()}#c/{ids['hostile']}/{ids['model-05']}")
+    until(lambda: driver.find_elements("css selector", "table.comparison"), "the comparison")
+    assert "better" in texts(driver, "[data-verdict]")
+    assert texts(driver, "p.note code") == [f"moemix board compare DIR {ids['hostile']} {ids['model-05']}"]
+    assert driver.get_log("browser") == []
+
+
+def test_the_pages_compute_no_statistics():
+    script = (Path(leaderboards.__file__).parent / "site" / "site.js").read_text()
+    for word in ("Math.sqrt", "Math.exp", "Math.log", "0.05", "1.96", "variance", "quantile"):
+        assert word not in script, word
 
 
 def test_ticking_two_leads_to_their_comparison(page):

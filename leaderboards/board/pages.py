@@ -1,0 +1,160 @@
+"""Compute the data of the site's pages: every number, interval and verdict. The pages only sort, filter and draw."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from harness.provenance import now
+from harness.recipe_file import parse
+from harness.records import MixtureUpdate, RunManifest
+from harness.statistics.ranking import RankedColumn, Scores
+from harness.submissions import BoardEntry, Submission
+from leaderboards.board.judging import judgings
+from leaderboards.board.pairs import has_pair_pages, shortened
+from leaderboards.board.standings import Standing, Standings
+from leaderboards.board.untrusted import read_lines, read_record
+
+MAX_POINTS = 200  # of the drawn line of a mixture weight
+MAX_SOURCES = 40
+Data = dict[str, object]
+
+
+def table_data(standings: Standings) -> Data:
+    """Return what the table needs, column by column so that it stays small."""
+    submissions = [standings.submission(row) for row in range(len(standings.checked))]
+    strategies = sorted({s.strategy or "" for s in submissions})
+    position = {strategy: i for i, strategy in enumerate(strategies)}
+    board = standings.board.board
+    return {
+        "title": board.title,
+        "description": board.description,
+        "built": now(),
+        "refused": len(standings.refused),
+        "strategies": strategies,
+        "rows": {
+            "id": [s.submission_id for s in submissions],
+            "model": [s.model for s in submissions],
+            "strategy": [position[s.strategy or ""] for s in submissions],
+            "parameters": [s.parameters for s in submissions],
+            "seed": [s.seed for s in submissions],
+            "created": [s.created[:10] for s in submissions],
+        },
+        "history": [[row, status, note] for row, (status, note) in enumerate(standings.status) if status != "current"],
+        "suites": [_suite_data(standing) for standing in standings.suites],
+    }
+
+
+def _suite_data(standing: Standing) -> Data:
+    suite, columns = standing.suite, standing.shares
+    return {
+        "key": suite.key,
+        "main": suite.main if suite.main in columns else next(iter(columns), ""),
+        "higher": suite.higher_is_better,
+        "results": [[key.task, key.metric, key.filter] for key in standing.keys],
+        "tasks": {
+            name: {
+                "questions": task.questions,
+                "shots": task.shots,
+                "version": task.version,
+                "hash": task.question_hash[:12],
+            }
+            for name, task in suite.tasks.items()
+        },
+        "columns": [
+            {
+                "name": name,
+                "title": standing.title(name),
+                "shares": [[standing.keys.index(key), share] for key, share in shares.items()],
+            }
+            for name, shares in columns.items()
+        ],
+        "rows": standing.rows,
+        "pairs": has_pair_pages(standing),
+        "scores": {name: _column_data(column) for name, column in standing.columns.items()},
+    }
+
+
+def _column_data(column: RankedColumn) -> Data:
+    return {**_score_data(column), "b": column.best.tolist(), "w": column.worst.tolist()}
+
+
+def _score_data(scores: Scores) -> Data:
+    """Return scores and what stands after the ±: half the width of the 95 % intervals."""
+    return {"v": shortened(scores.values), "h": shortened(scores.half)}
+
+
+def task_data(standing: Standing) -> Iterator[tuple[str, Data]]:
+    """Yield, for each column that is computed from several tasks, the scores of its tasks."""
+    for name in standing.columns:
+        shares = standing.shares[name]
+        if len(shares) > 1:
+            yield name, {"tasks": [_score_data(standing.ranking.tasks[key]) for key in shares]}
+
+
+def submission_data(standings: Standings, row: int, entry: BoardEntry, positions: dict[str, int]) -> Data:
+    """Return what a submission's page and its comparisons show besides its record.
+
+    Args:
+        standings: the ranked board.
+        row: the submission's position in ``standings.checked``.
+        entry: its record.
+        positions: suite key → its position in the suite's ranking.
+    """
+    folder, files = standings.folder(row), entry.submission.files
+    columns = {standing.suite.key: standing.columns for standing in standings.suites}
+    return {
+        "beats": {
+            key: {name: base64.b64encode(column.beats[at].tobytes()).decode() for name, column in columns[key].items()}
+            for key, at in positions.items()
+        },
+        "mixture": _mixture(folder) if "mixture.jsonl" in files else None,
+        "run": _run(folder) if "run.json" in files else None,
+        "engine": standings.checked[row].engines,
+        "judged": _judged(entry.submission, folder),
+    }
+
+
+def _mixture(folder: Path) -> Data:
+    """Return the weights from step 0 on, thinned to what a drawing can show."""
+    updates = [MixtureUpdate.model_validate(line) for _, line in read_lines(folder / "mixture.jsonl")]
+    if not updates:
+        return {"names": [], "steps": [], "weights": []}
+    names = updates[0].names[:MAX_SOURCES]
+    points = [(0, updates[0].before)] + [(update.step, update.after) for update in updates]
+    chosen = np.unique(np.linspace(0, len(points) - 1, min(len(points), MAX_POINTS)).astype(int))
+    return {
+        "names": names,
+        "steps": [points[i][0] for i in chosen],
+        "weights": [[round(w, 4) for w in points[i][1][: len(names)]] for i in chosen],
+    }
+
+
+def _judged(submission: Submission, folder: Path) -> list[Data]:
+    """Return title, average and categories of each judging."""
+    return [
+        {
+            "title": summary.title,
+            "judges": [judge.name for judge in summary.request.judges],
+            "scores": [
+                [name, score.value, score.stderr, score.n]
+                for name, score in (("average", summary.average), *summary.by_category.items())
+            ],
+        }
+        for _, summary in judgings(submission, folder)
+    ]
+
+
+def _run(folder: Path) -> Data:
+    """Return the options of a run's strategy, its training and its cost."""
+    manifest = parse(RunManifest, read_record(folder / "run.json"), where=str(folder / "run.json"))
+    config, result = manifest.config, manifest.result
+    return {
+        "options": config.strategy.options,
+        "training": config.training.model_dump(include={"steps", "batch_examples", "max_length", "learning_rate"}),
+        "interval": config.mixing.interval,
+        "cost": result.model_dump(include={"tokens", "seconds", "mixing_seconds"}) if result else None,
+    }
