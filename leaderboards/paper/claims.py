@@ -1,34 +1,33 @@
-"""What the paper says, claim by claim, held against our runs: same direction or not, and whether that is significant.
+"""The claims of the paper, tested on our runs: the same direction or not, and whether that is significant.
 
-A claim is that one line of a table stands above another in a column; the published figures must say so too. Ours are
-differences paired by question and seed with the p-values of their table, so a claim is judged as its table is.
+A claim is that one line of a table is above another in a column; the published figures must say so too. Ours are the
+differences of the table's own comparison, with its correction, so a claim has the verdict of its table.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from scipy.stats import spearmanr
 
-from harness.statistics.estimates import ALPHA, p_value
-from harness.statistics.families import adjust
+from harness.grid import Grid, Number
+from harness.statistics.estimates import mean_over_seeds, p_value
+from harness.statistics.families import adjust, verdict
 from leaderboards.paper.figures import MODEL, PAIR, R_HIGH, R_LOW, FigureData
-from leaderboards.paper.measures import measure, over_seeds
-from leaderboards.paper.published import published
+from leaderboards.paper.measures import compare_lines, final_weights
 from leaderboards.paper.runs import Experiments
-from leaderboards.paper.specs import MODELS, STRATEGIES
-from leaderboards.paper.tables import Difference, PaperTable, scaled
+from leaderboards.paper.specs import MODELS, STRATEGIES, Column, Line, published
+from leaderboards.paper.tables import Difference, PaperTable, in_units
 
 AGREES, SAME, OPPOSITE, DISAGREES, UNKNOWN = (
     "agrees", "same direction, not significant", "opposite direction, not significant", "disagrees", "not measured",
 )  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Claim:
-    """``above`` stands above ``below`` in ``column`` of ``table``, on ``model``."""
+class Claim(NamedTuple):
+    """``above`` is above ``below`` in ``column`` of ``table``, on ``model``."""
 
     table: str
     model: str
@@ -39,7 +38,7 @@ class Claim:
 
 @dataclass(frozen=True)
 class Finding:
-    """A claim with what the paper prints for it and what came of it here.
+    """A claim with the paper's figure and our result.
 
     Attributes:
         published: the difference as the paper prints it, above 0.
@@ -56,16 +55,17 @@ class Finding:
 
     @property
     def place(self) -> str:
+        """Return where the paper says it, such as ``Table 1, MoLM 700M-4E``."""
         return f"{heading(self.table)}, {MODELS[self.model]}"
 
     @property
     def verdict(self) -> str:
+        """Return one of the five verdicts on a claim."""
         if self.ours is None:
             return UNKNOWN
         value = self.ours.estimate.value
-        if self.ours.p_holm < ALPHA:
-            return AGREES if value > 0 else DISAGREES
-        return SAME if value > 0 else OPPOSITE
+        found = verdict(value, self.ours.p_holm)
+        return {"better": AGREES, "worse": DISAGREES, "undecided": SAME if value > 0 else OPPOSITE}[found]
 
 
 def _on(table: str, model: str, above: str, below: Iterable[str], *columns: str) -> list[Claim]:
@@ -100,7 +100,7 @@ WEIGHTS = (  # of table 8: model, and the source that Dynamic ends up drawing mo
 
 
 def findings(experiments: Experiments, tables: Mapping[str, PaperTable]) -> list[Finding]:
-    """Every claim beside what our runs say."""
+    """Return every claim with what our runs say, in the order of the tables."""
     found = [_of_table(claim, tables[claim.table]) for claim in CLAIMS]
     found += [*_of_weights(experiments, tables["table8"]), *_of_steps(experiments)]
     names = [*tables, "figure6"]
@@ -108,7 +108,7 @@ def findings(experiments: Experiments, tables: Mapping[str, PaperTable]) -> list
 
 
 def heading(name: str) -> str:
-    """``Table 1`` for ``table1``."""
+    """Return ``Table 1`` for ``table1``."""
     return name.replace("table", "Table ").replace("figure", "Figure ")
 
 
@@ -116,79 +116,79 @@ def _of_table(claim: Claim, table: PaperTable) -> Finding:
     lines = {line.key: line for line in table.spec.lines}
     above, below = f"{claim.model}/{claim.above}", f"{claim.model}/{claim.below}"
     column = next(column for column in table.spec.columns if column.key == claim.column)
-    higher, lower = table.spec.figures[above, column.key], table.spec.figures[below, column.key]
-    assert higher is not None
-    assert lower is not None
     text = f"{column.title}: {lines[above].title} above {lines[below].title}"
-    ours = table.difference(column.key, above, below)
-    return Finding(claim.table, claim.model, text, higher - lower, ours, column.percent)
+    published_difference = _figure(table, above, column.key) - _figure(table, below, column.key)
+    ours = table.difference(column, above, below)
+    return Finding(claim.table, claim.model, text, published_difference, ours, column.percent)
+
+
+def _figure(table: PaperTable, line: str, column: str) -> float:
+    figure = table.spec.figures[line, column]
+    if figure is None:
+        raise ValueError(f"the paper prints no figure for {line} in {column} of {table.spec.name}")
+    return figure
 
 
 def _of_weights(experiments: Experiments, table: PaperTable) -> list[Finding]:
+    """Test the claims on final weights, over seeds; they are a family of their own."""
+    titles = {column.key: column.title for column in table.spec.columns}
     found, estimates = [], []
     for model, more, less in WEIGHTS:
-        key = f"{model}/dynamic"
-        titles = {column.key: column.title for column in table.spec.columns}
-        here, there = (measure(experiments, model, "dynamic", f"weight:{name}").numbers for name in (more, less))
-        seeds = sorted(here.keys() & there.keys())
-        estimates.append(over_seeds([100 * (here[seed] - there[seed]) for seed in seeds]) if seeds else None)
-        told = (table.spec.figures[key, more] or 0.0) - (table.spec.figures[key, less] or 0.0)
-        text = f"final weight: {titles[more]} above {titles[less]}"
-        found.append(Finding("table8", model, text, told, None))
-    corrected = adjust([p_value(estimate) if estimate else math.nan for estimate in estimates])
+        line = Line(model, "dynamic", STRATEGIES["dynamic"])
+        pairs = zip(*(final_weights(experiments, line, name)[0] for name in (more, less)), strict=True)
+        gaps = [100 * (high - low) for high, low in pairs]
+        estimates.append(mean_over_seeds(gaps) if gaps else None)
+        gap = _figure(table, line.key, more) - _figure(table, line.key, less)
+        found.append(Finding("table8", model, f"final weight: {titles[more]} above {titles[less]}", gap, None))
+    corrected = adjust([p_value(estimate) if estimate else float("nan") for estimate in estimates])
     return [
-        replace(f, ours=Difference(estimate, p) if estimate else None)
-        for f, estimate, p in zip(found, estimates, corrected, strict=True)
+        replace(finding, ours=Difference(estimate, p) if estimate else None)
+        for finding, estimate, p in zip(found, estimates, corrected, strict=True)
     ]
 
 
 def _of_steps(experiments: Experiments) -> list[Finding]:
-    """Figure 6: at a quarter of the steps the paper has Uniform in front."""
-    told = published()["other"]["steps_500_kr_average"]
-    uniform, dynamic = (measure(experiments, MODEL, f"steps_500_{name}", "score:kr_average") for name in PAIR)
-    pair = uniform.minus(dynamic)
-    ours = Difference(scaled(pair, 100.0), p_value(pair)) if pair else None
-    text = f"K&R Avg after 500 of 2,000 steps: {STRATEGIES['uniform']} above {STRATEGIES['dynamic']}"
-    return [Finding("figure6", MODEL, text, told["uniform"] - told["dynamic"], ours)]
+    """Test figure 6: after a quarter of the steps the paper has Uniform in front."""
+    figures = published()["other"]["steps_500_kr_average"]
+    column = Column("kr_average", "K&R Avg", "score:kr_average")
+    lines = [Line(MODEL, f"steps_500_{name}", STRATEGIES[name]) for name in PAIR]
+    tested = compare_lines(experiments, lines, [column.quantity])
+    pair = tested.difference(lines[0].key, lines[1].key, column.quantity)
+    ours = Difference(in_units(pair.difference, column), pair.p_holm) if pair else None
+    text = f"K&R Avg after 500 of 2,000 steps: {lines[0].title} above {lines[1].title}"
+    return [Finding("figure6", MODEL, text, figures["uniform"] - figures["dynamic"], ours)]
 
 
 def in_words(found: Sequence[Finding], tables: Mapping[str, PaperTable], balance: FigureData) -> list[str]:
-    """The counts, the claims that hold and those that do not, the order of the rows, and figure 2."""
+    """Sum up the claims: counts, those that hold and those that do not, the order of the rows, and figure 2."""
     by_verdict: dict[str, list[Finding]] = {}
     for finding in found:
         by_verdict.setdefault(finding.verdict, []).append(finding)
-    counts = {verdict: len(by_verdict.get(verdict, [])) for verdict in (AGREES, SAME, OPPOSITE, DISAGREES, UNKNOWN)}
-    measured = len(found) - counts[UNKNOWN]
+    counts = {key: len(by_verdict.get(key, [])) for key in (AGREES, SAME, OPPOSITE, DISAGREES, UNKNOWN)}
     texts = [
-        f"Of {len(found)} claims of the paper, {measured} could be looked at here: {counts[AGREES]} hold significantly,"
-        f" {counts[SAME]} show the paper's direction without significance, {counts[OPPOSITE]} the opposite direction"
-        f" without significance, and {counts[DISAGREES]} are contradicted significantly."
+        f"Of {len(found)} claims of the paper, {len(found) - counts[UNKNOWN]} could be tested: {counts[AGREES]} hold"
+        f" significantly, {counts[SAME]} show the paper's direction without significance, {counts[OPPOSITE]} the"
+        f" opposite direction without significance, and {counts[DISAGREES]} are contradicted significantly."
     ]
-    for verdict, words in ((AGREES, "Agrees"), (DISAGREES, "Disagrees")):
-        if held := by_verdict.get(verdict):
-            texts.append(f"{words}: {'; '.join(f'{f.text} ({f.place})' for f in held)}.")
-    for model in MODELS:
-        if order := _order(tables["table1"], model):
-            texts.append(order)
-    told = {what: (ours, theirs) for what, ours, theirs in balance.facts}
-    if "Pearson's r" in told:
-        (r, paper), (low, _), (high, _) = told["Pearson's r"], told[R_LOW], told[R_HIGH]
-        holds = "has the paper's sign" if r * (paper or 0.0) > 0 else "has the opposite sign"
-        sure = (
-            "and its interval leaves out 0"
-            if low * high > 0
-            else "and its interval holds 0, so either sign is possible"
-        )
+    for key, words in ((AGREES, "Agrees"), (DISAGREES, "Disagrees")):
+        if some := by_verdict.get(key):
+            texts.append(f"{words}: {'; '.join(f'{f.text} ({f.place})' for f in some)}.")
+    texts += [order for model in MODELS if (order := _order(tables["table1"], model))]
+    facts = {what: (ours, paper) for what, ours, paper in balance.facts}
+    if "Pearson's r" in facts:
+        (r, paper), (low, _), (high, _) = facts["Pearson's r"], facts[R_LOW], facts[R_HIGH]
+        sign = "has the paper's sign" if r * (paper or 0.0) > 0 else "has the opposite sign"
+        zero = "excludes 0" if low * high > 0 else "includes 0, so either sign is possible"
         texts.append(
-            f"Load imbalance and K&R average (figure 2): Pearson's r {signed(r, 2)} ({signed(low, 2)} to"
-            f" {signed(high, 2)}), in the paper {signed(paper or 0.0, 2)}: it {holds}, {sure}."
+            f"Load imbalance and K&R average (figure 2): Pearson's r is {_signed(r)} ({_signed(low)} to"
+            f" {_signed(high)}); the paper has {_signed(paper or 0.0)}. It {sign}, and its interval {zero}."
         )
-    texts.append("p: of the difference, after Holm's correction over all pairs of lines and all columns of its table.")
+    texts.append("p: of the difference, after Holm's correction over all pairs of lines in all columns of its table.")
     return texts
 
 
 def _order(table: PaperTable, model: str) -> str | None:
-    """How alike the rows of table 1 are ordered by K&R average here and in the paper."""
+    """Say how alike the rows of table 1 are ordered by K&R average here and in the paper."""
     ours, theirs = {}, {}
     for line in table.spec.lines:
         cell = table.cells[line.key, "kr_average"]
@@ -198,23 +198,22 @@ def _order(table: PaperTable, model: str) -> str | None:
         return None
     rank = float(spearmanr(list(ours.values()), list(theirs.values())).statistic)
     here, there = (" > ".join(sorted(values, key=values.__getitem__, reverse=True)) for values in (ours, theirs))
-    return f"Order by K&R average, {MODELS[model]} (Spearman's ρ {signed(rank, 2)}): here {here}; in the paper {there}."
+    return f"Order by K&R average, {MODELS[model]} (Spearman's ρ {_signed(rank)}): here {here}; in the paper {there}."
 
 
-def signed(value: float, decimals: int) -> str:
-    return f"{value:+.{decimals}f}".replace("-", "−")
+def _signed(value: float) -> str:
+    return str(Number(value, signed=True))
 
 
-def rows(found: Sequence[Finding]) -> list[list[str]]:
-    """Header and lines of the table of claims."""
-    lines = [["claim", "where", "paper", "ours ± standard error", "p", "verdict"]]
+def claims_grid(found: Sequence[Finding]) -> Grid:
+    """Lay the claims out for reading."""
+    rows = []
     for finding in found:
-        decimals = 1 if finding.percent else 2
         ours, p = "—", ""
         if finding.ours is not None:
-            held, error = finding.ours, finding.ours.estimate.se
-            told = "?" if math.isnan(error) else f"{error:.{decimals}f}"
-            ours = f"{signed(held.estimate.value, decimals)} ± {told}"
-            p = "?" if math.isnan(held.p_holm) else f"{held.p_holm:.3f}" if held.p_holm >= 0.001 else "< 0.001"
-        lines.append([finding.text, finding.place, signed(finding.published, 2), ours, p, finding.verdict])
-    return lines
+            estimate, p_holm = finding.ours.estimate, finding.ours.p_holm
+            ours = str(Number(estimate.value, estimate.se, 1 if finding.percent else 2, signed=True))
+            p = "< 0.001" if p_holm < 0.001 else f"{p_holm:.3f}".replace("nan", "?")
+        rows.append([finding.text, finding.place, _signed(finding.published), ours, p, finding.verdict])
+    header = ["claim", "place", "paper", "ours ± standard error", "p", "verdict"]
+    return Grid(header, rows, align="llrrrl")

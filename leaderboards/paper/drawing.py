@@ -1,28 +1,41 @@
-"""Figures drawn: the same bytes for the same records, readable in greyscale; published numbers as open marks."""
+"""The drawing of the paper's figures: readable in greyscale, published numbers as open marks."""
 
 from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, TypedDict
 
 import numpy as np
 
 from harness.grid import plain
-from leaderboards.figures import LINES, MARKERS, save
+from leaderboards.figures import LINES, MARKERS, colour, save
 from leaderboards.paper.figures import R_HIGH, R_LOW, FigureData, Panel, Point
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+
+class _Look(TypedDict):
+    """How the marks of one series look."""
+
+    color: tuple[float, ...]
+    marker: str
+    markersize: float
 
 
 def draw_figure(figure: FigureData, path: Path) -> None:
-    """A panel beside the other, or the words that nothing has been measured yet.
+    """Draw a figure's panels side by side, or the words that nothing has been measured yet.
 
     Args:
+        figure: computed from the records.
         path: ends in ``.png``, ``.pdf`` or ``.svg``.
     """
     columns = max(1, min(2, len(figure.panels)))
     lines = max(1, math.ceil(len(figure.panels) / columns))
 
-    def paint(canvas: Any) -> None:
+    def paint(canvas: Figure) -> None:
         panels = list(canvas.subplots(lines, columns, squeeze=False).flat)
         for axes, panel in zip(panels, figure.panels, strict=False):
             _PAINT[panel.kind](axes, panel)
@@ -35,11 +48,10 @@ def draw_figure(figure: FigureData, path: Path) -> None:
             axes.set_axis_off()
         if not figure.panels:
             panels[0].text(0.5, 0.5, "nothing measured yet", ha="center", va="center")
-        told = [f"{name} {ours:.3f}" + (f" (paper {theirs})" if theirs is not None else "")
-                for name, ours, theirs in figure.facts if name not in (R_LOW, R_HIGH)]  # fmt: skip
-        canvas.suptitle(
-            plain("; ".join([figure.title, *told])).replace("-0", "−0"), fontsize=10, parse_math=False, wrap=True
-        )
+        facts = [f"{name} {ours:.3f}" + (f" (paper {paper})" if paper is not None else "")
+                 for name, ours, paper in figure.facts if name not in (R_LOW, R_HIGH)]  # fmt: skip
+        title = plain("; ".join([figure.title, *facts])).replace("-0", "−0")
+        canvas.suptitle(title, fontsize=10, parse_math=False, wrap=True)
 
     save(path, (5.4 * columns, 3.6 * lines + 0.4), paint)
 
@@ -51,61 +63,59 @@ def _series(panel: Panel) -> dict[str, list[Point]]:
     return found
 
 
-def _colour(position: int, count: int) -> Any:
-    from matplotlib import colormaps
-
-    return colormaps["viridis"](0.7 * position / max(1, count - 1))
+def _look(position: int, count: int, size: float) -> _Look:
+    return {"color": colour(position, count), "marker": MARKERS[position % len(MARKERS)], "markersize": size}
 
 
 def _errors(points: list[Point]) -> list[float]:
     return [0.0 if math.isnan(point.stderr) else point.stderr for point in points]
 
 
-def _points(axes: Any, panel: Panel) -> None:
+def _points(axes: Axes, panel: Panel) -> None:
     for position, (name, points) in enumerate(_series(panel).items()):
-        colour = _colour(position, len(panel.points))
-        axes.errorbar([p.x for p in points], [p.y for p in points], _errors(points), color=colour, markersize=5,
-                      marker=MARKERS[position % len(MARKERS)], linestyle="none", capsize=2)  # fmt: skip
-        axes.annotate(plain(name), (points[0].x, points[0].y), (4, 4), textcoords="offset points", fontsize=8,
+        axes.errorbar([float(p.x) for p in points], [p.y for p in points], _errors(points),
+                      linestyle="none", capsize=2, **_look(position, len(panel.points), 5))  # fmt: skip
+        axes.annotate(plain(name), (float(points[0].x), points[0].y), (4, 4), textcoords="offset points", fontsize=8,
                       parse_math=False)  # fmt: skip
 
 
-def _lines(axes: Any, panel: Panel) -> None:
+def _lines(axes: Axes, panel: Panel) -> None:
     series = _series(panel)
     for position, (name, points) in enumerate(series.items()):
-        look = {"color": _colour(position, len(series)), "marker": MARKERS[position % len(MARKERS)], "markersize": 4}
-        axes.errorbar([p.x for p in points], [p.y for p in points], _errors(points), capsize=2, label=plain(name),
-                      linestyle=LINES[position % len(LINES)], **look)  # fmt: skip
-        told = [p for p in points if p.published is not None]
-        if told:
-            axes.plot([p.x for p in told], [p.published for p in told], linestyle="none", fillstyle="none",
+        look = _look(position, len(series), 4)
+        axes.errorbar([float(p.x) for p in points], [p.y for p in points], _errors(points), capsize=2,
+                      label=plain(name), linestyle=LINES[position % len(LINES)], **look)  # fmt: skip
+        paper = [(float(p.x), p.published) for p in points if p.published is not None]
+        if paper:
+            axes.plot([x for x, _ in paper], [y for _, y in paper], linestyle="none", fillstyle="none",
                       label=f"{plain(name)}, paper", **look)  # fmt: skip
     axes.legend(fontsize=8, frameon=False)
 
 
-def _steps(axes: Any, panel: Panel) -> None:
+def _steps(axes: Axes, panel: Panel) -> None:
     series = _series(panel)
     for position, (name, points) in enumerate(series.items()):
-        x, y, error = (np.array(v) for v in ([p.x for p in points], [p.y for p in points], _errors(points)))
-        colour = _colour(position, len(series))
-        axes.step(x, y, where="post", color=colour, linestyle=LINES[position % len(LINES)], label=plain(name))
-        axes.fill_between(x, y - error, y + error, step="post", color=colour, alpha=0.15, linewidth=0)
+        x, y = np.array([float(p.x) for p in points]), np.array([p.y for p in points])
+        error = np.array(_errors(points))
+        shade = colour(position, len(series))
+        axes.step(x, y, where="post", color=shade, linestyle=LINES[position % len(LINES)], label=plain(name))
+        axes.fill_between(x, y - error, y + error, step="post", color=shade, alpha=0.15, linewidth=0)
     axes.legend(fontsize=8, frameon=False)
 
 
-def _bars(axes: Any, panel: Panel) -> None:
+def _bars(axes: Axes, panel: Panel) -> None:
     series = _series(panel)
     places = list(dict.fromkeys(str(point.x) for point in panel.points))
     width = 0.8 / len(series)
     for position, (name, points) in enumerate(series.items()):
         x = [places.index(str(p.x)) + (position - (len(series) - 1) / 2) * width for p in points]
-        axes.bar(x, [p.y for p in points], width, yerr=_errors(points), color=_colour(position, len(series)),
+        axes.bar(x, [p.y for p in points], width, yerr=_errors(points), color=colour(position, len(series)),
                  label=plain(name), capsize=2)  # fmt: skip
     axes.set_xticks(range(len(places)), [plain(place).replace(" ", "\n", 1) for place in places], fontsize=8)
     axes.legend(fontsize=8, frameon=False, ncols=len(series), loc="lower right", bbox_to_anchor=(1, 1))
 
 
-def _matrix(axes: Any, panel: Panel) -> None:
+def _matrix(axes: Axes, panel: Panel) -> None:
     rows = list(dict.fromkeys(point.series for point in panel.points))
     columns = list(dict.fromkeys(str(point.x) for point in panel.points))
     values = np.array([point.y for point in panel.points]).reshape(len(rows), len(columns))

@@ -3,29 +3,31 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.stats import pearsonr
 
 from harness.errors import unknown
+from harness.statistics.estimates import mean_over_seeds
 from leaderboards.mixture import read_trajectory
-from leaderboards.paper.measures import Loads, NotMeasured, gate_loads, measure, over_seeds
-from leaderboards.paper.published import published
+from leaderboards.paper.measures import Loads, compare_lines, gate_loads
 from leaderboards.paper.runs import BENCHMARK_LOAD, GATE_LOAD, SCORES, Experiments, Need
-from leaderboards.paper.specs import INTERVALS, SOURCES, STRATEGIES, interval_label
+from leaderboards.paper.specs import INTERVALS, SOURCES, STRATEGIES, Line, interval_label, published
 
 MODEL = "llama_moe"
 TRAINED = ("datasize", "uniform", "random", "sequential", "ref_loss", "dynamic")
 LENGTHS = ("500", "1000", "1500", "2000")
 PAIR = ("uniform", "dynamic")
+AVERAGE = "score:kr_average"
 R_LOW, R_HIGH = "lower end of r's 95 % interval", "upper end of r's 95 % interval"
 
 
 @dataclass(frozen=True)
 class Point:
-    """One point, bar or matrix entry; ``published`` where the paper gives the number."""
+    """A point, a bar or an entry of a matrix; ``published`` where the paper gives the number."""
 
     series: str
     x: float | str
@@ -36,10 +38,14 @@ class Point:
 
 @dataclass(frozen=True)
 class Panel:
-    """What is drawn in one pair of axes. A ``matrix`` has its rows in ``series`` and its columns in ``x``."""
+    """One pair of axes. A ``matrix`` has its rows in ``series`` and its columns in ``x``.
+
+    Attributes:
+        kind: ``points``, ``lines``, ``steps``, ``bars`` or ``matrix``.
+    """
 
     title: str
-    kind: str  # points, lines, steps, bars or matrix
+    kind: str
     x_label: str
     y_label: str
     points: tuple[Point, ...]
@@ -55,21 +61,32 @@ class FigureData:
     facts: list[tuple[str, float, float | None]] = field(default_factory=list)
     missing: dict[str, None] = field(default_factory=dict)
 
+    def lacks(self, strategy: str, reasons: Iterable[str]) -> None:
+        """Note why a strategy is missing."""
+        self.missing |= dict.fromkeys(f"{strategy}: {reason}" for reason in reasons)
+
 
 def figure_names() -> list[str]:
+    """Return ``figure2`` … ``figure8``."""
     return list(_FIGURES)
 
 
 def figure_title(name: str) -> str:
+    """Return what a figure shows."""
     return _known(name)[0]
 
 
 def figure_needs(name: str) -> list[Need]:
+    """Return what a figure needs of which runs."""
     return _known(name)[1]
 
 
 def figure_data(name: str, experiments: Experiments) -> FigureData:
-    """A figure of the paper from what the store holds."""
+    """Compute a figure of the paper from what the store holds.
+
+    Raises:
+        MoemixError: there is no figure of this name, or the records are damaged.
+    """
     title, _, build = _known(name)
     figure = FigureData(name, title)
     build(figure, experiments)
@@ -82,147 +99,139 @@ def _known(name: str) -> tuple[str, list[Need], Callable[[FigureData, Experiment
     return _FIGURES[name]
 
 
-def _average(figure: FigureData, experiments: Experiments, strategy: str) -> tuple[float, float] | None:
-    """K&R average of a strategy in percent, with its standard error."""
-    found = measure(experiments, MODEL, strategy, "score:kr_average")
-    figure.missing |= dict.fromkeys(f"{strategy}: {reason}" for reason in found.missing)
-    value = found.estimate()
-    return (100 * value.value, 100 * value.se) if value else None
-
-
-def _loads(figure: FigureData, experiments: Experiments, strategy: str, need: str = GATE_LOAD) -> list[Loads]:
-    """The gate loads of a strategy's checkpoints, one a seed."""
-    found = []
-    planned_runs = experiments.runs(MODEL, strategy)
-    if not planned_runs:
-        figure.missing[f"{strategy}: {experiments.why_none(MODEL, strategy)}"] = None
-    for planned in planned_runs:
-        try:
-            found.append(gate_loads(experiments, planned, need))
-        except NotMeasured as reason:
-            figure.missing[f"{strategy}: {reason}"] = None
+def _averages(
+    figure: FigureData, experiments: Experiments, strategies: Sequence[str]
+) -> dict[str, tuple[float, float]]:
+    """Return strategy → K&R average in percent with its standard error, of those that have one."""
+    lines = [Line(MODEL, strategy, strategy) for strategy in strategies]
+    compared = compare_lines(experiments, lines, [AVERAGE])
+    found = {}
+    for line in lines:
+        figure.lacks(line.strategy, compared.missing(line, AVERAGE))
+        if score := compared.cell(line, AVERAGE).score:
+            found[line.strategy] = (100 * score.value, 100 * score.se)
     return found
 
 
+def _loads(figure: FigureData, experiments: Experiments, strategy: str, need: str = GATE_LOAD) -> list[Loads]:
+    """Return the gate loads of a strategy's checkpoints, one for each seed."""
+    measured = [gate_loads(experiments, planned, need) for planned in experiments.runs(MODEL, strategy)]
+    if not measured:
+        figure.lacks(strategy, [experiments.why_none(MODEL, strategy)])
+    figure.lacks(strategy, [reason for reason in measured if isinstance(reason, str)])
+    return [loads for loads in measured if not isinstance(loads, str)]
+
+
 def _balance(figure: FigureData, experiments: Experiments) -> None:
-    """Figure 2."""
+    """Build figure 2."""
     rows = published()["table1"][MODEL]
-    points, cvs = [], []
+    scores = _averages(figure, experiments, TRAINED)
+    points = []
     for strategy in TRAINED:
-        score, loads = _average(figure, experiments, strategy), _loads(figure, experiments, strategy)
-        if score and loads:
+        loads = _loads(figure, experiments, strategy)
+        if strategy in scores and loads:
             cv = float(np.mean([load.cv_squared for load in loads]))
-            cvs.append((cv, score[0]))
-            points.append(Point(STRATEGIES[strategy], cv, score[0], score[1], rows[strategy]["kr_average"]))
+            points.append(Point(STRATEGIES[strategy], cv, *scores[strategy], rows[strategy]["kr_average"]))
     if points:
         figure.panels.append(Panel("", "points", "CV(load)²", "K&R average, %", tuple(points)))
-    if len(cvs) > 3:
-        x, y = zip(*cvs, strict=True)
-        if np.std(x) > 0 and np.std(y) > 0:
-            found = pearsonr(x, y)
-            low, high = found.confidence_interval(0.95)
-            figure.facts.append(("Pearson's r", float(found.statistic), published()["figure2"]["pearson"]))
-            figure.facts += [(R_LOW, float(low), None), (R_HIGH, float(high), None)]
+    x, y = [float(point.x) for point in points], [point.y for point in points]
+    if len(points) > 3 and np.std(x) > 0 and np.std(y) > 0:
+        found = pearsonr(x, y)
+        low, high = found.confidence_interval(0.95)
+        figure.facts.append(("Pearson's r", float(found.statistic), published()["figure2"]["pearson"]))
+        figure.facts += [(R_LOW, float(low), None), (R_HIGH, float(high), None)]
 
 
 def _combinations(figure: FigureData, experiments: Experiments) -> None:
-    """Figure 3."""
+    """Build figure 3."""
     rows = published()["table1"][MODEL]
+    scores = _averages(figure, experiments, _COMBINATIONS)
     points = []
     for name in ("all", *SOURCES):
         for strategy in PAIR:
             label = strategy if name == "all" else f"without_{name}_{strategy}"
-            score = _average(figure, experiments, label)
-            if score:
-                told = rows[strategy]["kr_average"] if name == "all" else None
+            if label in scores:
+                paper = rows[strategy]["kr_average"] if name == "all" else None
                 combination = "all four" if name == "all" else f"w/o {SOURCES[name]}"
-                points.append(Point(STRATEGIES[strategy], combination, *score, told))
+                points.append(Point(STRATEGIES[strategy], combination, *scores[label], paper))
     if points:
         figure.panels.append(Panel("", "bars", "training sets", "K&R average, %", tuple(points)))
 
 
 def _before_after(figure: FigureData, experiments: Experiments) -> None:
-    """Figure 4."""
+    """Build figure 4."""
     for title, strategy in (("before training", "none"), ("after Dynamic", "dynamic")):
         loads = _loads(figure, experiments, strategy)
         if loads:
             figure.panels.append(_matrix(title, loads[0].names, loads[0].names, [load.distances for load in loads]))
-            found = over_seeds([math.sqrt(load.cv_squared) for load in loads])
+            found = mean_over_seeds([math.sqrt(load.cv_squared) for load in loads])
             figure.facts.append((f"CV(load) {title}", found.value, None))
 
 
-def _matrix(title: str, rows: Sequence[str], columns: Sequence[str], by_seed: Sequence[np.ndarray]) -> Panel:
-    mean = np.mean(by_seed, axis=0)
-    error = (
-        np.std(by_seed, axis=0, ddof=1) / math.sqrt(len(by_seed)) if len(by_seed) > 1 else np.full(mean.shape, np.nan)
-    )
-    points = (
-        Point(row, column, float(mean[i, j]), float(error[i, j]))
-        for i, row in enumerate(rows)
-        for j, column in enumerate(columns)
-    )
+def _matrix(title: str, rows: Sequence[str], columns: Sequence[str], by_seed: Sequence[NDArray[np.float64]]) -> Panel:
+    """Return a panel of the mean over seeds of f64[rows, columns]."""
+    points = []
+    for i, row in enumerate(rows):
+        for j, column in enumerate(columns):
+            found = mean_over_seeds([float(matrix[i, j]) for matrix in by_seed])
+            points.append(Point(row, column, found.value, found.se))
     return Panel(title, "matrix", "", "L2 distance of gate loads", tuple(points))
 
 
 def _trajectories(figure: FigureData, experiments: Experiments, strategy: str, title: str) -> None:
-    """Weights over training, mean over seeds."""
-    held = []
-    for planned in experiments.runs(MODEL, strategy):
-        trajectory = read_trajectory(planned.run) if planned.run.trained else None
-        if trajectory is None:
-            figure.missing[f"{strategy}: not trained yet"] = None
-        else:
-            held.append(trajectory)
-    if not held:
-        if not experiments.runs(MODEL, strategy):
-            figure.missing[f"{strategy}: {experiments.why_none(MODEL, strategy)}"] = None
+    """Add a panel of the weights over training, mean over seeds."""
+    planned_runs = experiments.runs(MODEL, strategy)
+    if not planned_runs:
+        figure.lacks(strategy, [experiments.why_none(MODEL, strategy)])
+    found = [read_trajectory(planned.run) if planned.run.trained else None for planned in planned_runs]
+    trained = [trajectory for trajectory in found if trajectory is not None]
+    figure.lacks(strategy, ["not trained yet"] * (len(trained) < len(found)))
+    if not trained:
         return
-    steps = held[0].steps
-    stacked = np.stack([t.weights for t in held if np.array_equal(t.steps, steps)])
+    steps = trained[0].steps
+    stacked = np.stack([t.weights for t in trained if np.array_equal(t.steps, steps)])  # [S, U + 2, K]
     points = []
-    for k, name in enumerate(held[0].names):
+    for k, name in enumerate(trained[0].names):
         for u, step in enumerate(steps):
-            found = over_seeds(stacked[:, u, k].tolist())
-            points.append(Point(name, float(step), found.value, found.se))
+            mean = mean_over_seeds(stacked[:, u, k].tolist())
+            points.append(Point(name, float(step), mean.value, mean.se))
     figure.panels.append(Panel(title, "steps", "optimizer step", "weight", tuple(points)))
 
 
 def _intervals(figure: FigureData, experiments: Experiments) -> None:
-    """Figure 5."""
+    """Build figure 5."""
     for interval in INTERVALS:
         _trajectories(figure, experiments, interval_label(interval), f"every {interval} of the paper's 2,000 steps")
 
 
 def _lengths(figure: FigureData, experiments: Experiments) -> None:
-    """Figure 6."""
-    rows = published()["table1"][MODEL]
-    told = published()["other"]["steps_500_kr_average"]
+    """Build figure 6."""
+    rows, early = published()["table1"][MODEL], published()["other"]["steps_500_kr_average"]
+    scores = _averages(figure, experiments, _LENGTHS)
     points = []
     for strategy in PAIR:
+        paper = {"500": early[strategy], "2000": rows[strategy]["kr_average"]}
         for length in LENGTHS:
-            score = _average(figure, experiments, strategy if length == "2000" else f"steps_{length}_{strategy}")
-            if score:
-                figures = {"500": told[strategy], "2000": rows[strategy]["kr_average"]}
-                points.append(Point(STRATEGIES[strategy], float(length), *score, figures.get(length)))
+            label = strategy if length == "2000" else f"steps_{length}_{strategy}"
+            if label in scores:
+                points.append(Point(STRATEGIES[strategy], float(length), *scores[label], paper.get(length)))
     if points:
-        figure.panels.append(
-            Panel("", "lines", "training steps, on the paper's scale", "K&R average, %", tuple(points))
-        )
+        x_label = "training steps, on the paper's scale"
+        figure.panels.append(Panel("", "lines", x_label, "K&R average, %", tuple(points)))
 
 
 def _inverse(figure: FigureData, experiments: Experiments) -> None:
-    """Figure 7."""
+    """Build figure 7."""
     _trajectories(figure, experiments, "inverse", STRATEGIES["inverse"])
     _trajectories(figure, experiments, "dynamic", STRATEGIES["dynamic"])
 
 
 def _benchmarks(figure: FigureData, experiments: Experiments) -> None:
-    """Figure 8."""
+    """Build figure 8."""
     loads = _loads(figure, experiments, "dynamic", BENCHMARK_LOAD)
     if not loads:
         return
-    sources = [i for i, kind in enumerate(loads[0].kinds) if kind == "source"]
-    tasks = [i for i, kind in enumerate(loads[0].kinds) if kind == "benchmark"]
+    sources, tasks = ([i for i, kind in enumerate(loads[0].kinds) if kind == one] for one in ("source", "benchmark"))
     parts = [load.distances[np.ix_(sources, tasks)] for load in loads]
     names = loads[0].names
     figure.panels.append(_matrix("after Dynamic", [names[i] for i in sources], [names[i] for i in tasks], parts))

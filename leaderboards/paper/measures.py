@@ -1,254 +1,257 @@
-"""Quantities from the records: score vectors by seed for what questions make, one number a seed for everything else."""
+"""What the paper's tables and figures are made of: lines as ordinary comparisons, final weights, and gate loads."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.errors import MoemixError
-from harness.files import read_jsonl
 from harness.plan import PlannedRun
+from harness.records import Column as SuiteColumn
 from harness.records import GateLoads
 from harness.samples import read_samples
-from harness.statistics.estimates import Estimate, Part, estimate
-from leaderboards.paper.presets import subtask
-from leaderboards.paper.runs import GATE_LOAD, JUDGING, SCORES, Experiments
-from leaderboards.paper.specs import SOURCES
+from leaderboards.comparison import fill
+from leaderboards.differences import Pair, Tested
+from leaderboards.judged import PREFIX
+from leaderboards.members import Member
+from leaderboards.paper.presets import Preset
+from leaderboards.paper.runs import GATE_LOAD, Experiments
+from leaderboards.paper.specs import MODELS, SOURCES, Line, baseline_of
+from leaderboards.scores import Evaluation, Key
+from leaderboards.table import Cell, Row, Table
 
-NO_COUNTERPART = "nothing stands for it in preset"
-Floats = NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class Vector:
-    """Some questions' scores under one seed, and their share in the quantity."""
-
-    share: float
-    questions: tuple[object, ...]
-    values: Floats
-    clusters: NDArray[np.int64]
+NO_COUNTERPART = "nothing corresponds to it in preset"
+TURNS = {"judge:first_turn": "/1", "judge:second_turn": "/2"}  # how the names of a turn's questions end
+Question = tuple[int, str]
+Keep = Callable[[Key, Question], bool]
 
 
 @dataclass(frozen=True)
-class Measured:
-    """A quantity of a strategy.
+class Compared:
+    """Lines of the paper as ordinary comparisons: one table for each model, all of them one family of tests.
 
     Attributes:
-        vectors: seed → what it is computed from, where it rests on questions.
-        numbers: seed → the number, where it does not.
-        missing: why seeds lack it, each reason once.
-        trained: false for the base checkpoint, which is the same under every seed.
+        tables: model → its table.
+        rows: key of a line → its row; a line without runs has none.
+        tested: the difference of every pair of rows in every column.
     """
 
-    vectors: dict[int, tuple[Vector, ...]] = field(default_factory=dict)
-    numbers: dict[int, float] = field(default_factory=dict)
-    missing: tuple[str, ...] = ()
-    trained: bool = True
+    experiments: Experiments
+    tables: Mapping[str, Table]
+    rows: Mapping[str, Row]
+    tested: Mapping[Pair, Tested]
 
     @property
-    def seeds(self) -> list[int]:
-        return sorted(self.vectors or self.numbers)
+    def comparisons(self) -> int:
+        """Return the size of the family of tests."""
+        return next((table.comparisons for table in self.tables.values()), 0)
 
-    def estimate(self) -> Estimate | None:
-        """Mean and standard error over questions and seeds, or over seeds alone; None where nothing was measured."""
-        if self.vectors:
-            return estimate(_parts([self.vectors[seed] for seed in self.seeds]))
-        if not self.numbers:
+    def cell(self, line: Line, quantity: str) -> Cell:
+        """Return the cell of a line; an empty one where nothing was measured."""
+        name, row = column_name(self.experiments.preset, quantity), self.rows.get(line.key)
+        return row.cells.get(name or "", Cell()) if row else Cell()
+
+    def difference(self, line: str, other: str, quantity: str) -> Tested | None:
+        """Return the difference of two lines, given by their keys; None where they do not pair."""
+        name = column_name(self.experiments.preset, quantity)
+        if name is None or line not in self.rows or other not in self.rows:
             return None
-        return over_seeds([self.numbers[seed] for seed in self.seeds])
+        return self.tested.get((name, self.rows[line], self.rows[other]))
 
-    def minus(self, other: Measured) -> Estimate | None:
-        """The difference, paired by question and seed; None where nothing pairs.
+    def detectable(self, quantity: str) -> float:
+        """Return the difference to the baseline that is detected with 80 % power, the median over models; or nan."""
+        name = column_name(self.experiments.preset, quantity)
+        found = [h.detectable for table in self.tables.values() for h in table.columns if h.name == name]
+        known = [value for value in found if not np.isnan(value)]
+        return float(np.median(known)) if known else np.nan
 
-        Raises:
-            MoemixError: the two did not answer the same questions.
-        """
-        here, there = self.vectors, other.vectors
-        if here and there and not self.trained:
-            here = dict.fromkeys(there, next(iter(here.values())))
-        elif here and there and not other.trained:
-            there = dict.fromkeys(here, next(iter(there.values())))
-        seeds = sorted(here.keys() & there.keys())
-        if not seeds:
-            return None
-        mine, theirs = (_parts([held[seed] for seed in seeds]) for held in (here, there))
-        for seed in seeds:
-            if [v.questions for v in here[seed]] != [v.questions for v in there[seed]]:
-                raise MoemixError("two rows of the table did not answer the same questions")
-        return estimate([Part(a.weight, a.scores - b.scores, a.clusters) for a, b in zip(mine, theirs, strict=True)])
-
-
-def over_seeds(numbers: Sequence[float]) -> Estimate:
-    """The mean over seeds, its standard error theirs; unknown with one seed."""
-    count = len(numbers)
-    se = float(np.std(numbers, ddof=1)) / math.sqrt(count) if count > 1 else math.nan
-    return Estimate(float(np.mean(numbers)), se, count - 1 if count > 1 else math.nan, count, count)
+    def missing(self, line: Line, quantity: str) -> tuple[str, ...]:
+        """Say why seeds of a line lack a quantity, each reason once."""
+        name = column_name(self.experiments.preset, quantity)
+        if line.key not in self.rows:
+            return (self.experiments.why_none(line.model, line.strategy),)
+        if name is None:
+            return (f"{NO_COUNTERPART} {self.experiments.preset.name}",)
+        row = self.rows[line.key]
+        reasons: dict[str, None] = {}
+        for member in row.members:
+            if member.evaluation is None:
+                reasons[problem_of(member) or "; ".join(row.notes)] = None
+            elif reason := member.evaluation.missing(name):
+                reasons[_judging_problem(member) if quantity.startswith("judge:") else reason] = None
+        return tuple(reasons)
 
 
-def _parts(by_seed: Sequence[tuple[Vector, ...]]) -> list[Part]:
-    if any([v.questions for v in vectors] != [v.questions for v in by_seed[0]] for vectors in by_seed):
-        raise MoemixError("the seeds of a strategy did not answer the same questions")
-    return [
-        Part(vectors[0].share, np.stack([vector.values for vector in vectors]), vectors[0].clusters)
-        for vectors in zip(*by_seed, strict=True)
-    ]
+def compare_lines(experiments: Experiments, lines: Sequence[Line], quantities: Sequence[str]) -> Compared:
+    """Compare lines of the paper in some quantities (``score:gsm8k``, ``judge:average``, …).
+
+    Raises:
+        MoemixError: two lines of a model did not answer the same questions, or their records are damaged.
+    """
+    names = {q: name for q in quantities if (name := column_name(experiments.preset, q)) is not None}
+    baseline = baseline_of(lines).strategy
+    rows: dict[str, Row] = {}
+    tables: dict[str, Table] = {}
+    for line in lines:
+        members = [_with_parts(m, experiments.preset, names) for m in experiments.members(line.model, line.strategy)]
+        if members:
+            rows[line.key] = Row(line.title, line.strategy, tuple(members))
+            table = tables.setdefault(line.model, Table(line.model, MODELS[line.model], baseline, []))
+            table.rows.append(rows[line.key])
+    return Compared(experiments, tables, rows, fill(list(tables.values()), set(names.values())))
 
 
-def measure(experiments: Experiments, model: str, strategy: str, quantity: str) -> Measured:
-    """A quantity (``score:gsm8k``, ``judge:average``, ``weight:sharegpt``, …) of a strategy over its seeds."""
-    planned_runs = experiments.runs(model, strategy)
-    if not planned_runs:
-        return Measured(missing=(experiments.why_none(model, strategy),))
+def column_name(preset: Preset, quantity: str) -> str | None:
+    """Return the name of a quantity's column in the comparison; None where the preset has no counterpart."""
     kind, _, name = quantity.partition(":")
-    vectors: dict[int, tuple[Vector, ...]] = {}
-    numbers: dict[int, float] = {}
-    missing: dict[str, None] = {}
-    for planned in planned_runs:
-        try:
-            if kind in ("score", "task"):
-                vectors[planned.config.seed] = _scores(experiments, planned, kind, name)
-            elif kind == "kind":
-                vectors[planned.config.seed] = _of_kind(experiments, planned, name)
-            elif kind == "judge":
-                vectors[planned.config.seed] = _judged(experiments, planned, name)
-            else:
-                numbers[planned.config.seed] = _weight(experiments, planned, name)
-        except NotMeasured as reason:
-            missing[str(reason)] = None
-    trained = planned_runs[0].config.strategy.name != "none"
-    return Measured(vectors, numbers, tuple(missing), trained)
-
-
-class NotMeasured(Exception):
-    """The reason why a run has no number."""
-
-
-def require(experiments: Experiments, planned: PlannedRun, need: str) -> None:
-    """Raises :class:`NotMeasured` unless what is needed of a run is there."""
-    if experiments.finished(planned, need):
-        return
-    if not planned.run.manifest_path.is_file():
-        raise NotMeasured("not run yet")
-    for name, stage in planned.run.manifest.stages.items():
-        if stage.status == "failed":
-            raise NotMeasured(f"{name} failed: {(stage.error or 'no reason recorded').partition(' (log')[0]}")
-    raise NotMeasured("not trained yet" if not planned.run.trained else f"no {need} yet")
-
-
-def _scores(experiments: Experiments, planned: PlannedRun, kind: str, name: str) -> tuple[Vector, ...]:
-    preset = experiments.preset
-    found_name = preset.columns.get(name) if kind == "score" else subtask(preset, name)
-    if found_name is None:
-        raise NotMeasured(f"{NO_COUNTERPART} {experiments.preset.name}")
-    require(experiments, planned, SCORES)
-    evaluation = experiments.evaluation(planned)
+    if kind == "score":
+        return preset.columns.get(name)
     if kind == "task":
-        keys = [key for key in evaluation.results if key.task == found_name]
-        if not keys:
-            raise NotMeasured(f"task {found_name} was not evaluated")
-        shares = {keys[0]: 1.0}
-    else:
-        if reason := evaluation.missing(found_name):
-            raise NotMeasured(reason)
-        shares = evaluation.shares(found_name)
-        evaluation.column(found_name)  # checks the samples against the summary
-    found = {key: evaluation.scores(key) for key in shares}
-    return tuple(Vector(shares[key], held.questions, held.values, held.clusters) for key, held in found.items())
+        return quantity if preset.task_prefix is not None else None
+    if kind == "judge" and name == "average":
+        return f"{PREFIX}{preset.bench}"
+    return quantity if kind in ("kind", "judge") else None
 
 
-def _of_kind(experiments: Experiments, planned: PlannedRun, title: str) -> tuple[Vector, ...]:
-    """Those questions of the column that stands for BBH whose right answer begins as the preset says."""
-    require(experiments, planned, SCORES)
-    evaluation = experiments.evaluation(planned)
-    vectors = []
-    for key in evaluation.column(experiments.preset.columns["bbh"]):
-        held = evaluation.scores(key)
-        start = experiments.preset.subtasks[title]
-        samples = [sample for sample in read_samples(held.path) if str(sample.target).startswith(start)]
-        kept = held.on({(sample.doc_id, sample.doc_hash) for sample in samples})
+def problem_of(member: Member) -> str:
+    """Say why a run has no scores, without the place of its log."""
+    return (member.problem or "").partition(" (log")[0]
+
+
+def _judging_problem(member: Member) -> str:
+    stages = member.manifest.stages.items() if member.manifest else ()
+    failed = [stage.error for name, stage in stages if name.startswith("judge:") and stage.status == "failed"]
+    return (
+        f"judging failed: {(failed[0] or 'no reason recorded').partition(' (log')[0]}" if failed else "not judged yet"
+    )
+
+
+# --- parts of columns ---------------------------------------------------------------------------------
+
+
+def _with_parts(member: Member, preset: Preset, names: Mapping[str, str]) -> Member:
+    """Add the columns that are a part of another one: a subtask of BBH, a kind of questions, a turn of the judging."""
+    evaluation = member.evaluation
+    for quantity, name in names.items():
+        if evaluation is not None and quantity.partition(":")[0] in ("task", "kind", "judge"):
+            evaluation = _with_part(evaluation, name, *_part(evaluation, preset, quantity))
+    return replace(member, evaluation=evaluation)
+
+
+def _part(evaluation: Evaluation, preset: Preset, quantity: str) -> tuple[str, Keep]:
+    """Return the column that a quantity is a part of, and which of its questions belong to it."""
+    kind, _, title = quantity.partition(":")
+    if kind == "task":
+        task = f"{preset.task_prefix}{title.lower().replace(' ', '_')}"
+        return preset.columns["bbh"], lambda key, _: key.task == task
+    if kind == "kind":
+        wanted = _answers_beginning(evaluation, preset.columns["bbh"], preset.subtasks[title])
+        return preset.columns["bbh"], lambda _, question: question in wanted
+    end = TURNS.get(quantity, "")
+    return f"{PREFIX}{preset.bench}", lambda _, question: question[1].endswith(end)
+
+
+def _answers_beginning(evaluation: Evaluation, column: str, start: str) -> set[Question]:
+    """Return the questions of a column whose right answer begins with ``start``."""
+    if evaluation.missing(column):
+        return set()
+    paths = {scores.path for scores in evaluation.column(column).values()}
+    samples = (sample for path in paths for sample in read_samples(path))
+    return {(sample.doc_id, sample.doc_hash) for sample in samples if str(sample.target).startswith(start)}
+
+
+def _with_part(evaluation: Evaluation, name: str, whole: str, keep: Keep) -> Evaluation:
+    """Add a column of those questions of the column ``whole`` that are to be kept; nothing if there are none."""
+    if name == whole or evaluation.missing(whole):
+        return evaluation
+    column, results, samples = evaluation.summary.columns[whole], [], dict(evaluation.samples)
+    for key, scores in evaluation.column(whole).items():
+        kept = scores.on({question for question in scores.questions if keep(key, question)})
         if kept.questions:
-            vectors.append((len(kept.questions), kept))
-    if not vectors:
-        raise NotMeasured(f"no question of {title}")
-    total = sum(count for count, _ in vectors)
-    return tuple(Vector(count / total, kept.questions, kept.values, kept.clusters) for count, kept in vectors)
+            part = replace(key, task=f"{name} of {key.task}")
+            value = float(kept.values.mean())
+            update = {"task": part.task, "value": value, "stderr": None, "n": len(kept.values)}
+            results.append(evaluation.results[key].model_copy(update=update))
+            samples[part] = kept
+    if not results:
+        return evaluation
+    total = sum(result.n for result in results)
+    added = SuiteColumn(
+        value=sum(result.n * (result.value or 0.0) for result in results) / total, stderr=None, n=total,
+        tasks=tuple(result.task for result in results), metric=column.metric, filter=column.filter,
+        aggregation="micro",
+    )  # fmt: skip
+    summary = evaluation.summary
+    update = {"results": (*summary.results, *results), "columns": {**summary.columns, name: added}}
+    return replace(evaluation, summary=summary.model_copy(update=update), samples=samples)
 
 
-def _judged(experiments: Experiments, planned: PlannedRun, name: str) -> tuple[Vector, ...]:
-    require(experiments, planned, JUDGING)
-    turn = {"first_turn": 1, "second_turn": 2}.get(name)
-    lines = [
-        line
-        for line in read_jsonl(experiments.judging(planned) / "scores.jsonl")
-        if line["score"] is not None and turn in (None, line["turn"])
-    ]
-    if not lines:
-        raise NotMeasured("no turn was judged")
-    lines.sort(key=lambda line: (str(line["question_id"]), line["turn"]))
-    _, clusters = np.unique([str(line["question_id"]) for line in lines], return_inverse=True)
-    values = np.array([line["score"] for line in lines], dtype=np.float64)
-    questions = tuple((line["question_id"], line["turn"]) for line in lines)
-    return (Vector(1.0, questions, values, clusters.astype(np.int64)),)
+# --- other quantities ---------------------------------------------------------------------------------
 
 
-def _weight(experiments: Experiments, planned: PlannedRun, name: str) -> float:
-    if not planned.run.trained:
-        require(experiments, planned, SCORES)
-    result = planned.run.manifest.result
-    source = experiments.preset.sources[name]
-    if result is None or source not in result.final_weights:
-        raise NotMeasured(f"its mixture has no {SOURCES[name]}")
-    return result.final_weights[source]
+def final_weights(experiments: Experiments, line: Line, source: str) -> tuple[list[float], tuple[str, ...]]:
+    """Return the final weight of a source of the paper under each seed, and why other seeds have none."""
+    members = experiments.members(line.model, line.strategy)
+    if not members:
+        return [], (experiments.why_none(line.model, line.strategy),)
+    weights: list[float] = []
+    missing: dict[str, None] = {}
+    for member in members:
+        result = member.manifest.result if member.manifest else None
+        if result is None:
+            missing[problem_of(member) or "not trained yet"] = None
+        elif (name := experiments.preset.sources[source]) in result.final_weights:
+            weights.append(result.final_weights[name])
+        else:
+            missing[f"its mixture has no {SOURCES[source]}"] = None
+    return weights, tuple(missing)
 
 
-def setting(experiments: Experiments, what: str, benchmark: str) -> Measured:
-    """How a benchmark is evaluated (``tasks`` or ``shots``), from the first evaluation there is."""
+def setting(experiments: Experiments, what: str, benchmark: str) -> int | None:
+    """Return how a benchmark is evaluated (number of ``tasks`` or ``shots``), from the first evaluation found."""
     column = experiments.preset.columns.get(benchmark, benchmark)
     for planned in experiments.plan.runs if experiments.plan else ():
-        if not experiments.finished(planned, SCORES):
-            continue
-        evaluation = experiments.evaluation(planned)
-        if evaluation.missing(column):
-            break
-        keys = evaluation.shares(column)
-        return Measured(numbers={0: len(keys) if what == "tasks" else max(evaluation.results[k].shots for k in keys)})
-    return Measured(missing=(f"{NO_COUNTERPART} {experiments.preset.name}",))
-
-
-# --- gate loads -------------------------------------------------------------------------------------
+        evaluation = experiments.member(planned).evaluation
+        if evaluation is not None:
+            if evaluation.missing(column):
+                return None
+            keys = evaluation.shares(column)
+            return len(keys) if what == "tasks" else max(evaluation.results[key].shots for key in keys)
+    return None
 
 
 @dataclass(frozen=True)
 class Loads:
-    """Shares of tokens by expert of the last MoE layer, as the paper takes them: f64[K, E], a row a source."""
+    """Shares of tokens by expert of the last MoE layer, as the paper takes them: f64[K, E], a row for each source."""
 
     names: tuple[str, ...]
     kinds: tuple[str, ...]
-    shares: Floats
+    shares: NDArray[np.float64]
 
     @property
-    def distances(self) -> Floats:
-        """f64[K, K], L2 distances between the rows."""
-        return np.linalg.norm(self.shares[:, None] - self.shares[None], axis=2)
+    def distances(self) -> NDArray[np.float64]:
+        """Return f64[K, K], the L2 distances between the rows."""
+        found: NDArray[np.float64] = np.linalg.norm(self.shares[:, None] - self.shares[None], axis=2)
+        return found
 
     @property
     def cv_squared(self) -> float:
-        """CV(load)² over experts, each source counting equally; unbiased variance, as in the balance loss."""
+        """Return CV(load)² over experts, each source counting equally; unbiased variance, as in the balance loss."""
         load = self.shares[[kind == "source" for kind in self.kinds]].mean(axis=0)
         return float(load.var(ddof=1) / load.mean() ** 2)
 
 
-def gate_loads(experiments: Experiments, planned: PlannedRun, need: str = GATE_LOAD) -> Loads:
-    """The measured gate load of a run's checkpoint.
-
-    Raises:
-        NotMeasured: it is not there.
-    """
-    require(experiments, planned, need)
-    held = GateLoads.read(experiments.gate_load(planned, need) / "summary.json")
-    last = np.array([layers[-1] for layers in held.counts], dtype=np.float64)
-    return Loads(held.names, held.kinds, last / last.sum(axis=1, keepdims=True))
+def gate_loads(experiments: Experiments, planned: PlannedRun, need: str = GATE_LOAD) -> Loads | str:
+    """Return the measured gate load of a run's checkpoint, or the reason why there is none."""
+    path = experiments.gate_load(planned, need) / "summary.json"
+    if not planned.run.trained:
+        return problem_of(experiments.member(planned)) or "not trained yet"
+    if not path.is_file():
+        return f"no {need} yet"
+    measured = GateLoads.read(path)
+    if measured.checkpoint_hash != planned.run.manifest.checkpoint_hash:
+        return f"the {need} is of another checkpoint"
+    last = np.array([layers[-1] for layers in measured.counts], dtype=np.float64)
+    return Loads(measured.names, measured.kinds, last / last.sum(axis=1, keepdims=True))

@@ -1,4 +1,4 @@
-"""Presets: which recipe stands for the paper's experiments at which scale, and what there plays which part."""
+"""Presets: the recipe that stands for the paper's experiments at one scale, and what in it stands for what."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ class Preset:
 
     Attributes:
         recipe: holds every row of every table and figure, under the labels of ``specs``.
-        models: the paper's model → the recipe's, several where published ones stand beside the one that is trained; a
-            model that is left out is not run at this scale.
-        suite: the suite that every checkpoint is scored on.
+        models: the paper's model → the recipe's models (several where published checkpoints are evaluated beside the
+            trained one); a model that is left out is not run at this scale.
+        suite: the suite on which every checkpoint is scored.
         columns: the paper's column → the suite's.
         sources: the paper's source → the recipe's.
-        task_prefix: of the suite's tasks for the paper's BBH subtasks; None where it has none.
-        subtasks: kinds of questions of the column that stands for BBH, shown below the paper's subtasks: their title
-            and how the right answer to each of them begins.
-        bench: questions of the open-ended judging, one of the recipe's ``judging.benches``.
-        judge_title: what the judging is, where it is not MT-Bench under GPT-4.
-        judge_highest: the best score it gives.
+        bench: the questions of the open-ended judging, one of the recipe's ``judging.benches``.
+        judge_title: the name of the judging, where it is not MT-Bench under GPT-4.
+        judge_highest: the best score that the judging gives.
+        task_prefix: prefix of the suite's tasks for the paper's BBH subtasks; None where the suite has none.
+        subtasks: kinds of questions of the column that stands for BBH, shown below the paper's subtasks: title →
+            how the right answer to each of them begins.
         notes: what a reader has to know before comparing.
     """
 
@@ -64,12 +64,12 @@ PRESETS = {
             "Words: reversed": "In reverse: ",
         },
         notes=(
-            "Preset mini: models of some one and a half million parameters, pretrained on the spot in the quickstart's"
-            " generated world; a Mixtral-shaped one stands in the place of the paper's LLaMA-MoE, a ModuleFormer in"
-            " that of MoLM. Facts stands for QA, Words for BBH, Math for GSM8K, Code for MBPP; nothing stands for MMLU."
-            " Differences to the paper's figures are printed for completeness: models, data and questions are others."
-            " The ModuleFormer learns slowly: after the same few steps it still answers hardly anything right, so its"
-            " rows tell little.",
+            "Preset mini: models of about one and a half million parameters, pretrained on the spot in the quickstart's"
+            " generated world. A Mixtral-shaped model stands for the paper's LLaMA-MoE, a ModuleFormer for its MoLM."
+            " Facts stands for QA, Words for BBH, Math for GSM8K, Code for MBPP; nothing stands for MMLU. Models, data"
+            " and questions differ from the paper's, so differences to its figures are printed for completeness only."
+            " The ModuleFormer learns slowly: after the same few steps it answers hardly anything right, so its rows"
+            " say little.",
         ),
     ),
     "smol": Preset(
@@ -83,8 +83,9 @@ PRESETS = {
         bench="mt_bench",
         judge_title="MT-Bench questions, two of each category, judged by SmolLM2 itself",
         notes=(
-            "Preset smol: in the place of the paper's LLaMA-MoE stands SmolLM2-135M-Instruct, upcycled to four experts,"
-            " on real data of the same four kinds, with some questions of each benchmark; no MoLM is run.",
+            "Preset smol: SmolLM2-135M-Instruct, upcycled to four experts, stands for the paper's LLaMA-MoE. It is"
+            " trained on real data of the same four kinds and answers some questions of each benchmark. No model stands"
+            " for MoLM.",
         ),
     ),
     "full": Preset(
@@ -96,18 +97,17 @@ PRESETS = {
         task_prefix=_BBH,
         sources={key: key for key in _SOURCES},
         bench="mt_bench",
-        notes=("Preset full: the paper's models, data and settings; needs GPUs and the hub.",),
+        notes=("Preset full: the paper's models, data and settings. It needs GPUs and the hub.",),
     ),
 }
 
 
-def subtask(held: Preset, title: str) -> str | None:
-    """The suite's task for a BBH subtask of the paper; None where the preset has none."""
-    return None if held.task_prefix is None else held.task_prefix + title.lower().replace(" ", "_")
-
-
 def preset(name: str) -> Preset:
-    """A preset by its name."""
+    """Return a preset by its name.
+
+    Raises:
+        MoemixError: there is no preset of this name.
+    """
     if name not in PRESETS:
         raise unknown("preset", name, PRESETS)
     return PRESETS[name]

@@ -1,11 +1,15 @@
-"""Every table and figure as one report: Markdown, a page to browse, and each by itself in every format."""
+"""The report: every table and figure as Markdown, as a page to browse, and each by itself in every format."""
 
 from __future__ import annotations
 
 import os
 import shutil
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 from pathlib import Path
+
+import numpy as np
 
 from harness.files import write_text
 from harness.grid import (
@@ -19,148 +23,206 @@ from harness.grid import (
     markdown_table,
     markdown_text,
 )
-from leaderboards.paper.claims import findings, heading, in_words, rows
+from harness.records import ModelManifest, Stage
+from leaderboards.paper.claims import claims_grid, findings, heading, in_words
 from leaderboards.paper.drawing import draw_figure
 from leaderboards.paper.figures import FigureData, figure_data, figure_names
-from leaderboards.paper.published import source
-from leaderboards.paper.rendering import LEGEND, table_section, table_text
-from leaderboards.paper.runs import Experiments
-from leaderboards.paper.specs import table_names
+from leaderboards.paper.rendering import LEGEND, figure_section, figure_text, needs, table_section, table_text, title
+from leaderboards.paper.runs import Experiments, Need
+from leaderboards.paper.specs import source, table_names
 from leaderboards.paper.tables import PaperTable, agreement, fill
-from leaderboards.paper.targets import figure_section, figure_text, needs, title
-from leaderboards.paper.times import times
 
 STYLES = ("markdown", "latex", "csv", "json")
 KINDS = ("png", "pdf")
 
 
 def write_report(experiments: Experiments, out: Path, single: Path | None = None) -> list[Path]:
-    """``report.md``, ``index.html``, and below them every table and figure; the files written.
+    """Write ``report.md``, ``index.html``, and every table and figure beside them; return the files written.
 
     Args:
-        single: also the report as this one Markdown file, its figures in the folder beside it.
+        experiments: the runs of a preset.
+        out: folder of the report.
+        single: also write the report to this one Markdown file, its figures to the folder of the same name beside it.
     """
-    written: list[Path] = []
     tables = {name: fill(name, experiments) for name in table_names()}
     figures = {name: figure_data(name, experiments) for name in figure_names()}
-    held = _gather(experiments, tables, figures)
-    for name in table_names():
-        for style in STYLES:
-            written.append(_write(out / f"{name}{ENDINGS[style]}", table_text(tables[name], style)))
+    report = _Report(experiments, tables, figures)
+    texts = {f"{name}{ENDINGS[style]}": table_text(table, style) for name, table in tables.items() for style in STYLES}
+    texts |= {
+        f"{name}{ENDINGS[style]}": figure_text(figure, experiments, style)
+        for name, figure in figures.items()
+        for style in ("markdown", "csv", "json")
+    }
+    texts |= {"report.md": _markdown(report, "."), "index.html": _page(report)}
+    written = [out / name for name in texts]
+    for path, text in zip(written, texts.values(), strict=True):
+        write_text(path, text)
     for name, figure in figures.items():
-        for style in ("markdown", "csv", "json"):
-            written.append(_write(out / f"{name}{ENDINGS[style]}", figure_text(figure, experiments, style)))
         for kind in KINDS:
             draw_figure(figure, out / f"{name}.{kind}")
             written.append(out / f"{name}.{kind}")
-    written.append(_write(out / "report.md", _markdown(experiments, tables, figures, held, ".")))
-    written.append(_write(out / "index.html", _page(experiments, tables, figures, held)))
     if single is not None:
         folder = single.with_suffix("")
         folder.mkdir(parents=True, exist_ok=True)
         for name in figures:
             shutil.copyfile(out / f"{name}.png", folder / f"{name}.png")
-        pictures = os.path.relpath(folder, single.parent)
-        written.append(_write(single, _markdown(experiments, tables, figures, held, pictures)))
+        write_text(single, _markdown(report, os.path.relpath(folder, single.parent)))
+        written.append(single)
     return written
 
 
-def _write(path: Path, text: str) -> Path:
-    write_text(path, text)
-    return path
-
-
 @dataclass(frozen=True)
-class _Part:
-    """Paragraphs of the report's beginning, and a table below them."""
+class _Report:
+    """What the report is written from."""
 
-    title: str
-    texts: list[str]
-    grid: Grid
+    experiments: Experiments
+    tables: dict[str, PaperTable]
+    figures: dict[str, FigureData]
 
+    @property
+    def title(self) -> str:
+        return f"The paper's tables and figures, preset {self.experiments.preset.name}"
 
-def _gather(experiments: Experiments, tables: dict[str, PaperTable], figures: dict[str, FigureData]) -> list[_Part]:
-    """Collect what stands before the tables; all of it is computed."""
-    found = findings(experiments, tables)
-    took = times(experiments, [need for name in (*tables, *figures) for need in needs(name)])
-    words = in_words(found, tables, figures["figure2"])
-    return [
-        _Part("What agrees with the paper at this scale, and what does not", words, _grid(rows(found))),
-        _Part("How much of it was measured", [], _grid(_measured(tables, figures))),
-        _Part("Wall time", [took.in_words()], _grid(took.rows())),
-    ]
+    @property
+    def about(self) -> list[str]:
+        name = self.experiments.preset.name
+        made = f"Made by `moemix paper report --preset {name}` from the runs of `moemix paper run all --preset {name}`."
+        return [f"{source()}. {made}", *self.experiments.preset.notes, LEGEND]
 
+    def parts(self) -> list[tuple[str, list[str], Grid]]:
+        """Return title, paragraphs and table of each part before the tables; all of it is computed."""
+        found = findings(self.experiments, self.tables)
+        words = in_words(found, self.tables, self.figures["figure2"])
+        took = times(self.experiments, [need for name in (*self.tables, *self.figures) for need in needs(name)])
+        return [
+            ("What agrees with the paper at this scale, and what does not", words, claims_grid(found)),
+            ("How much of it was measured", [], self._measured()),
+            ("Wall time", [took.in_words()], took.grid()),
+        ]
 
-def _grid(rows: list[list[str]]) -> Grid:
-    return Grid(rows[0], rows[1:], align="l" * len(rows[0]))
-
-
-def _measured(tables: dict[str, PaperTable], figures: dict[str, FigureData]) -> list[list[str]]:
-    lines = [["", "shows", "measured", "sign of the difference to the baseline as in the paper"]]
-    for name, table in tables.items():
-        there = sum(cell.ours is not None for cell in table.cells.values())
-        agree, of = agreement(table)
-        signs = f"{agree} of {of}" if of else ""
-        lines.append([heading(name), title(name), f"{there} of {len(table.cells)} cells", signs])
-    for name, figure in figures.items():
-        points = sum(len(panel.points) for panel in figure.panels)
-        lines.append(
-            [heading(name), title(name), f"{points} points" + (", some missing" if figure.missing else ""), ""]
-        )
-    return lines
-
-
-def _about(experiments: Experiments) -> list[str]:
-    return [
-        f"{source()}. Made by `moemix paper report --preset {experiments.preset.name}` from the runs of"
-        f" `moemix paper run all --preset {experiments.preset.name}`.",
-        *experiments.preset.notes,
-        LEGEND,
-    ]
+    def _measured(self) -> Grid:
+        rows = []
+        for name, table in self.tables.items():
+            there = sum(cell.ours is not None for cell in table.cells.values())
+            agree, of = agreement(table)
+            signs = f"{agree} of {of}" if of else ""
+            rows.append([heading(name), title(name), f"{there} of {len(table.cells)} cells", signs])
+        for name, figure in self.figures.items():
+            points = f"{sum(len(panel.points) for panel in figure.panels)} points"
+            rows.append([heading(name), title(name), points + (", some missing" if figure.missing else ""), ""])
+        sign = "sign of the difference to the baseline as in the paper"
+        return Grid(["", "shows", "measured", sign], rows, align="llll")
 
 
-def _markdown(
-    experiments: Experiments, tables: dict[str, PaperTable], figures: dict[str, FigureData],
-    parts: list[_Part], pictures: str,
-) -> str:  # fmt: skip
-    texts = [f"# The paper's tables and figures, preset {experiments.preset.name}"]
-    texts += [markdown_text(text).replace("\\`", "`") for text in _about(experiments)]
-    for part in parts:
-        texts += [f"## {markdown_text(part.title)}", *map(markdown_text, part.texts)]
-        texts += [markdown_table(part.grid)] if part.grid.rows else []
-    texts += ["## Tables", *(markdown_section(table_section(table, shared=False)) for table in tables.values())]
+def _markdown(report: _Report, pictures: str) -> str:
+    """Write the report as Markdown, with its figures' pictures in the folder ``pictures``."""
+    texts = [f"# {report.title}", *(markdown_text(text).replace("\\`", "`") for text in report.about)]
+    for name, paragraphs, grid in report.parts():
+        texts += [f"## {markdown_text(name)}", *map(markdown_text, paragraphs)]
+        texts += [markdown_table(grid)] if grid.rows else []
+    texts += ["## Tables", *(markdown_section(table_section(t, shared=False)) for t in report.tables.values())]
     texts.append("## Figures")
-    for name, figure in figures.items():
-        first, _, rest = markdown_section(figure_section(figure, experiments)).partition("\n\n")
+    for name, figure in report.figures.items():
+        first, _, rest = markdown_section(figure_section(figure, report.experiments)).partition("\n\n")
         texts.append(f"{first}\n\n![{title(name)}]({pictures}/{name}.png)\n\n{rest}".rstrip())
     return "\n\n".join(texts) + "\n"
 
 
-def _page(
-    experiments: Experiments, tables: dict[str, PaperTable], figures: dict[str, FigureData], parts: list[_Part]
-) -> str:
+def _page(report: _Report) -> str:
     """Write the report as a page without scripts; every text is escaped."""
-    headline = f"The paper's tables and figures, preset {experiments.preset.name}"
-    body = [
-        f"<h1>{html_text(headline)}</h1>",
-        *(f"<p>{html_text(t.replace('`', ''))}</p>" for t in _about(experiments)),
-    ]
-    links = (f'<a href="#{name}">{heading(name)}</a>' for name in (*tables, *figures))
+    about = (text.replace("`", "") for text in report.about)
+    body = [f"<h1>{html_text(report.title)}</h1>", *(f"<p>{html_text(text)}</p>" for text in about)]
+    links = (f'<a href="#{name}">{heading(name)}</a>' for name in (*report.tables, *report.figures))
     body.append(f"<nav>{' '.join(links)}</nav>")
-    for part in parts:
-        texts = "".join(f"<p>{html_text(text)}</p>" for text in part.texts)
-        body.append(f"<h2>{html_text(part.title)}</h2>{texts}{html_table(part.grid) if part.grid.rows else ''}")
-    for name, table in tables.items():
-        body.append(
-            html_section(table_section(table, shared=False), name) + _downloads(name, "md", "tex", "csv", "json")
-        )
-    for name, figure in figures.items():
-        section = figure_section(figure, experiments)
+    for name, paragraphs, grid in report.parts():
+        texts = "".join(f"<p>{html_text(text)}</p>" for text in paragraphs)
+        body.append(f"<h2>{html_text(name)}</h2>{texts}{html_table(grid) if grid.rows else ''}")
+    for name, table in report.tables.items():
+        body.append(html_section(table_section(table, shared=False), name))
+        body.append(_downloads(name, *(ENDINGS[style].lstrip(".") for style in STYLES)))
+    for name, figure in report.figures.items():
         picture = f'<img src="{name}.png" alt="{html_text(figure.title)}">'
-        body.append(html_section(section, name, picture) + _downloads(name, "pdf", "png", "csv", "json"))
-    return html_page(headline, "".join(body))
+        body.append(html_section(figure_section(figure, report.experiments), name, picture))
+        body.append(_downloads(name, "pdf", "png", "csv", "json"))
+    return html_page(report.title, "".join(body))
 
 
 def _downloads(name: str, *kinds: str) -> str:
     links = (f'<a href="{name}.{kind}">{kind}</a>' for kind in kinds)
     return f"<p><small>{' '.join(links)}</small></p>"
+
+
+# --- wall time ----------------------------------------------------------------------------------------
+
+
+STAGES = {"model": "making models", "train": "training", "eval": "evaluating", "judge": "judging",
+          "gate-load": "measuring gate loads"}  # fmt: skip
+
+
+@dataclass
+class Times:
+    """When the jobs of each stage ran: stage → begin and end of each job."""
+
+    intervals: dict[str, list[tuple[datetime, datetime]]] = field(default_factory=dict)
+    processors: set[str] = field(default_factory=set)
+
+    def add(self, kind: str, stage: Stage) -> None:
+        """Add a job that is done."""
+        if stage.status == "done" and stage.started and stage.finished and kind in STAGES:
+            ran = datetime.fromisoformat(stage.started), datetime.fromisoformat(stage.finished)
+            self.intervals.setdefault(kind, []).append(ran)
+
+    def grid(self) -> Grid:
+        """Lay out, for each stage, the number of jobs and their times."""
+        rows = []
+        for kind, words in STAGES.items():
+            seconds = [(ended - begun).total_seconds() for begun, ended in self.intervals.get(kind, [])]
+            if seconds:
+                median = float(np.median(seconds))
+                rows.append([words, str(len(seconds)), *map(clock, (sum(seconds), median, max(seconds)))])
+        return Grid(["stage", "jobs", "total", "median job", "longest job"], rows)
+
+    def in_words(self) -> str:
+        """Sum up the wall time without the pauses between jobs; jobs that ran side by side count once."""
+        every = sorted(ran for stage in self.intervals.values() for ran in stage)
+        if not every:
+            return "Nothing has been run yet."
+        worked, reached = timedelta(), every[0][0]
+        for begun, ended in every:
+            worked += max(timedelta(), ended - max(begun, reached))
+            reached = max(reached, ended)
+        total = sum((ended - begun).total_seconds() for begun, ended in every)
+        on = f" Processors: {', '.join(sorted(self.processors))}." if self.processors else ""
+        return (
+            f"The {len(every)} jobs took {clock(worked.total_seconds())} of wall time, pauses left out; one after the"
+            f" other they would have taken {clock(total)}.{on}"
+        )
+
+
+def clock(seconds: float) -> str:
+    """Return ``1h02m``, ``3m05s`` or ``12s``."""
+    whole = round(seconds)
+    if whole >= 3600:
+        return f"{whole // 3600}h{whole % 3600 // 60:02d}m"
+    return f"{whole // 60}m{whole % 60:02d}s" if whole >= 60 else f"{whole}s"
+
+
+def times(experiments: Experiments, needs: Iterable[Need]) -> Times:
+    """Collect when the finished jobs behind ``needs`` ran; an interrupted job counts from its last start."""
+    found = Times()
+    if experiments.plan is None:
+        return found
+    models = set()
+    for model, strategy in sorted({(model, strategy) for model, strategy, _ in needs}):
+        for planned in experiments.runs(model, strategy):
+            if planned.run.trained:
+                manifest = planned.run.manifest
+                found.processors.add(f"{manifest.provenance.processor}, {manifest.provenance.cpu_count} cores")
+                models.add(planned.config.model_id)
+                for name, stage in manifest.stages.items():
+                    found.add(name.partition(":")[0], stage)
+    for model_id in models:
+        path = experiments.plan.store.root / "_models" / model_id / "model.json"
+        if path.is_file():
+            found.add("model", ModelManifest.read(path).stage)
+    return found

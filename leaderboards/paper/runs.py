@@ -1,4 +1,4 @@
-"""The runs of a preset, by the part they play; and the jobs that a table or figure needs, for the conductor."""
+"""The runs of a preset, by their part in the paper, and the jobs that a table or figure needs."""
 
 from __future__ import annotations
 
@@ -10,14 +10,13 @@ from pathlib import Path
 from harness.errors import MoemixError
 from harness.plan import Job, Plan, PlannedRun, build
 from harness.recipe_file import load_recipe
-from harness.records import EvalSummary, GateLoads, JudgeSummary
 from harness.requests import GateLoadConfig, GateLoadJobRequest
 from harness.store import Store
+from leaderboards.members import Member, open_member
 from leaderboards.paper.presets import Preset
 from leaderboards.paper.specs import Line
-from leaderboards.scores import Evaluation
 
-# What is measured on a run's checkpoint beyond its training.
+# What is measured on a run's checkpoint after its training.
 SCORES, JUDGING, GATE_LOAD, BENCHMARK_LOAD = "scores", "judging", "gate load", "benchmark load"
 GATE_LOAD_EXAMPLES = 100
 Need = tuple[str, str, str]  # the paper's model, a strategy's label, and one of the above or "" for the training alone
@@ -29,23 +28,36 @@ class Experiments:
 
     Attributes:
         plan: None where the recipe cannot be planned here; ``problem`` then says why.
-        read: evaluations that were read already: the same scores stand in many cells.
+        opened: runs whose records were read already: the same scores stand in many cells.
     """
 
     preset: Preset
     plan: Plan | None
     problem: str = ""
-    read: dict[Path, Evaluation] = field(default_factory=dict, compare=False, repr=False)
+    opened: dict[Path, Member] = field(default_factory=dict, compare=False, repr=False)
 
     def runs(self, model: str, strategy: str) -> list[PlannedRun]:
-        """The runs of a strategy on a model of the paper, one a seed."""
+        """Return the runs of a strategy on a model of the paper, one for each seed."""
         if self.plan is None:
             return []
         names = self.preset.models.get(model, ())
         return [p for p in self.plan.runs if p.model in names and p.config.strategy.label == strategy]
 
+    def members(self, model: str, strategy: str) -> list[Member]:
+        """Return these runs with their evaluation and judging, each read once."""
+        return [self.member(planned) for planned in self.runs(model, strategy)]
+
+    def member(self, planned: PlannedRun) -> Member:
+        """Return a run with its evaluation and judging, read once."""
+        run, run_id = planned.run, planned.config.id
+        if run.folder not in self.opened:
+            judgings = {self.preset.bench: {run_id: self.judging(planned)}}
+            scores = {run_id: self.scores(planned)}
+            self.opened[run.folder] = open_member(run, scores, {run.folder: planned.config}, judgings)
+        return self.opened[run.folder]
+
     def why_none(self, model: str, strategy: str) -> str:
-        """Why :meth:`runs` is empty."""
+        """Say why :meth:`runs` is empty."""
         if self.plan is None:
             return self.problem
         if model not in self.preset.models:
@@ -53,48 +65,22 @@ class Experiments:
         return f"no row {strategy!r} in recipe {self.preset.recipe}"
 
     def scores(self, planned: PlannedRun) -> Path:
-        """The folder of its scores."""
+        """Return the folder of a run's evaluation."""
         return planned.evaluations[self.preset.suite]
 
-    def evaluation(self, planned: PlannedRun) -> Evaluation:
-        """Its scores, read once."""
-        folder = self.scores(planned)
-        if folder not in self.read:
-            self.read[folder] = Evaluation.open(folder)
-        return self.read[folder]
-
     def judging(self, planned: PlannedRun) -> Path:
-        """The folder of its judging."""
+        """Return the folder of a run's judging."""
         return planned.judgings[self.preset.bench]
 
     def gate_load(self, planned: PlannedRun, need: str = GATE_LOAD) -> Path:
+        """Return the folder of a run's measured gate load, of its sources or of the benchmarks."""
         return planned.run.folder / "gate_load" / ("benchmarks" if need == BENCHMARK_LOAD else "sources")
 
-    def folder(self, planned: PlannedRun, need: str) -> Path:
-        """Where what is needed of a run lies, finished or not."""
-        if need == SCORES:
-            return self.scores(planned)
-        return self.judging(planned) if need == JUDGING else self.gate_load(planned, need)
-
-    def finished(self, planned: PlannedRun, need: str) -> bool:
-        """Whether it is there and is about the checkpoint that the run has now."""
-        if not planned.run.trained:
-            return False
-        path = self.folder(planned, need) / "summary.json"
-        if not path.is_file():
-            return False
-        held: EvalSummary | JudgeSummary | GateLoads
-        if need == SCORES:
-            held = EvalSummary.read(path)
-        else:
-            held = JudgeSummary.read(path) if need == JUDGING else GateLoads.read(path)
-        return held.checkpoint_hash == planned.run.manifest.checkpoint_hash
-
     def jobs(self, needs: Iterable[Need]) -> tuple[Job, ...]:
-        """Every job that is needed, with all it depends on, in an order in which each finds that.
+        """Return every job that is needed with all its dependencies, each after those that it depends on.
 
         Raises:
-            MoemixError: the recipe cannot be planned here, or a preset that lacks everything that is needed.
+            MoemixError: the recipe cannot be planned here.
         """
         if self.plan is None:
             raise MoemixError(self.problem, where=f"preset {self.preset.name}")
@@ -118,7 +104,7 @@ class Experiments:
         return f"eval:{planned.run.folder.name}:{self.preset.suite}"
 
     def _measuring(self, planned: PlannedRun, need: str) -> Job:
-        run, folder = planned.run, self.folder(planned, need)
+        run, folder = planned.run, self.gate_load(planned, need)
         label, train = planned.config.strategy.label, f"train:{planned.config.id}"
         config = GateLoadConfig(examples=GATE_LOAD_EXAMPLES, benchmarks=need == BENCHMARK_LOAD)
         after = (train, self._evaluation(planned)) if config.benchmarks else (train,)
@@ -129,24 +115,27 @@ class Experiments:
 
 
 def open_experiments(preset: Preset, store: Store, data_root: Path | None, overrides: tuple[str, ...]) -> Experiments:
-    """Plan a preset's recipe; where that cannot be done (no data root, say), everything is missing and says why."""
+    """Plan a preset's recipe. If that fails (without a data root, say), everything is missing with that reason.
+
+    Raises:
+        MoemixError: the recipe cannot be planned, and the user changed it by ``overrides``.
+    """
     try:
         recipe = load_recipe(preset.recipe, overrides)
         return Experiments(preset, build(recipe, store, data_root))
     except MoemixError as error:
         if overrides:
-            raise  # the user's own words: worth stopping for
+            raise
         return Experiments(preset, None, str(error).replace("\n", " "))
 
 
 def restricted(plan: Plan, jobs: tuple[Job, ...]) -> Plan:
-    """The plan with these jobs alone: what the conductor is given."""
+    """Return the plan with these jobs alone, for the conductor."""
     return dataclasses.replace(plan, jobs=jobs)
 
 
-def line_needs(lines: Iterable[Line], quantities: Iterable[str]) -> list[Need]:
-    """What a table's lines need for its quantities."""
-    kinds = {quantity.partition(":")[0] for quantity in quantities}
-    needs = [need for kind, need in (("score", SCORES), ("task", SCORES), ("suite", SCORES), ("judge", JUDGING),
-                                     ("weight", "")) if kind in kinds]  # fmt: skip
+def line_needs(lines: Iterable[Line], kinds: Iterable[str]) -> list[Need]:
+    """Return what a table's lines need for its kinds of quantities; judgings stand beside an evaluation."""
+    by_kind = {"score": (SCORES,), "task": (SCORES,), "suite": (SCORES,), "judge": (SCORES, JUDGING), "weight": ("",)}
+    needs = dict.fromkeys(need for kind in kinds for need in by_kind.get(kind, ()))
     return list(dict.fromkeys((line.model, line.strategy, need) for line in lines for need in needs))

@@ -1,13 +1,15 @@
-"""Each table of the paper as data: its lines (a strategy on a model), its columns, and the figures printed there."""
+"""The tables of the paper as data: lines (a strategy on a model), columns, and the figures that the paper prints."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
+from importlib import resources
 from typing import Any
 
 from harness.errors import unknown
-from leaderboards.paper.published import published
+from harness.files import read_json
 
 MODELS = {"molm": "MoLM 700M-4E", "llama_moe": "LLaMA-MoE 3.5B-2E"}
 STRATEGIES = {
@@ -57,6 +59,7 @@ class Line:
 
     @property
     def key(self) -> str:
+        """Return ``model/strategy``."""
         return f"{self.model}/{self.strategy}"
 
 
@@ -65,8 +68,9 @@ class Column:
     """A quantity of a run.
 
     Attributes:
-        quantity: ``score:gsm8k`` (a column of the suite), ``task:…`` (one task of it), ``kind:…`` (one of the preset's
-            own subtasks), ``judge:average`` (or a turn), ``weight:sharegpt`` (final, of a source).
+        quantity: ``score:gsm8k`` (a column of the suite), ``task:…`` (one subtask of BBH), ``kind:…`` (one of the
+            preset's own subtasks), ``judge:average`` (or a turn), ``weight:sharegpt`` (final weight of a source),
+            ``suite:shots`` (a setting of the evaluation).
         percent: whether the figure is 100 times the recorded value.
     """
 
@@ -75,10 +79,15 @@ class Column:
     quantity: str
     percent: bool = True
 
+    @property
+    def kind(self) -> str:
+        """Return the part of ``quantity`` before the colon."""
+        return self.quantity.partition(":")[0]
+
 
 @dataclass(frozen=True)
 class TableSpec:
-    """A table: which quantity of which run stands where, and what the paper prints there.
+    """A table: which quantity of which run belongs in each cell, and what the paper prints there.
 
     Attributes:
         figures: (line, column) → the published figure; None where the paper prints a dash.
@@ -93,28 +102,75 @@ class TableSpec:
     transposed: bool = False
 
 
+@cache
+def published() -> dict[str, Any]:
+    """Read every published table and figure of Zhu et al. 2025 (``leaderboards/data/paper.json``), by its name."""
+    with resources.as_file(resources.files("leaderboards") / "data" / "paper.json") as path:
+        return dict(read_json(path))
+
+
+def source() -> str:
+    """Return the citation of the paper."""
+    return str(published()["source"])
+
+
+def printed(value: float | None, decimals: int = 2) -> str:
+    """Write a published figure to the digit: two decimals, except where the paper itself prints fewer."""
+    return "—" if value is None else f"{value:.{decimals}f}"
+
+
 def table_names() -> list[str]:
-    """``table1`` … ``table10``."""
+    """Return ``table1`` … ``table10``."""
     return list(_TABLES)
 
 
 def table_spec(name: str) -> TableSpec:
-    """A table of the paper by its name."""
+    """Return a table of the paper.
+
+    Raises:
+        MoemixError: there is no table of this name.
+    """
     if name not in _TABLES:
         raise unknown("table of the paper", name, _TABLES)
     return _TABLES[name](name, published()[name])
 
 
+def baseline_of(lines: Sequence[Line]) -> Line:
+    """Return the line that others are compared with: Uniform; without one, plain Dynamic; without that, the first."""
+    by_strategy = {line.strategy: line for line in lines}
+    return by_strategy.get("uniform") or by_strategy.get("dynamic") or lines[0]
+
+
 def with_own_subtasks(spec: TableSpec, titles: Iterable[str]) -> TableSpec:
-    """Table 10 with a preset's own subtasks, of which the paper knows nothing, before the average."""
+    """Add a preset's own subtasks, for which the paper has no figures, to table 10 before its average."""
     own = tuple(Column(title, title, f"kind:{title}") for title in titles) if spec.name == "table10" else ()
     figures = spec.figures | {(line.key, column.key): None for line in spec.lines for column in own}
     return replace(spec, columns=(*spec.columns[:-1], *own, spec.columns[-1]), figures=figures)
 
 
 def interval_label(interval: str) -> str:
-    """The recipe's label of `dynamic` with another update interval; the paper's 100 steps are plain `dynamic`."""
+    """Return the recipe's label of `dynamic` with another update interval; the paper's 100 steps are `dynamic`."""
     return "dynamic" if interval == "100" else f"interval_{interval}"
+
+
+# --- one builder for each shape of table --------------------------------------------------------------
+
+
+Rows = Mapping[Line, Iterable[float | None]]
+
+
+def _spec(name: str, title: str, rows: Rows, columns: Iterable[Column], *, transposed: bool = False) -> TableSpec:
+    columns = tuple(columns)
+    figures = {
+        (line.key, column.key): figure
+        for line, row in rows.items()
+        for column, figure in zip(columns, row, strict=True)
+    }
+    return TableSpec(name, title, tuple(rows), columns, figures, transposed)
+
+
+def _line(model: str, strategy: str) -> Line:
+    return Line(model, strategy, STRATEGIES[strategy])
 
 
 def _score(key: str) -> Column:
@@ -123,97 +179,70 @@ def _score(key: str) -> Column:
     return Column(key, COLUMNS[key], f"score:{key}")
 
 
-def _lines(model: str, strategies: Iterable[str]) -> tuple[Line, ...]:
-    return tuple(Line(model, strategy, STRATEGIES[strategy]) for strategy in strategies)
-
-
 def _by_model(title: str) -> Callable[[str, Any], TableSpec]:
-    """Tables 1 and 2: model → strategy → column."""
+    """Build tables 1 and 2: model → strategy → column."""
 
     def build(name: str, data: Any) -> TableSpec:
-        lines = tuple(line for model, rows in data.items() for line in _lines(model, rows))
-        columns = tuple(_score(key) for key in COLUMNS)
-        figures = {
-            (line.key, column.key): data[line.model][line.strategy][column.key] for line in lines for column in columns
-        }
-        return TableSpec(name, title, lines, columns, figures)
+        rows = {_line(m, s): [row[key] for key in COLUMNS] for m, held in data.items() for s, row in held.items()}
+        return _spec(name, title, rows, map(_score, COLUMNS))
 
     return build
 
 
 def _listed(title: str) -> Callable[[str, Any], TableSpec]:
-    """Tables 3, 5 and 7: columns named once, then strategy → list."""
+    """Build tables 3, 5 and 7: the columns are named once, then strategy → list."""
 
     def build(name: str, data: Any) -> TableSpec:
-        lines = _lines("llama_moe", data["llama_moe"])
-        columns = tuple(_score(key) for key in data["columns"])
-        return TableSpec(name, title, lines, columns, _figures(lines, columns, data))
+        rows = {_line("llama_moe", strategy): row for strategy, row in data["llama_moe"].items()}
+        return _spec(name, title, rows, map(_score, data["columns"]))
 
     return build
 
 
-def _figures(lines: tuple[Line, ...], columns: tuple[Column, ...], data: Any) -> dict[tuple[str, str], float | None]:
-    return {
-        (line.key, column.key): figure
-        for line in lines
-        for column, figure in zip(columns, data[line.model][line.strategy], strict=True)
-    }
-
-
 def _intervals(name: str, data: Any) -> TableSpec:
-    lines = tuple(Line("llama_moe", interval_label(m), f"every {m} steps") for m in data["llama_moe"])
-    columns = tuple(_score(key) for key in data["columns"])
-    figures = {
-        (line.key, column.key): figure
-        for line, row in zip(lines, data["llama_moe"].values(), strict=True)
-        for column, figure in zip(columns, row, strict=True)
-    }
-    return TableSpec(name, "Dynamic by update interval", lines, columns, figures)
+    rows = {Line("llama_moe", interval_label(m), f"every {m} steps"): row for m, row in data["llama_moe"].items()}
+    return _spec(name, "Dynamic by update interval", rows, map(_score, data["columns"]))
 
 
 def _settings(name: str, data: Any) -> TableSpec:
-    """Table 6: what is evaluated and how; its lines are benchmarks, read from any evaluation of the preset."""
-    columns = (
-        Column("tasks", "tasks", "suite:tasks", percent=False),
-        Column("shots", "shots", "suite:shots", percent=False),
-    )
-    lines = tuple(Line("", key, COLUMNS.get(key, key)) for key in data if key != "mt_bench")
-    figures = {(line.key, c.key): data[line.strategy].get(c.key) for line in lines for c in columns}
-    return TableSpec(name, "Evaluation settings", lines, columns, figures)
+    """Build table 6: what is evaluated and how; its lines are benchmarks, read from any evaluation of the preset."""
+    keys = ("tasks", "shots")
+    rows = {
+        Line("", benchmark, COLUMNS.get(benchmark, benchmark)): [held.get(key) for key in keys]
+        for benchmark, held in data.items()
+        if benchmark != "mt_bench"
+    }
+    return _spec(name, "Evaluation settings", rows, (Column(key, key, f"suite:{key}", percent=False) for key in keys))
 
 
 def _weights(name: str, data: Any) -> TableSpec:
     rows = {
-        ("molm", "dynamic"): "molm",
-        ("llama_moe", "dynamic"): "llama_moe",
-        ("llama_moe", "balanced"): "llama_moe_balanced",
+        _line("molm", "dynamic"): data["molm"],
+        _line("llama_moe", "dynamic"): data["llama_moe"],
+        _line("llama_moe", "balanced"): data["llama_moe_balanced"],
     }
-    lines = tuple(Line(model, strategy, STRATEGIES[strategy]) for model, strategy in rows)
-    columns = tuple(Column(key, SOURCES[key], f"weight:{key}") for key in data["columns"])
-    figures = {
-        (line.key, column.key): figure
-        for line in lines
-        for column, figure in zip(columns, data[rows[line.model, line.strategy]], strict=True)
-    }
-    return TableSpec(name, "Final sampling weights", lines, columns, figures)
+    columns = (Column(key, SOURCES[key], f"weight:{key}") for key in data["columns"])
+    return _spec(name, "Final sampling weights", rows, columns)
 
 
 def _turns(name: str, data: Any) -> TableSpec:
-    lines = tuple(line for model in MODELS for line in _lines(model, data[model]))
-    quantities = {"first": "judge:first_turn", "second": "judge:second_turn", "overall": "judge:average"}
-    columns = tuple(Column(key, f"{key} turn" if key != "overall" else key, quantities[key], percent=False)
-                    for key in data["columns"])  # fmt: skip
-    return TableSpec(name, "MT-Bench by turn", lines, columns, _figures(lines, columns, data))
+    rows = {_line(model, strategy): row for model in MODELS for strategy, row in data[model].items()}
+    columns = (
+        Column("first", "first turn", "judge:first_turn", percent=False),
+        Column("second", "second turn", "judge:second_turn", percent=False),
+        Column("overall", "overall", "judge:average", percent=False),
+    )
+    return _spec(name, "MT-Bench by turn", rows, columns)
 
 
 def _subtasks(name: str, data: Any) -> TableSpec:
-    keys = [key.split("/") for key in data["average"]]
-    lines = tuple(Line(model, strategy, STRATEGIES[strategy]) for model, strategy in keys)
-    columns = tuple(Column(title, title, f"task:{title}") for title in data["rows"])
-    figures = {(line.key, title): row[line.key] for line in lines for title, row in data["rows"].items()}
-    figures |= {(line.key, "average"): data["average"][line.key] for line in lines}
-    average = Column("average", "Average", "score:bbh")
-    return TableSpec(name, "BBH by subtask", lines, (*columns, average), figures, transposed=True)
+    rows = {
+        _line(*key.split("/")): [*(row[key] for row in data["rows"].values()), average]
+        for key, average in data["average"].items()
+    }
+    columns = [*(Column(title, title, f"task:{title}") for title in data["rows"]),
+               Column("average", "Average", "score:bbh")]  # fmt: skip
+    return _spec(name, "BBH by subtask", rows, columns, transposed=True)
 
 
 _TABLES: dict[str, Callable[[str, Any], TableSpec]] = {

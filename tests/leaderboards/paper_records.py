@@ -24,9 +24,9 @@ from harness.records import (
 from harness.store import Store, data_root
 from leaderboards.paper.figures import figure_names
 from leaderboards.paper.presets import PRESETS
+from leaderboards.paper.rendering import needs
 from leaderboards.paper.runs import BENCHMARK_LOAD, GATE_LOAD, Experiments, open_experiments
 from leaderboards.paper.specs import table_names
-from leaderboards.paper.targets import needs
 
 TASKS = {"facts": 40, "words": 30, "math": 30, "code": 60}
 # What each strategy gets right; Dynamic is clearly best on math and code.

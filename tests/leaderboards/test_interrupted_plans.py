@@ -22,9 +22,9 @@ from harness.grid import ENDINGS
 from harness.plan import Job
 from leaderboards.exports import render as comparison
 from leaderboards.paper.figures import figure_names
+from leaderboards.paper.rendering import needs, render
 from leaderboards.paper.runs import Experiments, restricted
 from leaderboards.paper.specs import table_names
-from leaderboards.paper.targets import needs, render
 from leaderboards.selection import from_plan
 
 SMALL = ("seeds=[0, 1]", "models.tiny-molm.overrides={strategies: [none]}",

@@ -12,10 +12,9 @@ import pytest
 
 from harness.files import read_json
 from leaderboards.paper.presets import PRESETS
-from leaderboards.paper.published import printed, published
+from leaderboards.paper.rendering import render, title
 from leaderboards.paper.runs import Experiments
-from leaderboards.paper.specs import table_names, table_spec
-from leaderboards.paper.targets import render, title
+from leaderboards.paper.specs import printed, published, table_names, table_spec
 
 NOWHERE = Experiments(PRESETS["mini"], None, "nothing was run")
 KR = ("mmlu", "bbh", "gsm8k", "mbpp", "qa")

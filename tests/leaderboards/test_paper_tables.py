@@ -28,15 +28,13 @@ from leaderboards.mixture import read_trajectory
 from leaderboards.paper.claims import Finding, findings, in_words
 from leaderboards.paper.cli import paper
 from leaderboards.paper.figures import figure_data, figure_names
-from leaderboards.paper.measures import measure
+from leaderboards.paper.measures import compare_lines
 from leaderboards.paper.presets import PRESETS
-from leaderboards.paper.published import published
-from leaderboards.paper.report import write_report
+from leaderboards.paper.rendering import draw, needs, render
+from leaderboards.paper.report import times, write_report
 from leaderboards.paper.runs import Experiments
-from leaderboards.paper.specs import table_names
+from leaderboards.paper.specs import published, table_names
 from leaderboards.paper.tables import PaperTable, fill
-from leaderboards.paper.targets import draw, needs, render
-from leaderboards.paper.times import times
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +79,7 @@ def test_differences_to_uniform_are_paired_and_corrected_within_the_table(done):
     table = fill("table1", done)
     cell = table.cells["llama_moe/dynamic", "mbpp"]
     expected = values(done, "dynamic", "code").mean() - values(done, "uniform", "code").mean()
-    assert cell.to_base.value == pytest.approx(100 * expected)
+    assert cell.to_base.estimate.value == pytest.approx(100 * expected)
     assert cell.published_to_base == pytest.approx(16.88 - 14.52)
     assert cell.significant
     assert table.pairs == 2 * (21 * 5 + 21)  # 7 lines a model in 5 columns of scores, and all 7 in that of judging
@@ -94,15 +92,22 @@ def test_seed_variances_of_two_models_are_pooled_apart(done):
     table, p_values = fill("table1", done), []
     for column in table.spec.columns:
         for model in ("molm", "llama_moe"):
-            strategies = [line.strategy for line in table.spec.lines if line.model == model]
-            found = {name: measure(done, model, name, column.quantity) for name in strategies}
+            lines = [line for line in table.spec.lines if line.model == model]
+            compared = compare_lines(done, lines, [column.quantity])
             for pair_with_base in (False, True):
-                names = [pair for pair in itertools.combinations(strategies, 2) if ("none" in pair) == pair_with_base]
-                pairs = [pair for one, other in names if (pair := found[one].minus(found[other])) is not None]
-                rows = len({name for names_of in names for name in names_of})
+                both = [(one, other) for one, other in itertools.combinations(lines, 2)
+                        if ("none" in (one.strategy, other.strategy)) == pair_with_base]  # fmt: skip
+                found = [compared.difference(one.key, other.key, column.quantity) for one, other in both]
+                pairs = [tested.difference for tested in found if tested is not None]
+                rows = len({line.key for lines_of in both for line in lines_of})
                 p_values += map(cautious_p_value, pairs, pool_seed_variance(pairs, rows))
     assert len(p_values) == table.pairs
-    assert sorted(adjust(p_values)) == pytest.approx(sorted(d.p_holm for d in table.differences.values()))
+    differences = (
+        table.difference(column, one.key, other.key)
+        for column in table.spec.columns
+        for one, other in itertools.combinations(table.spec.lines, 2)
+    )
+    assert sorted(adjust(p_values)) == pytest.approx(sorted(d.p_holm for d in differences if d))
 
 
 def test_a_seed_is_not_a_question_weights_have_the_error_of_seeds_alone(done):
@@ -119,14 +124,14 @@ def test_turns_of_the_judging_are_averaged_by_turn_and_not_compared_with_another
     )
     assert overall == pytest.approx((first + second) / 2)
     assert table.cells["llama_moe/uniform", "overall"].difference is None
-    assert "not on the paper's scale" in render("table9", done, "markdown")
+    assert "Its scale is not the paper's" in render("table9", done, "markdown")
 
 
 def test_every_table_and_figure_is_full_where_the_preset_has_runs_for_it(done):
     for name in table_names():
         table = fill(name, done)
         missing = {reason for cell in table.cells.values() for reason in cell.missing}
-        assert missing <= {"nothing stands for it in preset mini"}, name
+        assert missing <= {"nothing corresponds to it in preset mini"}, name
         assert not any("To make what is missing" in note for note in table.notes), name
     for name in figure_names():
         figure = figure_data(name, done)
@@ -186,7 +191,7 @@ def test_what_has_no_counterpart_stands_beside_kinds_of_our_own_questions(done):
     told = [note for note in table.notes if note.startswith("Missing")]
     assert told == [
         "Missing: Boolean Expressions, Causal Judgement, Date Understanding, Disambiguation QA, Dyck Languages,"
-        " Formal Fallacies and 21 more: nothing stands for it in preset mini."
+        " Formal Fallacies and 21 more: nothing corresponds to it in preset mini."
     ]
 
 
@@ -264,7 +269,7 @@ def test_every_claim_is_what_the_paper_prints_and_is_judged_by_its_table(done, c
     by_text = {(f.table, f.model, f.text): f for f in found}
     better = by_text["table1", "llama_moe", "K&R Avg: Dynamic above Uniform"]
     cell = tables["table1"].cells["llama_moe/dynamic", "kr_average"]
-    assert (better.ours.estimate.value, better.ours.p_holm) == (cell.to_base.value, cell.p_holm)
+    assert (better.ours.estimate.value, better.ours.p_holm) == (cell.to_base.estimate.value, cell.to_base.p_holm)
     assert better.verdict == "agrees"
     other = by_text["table1", "llama_moe", "K&R Avg: Uniform above DataSize"]
     scores = [np.mean([values(done, name, task).mean() for task in ("facts", "words", "math", "code")])
@@ -280,11 +285,11 @@ def test_what_agrees_is_counted_and_told_in_words(done, claimed):
     found, tables = claimed
     told = in_words(found, tables, figure_data("figure2", done))
     verdicts = [finding.verdict for finding in found]
-    assert told[0].startswith(f"Of {len(found)} claims of the paper, {len(found)} could be looked at here:")
+    assert told[0].startswith(f"Of {len(found)} claims of the paper, {len(found)} could be tested:")
     assert f": {verdicts.count('agrees')} hold significantly" in told[0]
     assert f"{verdicts.count('disagrees')} are contradicted significantly" in told[0]
     assert any("in the paper Dynamic > RefLoss > Uniform > Random > Sequential > DataSize > w/o IT" in t for t in told)
-    assert any("in the paper −0.76" in text for text in told)
+    assert any("the paper has −0.76" in text for text in told)
     upside_down = [replace(f, ours=f.ours.turned()) for f in found]
     assert [f.verdict for f in upside_down].count("disagrees") == verdicts.count("agrees") > 0
 
@@ -293,7 +298,7 @@ def test_a_table_without_uniform_is_compared_with_plain_dynamic(done):
     table = fill("table4", done)
     difference = values(done, "interval_200", "math").mean() - values(done, "dynamic", "math").mean()
     assert table.baseline.title == "every 100 steps"
-    assert table.cells["llama_moe/interval_200", "gsm8k"].to_base.value == pytest.approx(100 * difference)
+    assert table.cells["llama_moe/interval_200", "gsm8k"].to_base.estimate.value == pytest.approx(100 * difference)
     assert "* differs from “every 100 steps” at 5 %" in " ".join(table.notes)
 
 
@@ -306,9 +311,9 @@ def test_wall_time_is_told_by_stage_and_jobs_side_by_side_count_once(fresh):
         stage = Stage(status="done", started=f"2026-01-01T{begun}+00:00", finished=f"2026-01-01T{ended}+00:00")
         planned.run.update(stages={"train": stage})
     took = times(fresh, [("llama_moe", "balanced", "")])
-    assert took.rows()[1:] == [["training", "3", "2m40s", "1m00s", "1m30s"]]
+    assert took.grid().rows == [["training", "3", "2m40s", "1m00s", "1m30s"]]
     assert "The 3 jobs took 2m10s of wall time, pauses left out" in took.in_words()
-    assert "one after the other they would have been 2m40s" in took.in_words()
+    assert "one after the other they would have taken 2m40s" in took.in_words()
 
 
 def test_a_run_that_failed_is_missing_with_its_reason(fresh):
@@ -320,14 +325,15 @@ def test_a_run_that_failed_is_missing_with_its_reason(fresh):
     path.write_text(json.dumps(manifest))
     cell = fill("table4", fresh).cells["llama_moe/interval_200", "gsm8k"]
     assert cell.ours is None
-    assert cell.missing == ("train failed: the loss is NaN at step 7", "not run yet")
+    assert cell.missing == ("training failed: the loss is NaN at step 7", "has not run yet")
 
 
 def test_scores_of_another_checkpoint_do_not_count(fresh):
     for planned in fresh.runs("llama_moe", "public_sft"):
         finish(fresh, planned)
         planned.run.update(checkpoint_hash="f" * 64)
-    assert fill("table7", fresh).cells["llama_moe/public_sft", "gsm8k"].missing == ("no scores yet",)
+    (reason,) = fill("table7", fresh).cells["llama_moe/public_sft", "gsm8k"].missing
+    assert "is of another checkpoint" in reason
 
 
 def test_rows_that_did_not_answer_the_same_questions_are_refused(fresh):
@@ -339,7 +345,7 @@ def test_rows_that_did_not_answer_the_same_questions_are_refused(fresh):
         lines = [json.loads(line) for line in path.read_text().splitlines()]
         lines[0]["doc_hash"] = "e" * 64
         path.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    with pytest.raises(MoemixError, match="did not answer the same questions"):
+    with pytest.raises(MoemixError, match=r"question 0 of math is not that of"):
         fill("table2", fresh)
 
 
