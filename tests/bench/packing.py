@@ -14,8 +14,8 @@ import torch
 from tests.bench.report import Report, options, real_data, spread
 from tests.bench.workload import real_mix, small_moe
 from trainers.data import Draws, TokenSource
-from trainers.training.batches import GlobalBatch, Layout
-from trainers.training.loss import TargetLosses
+from trainers.data.batches import GlobalBatch, Layout
+from trainers.models.loss import TargetLosses
 
 MAX_LENGTH, BATCH = 2048, 128
 

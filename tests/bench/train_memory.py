@@ -36,9 +36,9 @@ def measure(way: str, targets: float, steps: int) -> tuple[int, int]:
 
     from harness.recipe import Training
     from tests.bench.workload import small_moe
-    from trainers.training.batches import Forward
-    from trainers.training.loss import TargetLosses
-    from trainers.training.optimizer import make_optimizer
+    from trainers.data.batches import Forward
+    from trainers.models.loss import TargetLosses
+    from trainers.parallel.base import make_optimizer
 
     torch.set_num_threads(1)
     torch.randn(512, 512) @ torch.randn(512, 512)  # the libraries' own buffers

@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 import torch
 
-import trainers.training.loss
+import trainers.models.loss
 from harness.recipe import Mixing, Training
 from tests.bench.report import Report, options, real_data, spread
 from tests.bench.workload import in_turn, real_mix, small_moe
 from trainers.mixing import load_strategy
-from trainers.training.loop import _Loop
+from trainers.training.loop import FitRequest, _Loop
 from trainers.training.runtime import Interrupts, deterministic
 
 MAX_LENGTH, BATCH = 1024, 8
@@ -136,7 +136,18 @@ def main() -> None:
                 save_every=1000,
             )
             strategy = load_strategy("dynamic")
-            return _Loop(model, tokenizer, sources, strategy, training, Mixing(interval=10), 0, folder, name)
+            request = FitRequest(
+                model=model,
+                tokenizer=tokenizer,
+                sources=sources,
+                strategy=strategy,
+                training=training,
+                mixing=Mixing(interval=10),
+                seed=0,
+                folder=folder,
+                title=name,
+            )
+            return _Loop(request)
 
         loops = {"packed": begun("packed", packed=True), "padded": begun("padded", packed=False)}
         millions = sum(parameter.numel() for parameter in loops["packed"].model.parameters()) / 1e6
@@ -160,8 +171,8 @@ def main() -> None:
         report.say(f"A padded step takes {spread(taken['padded'] / taken['packed'], 1)} times as long as a packed one.")
 
         split = begun("split", packed=True)
-        head, watch = trainers.training.loss._head_losses, watched(split)
-        trainers.training.loss._head_losses = watch.wrap("output layer", head)
+        head, watch = trainers.models.loss._head_losses, watched(split)
+        trainers.models.loss._head_losses = watch.wrap("output layer", head)
         whole = 0.0
         with deterministic():
             split._resume()
@@ -172,7 +183,7 @@ def main() -> None:
                     whole = time.perf_counter()
                 split._advance(Interrupts(), None)
         whole = time.perf_counter() - whole
-        trainers.training.loss._head_losses = head
+        trainers.models.loss._head_losses = head
     watch.seconds["the rest"] = whole - sum(watch.seconds.values())
     report.say("Where the time of a packed step goes, in another training over the same steps:")
     report.table(

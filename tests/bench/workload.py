@@ -20,7 +20,7 @@ from trainers.data import TokenSource, load_sources
 from trainers.mixing import MixingStrategy, Reference
 from trainers.models.checkpoints import load_checkpoint
 from trainers.signals import Resources
-from trainers.training.loop import _Loop
+from trainers.training.loop import FitRequest, _Loop
 from trainers.training.runtime import Interrupts, deterministic
 
 
@@ -68,7 +68,19 @@ class Quickstart:
         resources = Resources(tokenizer, lambda: load_checkpoint(str(self.checkpoint))[0])
         plan = self.recipe.training
         return _Loop(
-            model, tokenizer, self.sources, strategy, plan, mixing, 0, folder, strategy.name, reference, resources
+            FitRequest(
+                model=model,
+                tokenizer=tokenizer,
+                sources=self.sources,
+                strategy=strategy,
+                training=plan,
+                mixing=mixing,
+                seed=0,
+                folder=folder,
+                title=strategy.name,
+                reference=reference,
+                resources=resources,
+            )
         )
 
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import save_file
-from small_runs import TOKENIZER, mixing, small_model, small_sources, training
+from small_runs import fit_request, mixing, small_model, small_sources, training
 
 from harness.launch import WANTED, is_first
 from trainers.mixing import load_strategy
@@ -42,7 +42,7 @@ def run_case(folder: Path, sources: Any, case: Case) -> None:
     plan = training(**{"learning_rate": 1e-3, **({"save_every": stop} if stop else {}), **case})
     with watched(here, stop):
         try:
-            loop.fit(model, TOKENIZER, sources, load_strategy(strategy), plan, mixing(**mix), 0, here, here.name)
+            loop.fit(fit_request(model, sources, load_strategy(strategy), here, training=plan, mixing=mixing(**mix)))
         except Stopped:
             return
     if is_first():

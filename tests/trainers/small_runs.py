@@ -87,6 +87,14 @@ def mixing(**changes: Any) -> Mixing:
     return Mixing(**{"interval": 2, "min_tokens": 1, "probe_batches": 1} | changes)
 
 
+def fit_request(model: Any, sources: Any, strategy: Any, folder: Path, **changes: Any) -> Any:
+    """A request to train on small sources."""
+    from trainers.training.loop import FitRequest
+
+    fields = {"tokenizer": TOKENIZER, "training": training(), "mixing": mixing(), "seed": 0, "title": "test run"}
+    return FitRequest(model=model, sources=sources, strategy=strategy, folder=folder, **fields | changes)
+
+
 def lines(path: Path, *, without: str) -> list[dict[str, Any]]:
     """The records of a JSONL file without the field that holds timing."""
     records = [json.loads(line) for line in path.read_text().splitlines()]

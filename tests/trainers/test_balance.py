@@ -12,8 +12,9 @@ from small_runs import small_model
 
 import trainers.models  # noqa: F401  (registers LLaMA-MoE)
 from harness.errors import MoemixError
+from trainers.models.balance import balance_loss, cv_squared, importance, load, selection_probability
 from trainers.models.routers import GateNoise, RouterObserver, Routing
-from trainers.training.balance import balance_loss, cv_squared, importance, load, selection_probability, set_gate_noise
+from trainers.models.trainable import set_gate_noise
 
 LLAMA_MOE = {"num_experts": 4, "num_selects": 2, "intermediate_size": 64, "num_local_experts": None}
 

@@ -11,12 +11,12 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from harness.errors import MoemixError, StageFailed
 from trainers.data import Example
+from trainers.data.batches import GlobalBatch, Layout
+from trainers.models import loss as loss_module
+from trainers.models import packing
+from trainers.models.loss import TargetLosses
+from trainers.models.packing import check_packing, prepare_packing
 from trainers.models.routers import RouterObserver
-from trainers.training import loss as loss_module
-from trainers.training import packed_attention
-from trainers.training.batches import GlobalBatch, Layout
-from trainers.training.loss import TargetLosses
-from trainers.training.packing_check import check_packing, prepare_packing
 
 HOST = torch.device("cpu")
 SOURCE_IDS = np.array([0, 2, 1, 1, 0, 2, 2, 1, 0], dtype=np.int32)
@@ -71,7 +71,7 @@ def attended(monkeypatch) -> list[tuple[int, bool]]:
             calls.append((query.shape[2], mask is not None))
         return sdpa_attention_forward(module, query, key, value, mask, **kwargs)
 
-    monkeypatch.setattr(packed_attention, "sdpa_attention_forward", spied)
+    monkeypatch.setattr(packing, "sdpa_attention_forward", spied)
     return calls
 
 

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from small_runs import TOKENIZER, lines, mixing, small_model, small_sources, training
+from small_runs import fit_request, lines, small_model, small_sources, training
 
+from trainers.data.batches import GlobalBatch, Layout
 from trainers.mixing import MixingStrategy, MixtureState, load_strategy
-from trainers.training.batches import GlobalBatch, Layout
+from trainers.models.loss import TargetLosses
 from trainers.training.loop import _Loop, fit
-from trainers.training.loss import TargetLosses
 
 HOST = torch.device("cpu")
 
@@ -38,7 +38,7 @@ def gradients(model):
 @pytest.mark.parametrize("head", ["linear", "whole"])
 @pytest.mark.parametrize("chunk", [1 << 23, 200], ids=["at once", "chunk by chunk"])
 def test_scaled_losses_have_the_gradients_of_a_weighted_cross_entropy(tmp_path, monkeypatch, head, chunk):
-    monkeypatch.setattr("trainers.training.loss.CHUNK_LOGITS", chunk)
+    monkeypatch.setattr("trainers.models.loss.CHUNK_LOGITS", chunk)
     model, sources = small_model(), small_sources(tmp_path)
     scale_K = np.array([0.5, 2.0, 0.0])
     batch = GlobalBatch.of(sources, np.array([0, 1, 2, 2, 1]), np.arange(5), Layout(64, True, 8, 0))
@@ -65,7 +65,7 @@ def test_scaled_losses_have_the_gradients_of_a_weighted_cross_entropy(tmp_path, 
 def run(folder, sources, strategy, **changes):
     folder.mkdir()
     model = small_model()
-    result = fit(model, TOKENIZER, sources, strategy, training(**changes), mixing(), 0, folder, "test run")
+    result = fit(fit_request(model, sources, strategy, folder, training=training(**changes)))
     return model, result
 
 

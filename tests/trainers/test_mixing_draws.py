@@ -7,11 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 from scipy.stats import chi2
-from small_runs import TOKENIZER, mixing, small_model, small_sources, training
+from small_runs import fit_request, mixing, small_model, small_sources, training
 
 from trainers.data import Draws
+from trainers.data.batches import GlobalBatch
 from trainers.mixing import MixingStrategy, MixtureState, Observation, Sources, load_strategy
-from trainers.training.batches import GlobalBatch
 from trainers.training.loop import _Loop, fit
 
 LEVEL = 1e-3  # of every chi-square test below; seeds are fixed, so a test either fails always or never
@@ -96,8 +96,8 @@ def test_no_draw_is_lost_or_repeated_at_an_update_or_a_resume(tmp_path, monkeypa
             return 1.0  # nothing is learnt: only the draws matter here
 
         monkeypatch.setattr(_Loop, "_learn", learning)
-        fit(small_model(), TOKENIZER, sources, Turning(), training(steps=steps, save_every=3), mixing(interval=2), 0,
-            tmp_path / "run", "test run")  # fmt: skip
+        plan = {"training": training(steps=steps, save_every=3), "mixing": mixing(interval=2)}
+        fit(fit_request(small_model(), sources, Turning(), tmp_path / "run", **plan))
 
     for _ in range(4):
         with pytest.raises(RuntimeError):

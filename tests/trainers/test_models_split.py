@@ -15,8 +15,8 @@ from transformers import AutoModelForCausalLM
 from harness.errors import MoemixError
 from harness.recipe import SplitModel
 from trainers.commands.models import model as command
-from trainers.models.bpe import train_tokenizer
-from trainers.models.split import cluster, split
+from trainers.making.from_dense import cluster, split
+from trainers.making.tokenizer import train_tokenizer
 
 IDS = torch.randint(3, 250, (2, 40), generator=torch.Generator().manual_seed(1))
 
@@ -106,7 +106,7 @@ def test_what_cannot_be_split_is_refused_in_words(tmp_path):
         split(dense(), tokenizer(), recipe(partition="clustered", router_init="random"), ())
     with pytest.raises(MoemixError, match="qwen2 model cannot be upcycled or split"):
         split(dense("qwen2"), tokenizer(), recipe(router_init="random"), ())
-    with pytest.raises(MoemixError, match="`sliding_window`, and LLaMA-MoE has none"):
+    with pytest.raises(MoemixError, match="`sliding_window`, and llama_moe does not support it"):
         split(dense("mistral"), tokenizer(), recipe(architecture="llama_moe", router_init="random"), ())
 
 

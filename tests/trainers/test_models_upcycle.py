@@ -13,11 +13,11 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, Mi
 
 from harness.errors import MoemixError
 from harness.recipe import UpcycledModel
-from trainers.models.bpe import train_tokenizer
+from trainers.making.from_dense import to_mixtral, upcycle
+from trainers.making.router_init import router_rows, spherical_centres
+from trainers.making.samples import token_samples
+from trainers.making.tokenizer import train_tokenizer
 from trainers.models.checkpoints import load_checkpoint, packaged_gguf
-from trainers.models.router_data import making_and_judging
-from trainers.models.router_init import router_rows, spherical_centres
-from trainers.models.upcycle import to_mixtral, upcycle
 
 SIZES = {
     "vocab_size": 300,
@@ -132,8 +132,8 @@ def test_clusters_are_the_ones_there_are():
     assert ((found @ truth.T).max(dim=0).values > 0.95).all()
 
 
-def test_making_and_judging_use_different_examples(tmp_path: Path):
-    making, judging = making_and_judging(three_sources(tmp_path), 40, pad_id=0, seed=0)
+def test_token_samples_use_different_examples(tmp_path: Path):
+    making, judging = token_samples(three_sources(tmp_path), 40, pad_id=0, seed=0)
     assert [np.sum(making.source_N == k) > 100 for k in range(3)] == [True] * 3
     counts = np.bincount(making.source_N)
     assert counts.max() <= 8192 // 3

@@ -27,7 +27,7 @@ from harness.local import conduct_locally
 from harness.plan import Job
 from harness.recipe_file import parse
 from harness.store import Run
-from trainers.parallel import asked_for, connect
+from trainers.parallel import connect, launched_strategy
 from trainers.training.run import train
 from trainers.training.state import States
 
@@ -164,7 +164,7 @@ def test_zero1_without_deepspeed_is_an_error(monkeypatch):
     for name, value in {**WANTED["zero1"], "WORLD_SIZE": "2"}.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setitem(sys.modules, "deepspeed", None)
-    with pytest.raises(MoemixError, match=r"DeepSpeed was asked for and is not installed[\s\S]*moemix\[deepspeed\]"):
+    with pytest.raises(MoemixError, match=r"DeepSpeed is not installed[\s\S]*moemix\[deepspeed\]"):
         connect()
 
 
@@ -244,24 +244,24 @@ def test_what_was_asked_of_the_launcher_and_cannot_be_had_is_an_error(tmp_path, 
     run = create_run(tmp_path / "store")
     process = moemix("train", "--run", str(run.folder), **WANTED["fsdp2"])
     assert process.returncode == 2
-    assert "fsdp2 was asked for with one process" in process.stderr
+    assert "fsdp2 was launched with one process" in process.stderr
     for environment, said in (
         ({"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "1"}, "first version"),
         ({**WANTED["fsdp2"], "FSDP_OFFLOAD_PARAMS": "true"}, "offloading"),
-        ({"ACCELERATE_USE_DEEPSPEED": "true"}, "stage 2 of DeepSpeed"),
-        ({**WANTED["zero1"], "ACCELERATE_DEEPSPEED_CONFIG_FILE": "ds.json"}, "configuration file"),
+        ({"ACCELERATE_USE_DEEPSPEED": "true"}, "ZeRO stage 2 of DeepSpeed is not supported"),
+        ({**WANTED["zero1"], "ACCELERATE_DEEPSPEED_CONFIG_FILE": "ds.json"}, "configuration files are not supported"),
         ({**WANTED["zero1"], "ACCELERATE_DEEPSPEED_OFFLOAD_OPTIMIZER_DEVICE": "cpu"}, "offloading"),
         ({"ACCELERATE_USE_MEGATRON_LM": "true"}, "MEGATRON"),
     ):
         with monkeypatch.context() as patch, pytest.raises(MoemixError, match=said):
             for name, value in environment.items():
                 patch.setenv(name, value)
-            asked_for()
+            launched_strategy()
     for environment, said in (
-        ({"ACCELERATE_MIXED_PRECISION": "fp16"}, "mixed precision fp16 .* trains in bfloat16"),
+        ({"ACCELERATE_MIXED_PRECISION": "fp16"}, "mixed precision fp16, but the recipe trains in bfloat16"),
         ({"ACCELERATE_GRADIENT_ACCUMULATION_STEPS": "4"}, "follows from batch_examples"),
-        ({"ACCELERATE_USE_CPU": "true", "MASTER_ADDR": "127.0.0.1"}, "asked for, and `--cpu` started one"),
-        ({"WORLD_SIZE": "3"}, "3 processes were launched, and accelerate sees 1"),
+        ({"ACCELERATE_USE_CPU": "true", "MASTER_ADDR": "127.0.0.1"}, "`--cpu` started one process"),
+        ({"WORLD_SIZE": "3"}, "3 processes were launched, but accelerate connects 1"),
     ):
         with monkeypatch.context() as patch, pytest.raises(MoemixError, match=said):
             for name, value in environment.items():

@@ -9,8 +9,8 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 import trainers.models  # noqa: F401  (registers LLaMA-MoE)
 from harness.errors import MoemixError, StageFailed
+from trainers.models.packing import prepare_packing
 from trainers.models.routers import RouterObserver
-from trainers.training.packing_check import prepare_packing
 
 COMMON = {
     "vocab_size": 97,
@@ -277,7 +277,7 @@ def test_a_batch_that_does_not_match_its_source_ids_is_an_error():
     input_ids, source_ids = batch()
     observer = RouterObserver(model)
     with (
-        pytest.raises(StageFailed, match="routed 36 tokens, and 33 were to be counted"),
+        pytest.raises(StageFailed, match="routed 36 tokens, but 33 have a source"),
         observer.count(source_ids[:, :-1], 3),
     ):
         model(input_ids=input_ids)

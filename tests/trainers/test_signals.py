@@ -9,27 +9,22 @@ from small_runs import mixing, small_model, small_source, small_sources
 
 from harness.errors import MoemixError
 from trainers.data import TokenSplit
+from trainers.data.batches import GlobalBatch, Layout, Tally
+from trainers.models.loss import TargetLosses
 from trainers.parallel.ranks import Ranks
-from trainers.signals import make_signals
-from trainers.training.batches import GlobalBatch, Layout
-from trainers.training.loss import TargetLosses
-from trainers.training.tally import Tally
+from trainers.signals import SignalContext, make_signals
 
 HOST = torch.device("cpu")
 ALONE = Ranks(1, 0, HOST)
 LAYOUT = Layout(max_length=64, packed=True, rows_per_forward=2, pad_id=0)
 
 
+def context(model, sources, **changes):
+    return SignalContext(TargetLosses(model), sources, mixing(**changes), LAYOUT, 0, ALONE)
+
+
 def gate_load(model, sources, **changes):
-    return make_signals(
-        ["gate_load"],
-        losses=TargetLosses(model),
-        sources=sources,
-        mixing=mixing(**changes),
-        layout=LAYOUT,
-        seed=0,
-        ranks=ALONE,
-    )["gate_load"]
+    return make_signals(["gate_load"], context(model, sources, **changes))["gate_load"]
 
 
 def train_on(signal, model, sources, source_ids, indices, layout=LAYOUT, *, backward=True):
@@ -126,7 +121,7 @@ def test_the_probe_draws_other_examples_for_every_update_and_the_same_ones_again
 def test_the_probe_leaves_the_model_in_training_mode_without_gradients(tmp_path):
     model, sources = small_model(), small_sources(tmp_path)
     signal = gate_load(model, sources, gate_load="probe")
-    signal._losses.train()
+    signal._context.losses.train()
     signal.observe(1)
     assert model.training
     assert all(parameter.grad is None for parameter in model.parameters())
@@ -134,15 +129,7 @@ def test_the_probe_leaves_the_model_in_training_mode_without_gradients(tmp_path)
 
 def test_train_loss_is_the_mean_over_targets_since_the_last_update_and_nan_where_unseen(tmp_path):
     sources = small_sources(tmp_path)
-    signal = make_signals(
-        ["train_loss"],
-        losses=TargetLosses(small_model()),
-        sources=sources,
-        mixing=mixing(),
-        layout=LAYOUT,
-        seed=0,
-        ranks=ALONE,
-    )["train_loss"]
+    signal = make_signals(["train_loss"], context(small_model(), sources))["train_loss"]
     for targets, losses in (([2, 0, 3], [4.0, 0.0, 1.5]), ([1, 0, 0], [5.0, 0.0, 0.0])):
         signal.add(Tally(np.ones(3, int), np.array(targets) * 2, np.array(targets), np.array(losses)))
     np.testing.assert_array_equal(signal.observe(2), [3.0, np.nan, 0.5])
@@ -154,16 +141,8 @@ def test_what_cannot_be_measured_is_refused_before_training(tmp_path):
     with pytest.raises(MoemixError, match="no MoE layers"):
         gate_load(dense, sources)
     bare = (small_source(tmp_path / "bare", "a", range(1, 30), probe=0), *sources[1:])
-    with pytest.raises(MoemixError, match=r"source a: holds out no examples[\s\S]*gate_load=online"):
+    with pytest.raises(MoemixError, match=r"source a: the source holds out no examples[\s\S]*gate_load=online"):
         gate_load(small_model(), bare, gate_load="probe")
     assert isinstance(bare[0].probe, TokenSplit)
     with pytest.raises(MoemixError, match=r"'astrology'[\s\S]*gate_load[\s\S]*train_loss"):
-        make_signals(
-            ["astrology"],
-            losses=TargetLosses(dense),
-            sources=sources,
-            mixing=mixing(),
-            layout=LAYOUT,
-            seed=0,
-            ranks=ALONE,
-        )
+        make_signals(["astrology"], context(dense, sources))

@@ -9,29 +9,24 @@ import torch.nn.functional as F
 from small_runs import byte_tokenizer, mixing, small_model, small_source, small_sources
 
 from harness.errors import MoemixError
+from trainers.data.batches import Layout
+from trainers.models.loss import TargetLosses
 from trainers.parallel.ranks import Ranks
-from trainers.signals import Resources, make_signals
+from trainers.signals import Resources, SignalContext, make_signals
 from trainers.signals.embedding import Encoder
 from trainers.signals.gradient import GradientSketch, add_to_sketch
-from trainers.signals.probe import Probe
-from trainers.training.batches import Layout
-from trainers.training.loss import TargetLosses
 
 ALONE = Ranks(1, 0, torch.device("cpu"))
 LAYOUT = Layout(max_length=64, packed=True, rows_per_forward=2, pad_id=0)
 
 
+def context(model, sources, resources=None, **changes):
+    mix = mixing(**{"probe_batches": 2, "probe_batch_size": 4} | changes)
+    return SignalContext(TargetLosses(model), sources, mix, LAYOUT, 0, ALONE, resources or Resources())
+
+
 def signal(field, model, sources, resources=None, **changes):
-    return make_signals(
-        [field],
-        losses=TargetLosses(model),
-        sources=sources,
-        mixing=mixing(**{"probe_batches": 2, "probe_batch_size": 4} | changes),
-        layout=LAYOUT,
-        seed=0,
-        ranks=ALONE,
-        resources=resources,
-    )[field]
+    return make_signals([field], context(model, sources, resources, **changes))[field]
 
 
 def losses_of(model, source):
@@ -96,7 +91,7 @@ def test_without_a_reference_model_or_held_out_examples_the_reason_is_told(tmp_p
     with pytest.raises(MoemixError, match="reference model, and there is none"):
         signal("excess_loss", small_model(), sources)
     bare = (small_source(tmp_path / "bare", "a", range(1, 30), probe=0), *sources[1:])
-    with pytest.raises(MoemixError, match=r"source a: holds out no examples to probe the probe loss"):
+    with pytest.raises(MoemixError, match=r"source a: the source holds out no examples, which the probe loss needs"):
         signal("probe_loss", small_model(), bare)
     with pytest.raises(MoemixError, match="no tokenizer"):
         signal("embedding", small_model(), sources)
@@ -104,10 +99,9 @@ def test_without_a_reference_model_or_held_out_examples_the_reason_is_told(tmp_p
 
 def test_sketches_keep_the_inner_products_of_the_gradients(tmp_path):
     model, sources = small_model(), small_sources(tmp_path)
-    probe = Probe(sources, 8, LAYOUT, 0, ALONE, wanted_for="gradient")
-    sketch = GradientSketch(TargetLosses(model), probe, ALONE, width=1 << 14).observe(3)
+    sketch = GradientSketch(context(model, sources), width=1 << 14).observe(3)
     assert sketch.dtype == np.float32
-    again = GradientSketch(TargetLosses(model), probe, ALONE, width=1 << 14).observe(3)
+    again = GradientSketch(context(model, sources), width=1 << 14).observe(3)
     assert sketch.tobytes() == again.tobytes()
     gradients = np.stack([gradient_of(model, source) for source in sources])
     true, found = gradients @ gradients.T, sketch.astype(np.float64) @ sketch.T

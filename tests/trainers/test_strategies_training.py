@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from small_runs import byte_tokenizer, create_run, lines, mixing, small_model, small_sources, training
+from small_runs import byte_tokenizer, create_run, fit_request, lines, mixing, small_model, small_sources, training
 
 from harness.errors import MoemixError, StageFailed
 from trainers.mixing import Reference, Sources, load_strategy, strategy_cards
@@ -25,18 +25,10 @@ def run(folder, sources, strategy, cache, **changes):
     rule = load_strategy(strategy) if isinstance(strategy, str) else strategy
     resources = Resources(byte_tokenizer(), lambda: small_model(seed=1), cache)
     plan = training(**{"steps": 6, "save_every": 2} | changes)
+    further = {"reference": REFERENCE if rule.needs else None, "resources": resources}
+    mix = mixing(probe_batches=2, embedding_examples=8)
     result = fit(
-        model,
-        resources.tokenizer,
-        sources,
-        rule,
-        plan,
-        mixing(probe_batches=2, embedding_examples=8),
-        0,
-        folder,
-        "test run",
-        reference=REFERENCE if rule.needs else None,
-        resources=resources,
+        fit_request(model, sources, rule, folder, tokenizer=resources.tokenizer, training=plan, mixing=mix, **further)
     )
     return model, result
 
@@ -96,25 +88,26 @@ def test_a_strategy_that_begins_with_an_observation_draws_with_its_weights_from_
     assert drawn[largest] > 0.5 * drawn.sum()
 
 
-def test_sequential_keeps_its_own_rhythm_whatever_the_recipe_says(tmp_path, capsys):
+def test_sequential_keeps_its_own_rhythm_whatever_the_recipe_says(tmp_path, caplog):
     sources = small_sources(tmp_path / "sources")
     run(tmp_path / "run", sources, "sequential", None, steps=9)
     trace = lines(tmp_path / "run" / "mixture.jsonl", without="cost")
     assert [(line["step"], int(np.argmax(line["after"]))) for line in trace] == [(0, 0), (3, 1), (6, 2)]
-    assert "warning" not in capsys.readouterr().err, "one source at a time is what it is for"
+    assert "warning" not in caplog.text, "one source at a time is what it is for"
 
 
-def test_a_mixture_that_becomes_one_source_is_told_once_in_a_run_also_over_a_resume(tmp_path, capsys, monkeypatch):
+def test_a_mixture_that_becomes_one_source_is_told_once_in_a_run_also_over_a_resume(tmp_path, caplog, monkeypatch):
     sources = small_sources(tmp_path / "sources")
     rule = load_strategy("dynamic", eta=1000.0)
     with monkeypatch.context() as broken, pytest.raises(RuntimeError):
         break_down(broken, 7)
         run(tmp_path / "run", sources, rule, None, steps=12)
-    told = capsys.readouterr().err
+    told = caplog.text
     assert told.count("by their entropy the weights are worth") == 1
     assert "of 3 sources" in told
+    caplog.clear()
     run(tmp_path / "run", sources, rule, None, steps=12)
-    assert "entropy" not in capsys.readouterr().err
+    assert "entropy" not in caplog.text
 
 
 def test_a_run_takes_losses_and_weights_from_the_finished_run_it_needs(tmp_path):

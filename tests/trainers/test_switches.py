@@ -5,23 +5,23 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from small_runs import TOKENIZER, lines, mixing, small_model, small_sources, training
+from small_runs import fit_request, lines, small_model, small_sources, training
 from transformers import AutoModelForCausalLM
 
 from harness.errors import MoemixError
 from harness.recipe import LoRA
+from trainers.data.batches import GlobalBatch, Layout
 from trainers.mixing import load_strategy
-from trainers.training.batches import GlobalBatch, Layout
+from trainers.models.loss import TargetLosses
+from trainers.models.trainable import add_adapters, merge_adapters
 from trainers.training.loop import fit
-from trainers.training.lora import add_adapters, merge_adapters
-from trainers.training.loss import TargetLosses
 
 PAPER = {"model_type": "llama_moe", "num_experts": 4, "num_selects": 2}
 
 
 def run(folder, sources, model, **changes):
     folder.mkdir()
-    fit(model, TOKENIZER, sources, load_strategy("uniform"), training(**changes), mixing(), 0, folder, "test run")
+    fit(fit_request(model, sources, load_strategy("uniform"), folder, training=training(**changes)))
     return model
 
 

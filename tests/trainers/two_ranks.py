@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from small_runs import TOKENIZER, mixing, small_model, small_source, training
+from small_runs import TOKENIZER, fit_request, mixing, small_model, small_source, training
 
 from harness.errors import StageFailed
 from trainers.mixing import Reference, load_strategy
@@ -31,7 +31,8 @@ def loop(name: str, folder: Path, data: tuple) -> _Loop:
     reference = Reference(np.full(3, 1 / 3), np.ones(3)) if rule.needs else None
     resources = Resources(TOKENIZER, lambda: small_model(seed=1))
     plan, mix = training(**FEW), mixing(interval=1)
-    return _Loop(small_model(), TOKENIZER, data, rule, plan, mix, 0, folder / name, "two", reference, resources)
+    further = {"training": plan, "mixing": mix, "reference": reference, "resources": resources}
+    return _Loop(fit_request(small_model(), data, rule, folder / name, **further))
 
 
 def main() -> None:

@@ -45,7 +45,7 @@ def make(folder: Path) -> None:
 def _make(folder: Path) -> None:
     from transformers.utils import logging
 
-    from trainers.models.making import make_model
+    from trainers.making.stage import make_model
 
     if not sys.stderr.isatty():
         logging.disable_progress_bar()
@@ -121,7 +121,7 @@ def _make_from_dense(schema: type[UpcycledModel] | type[SplitModel], kind: str, 
 
     from harness.recipe_file import load_recipe, parse
     from harness.store import data_root
-    from trainers.models.by_hand import describe, make_from_dense, parse_source
+    from trainers.making.stage import describe, make_from_dense, parse_source
 
     logging.disable_progress_bar()
     out, recipe, given = (options.pop(name) for name in ("out", "recipe", "given"))

@@ -108,10 +108,10 @@ def _train_launched(launcher: Launcher, job: Callable[[], tuple[Plan, Job]]) -> 
     """Train in these very processes, which a launcher started; the first one makes what the run needs before."""
     from harness.conductor import run_only
     from harness.store import Run
-    from trainers.parallel import asked_for, made_by_first
+    from trainers.parallel import launched_strategy, made_by_first
     from trainers.training.run import train
 
-    asked, here = (launcher.processes, launcher.strategy), (process_count(), asked_for())
+    asked, here = (launcher.processes, launcher.strategy), (process_count(), launched_strategy())
     if launcher.processes > 1 and asked != here:
         raise MoemixError(
             f"the recipe asks for {asked[0]} processes under {asked[1]}, and {here[0]} under {here[1]} were launched",

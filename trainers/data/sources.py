@@ -17,6 +17,7 @@ from harness.errors import MoemixError
 from harness.files import hash_value
 from harness.recipe import Source
 from harness.sources import fingerprint
+from harness.store import Run, Store
 from trainers.data.template import Encoder
 from trainers.data.tokenise import prepare
 from trainers.data.tokens import Example, SourceReport, TokenTable, cached
@@ -92,6 +93,19 @@ def load_sources(
         train, probe = _split(source, table, seed)
         loaded.append(TokenSource(source.name, source.size or report.rows - report.not_selected, train, probe, report))
     return tuple(loaded)
+
+
+def run_sources(run: Run, tokenizer: Any) -> tuple[TokenSource, ...]:
+    """Load the sources of a run's manifest for its base model's tokenizer."""
+    manifest = run.manifest
+    return load_sources(
+        manifest.config.sources,
+        tokenizer=tokenizer,
+        max_length=manifest.config.training.max_length,
+        seed=manifest.config.data_seed,
+        root=Path(manifest.data_root) if manifest.data_root else None,
+        cache=Store(run.store).cache / "tokens",
+    )
 
 
 def _split(source: Source, table: TokenTable, seed: int) -> tuple[TokenSplit, TokenSplit]:

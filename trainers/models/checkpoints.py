@@ -1,4 +1,4 @@
-"""A checkpoint by reference: a local folder, a hub id, or ``package:NAME`` for the weights in a Python package."""
+"""Load a checkpoint by reference: a local folder, a hub id, or ``package:NAME`` for the weights in a Python package."""
 
 from __future__ import annotations
 
@@ -6,44 +6,51 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging as transformers_logging
+
 import trainers.models  # noqa: F401  (registers this project's architectures with transformers)
 from harness.errors import MoemixError
 
 _PACKAGE = "package:"
-_KEYS_NAMED = 5  # of each kind that is wrong
+_KEYS_NAMED = 5  # of each kind of wrong parameter, how many an error names
 
 
-def load_checkpoint(reference: str, revision: str | None = None, *, dtype: str = "float32") -> tuple[Any, Any]:
-    """A causal language model and its tokenizer. No code that comes with a checkpoint is ever run.
+def load_checkpoint(
+    reference: str, revision: str | None = None, *, dtype: str = "float32"
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Load a causal language model, in evaluation mode, and its tokenizer. Code in a checkpoint is never run.
 
     Args:
         reference: a checkpoint folder, a hub id, or ``package:NAME`` for a package that carries a GGUF file.
         revision: commit or tag of a hub id.
-        dtype: of the weights, ``auto`` for that of the files.
-
-    Returns:
-        ``(PreTrainedModel, PreTrainedTokenizerFast)``, the model in evaluation mode.
+        dtype: the dtype of the weights; ``auto`` for that of the files.
 
     Raises:
         MoemixError: there is no such checkpoint, or it cannot be loaded.
     """
-    location: dict[str, Any]
-    if reference.startswith(_PACKAGE):
-        file = packaged_gguf(reference.removeprefix(_PACKAGE))
-        name, location = str(file.parent), {"gguf_file": file.name, "local_files_only": True}
-    elif Path(reference).is_dir():
-        if not (Path(reference) / "config.json").is_file():
-            raise MoemixError("not a checkpoint: there is no config.json", where=reference)
-        name, location = reference, {"local_files_only": True}
-    elif reference.startswith((".", "/", "~")) or reference.count("/") > 1:
-        raise MoemixError("the checkpoint folder does not exist", where=reference)
-    else:
-        name, location = reference, {"revision": revision}
-    return _load(reference, name, location, dtype)
+    name, location = _locate(reference, revision)
+    transformers_logging.disable_progress_bar()  # commands show progress of their own
+    try:
+        model = _load_model(name, reference, dtype, location)
+        tokenizer = AutoTokenizer.from_pretrained(name, **location)
+    except (ImportError, OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        hint = None
+        if isinstance(error, ImportError):
+            hint = "pip install moemix[gguf]" if "gguf_file" in location else None
+        elif "revision" in location:
+            hint = "check that this is a hub id and that the hub is reachable"
+        raise MoemixError(f"the checkpoint cannot be loaded: {error}", where=reference, hint=hint) from error
+    if hasattr(model.config, "quantization_config"):  # GGUF: the weights have been dequantised
+        del model.config.quantization_config
+        vars(model)["hf_quantizer"] = None  # otherwise transformers refuses to save the model
+    return model.eval(), tokenizer
 
 
 def packaged_gguf(package: str) -> Path:
-    """The one GGUF file among an installed package's files; the package itself is not imported."""
+    """Return the one GGUF file among an installed package's files, without importing the package."""
     where = f"{_PACKAGE}{package}"
     try:
         files = metadata.files(package) or []
@@ -56,20 +63,27 @@ def packaged_gguf(package: str) -> Path:
     return found[0]
 
 
-def load_model(name: str, *, where: str, dtype: Any, **location: Any) -> Any:
-    """A causal LM with exactly the parameters of its checkpoint; left to itself transformers fills gaps at random.
+def _locate(reference: str, revision: str | None) -> tuple[str, dict[str, Any]]:
+    """Return the name and the further arguments with which ``from_pretrained`` finds a checkpoint."""
+    if reference.startswith(_PACKAGE):
+        file = packaged_gguf(reference.removeprefix(_PACKAGE))
+        return str(file.parent), {"gguf_file": file.name, "local_files_only": True}
+    if Path(reference).is_dir():
+        if not (Path(reference) / "config.json").is_file():
+            raise MoemixError("not a checkpoint: there is no config.json", where=reference)
+        return reference, {"local_files_only": True}
+    if reference.startswith((".", "/", "~")) or reference.count("/") > 1:
+        raise MoemixError("the checkpoint folder does not exist", where=reference)
+    return reference, {"revision": revision}
 
-    Args:
-        where: what to call the checkpoint in errors.
-        location: what else ``from_pretrained`` takes.
+
+def _load_model(name: str, where: str, dtype: str, location: dict[str, Any]) -> PreTrainedModel:
+    """Load a causal LM with exactly the parameters of its checkpoint; transformers would fill gaps at random.
 
     Raises:
-        MoemixError: the configuration makes no sense, or parameters are missing, of no use to the architecture or of
-            another shape; they are named.
+        MoemixError: the configuration is not valid, or parameters are missing, unexpected or of another shape; the
+            error names them.
     """
-    from huggingface_hub.errors import StrictDataclassError
-    from transformers import AutoModelForCausalLM
-
     try:
         model, found = AutoModelForCausalLM.from_pretrained(
             name, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True, **location
@@ -78,37 +92,19 @@ def load_model(name: str, *, where: str, dtype: Any, **location: Any) -> Any:
         raise MoemixError(f"config.json: {error.__cause__ or error}", where=where) from error
     wrong = {
         "missing": sorted(found["missing_keys"]),
-        "of no use to it": sorted(found["unexpected_keys"]),
+        "unexpected": sorted(found["unexpected_keys"]),
         "of another shape": sorted(
-            f"{key} {tuple(stored)} where {tuple(own)} is expected" for key, stored, own in found["mismatched_keys"]
+            f"{key} {tuple(stored)} instead of {tuple(own)}" for key, stored, own in found["mismatched_keys"]
         ),
     }
-    told = [
+    faults = [
         f"{what}: {', '.join(keys[:_KEYS_NAMED])}{f' and {len(keys) - _KEYS_NAMED} more' * (len(keys) > _KEYS_NAMED)}"
         for what, keys in wrong.items()
         if keys
     ]
-    if told:
+    if faults:
         raise MoemixError(
-            f"the parameters are not those of the architecture in config.json ({'; '.join(told)})", where=where
+            f"the parameters do not fit the architecture in config.json ({'; '.join(faults)})", where=where
         )
-    return model
-
-
-def _load(reference: str, name: str, location: dict[str, Any], dtype: str) -> tuple[Any, Any]:
-    from safetensors import SafetensorError
-    from transformers import AutoTokenizer
-
-    try:
-        model = load_model(name, where=reference, dtype=dtype, **location)
-        tokenizer = AutoTokenizer.from_pretrained(name, **location)
-    except ImportError as error:
-        hint = "pip install moemix[gguf]" if "gguf_file" in location else None
-        raise MoemixError(f"the checkpoint cannot be loaded: {error}", where=reference, hint=hint) from error
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        hint = "is it a hub id, and is the hub reachable?" if "revision" in location else None
-        raise MoemixError(f"the checkpoint cannot be loaded: {error}", where=reference, hint=hint) from error
-    if hasattr(model.config, "quantization_config"):  # GGUF: the weights have been dequantised
-        del model.config.quantization_config
-        model.hf_quantizer = None  # else transformers refuses to save it
-    return model.eval(), tokenizer
+    loaded: PreTrainedModel = model
+    return loaded

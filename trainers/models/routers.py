@@ -1,18 +1,18 @@
 """Gate load of any Mixture-of-Experts model: how many tokens of each source its routers send to each expert.
 
-What is counted is the selection that the experts compute with, not a top-k taken again from logits: transformers' MoE
-layers hand it to a module of experts as ``experts(hidden_states, top_k_index, top_k_weights)``, whatever the router
-does before that (groups, biases, noise). The few architectures that do otherwise have a reader of their own below.
-The same places tell with what weights the selected experts are summed, which a balance loss needs (``record``).
+The counts are the selection that the experts compute with, not a top-k taken again from logits: transformers' MoE
+layers pass it to a module of experts as ``experts(hidden_states, top_k_index, top_k_weights)``, whatever the router
+does before that (groups, biases, noise). The few architectures that differ have a reader of their own below. The same
+places show the weights with which the selected experts are summed, which a balance loss needs (``record``).
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -21,17 +21,26 @@ from torch import Tensor, nn
 
 from harness.errors import MoemixError, StageFailed
 
-# What the arguments with the selected experts and with their weights are called, in transformers and in vLLM.
+# The names of the arguments with the selected experts and with their weights, in transformers and in vLLM.
 _SELECTION_ARGUMENTS = ("top_k_index", "router_indices", "selected_experts", "topk_ids")
 _SCORE_ARGUMENTS = ("top_k_weights", "routing_weights", "topk_weights")
 
-# (positional arguments, keyword arguments, output) of a module's forward → a value [N, k] for N tokens.
-Reader = Callable[[tuple[Any, ...], dict[str, Any], Any], Tensor]
+
+class Call(NamedTuple):
+    """One call of a module's forward."""
+
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    output: Any
+
+
+Reader = Callable[[Call], Tensor]
+"""Reads a value [N, k] for N tokens from a call."""
 
 
 @dataclass(frozen=True)
 class _MoeLayer:
-    """Where one MoE layer's selection i64[N, k], and the weights f[N, k] of the selected experts, can be seen."""
+    """Where to read one MoE layer's selection i64[N, k], and the weights f[N, k] of the selected experts."""
 
     name: str
     module: nn.Module
@@ -39,13 +48,34 @@ class _MoeLayer:
     read: Reader
     read_scores: Reader | None
 
+    @property
+    def gate_name(self) -> str:
+        """The full name of a router beside the layer's module."""
+        return f"{self.name.rpartition('.')[0]}.gate"
+
 
 class GateNoise(NamedTuple):
-    """What a noisy router drew for N tokens. ``noisy_NE = clean_NE + std_NE · ε`` with standard normal ε."""
+    """The noise that a router drew for N tokens. ``noisy_NE = clean_NE + std_NE · ε`` with standard normal ε."""
 
     clean_NE: Tensor
     noisy_NE: Tensor
     std_NE: Tensor
+
+
+class RouterOutput(NamedTuple):
+    """What a router of this project's architectures decides for N tokens.
+
+    Attributes:
+        logits_NE: without noise.
+        scores_Nk: the weights of the selected experts.
+        selected_Nk: i64, the selected experts.
+        noise: the noise that decided, if the router added any.
+    """
+
+    logits_NE: Tensor
+    scores_Nk: Tensor
+    selected_Nk: Tensor
+    noise: GateNoise | None = None
 
 
 @dataclass
@@ -73,33 +103,30 @@ class RouterObserver:
         num_experts: experts E of a layer (the most, where layers differ).
 
     Raises:
-        MoemixError: the model has no MoE layers, or none whose selections can be seen.
+        MoemixError: the model has no MoE layers, or none whose selections can be read.
     """
 
     def __init__(self, model: nn.Module) -> None:
-        found = (_observe(name, module) for name, module in model.named_modules())
-        self._layers = [layer for layer in found if layer]
+        named = dict(model.named_modules())
+        self._layers = [layer for name, module in named.items() if (layer := _observe(name, module))]
         if not self._layers:
             raise _unobservable(model)
         self.num_layers = len(self._layers)
         self.num_experts = max(layer.num_experts for layer in self._layers)
         self._counts_LKE: Tensor | None = None
-        named = dict(model.named_modules())
-        beside = (f"{_parent(layer.name)}.gate" for layer in self._layers)
-        self._noisy = {name: named[name] for name in beside if hasattr(named.get(name), "add_noise")}
+        gates = (layer.gate_name for layer in self._layers)
+        self._noisy = {name: named[name] for name in gates if hasattr(named.get(name), "add_noise")}
 
     @contextmanager
     def count(self, source_ids_RT: Tensor, num_sources: int) -> Iterator[None]:
-        """Count the one forward pass in this context. Hooks exist only inside it.
-
-        A layer is counted once, should it run again for activation checkpointing.
+        """Count the one forward pass in this context.
 
         Args:
-            source_ids_RT: i64[R, T], each token's source; tokens with -1 (padding) are left out.
+            source_ids_RT: i64[R, T], each token's source; tokens with -1 (padding) do not count.
             num_sources: K.
 
         Raises:
-            StageFailed: a layer saw another number of tokens than there are source ids, or did not run.
+            StageFailed: a layer received another number of tokens than there are source ids, or did not run.
         """
         if self._counts_LKE is None:
             shape = (self.num_layers, num_sources + 1, self.num_experts)
@@ -109,31 +136,20 @@ class RouterObserver:
             raise ValueError(f"counts of {counts_LKE.shape[1] - 1} sources are waiting for take()")
         # Row 0 collects the padding, so no count depends on a value that would have to leave the device.
         first_bin_N1 = (source_ids_RT.reshape(-1, 1) + 1) * self.num_experts
-        counted: set[int] = set()
 
-        def hook(position: int, layer: _MoeLayer) -> Callable[..., None]:
-            @torch.no_grad()  # a tensor saved for a gradient here would be missing when checkpointing runs this again
-            def report(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-                if position in counted:
-                    return
-                selected_Nk = layer.read(args, kwargs, output)
-                if len(selected_Nk) != len(first_bin_N1):
-                    text = f"routed {len(selected_Nk)} tokens, and {len(first_bin_N1)} were to be counted"
-                    raise StageFailed(text, where=layer.name)
-                bins_M = (first_bin_N1 + selected_Nk).reshape(-1)
-                counts_LKE[position].view(-1).index_add_(0, bins_M, bins_M.new_ones(()).expand_as(bins_M))
-                counted.add(position)
+        @torch.no_grad()  # a tensor saved for a gradient here would be missing when checkpointing runs this again
+        def add(position: int, call: Call) -> None:
+            layer = self._layers[position]
+            selected_Nk = layer.read(call)
+            if len(selected_Nk) != len(first_bin_N1):
+                text = f"the layer routed {len(selected_Nk)} tokens, but {len(first_bin_N1)} have a source"
+                raise StageFailed(text, where=layer.name)
+            bins_M = (first_bin_N1 + selected_Nk).reshape(-1)
+            counts_LKE[position].view(-1).index_add_(0, bins_M, bins_M.new_ones(()).expand_as(bins_M))
 
-            return report
-
-        with ExitStack() as hooks:
-            for position, layer in enumerate(self._layers):
-                handle = layer.module.register_forward_hook(hook(position, layer), with_kwargs=True)
-                hooks.callback(handle.remove)
+        positions = {layer.name: position for position, layer in enumerate(self._layers)}
+        with self._first_calls({}, lambda name, call: add(positions[name], call)):
             yield
-        for position, layer in enumerate(self._layers):
-            if position not in counted:
-                raise StageFailed("the MoE layer did not run, so its gate load is unknown", where=layer.name)
 
     @contextmanager
     def record(self) -> Iterator[list[Routing]]:
@@ -142,62 +158,74 @@ class RouterObserver:
         Nothing is computed inside the forward pass, so activation checkpointing runs the same operations twice.
 
         Raises:
-            MoemixError: the weights of the selected experts cannot be seen.
+            MoemixError: the weights of the selected experts cannot be read.
             StageFailed: a layer did not run.
         """
-        for layer in self._layers:
-            if layer.read_scores is None:
-                raise MoemixError(
-                    f"{type(layer.module).__name__} does not show the weights of its selected experts",
-                    where=layer.name,
-                    hint=f"missing: an argument called {' or '.join(f'`{name}`' for name in _SCORE_ARGUMENTS)}",
-                )
-        calls: dict[str, tuple[tuple[Any, ...], dict[str, Any], Any]] = {}
+        readers = [(layer, layer.read_scores) for layer in self._layers if layer.read_scores is not None]
+        if missing := next((layer for layer in self._layers if layer.read_scores is None), None):
+            raise MoemixError(
+                f"{type(missing.module).__name__} does not show the weights of its selected experts",
+                where=missing.name,
+                hint=f"its forward has no argument called {' or '.join(f'`{name}`' for name in _SCORE_ARGUMENTS)}",
+            )
+        calls: dict[str, Call] = {}
         routings: list[Routing] = []
+        with self._first_calls(self._noisy, calls.__setitem__):
+            yield routings
+        for layer, read_scores in readers:
+            call = calls[layer.name]
+            noise = calls[layer.gate_name].output.noise if layer.gate_name in self._noisy else None
+            routings.append(Routing(layer.num_experts, layer.read(call), read_scores(call), noise))
 
-        def keep(name: str) -> Callable[..., None]:
-            def report(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-                calls.setdefault(name, (args, kwargs, output))
+    @contextmanager
+    def _first_calls(self, further: Mapping[str, nn.Module], see: Callable[[str, Call], None]) -> Iterator[None]:
+        """Pass the first call of each layer's module, and of further modules, to ``see`` by the module's name.
 
-            return report
+        A layer that runs again, for activation checkpointing, is not seen again. Hooks exist only in this context.
+        """
+        seen: set[str] = set()
+
+        def hook(name: str) -> Callable[..., None]:
+            def call_see(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+                if name not in seen:
+                    see(name, Call(args, kwargs, output))
+                    seen.add(name)
+
+            return call_see
 
         with ExitStack() as hooks:
-            for name, module in ((layer.name, layer.module) for layer in self._layers):
-                hooks.callback(module.register_forward_hook(keep(name), with_kwargs=True).remove)
-            for name, module in self._noisy.items():
-                hooks.callback(module.register_forward_hook(keep(name), with_kwargs=True).remove)
-            yield routings
+            for name, module in {**{layer.name: layer.module for layer in self._layers}, **further}.items():
+                hooks.callback(module.register_forward_hook(hook(name), with_kwargs=True).remove)
+            yield
         for layer in self._layers:
-            if layer.name not in calls:
+            if layer.name not in seen:
                 raise StageFailed("the MoE layer did not run, so its routing is unknown", where=layer.name)
-            assert layer.read_scores is not None
-            call, beside = calls[layer.name], f"{_parent(layer.name)}.gate"
-            noise = calls[beside][2].noise if beside in self._noisy else None
-            routings.append(Routing(layer.num_experts, layer.read(*call), layer.read_scores(*call), noise))
 
     def take(self) -> NDArray[np.int64]:
-        """The counts i64[K, L, E] since the last call; they start again from zero."""
+        """Return the counts i64[K, L, E] since the last call, and start again from zero."""
         if self._counts_LKE is None:
             raise ValueError("nothing was counted since the last take()")
-        counts_KLE = self._counts_LKE[:, 1:].transpose(0, 1).contiguous().cpu().numpy()
+        counts_KLE: NDArray[np.int64] = self._counts_LKE[:, 1:].transpose(0, 1).contiguous().cpu().numpy()
         self._counts_LKE = None
         return counts_KLE
 
 
-# --- where selections can be seen -----------------------------------------------------------------
+# --- where selections can be read -----------------------------------------------------------------
 
 
 def _observe(name: str, module: nn.Module) -> _MoeLayer | None:
     kind = type(module).__name__
+    # The attention experts of JetMoE and ModuleFormer layers have routers of the same kind, which the paper's gate load
+    # leaves out.
     if kind == "JetMoeMoE":
-        # The attention experts of a JetMoE layer have a router of the same kind; its gate load is not the paper's.
-        router: Any = module.router
-        return _MoeLayer(f"{name}.router", router, router.num_experts, _grouped_by_expert, _scores_by_expert)
-    if kind == "ModuleFormerMoE":  # its attention experts likewise
-        gate: Any = module.gate
-        return _MoeLayer(f"{name}.gate", gate, gate.num_experts, _output("selected_Nk"), _output("scores_Nk"))
+        router = module.get_submodule("router")
+        return _MoeLayer(f"{name}.router", router, _integer(router, "num_experts"), _by_expert, _scores_by_expert)
+    if kind == "ModuleFormerMoE":
+        gate = module.get_submodule("gate")
+        fields = (_output_field("selected_Nk"), _output_field("scores_Nk"))
+        return _MoeLayer(f"{name}.gate", gate, _integer(gate, "num_experts"), *fields)
     if kind == "Llama4Router":
-        selected, scores = (_largest(_integer(module, "top_k"), part) for part in ("indices", "values"))
+        selected, scores = (_largest(_integer(module, "top_k"), part) for part in (1, 0))
         return _MoeLayer(name, module, _integer(module, "num_experts"), selected, scores)
     if not hasattr(module, "num_experts"):
         return None
@@ -208,62 +236,51 @@ def _observe(name: str, module: nn.Module) -> _MoeLayer | None:
     return _MoeLayer(name, module, _integer(module, "num_experts"), read, _argument(parameters, _SCORE_ARGUMENTS))
 
 
-def _parent(name: str) -> str:
-    return name.rpartition(".")[0]
-
-
 def _integer(module: nn.Module, attribute: str) -> int:
-    value: Any = getattr(module, attribute)
-    return int(value)
+    return int(getattr(module, attribute))
 
 
 def _argument(parameters: list[str], names: tuple[str, ...]) -> Reader | None:
-    """Experts that are handed the value, as the first parameter that has one of the names."""
+    """Return the reader of experts that get the value as the first parameter that has one of the names."""
     name = next((parameter for parameter in parameters if parameter in names), None)
     if name is None:
         return None
     position = parameters.index(name)
 
-    def read(args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Tensor:
-        value: Tensor = kwargs[name] if name in kwargs else args[position]
+    def read(call: Call) -> Tensor:
+        value: Tensor = call.kwargs[name] if name in call.kwargs else call.args[position]
         return value.reshape(-1, value.shape[-1])
 
     return read
 
 
-def _output(field: str) -> Reader:
-    """A router whose output has the value in a field."""
-
-    def read(args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Tensor:
-        value: Tensor = getattr(output, field)
-        return value
-
-    return read
+def _output_field(field: str) -> Reader:
+    """Return the reader of a router whose output has the value in a field."""
+    return lambda call: cast("Tensor", getattr(call.output, field))
 
 
-def _grouped_by_expert(args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Tensor:
-    """JetMoE's router: (token, choice) pairs as flat positions, sorted by expert, and how many each expert has."""
-    positions_M, _, _, expert_sizes, logits_NE = output
+def _by_expert(call: Call) -> Tensor:
+    """Read JetMoE's router: (token, choice) pairs as flat positions, sorted by expert, and the number of each expert's.
+
+    Returns:
+        i64[N, k], the selection.
+    """
+    positions_M, _, _, expert_sizes, logits_NE = call.output
     sizes_E = torch.as_tensor(expert_sizes, device=positions_M.device)
     experts_M = torch.arange(len(sizes_E), device=positions_M.device).repeat_interleave(sizes_E)
-    selected_M = torch.empty_like(positions_M).index_copy_(0, positions_M, experts_M)
-    return selected_M.view(len(logits_NE), -1)
+    return torch.empty_like(positions_M).index_copy_(0, positions_M, experts_M).view(len(logits_NE), -1)
 
 
-def _scores_by_expert(args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Tensor:
-    """The weights of the same pairs, in the order of tokens."""
-    positions_M, _, scores_M, _, logits_NE = output
-    return scores_M.new_zeros(scores_M.shape).index_copy(0, positions_M, scores_M).view(len(logits_NE), -1)
+def _scores_by_expert(call: Call) -> Tensor:
+    """Read the weights of the same pairs, in the order of tokens."""
+    positions_M, _, scores_M, _, logits_NE = call.output
+    scores_Nk: Tensor = scores_M.new_zeros(scores_M.shape).index_copy(0, positions_M, scores_M).view(len(logits_NE), -1)
+    return scores_Nk
 
 
-def _largest(top_k: int, part: str) -> Reader:
-    """Llama 4's router: scores that are zero for all but the selected experts."""
-
-    def read(args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Tensor:
-        scores_NE: Tensor = output[0]
-        return getattr(scores_NE.topk(top_k, dim=-1), part)
-
-    return read
+def _largest(top_k: int, part: int) -> Reader:
+    """Return the reader of Llama 4's router, whose scores are zero for all but the selected experts."""
+    return lambda call: cast("Tensor", call.output[0].topk(top_k, dim=-1)[part])
 
 
 def _unobservable(model: nn.Module) -> MoemixError:
@@ -272,10 +289,10 @@ def _unobservable(model: nn.Module) -> MoemixError:
     if not related:
         return MoemixError(
             f"{type(model).__name__} has no MoE layers, so it has no gate load",
-            hint="a strategy that asks for `gate_load` needs a Mixture-of-Experts model",
+            hint="a strategy with the signal `gate_load` needs a Mixture-of-Experts model",
         )
     return MoemixError(
-        f"{type(model).__name__} has MoE layers whose selections cannot be seen (found: {', '.join(related)})",
+        f"{type(model).__name__} has MoE layers whose selections cannot be read (present: {', '.join(related)})",
         hint="missing: a module with `num_experts` whose forward takes the selected experts as an argument called "
         + " or ".join(f"`{argument}`" for argument in _SELECTION_ARGUMENTS),
     )

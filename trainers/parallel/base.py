@@ -5,83 +5,125 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Set
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, ClassVar
+from typing import ClassVar, Protocol
 
 import torch
+from accelerate import Accelerator
 from torch import Tensor, nn
 
+from harness.errors import MoemixError
 from harness.recipe import Training
 from trainers.parallel.ranks import Ranks
-from trainers.training.optimizer import make_optimizer, moments, restore_moments
+
+
+class Optimizer(Protocol):
+    """What training needs of an optimizer; torch's, accelerate's and DeepSpeed's have it."""
+
+    param_groups: list[dict[str, object]]
+    state: dict[Tensor, dict[str, Tensor]]
+
+    def step(self) -> object:
+        """Change the parameters by their gradients."""
+
+    def zero_grad(self) -> None:
+        """Drop the gradients."""
 
 
 class Parallel:
-    """How one process trains together with its peers, if it has any. What is stored is the same in every way.
+    """How one process trains together with its peers, if it has any. All ways store the same tensors.
 
     Attributes:
-        name: as in the recipe's ``launcher.strategy``.
+        name: the recipe's ``launcher.strategy``.
         device: where this process computes.
-        ranks: what the processes tell each other.
+        ranks: the communication between the processes.
     """
 
     name: ClassVar[str] = "ddp"
+    without_gradients: ClassVar[str | None] = None
+    """Why this way cannot measure gradients of the sources; None where it can."""
 
-    def __init__(self, accelerator: Any) -> None:
+    def __init__(self, accelerator: Accelerator) -> None:
         self._accelerator = accelerator
         self.device: torch.device = accelerator.device
         self.ranks = Ranks(accelerator.num_processes, accelerator.process_index, accelerator.device)
 
     def check_signals(self, fields: Set[str]) -> None:
-        """Whether what a strategy wants to see can be measured.
+        """Check that the signals of a strategy can be measured.
 
         Raises:
-            MoemixError: it cannot.
+            MoemixError: the strategy needs gradients of the sources, which this way of training does not provide.
         """
+        if "gradient" in fields and self.without_gradients:
+            raise MoemixError(
+                f"the strategy needs gradients of the sources, but {self.without_gradients}",
+                where=f"launcher.strategy={self.name}",
+                hint="set launcher.strategy=ddp",
+            )
 
-    def prepare(self, losses: nn.Module, model: nn.Module, training: Training) -> tuple[Any, Any]:
-        """``losses``, which computes with ``model``, ready to be called; and the optimizer of what learns."""
-        return self._accelerator.prepare(losses, make_optimizer(model, training))
+    def prepare(self, losses: nn.Module, model: nn.Module, training: Training) -> tuple[nn.Module, Optimizer]:
+        """Return ``losses``, which computes with ``model``, ready to be called; and an optimizer."""
+        wrapped, optimizer = self._accelerator.prepare(losses, make_optimizer(model, training))
+        return wrapped, optimizer
 
-    def accumulate(self, losses: nn.Module, *, last: bool) -> AbstractContextManager[Any]:
-        """Around a forward and backward pass; only after the last one of a step do the peers need its gradients."""
+    def accumulate(self, losses: nn.Module, *, last: bool) -> AbstractContextManager[object]:
+        """Return the context of a forward and backward pass; ranks exchange gradients after the last one of a step."""
         return nullcontext() if last or self.ranks.count == 1 else self._accelerator.no_sync(losses)
 
     def backward(self, loss: Tensor) -> None:
-        """Add to the gradients; between peers they are averaged."""
+        """Add to the gradients, which are averaged over ranks."""
         self._accelerator.backward(loss)
 
-    def learn(self, losses: nn.Module, optimizer: Any, max_norm: float | None) -> float:
-        """Clip and step; the gradient's norm before clipping. Nothing is changed where that is not finite."""
-        norm = float(self._accelerator.clip_grad_norm_(losses.parameters(), math.inf if max_norm is None else max_norm))
+    def step(self, losses: nn.Module, optimizer: Optimizer, max_norm: float | None) -> float:
+        """Clip gradients and step, unless their norm is not finite. Return the norm before clipping."""
+        norm = self._clip(losses, math.inf if max_norm is None else max_norm)
         if math.isfinite(norm):
             optimizer.step()
         optimizer.zero_grad()
         return norm
 
+    def _clip(self, losses: nn.Module, limit: float) -> float:
+        return float(self._accelerator.clip_grad_norm_(losses.parameters(), limit))
+
     # --- what is stored ------------------------------------------------------------------------------
 
     def tensors(self, model: nn.Module) -> dict[str, Tensor]:
-        """Parameters and persistent buffers, whole, by name, shared ones once. Called on every rank."""
+        """Return whole parameters and persistent buffers by name, shared ones once. All ranks call this."""
         return stored_tensors(model)
 
-    def moments(self, model: nn.Module, optimizer: Any) -> dict[str, Tensor]:
-        """The optimizer's state, whole, as ``<parameter>/<field>``. Called on every rank."""
-        return moments(model, optimizer)
+    def moments(self, model: nn.Module, optimizer: Optimizer) -> dict[str, Tensor]:
+        """Return the optimizer's whole state as ``<parameter>/<field>``. All ranks call this."""
+        return {
+            f"{name}/{field}": tensor
+            for name, parameter in model.named_parameters()
+            for field, tensor in optimizer.state.get(parameter, {}).items()
+        }
 
     def restore(
-        self, model: nn.Module, optimizer: Any, weights: Mapping[str, Tensor], learnt: Mapping[str, Tensor]
+        self, model: nn.Module, optimizer: Optimizer, weights: Mapping[str, Tensor], moments: Mapping[str, Tensor]
     ) -> None:
-        """The inverse of :meth:`tensors` and :meth:`moments`, whatever way they were made in."""
+        """Restore the result of :meth:`tensors` and :meth:`moments`, whichever way of training stored it."""
         for name, tensor in stored_tensors(model).items():
             tensor.copy_(weights[name])
-        restore_moments(model, optimizer, learnt)
+        parameters = dict(model.named_parameters())
+        for key, tensor in moments.items():
+            name, _, field = key.rpartition("/")
+            optimizer.state[parameters[name]][field] = tensor.to(parameters[name].device, copy=True)
 
     def release(self, model: nn.Module) -> None:
-        """Leave ``model`` an ordinary one again, whole on the first rank at least, to be saved."""
+        """Make ``model`` an ordinary one again, whole on the first rank at least, to be saved."""
+
+
+def make_optimizer(model: nn.Module, training: Training) -> torch.optim.AdamW:
+    """Return AdamW over all parameters that are not frozen; matrices decay, norms and biases do not."""
+    learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    matrices, others = [p for p in learning if p.ndim >= 2], [p for p in learning if p.ndim < 2]
+    decays = ((matrices, training.weight_decay), (others, 0.0))
+    groups = [{"params": members, "weight_decay": decay} for members, decay in decays if members]
+    return torch.optim.AdamW(groups, lr=training.learning_rate, betas=training.betas, fused=True)
 
 
 def stored_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """Parameters and persistent buffers by name as they are in this process, shared ones once."""
+    """Return parameters and persistent buffers by name as they are in this process, shared ones once."""
     saved = set(model.state_dict(keep_vars=True))
     buffers = {name: buffer for name, buffer in model.named_buffers() if name in saved}
     return {name: tensor.detach() for name, tensor in (*model.named_parameters(), *buffers.items())}

@@ -1,8 +1,8 @@
-"""What this process was launched for, in accelerate's own words, and whether it can be had.
+"""How this process was launched, and the connection to its peers by accelerate.
 
-``accelerate launch`` tells its processes what it was asked for in environment variables, and so does the recipe's
-``launcher:``. On a machine without GPUs accelerate itself quietly falls back to DDP whatever it was asked for, so
-what it made is compared with what was wanted before anything is trained.
+``accelerate launch`` describes its settings to its processes in environment variables, and so does the recipe's
+``launcher:``. On a machine without GPUs accelerate falls back to DDP without an error, so what it sets up is compared
+with what was launched before anything is trained.
 """
 
 from __future__ import annotations
@@ -14,98 +14,101 @@ from datetime import timedelta
 from typing import Any, Literal
 
 import torch
+from accelerate import Accelerator
 
 from harness.errors import MoemixError
 from harness.launch import is_first, process_count
 
-Asked = Literal["ddp", "fsdp2", "zero1"]
+Strategy = Literal["ddp", "fsdp2", "zero1"]
 
 _LAUNCH = "accelerate launch"
+_OFFLOADING = "offloading is not supported", "leave it out"
+
+# Settings of a launcher that training would not follow: (variable, its default, accepted values, what is wrong, what to
+# do). Variables that are missing have their default.
+_Setting = tuple[str, str, tuple[str, ...], str, str]
+_FSDP: tuple[_Setting, ...] = (
+    ("FSDP_VERSION", "1", ("2",), "the first version of FSDP is not supported", "--fsdp_version 2"),
+    ("FSDP_OFFLOAD_PARAMS", "false", ("false", "0", "no", ""), *_OFFLOADING),
+)
+_DEEPSPEED: tuple[_Setting, ...] = (
+    (
+        "ACCELERATE_DEEPSPEED_CONFIG_FILE",
+        "",
+        ("",),
+        "DeepSpeed configuration files are not supported; set options in the recipe",
+        "--use_deepspeed --zero_stage 1, without a file",
+    ),
+    (
+        "ACCELERATE_DEEPSPEED_ZERO_STAGE",
+        "2",  # accelerate's own default
+        ("1",),
+        "ZeRO stage {} of DeepSpeed is not supported; use stage 1",
+        "--zero_stage 1; FSDP2 shards weights and gradients too",
+    ),
+    ("ACCELERATE_DEEPSPEED_OFFLOAD_OPTIMIZER_DEVICE", "none", ("none",), *_OFFLOADING),
+    ("ACCELERATE_DEEPSPEED_OFFLOAD_PARAM_DEVICE", "none", ("none",), *_OFFLOADING),
+)
 
 
-def asked_for() -> Asked:
-    """The strategy that this process was launched for; ``ddp`` where nothing else was said.
+def launched_strategy() -> Strategy:
+    """Return the strategy for which this process was launched; ``ddp`` where no launcher says otherwise.
 
     Raises:
-        MoemixError: a setting of the launcher's that training would not honour.
+        MoemixError: the launcher has a setting that training would not follow.
     """
     if _flag("ACCELERATE_USE_DEEPSPEED"):
-        return _asked_of_deepspeed()
+        return _checked("zero1", _DEEPSPEED)
     if _flag("ACCELERATE_USE_FSDP"):
-        if os.environ.get("FSDP_VERSION", "1") != "2":
-            raise MoemixError("FSDP's first version was asked for", where=_LAUNCH, hint="--fsdp_version 2")
-        if _flag("FSDP_OFFLOAD_PARAMS"):
-            raise MoemixError("offloading of parameters is not offered", where=_LAUNCH, hint="leave it out")
-        return "fsdp2"
+        return _checked("fsdp2", _FSDP)
     for name in ("ACCELERATE_USE_MEGATRON_LM", "ACCELERATE_USE_PARALLELISM_CONFIG"):
         if _flag(name):
-            raise MoemixError(f"{name} asks for what is not offered", where=_LAUNCH, hint="ddp, fsdp2 or zero1")
+            raise MoemixError(f"{name} is not supported", where=_LAUNCH, hint="use ddp, fsdp2 or zero1")
     return "ddp"
 
 
-def _asked_of_deepspeed() -> Asked:
-    if os.environ.get("ACCELERATE_DEEPSPEED_CONFIG_FILE"):
-        raise MoemixError(
-            "a configuration file of DeepSpeed's was given, and the recipe says all of it",
-            where=_LAUNCH,
-            hint="--use_deepspeed --zero_stage 1, without a file",
-        )
-    stage = os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE", "2")  # accelerate's own default
-    if stage != "1":
-        raise MoemixError(
-            f"stage {stage} of DeepSpeed's ZeRO was asked for, and 1 is offered",
-            where=_LAUNCH,
-            hint="--zero_stage 1; FSDP2 shards weights and gradients too",
-        )
-    for what in ("OPTIMIZER", "PARAM"):
-        if os.environ.get(f"ACCELERATE_DEEPSPEED_OFFLOAD_{what}_DEVICE", "none") != "none":
-            raise MoemixError("DeepSpeed's offloading is not offered", where=_LAUNCH, hint="leave it out")
-    return "zero1"
-
-
-def connect(dtype: str | None = None, **options: Any) -> Any:
-    """accelerate's view of this process and its peers; on a machine without GPUs they talk through gloo.
+def connect(dtype: str | None = None, **options: Any) -> Accelerator:
+    """Connect this process with its peers, through gloo on a machine without GPUs.
 
     Args:
-        dtype: the recipe's ``training.dtype``, to be held against what the launcher was told.
-        options: of the ``Accelerator`` (trackers).
+        dtype: the recipe's ``training.dtype``, which the launcher's setting must not contradict.
+        options: further options of the ``Accelerator`` (trackers).
 
     Raises:
-        MoemixError: the processes that were launched would not train together, or not as the launcher was told to.
+        MoemixError: the launched processes would not train together, or not as the launcher says.
     """
-    from accelerate import Accelerator
-
-    _compare_with_recipe(dtype)
-    strategy, launched = asked_for(), process_count()
+    _check_against_recipe(dtype)
+    strategy, launched = launched_strategy(), process_count()
     if strategy != "ddp" and launched == 1:
-        raise MoemixError(f"{strategy} was asked for with one process", hint="it takes two or more")
+        raise MoemixError(f"{strategy} was launched with one process", hint="it needs two or more")
     on_cpu = not torch.accelerator.is_available()
     if launched == 1 and _flag("ACCELERATE_USE_CPU") and "MASTER_ADDR" in os.environ:
         raise MoemixError(
-            "several processes were asked for, and `--cpu` started one",
+            "`--cpu` started one process",
             where=_LAUNCH,
-            hint="--multi_gpu starts them on CPUs too; or `moemix train RECIPE --set launcher.processes=N`",
+            hint="--multi_gpu starts several on CPUs too; or `moemix train RECIPE --set launcher.processes=N`",
         )
     if strategy == "fsdp2":  # transformers would leave the weights of all but the first process empty
         os.environ["FSDP_CPU_RAM_EFFICIENT_LOADING"] = "false"
     with _without("ACCELERATE_USE_FSDP"):  # sharding is torch's, the same on every device: see sharded.py
         if strategy == "zero1":
-            made = Accelerator(**_with_deepspeed(on_cpu), **options)
+            accelerator = Accelerator(**_deepspeed_options(on_cpu), **options)
         else:
-            made = Accelerator(cpu=on_cpu, mixed_precision="no", **options)
-    if made.num_processes != launched:
+            accelerator = Accelerator(cpu=on_cpu, mixed_precision="no", **options)
+    if accelerator.num_processes != launched:
         raise MoemixError(
-            f"{launched} processes were launched, and accelerate sees {made.num_processes}",
+            f"{launched} processes were launched, but accelerate connects {accelerator.num_processes}",
             hint="`moemix train RECIPE --set launcher.processes=N` starts N processes, on CPUs too",
         )
-    if strategy == "zero1" and str(made.distributed_type) != "DistributedType.DEEPSPEED":
-        raise MoemixError(f"DeepSpeed was asked for, and accelerate gave {made.distributed_type}", where=_LAUNCH)
-    return made
+    if strategy == "zero1" and str(accelerator.distributed_type) != "DistributedType.DEEPSPEED":
+        raise MoemixError(f"accelerate set up {accelerator.distributed_type} instead of DeepSpeed", where=_LAUNCH)
+    return accelerator
 
 
-def _with_deepspeed(on_cpu: bool) -> dict[str, Any]:
-    """What makes accelerate take DeepSpeed, on CPUs too: there it has to be told of gloo, and not of ``cpu``, at which
-    it would quietly train replicas.
+def _deepspeed_options(on_cpu: bool) -> dict[str, Any]:
+    """Return the options that make accelerate use DeepSpeed.
+
+    On CPUs it needs the gloo backend, and no ``cpu`` option, with which it would train replicas without an error.
 
     Raises:
         MoemixError: DeepSpeed is not installed.
@@ -116,12 +119,12 @@ def _with_deepspeed(on_cpu: bool) -> dict[str, Any]:
         import deepspeed
     except ImportError as error:
         raise MoemixError(
-            f"DeepSpeed was asked for and is not installed ({error})",
+            f"DeepSpeed is not installed ({error})",
             where="launcher.strategy=zero1",
             hint="pip install moemix[deepspeed]; fsdp2 needs nothing more",
         ) from error
-    # On CPUs it would compile a kernel on the spot, for sums in shared memory in place of gloo's; a process that is
-    # killed meanwhile leaves a lock behind that every later one waits for, for ever.
+    # On CPUs it would compile a kernel on the spot, for sums in shared memory instead of gloo's. A process that is
+    # killed meanwhile leaves a lock behind, for which every later one waits without end.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
 
     from accelerate import DeepSpeedPlugin
@@ -129,12 +132,12 @@ def _with_deepspeed(on_cpu: bool) -> dict[str, Any]:
     from accelerate.utils import InitProcessGroupKwargs
 
     if AcceleratorState().initialized if AcceleratorState._shared_state else False:
-        return {}  # the first one's holds for all of this process
+        return {}  # the first plugin serves all of this process
     plugin = DeepSpeedPlugin(
         hf_ds_config={
-            "train_micro_batch_size_per_gpu": 1,  # of no meaning here: see Zero1.backward
+            "train_micro_batch_size_per_gpu": 1,  # without effect here: see Zero1.backward
             "gradient_accumulation_steps": 1,
-            "gradient_clipping": 0.0,  # the recipe's, in Zero1.prepare
+            "gradient_clipping": 0.0,  # set from the recipe in Zero1.prepare
             "zero_optimization": {"stage": 1},
             "zero_allow_untested_optimizer": True,
             "steps_per_print": 1 << 60,
@@ -145,7 +148,10 @@ def _with_deepspeed(on_cpu: bool) -> dict[str, Any]:
 
 
 def made_by_first(make: Callable[[], str]) -> str:
-    """What the first process makes, on all of them, before they are connected: making it may take hours."""
+    """Let the first process make something, and return it on all of them.
+
+    This works before the processes are connected: making it may take hours.
+    """
     from torch.distributed.rendezvous import rendezvous
 
     store = next(rendezvous("env://"))[0]
@@ -154,15 +160,22 @@ def made_by_first(make: Callable[[], str]) -> str:
         store.set(key, make())
     else:
         store.wait([key], timedelta(days=30))
-    made: str = store.get(key).decode()
-    return made
+    return str(store.get(key).decode())
 
 
-def _compare_with_recipe(dtype: str | None) -> None:
+def _checked(strategy: Strategy, settings: tuple[_Setting, ...]) -> Strategy:
+    for name, default, accepted, wrong, hint in settings:
+        value = os.environ.get(name, default)
+        if value.lower() not in accepted:
+            raise MoemixError(wrong.format(value), where=_LAUNCH, hint=hint)
+    return strategy
+
+
+def _check_against_recipe(dtype: str | None) -> None:
     precision = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
     if dtype and precision not in ("no", {"bfloat16": "bf16"}.get(dtype, "no")):
         raise MoemixError(
-            f"mixed precision {precision} was asked for, and the recipe trains in {dtype}",
+            f"the launcher sets mixed precision {precision}, but the recipe trains in {dtype}",
             where=_LAUNCH,
             hint="leave --mixed_precision out and set training.dtype",
         )
@@ -180,9 +193,9 @@ def _flag(name: str) -> bool:
 
 @contextmanager
 def _without(*names: str) -> Iterator[None]:
-    """The environment without some variables, and with accelerate's precision left to the recipe."""
-    held = {name: os.environ.pop(name) for name in (*names, "ACCELERATE_MIXED_PRECISION") if name in os.environ}
+    """Hide some environment variables for a while, and accelerate's precision, which the recipe decides."""
+    hidden = {name: os.environ.pop(name) for name in (*names, "ACCELERATE_MIXED_PRECISION") if name in os.environ}
     try:
         yield
     finally:
-        os.environ.update(held)
+        os.environ.update(hidden)

@@ -1,26 +1,25 @@
-"""What the processes of one training run tell each other: exact sums, the first one's decision, and agreement on it."""
+"""Communication between the processes of one training run: exact sums, the first one's decision, and agreement."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from harness.errors import StageFailed
-
-if TYPE_CHECKING:
-    import torch
 
 Number = TypeVar("Number", np.float64, np.int64)
 
 
 class Ranks:
-    """The processes that train together; alone, every method gives back what it was given.
+    """The processes that train together; with a single one, every method returns its argument.
 
     Attributes:
-        count: how many there are.
-        index: which one this is; the first decides and writes.
+        count: the number of processes.
+        index: the number of this one; the first decides and writes.
     """
 
     def __init__(self, count: int, index: int, device: torch.device) -> None:
@@ -28,30 +27,27 @@ class Ranks:
 
     @property
     def first(self) -> bool:
+        """Whether this process is the first one."""
         return self.index == 0
 
     def sum(self, array: NDArray[Number]) -> NDArray[Number]:
-        """The element-wise sum over all ranks; exact for integers."""
+        """Return the element-wise sum over all ranks; it is exact for integers."""
         if self.count == 1:
             return array
-        import torch
-
-        tensor = torch.from_numpy(np.ascontiguousarray(array)).to(self._device, copy=True)
+        tensor = self._on_device(array)
         torch.distributed.all_reduce(tensor)
         return tensor.cpu().numpy()
 
     def from_first(self, array: NDArray[Number]) -> NDArray[Number]:
-        """The first rank's values, bit for bit, on every rank."""
+        """Return the first rank's values, bit for bit, on every rank."""
         if self.count == 1:
             return array
-        import torch
-
-        tensor = torch.from_numpy(np.ascontiguousarray(array)).to(self._device, copy=True)
+        tensor = self._on_device(array)
         torch.distributed.broadcast(tensor, 0)
         return tensor.cpu().numpy()
 
     def agree(self, what: str, digest: str) -> None:
-        """Assert that every rank has the same hexadecimal digest.
+        """Check that every rank has the same hexadecimal digest.
 
         Raises:
             StageFailed: they differ, so training on would mix the gradients of different mixtures.
@@ -62,8 +58,9 @@ class Ranks:
             raise StageFailed(f"{differing[0]} of {self.count} processes disagree with the first about {what}")
 
     def wait(self) -> None:
-        """Return once every rank has come here."""
+        """Return once every rank has called this."""
         if self.count > 1:
-            import torch
-
             torch.distributed.barrier()
+
+    def _on_device(self, array: NDArray[Number]) -> Tensor:
+        return torch.from_numpy(np.ascontiguousarray(array)).to(self._device, copy=True)

@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import numpy as np
+from transformers import PreTrainedModel
 
 from harness.errors import StageFailed
 from harness.provenance import provenance
 from harness.records_offline import HeldOut
-from harness.store import Run, Store, checkpoint_hash
-from trainers.data import TokenSource, load_sources
+from harness.store import Run, checkpoint_hash
+from trainers.data import TokenSource
+from trainers.data.batches import Layout, pad_id
+from trainers.data.sources import run_sources
+from trainers.models.checkpoints import load_checkpoint
+from trainers.models.loss import TargetLosses
+from trainers.models.packing import prepare_packing
 from trainers.parallel.ranks import Ranks
-from trainers.signals.probe import Probe, evaluating
-from trainers.signals.probe_loss import mean_by_source
-from trainers.training.batches import Layout
-from trainers.training.loop import pad_id
-from trainers.training.loss import TargetLosses
-from trainers.training.packing_check import prepare_packing
-from trainers.training.run import load_checkpoint
+from trainers.signals.base import Probe, evaluating
+from trainers.signals.losses import each_loss, mean_by_source
 
 
 def held_out(runs: Sequence[Run], shown: Callable[[], None] = lambda: None) -> list[HeldOut]:
@@ -38,8 +38,8 @@ def held_out(runs: Sequence[Run], shown: Callable[[], None] = lambda: None) -> l
         record = _kept(run)
         if record is None:
             started = time.perf_counter()
-            model, tokenizer = load_checkpoint(run.checkpoint)
-            sources = sources or _sources(run, tokenizer)
+            model, tokenizer = load_checkpoint(str(run.checkpoint))
+            sources = sources or run_sources(run, tokenizer)
             losses = _losses(run, model, sources, pad_id(tokenizer))
             record = HeldOut(
                 checkpoint_hash=run.manifest.checkpoint_hash or checkpoint_hash(run.checkpoint),
@@ -63,19 +63,7 @@ def _kept(run: Run) -> HeldOut | None:
     return None
 
 
-def _sources(run: Run, tokenizer: object) -> tuple[TokenSource, ...]:
-    manifest = run.manifest
-    return load_sources(
-        manifest.config.sources,
-        tokenizer=tokenizer,
-        max_length=manifest.config.training.max_length,
-        seed=manifest.config.data_seed,
-        root=Path(manifest.data_root) if manifest.data_root else None,
-        cache=Store(run.store).cache / "tokens",
-    )
-
-
-def _losses(run: Run, model: object, sources: Sequence[TokenSource], padding: int) -> dict[str, float]:
+def _losses(run: Run, model: PreTrainedModel, sources: Sequence[TokenSource], padding: int) -> dict[str, float]:
     """Mean loss per target token over all that each source holds out."""
     training, seed = run.manifest.config.training, run.manifest.config.seed
     layout = Layout(training.max_length, training.pack, training.rows_per_forward, padding)
@@ -86,5 +74,5 @@ def _losses(run: Run, model: object, sources: Sequence[TokenSource], padding: in
     most = max(len(source.probe) for source in sources)
     probe = Probe(sources, most, layout, seed, alone, wanted_for="held-out loss")
     with evaluating(losses):
-        mean_K = mean_by_source(probe, alone, losses, 0, lambda batch: losses(batch).each_N)
+        mean_K = mean_by_source(probe, alone, losses.model.device, 0, lambda batch: each_loss(losses, batch))
     return dict(zip((source.name for source in sources), np.asarray(mean_K).tolist(), strict=True))

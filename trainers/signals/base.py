@@ -1,49 +1,89 @@
-"""The interface of a signal: what a strategy may ask to see, measured while training goes on."""
+"""The interface of a signal: what a strategy may need to see, measured during training; and held-out examples."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
-from numpy.typing import NDArray
-from torch import LongTensor
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from harness.errors import MoemixError
-from trainers.training.loss import TargetLosses
-from trainers.training.tally import Tally
+from harness.recipe import Mixing
+from trainers.data import TokenSource
+from trainers.data.batches import Forward, Layout, Tally
+from trainers.models.loss import TargetLosses
+from trainers.parallel.ranks import Ranks
 
 
 @dataclass(frozen=True)
 class Resources:
-    """What signals may want beside the model in training; nothing of it is touched unless one does.
+    """What signals may need beside the model in training; each is used only by the signals that need it.
 
     Attributes:
-        tokenizer: reads texts back from tokens.
+        tokenizer: decodes tokens into texts.
         reference: loads the reference model: that of the run that the strategy needs, else the base.
-        cache: a folder for what does not depend on the run.
+        cache: a folder for results that do not depend on the run.
     """
 
-    tokenizer: Any = None
-    reference: Callable[[], Any] | None = None
+    tokenizer: PreTrainedTokenizerBase | None = None
+    reference: Callable[[], PreTrainedModel] | None = None
     cache: Path | None = None
 
-    def reference_losses(self, like: TargetLosses) -> TargetLosses:
-        """The reference model in evaluation mode, in the precision and on the device of the one in training."""
-        if self.reference is None:
+
+@dataclass(frozen=True)
+class SignalContext:
+    """What signals are measured on.
+
+    Attributes:
+        losses: the model in training.
+        sources: the sources of the mixture, sorted by name.
+        mixing: the recipe's settings of signals.
+        layout: how held-out examples become forward passes.
+        seed: the seed of the run.
+        ranks: the processes that train together.
+        resources: what some signals need beside the model.
+    """
+
+    losses: TargetLosses
+    sources: Sequence[TokenSource]
+    mixing: Mixing
+    layout: Layout
+    seed: int
+    ranks: Ranks
+    resources: Resources = Resources()
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model in training is."""
+        return self.losses.model.device
+
+    def probe(self, field: str) -> Probe:
+        """Return held-out examples for a signal, as many as the recipe says."""
+        examples = self.mixing.probe_batches * self.mixing.probe_batch_size
+        return Probe(self.sources, examples, self.layout, self.seed, self.ranks, wanted_for=field)
+
+    def reference_losses(self) -> TargetLosses:
+        """Load the reference model in evaluation mode, in the precision and on the device of the model in training.
+
+        Raises:
+            MoemixError: there is no reference model.
+        """
+        if self.resources.reference is None:
             raise MoemixError("the strategy compares with a reference model, and there is none")
-        model = self.reference()
-        model.to(like.model.device).requires_grad_(False)
-        losses = TargetLosses(model, bfloat16=like.autocast)
-        return losses.eval()
+        model = self.resources.reference()
+        model.to(self.device).requires_grad_(False)
+        return TargetLosses(model, bfloat16=self.losses.autocast).eval()
 
 
 class Signal:
-    """One field of :class:`trainers.mixing.Observation`. A signal is made only if the strategy asks for it.
+    """One field of :class:`trainers.mixing.Observation`, measured only if the strategy needs it.
 
     Class attributes:
         field: the observation's field that it fills.
@@ -51,31 +91,100 @@ class Signal:
 
     field: ClassVar[str]
 
-    def watch(self, source_RT: LongTensor) -> AbstractContextManager[None]:
-        """Around the forward pass of a training batch; ``source_RT`` is the source of every token, -1 in padding."""
+    def __init__(self, context: SignalContext) -> None:
+        self._context = context
+
+    def watch(self, source_RT: Tensor) -> AbstractContextManager[None]:
+        """Return the context of a training batch's forward pass.
+
+        Args:
+            source_RT: the source of every token; -1 is padding.
+        """
         return nullcontext()
 
     def add(self, step: Tally) -> None:
-        """After a training step, with its sums over sources and all ranks."""
+        """Take note of a finished training step, by its sums over all ranks."""
 
-    def observe(self, step: int) -> NDArray:
-        """The signal at an update after ``step`` steps, the same on every rank; starts the next window."""
+    def observe(self, step: int) -> np.ndarray:
+        """Return the signal after ``step`` steps, the same on every rank, and start the next window."""
         raise NotImplementedError
 
-    def trace(self, observed: NDArray) -> Any:
-        """What the trace tells of an observation, as JSON."""
+    def trace(self, observed: np.ndarray) -> object:
+        """Return what the trace records of an observation, as JSON."""
         return plain(observed)
 
-    def arrays(self) -> dict[str, NDArray]:
-        """What must survive a restart. Called on every rank; the first rank's is stored."""
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Return what must survive a restart. All ranks call this; the first rank's arrays are stored."""
         return {}
 
-    def restore(self, arrays: dict[str, NDArray]) -> None:
-        """The inverse of :meth:`arrays`, on every rank."""
+    def restore(self, arrays: dict[str, np.ndarray]) -> None:
+        """Restore the result of :meth:`arrays`, on every rank."""
 
 
-def plain(array: NDArray) -> Any:
-    """Nested lists with null for what is not finite, which JSON cannot say."""
+def plain(array: np.ndarray) -> object:
+    """Return nested lists, with null for values that are not finite, which JSON does not know."""
     if array.dtype.kind != "f" or np.isfinite(array).all():
         return array.tolist()
     return [plain(row) if row.ndim else (float(row) if math.isfinite(row) else None) for row in array]
+
+
+class Probe:
+    """Some held-out examples of each source, drawn anew for every update; the same for all signals of one update.
+
+    Args:
+        sources: the sources.
+        examples: the number of examples of each source; all of a source that holds out fewer.
+        layout: how they become forward passes.
+        seed: the seed of the run.
+        ranks: the processes that share the work.
+        wanted_for: what is measured, for the error.
+
+    Raises:
+        MoemixError: a source holds out no examples.
+    """
+
+    def __init__(
+        self, sources: Sequence[TokenSource], examples: int, layout: Layout, seed: int, ranks: Ranks, *, wanted_for: str
+    ) -> None:
+        for source in sources:
+            if not len(source.probe):
+                raise MoemixError(
+                    f"the source holds out no examples, which the {wanted_for.replace('_', ' ')} needs",
+                    where=f"source {source.name}",
+                    hint="set its `probe_examples` (the paper: 1000)"
+                    + (", or mixing.gate_load=online" if wanted_for == "gate_load" else ""),
+                )
+        self.num_sources = len(sources)
+        self._sources, self._examples, self._layout, self._seed = sources, examples, layout, seed
+        self._ranks = ranks
+
+    def forwards(self, step: int, device: torch.device, only: int | None = None) -> Iterator[Forward]:
+        """Yield this rank's share of the forward passes after ``step`` steps; every rank gets equally many.
+
+        Args:
+            step: the number of finished steps, which seeds the draw.
+            device: where the forward passes run.
+            only: the one source whose examples to take; None for all sources, in mixed rows.
+        """
+        examples, source_ids = [], []
+        for k, source in enumerate(self._sources):
+            if only is not None and k != only:
+                continue
+            order = np.random.default_rng((self._seed, step, k)).permutation(len(source.probe))
+            picked = order[: self._examples].tolist()
+            examples += [source.probe[i] for i in picked]
+            source_ids += [k] * len(picked)
+        lengths = np.array([len(example.input_ids) for example in examples], dtype=np.int64)
+        forwards, ranks = self._layout.forwards(lengths), self._ranks
+        yield from self._layout.shares(forwards, examples, source_ids, ranks.index, ranks.count, device)
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Switch to evaluation mode (no dropout, no gate noise), and back afterwards."""
+    was_training = module.training
+    module.eval()
+    try:
+        yield
+    finally:
+        module.train(was_training)

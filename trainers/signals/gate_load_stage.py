@@ -1,39 +1,42 @@
-"""The gate load of a finished checkpoint: tokens of each source, and of each benchmark, by expert and layer."""
+"""Measure the gate load of a finished checkpoint: tokens of each source and benchmark, by layer and expert."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-import trainers.models  # noqa: F401  (registers this project's architectures with transformers)
 from harness.errors import MoemixError
 from harness.provenance import provenance
 from harness.records import GateLoads
 from harness.samples import read_samples
-from harness.store import Run, Store, checkpoint_hash, exclusive
-from trainers.data import Example, load_sources
+from harness.store import Run, checkpoint_hash, exclusive
+from trainers.data import Example
+from trainers.data.batches import Layout, pad_id
+from trainers.data.sources import run_sources
 from trainers.models.checkpoints import load_checkpoint
+from trainers.models.loss import TargetLosses
+from trainers.models.packing import prepare_packing
 from trainers.models.routers import RouterObserver
-from trainers.training.batches import Layout
-from trainers.training.loss import TargetLosses
-from trainers.training.packing_check import prepare_packing
 
 Group = tuple[str, Literal["source", "benchmark"], list[Example]]
 ROWS_PER_FORWARD = 8
 
 
 def measure_gate_load(run: Run, out: Path, *, examples: int, benchmarks: bool) -> GateLoads:
-    """Measure and leave ``out/summary.json``; what is there already for this checkpoint is kept.
+    """Measure and write ``out/summary.json``; a summary of the same checkpoint is kept.
 
     Args:
-        examples: of each source and each benchmark, at most; sources give their held-out examples, else training ones.
-        benchmarks: also the prompts of the run's evaluations, one group a task.
+        run: a trained run.
+        out: the folder of the result.
+        examples: the most examples of each source and benchmark; sources give held-out examples, else training ones.
+        benchmarks: whether to add the prompts of the run's evaluations, one group for each task.
 
     Raises:
         MoemixError: the run has no checkpoint yet, or its architecture has no routers to observe.
@@ -45,9 +48,9 @@ def measure_gate_load(run: Run, out: Path, *, examples: int, benchmarks: bool) -
     with exclusive(out):
         fingerprint = checkpoint_hash(run.checkpoint)
         if path.is_file():
-            held = GateLoads.read(path)
-            if held.checkpoint_hash == fingerprint and held.examples == examples:
-                return held
+            kept = GateLoads.read(path)
+            if kept.checkpoint_hash == fingerprint and kept.examples == examples:
+                return kept
         started = time.monotonic()
         model, tokenizer = load_checkpoint(str(run.checkpoint))
         groups = list(_sources(run, tokenizer, examples))
@@ -67,17 +70,18 @@ def measure_gate_load(run: Run, out: Path, *, examples: int, benchmarks: bool) -
         return found
 
 
-def count(model: Any, tokenizer: Any, groups: list[Group], max_length: int) -> NDArray[np.int64]:
-    """i64[K, L, E], tokens of each group by layer and expert, in evaluation mode (no gate noise)."""
+def count(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, groups: list[Group], max_length: int
+) -> NDArray[np.int64]:
+    """Return i64[K, L, E], tokens of each group by layer and expert, in evaluation mode (no gate noise)."""
     try:
         prepare_packing(model)
         packed = True
     except MoemixError:
-        packed = False  # it would let examples see each other: one to a row then
+        packed = False  # the model lets packed examples see each other, so each gets its own row
     observer = RouterObserver(model)
     losses = TargetLosses(model).eval()
-    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
-    layout = Layout(max_length, packed, ROWS_PER_FORWARD, pad)
+    layout = Layout(max_length, packed, ROWS_PER_FORWARD, pad_id(tokenizer))
     examples = [example for _, _, members in groups for example in members]
     group_ids = [k for k, (_, _, members) in enumerate(groups) for _ in members]
     lengths = np.array([len(example.input_ids) for example in examples], dtype=np.int64)
@@ -91,23 +95,14 @@ def count(model: Any, tokenizer: Any, groups: list[Group], max_length: int) -> N
     return counts_KLE
 
 
-def _sources(run: Run, tokenizer: Any, examples: int) -> Iterator[Group]:
-    manifest = run.manifest
-    sources = load_sources(
-        manifest.config.sources,
-        tokenizer=tokenizer,
-        max_length=manifest.config.training.max_length,
-        seed=manifest.config.data_seed,
-        root=Path(manifest.data_root) if manifest.data_root else None,
-        cache=Store(run.store).cache / "tokens",
-    )
-    for source in sources:
+def _sources(run: Run, tokenizer: PreTrainedTokenizerBase, examples: int) -> Iterator[Group]:
+    for source in run_sources(run, tokenizer):
         split = source.probe if len(source.probe) else source.train
         yield source.name, "source", [split[i] for i in range(min(examples, len(split)))]
 
 
-def _benchmarks(run: Run, tokenizer: Any, examples: int) -> Iterator[Group]:
-    """The prompts that each evaluated task really asked, from lm-eval's samples; a question once."""
+def _benchmarks(run: Run, tokenizer: PreTrainedTokenizerBase, examples: int) -> Iterator[Group]:
+    """Yield the prompts of each evaluated task from lm-eval's samples, each question once."""
     length = run.manifest.config.training.max_length
     for path in sorted((run.folder / "evals").glob("*/samples_*.jsonl")):
         prompts: dict[int, str] = {}

@@ -1,24 +1,19 @@
 """Sketches of each source's gradient, small enough to keep one for every source and compare them.
 
 A count-sketch (Charikar, Chen and Farach-Colton 2002) adds every entry of the gradient, with a sign, to one of S
-buckets; bucket and sign are hashed from the entry's number, so nothing of them is stored. Inner products of sketches
-are unbiased estimates of those of the gradients, with a standard deviation of about ‖g‖‖h‖ / √S. The sketch is
-linear, so it is taken of one forward pass at a time and never needs more than one gradient in memory.
+buckets. Bucket and sign are hashed from the entry's number, so neither is stored. Inner products of sketches are
+unbiased estimates of those of the gradients, with a standard deviation of about ‖g‖‖h‖ / √S. The sketch is linear, so
+it is taken of one forward pass at a time and never needs more than one gradient in memory.
 """
 
 from __future__ import annotations
-
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from trainers.parallel.ranks import Ranks
-from trainers.signals.base import Signal, plain
-from trainers.signals.probe import Probe, evaluating
-from trainers.training.loss import TargetLosses
+from trainers.signals.base import Signal, SignalContext, evaluating, plain
 
 WIDTH = 4096
 _CHUNK = 1 << 20  # entries hashed at a time
@@ -28,30 +23,33 @@ _MASK = (1 << 31) - 1
 class GradientSketch(Signal):
     """f32[K, S], a sketch of the gradient of each source's mean held-out loss per target token.
 
-    Costs a forward and a backward pass over the probe examples of each source. All zero for a source without targets.
+    It costs a forward and a backward pass over the probe examples of each source, and is all zero for a source without
+    targets.
     """
 
     field = "gradient"
 
-    def __init__(self, losses: TargetLosses, probe: Probe, ranks: Ranks, width: int = WIDTH) -> None:
-        self._losses, self._probe, self._ranks, self._width = losses, probe, ranks, width
+    def __init__(self, context: SignalContext, width: int = WIDTH) -> None:
+        super().__init__(context)
+        self._probe, self._width = context.probe(self.field), width
 
-    def observe(self, step: int) -> NDArray:
+    def observe(self, step: int) -> NDArray[np.float32]:
+        """Sketch the gradient of each source on held-out examples."""
         rows = [self._sketch(step, source) for source in range(self._probe.num_sources)]
         return np.stack(rows).astype(np.float32)
 
-    def trace(self, observed: NDArray) -> Any:
-        """The inner products of all pairs of sketches: what strategies use of them, and far fewer numbers."""
+    def trace(self, observed: np.ndarray) -> object:
+        """Return the inner products of all pairs of sketches: what strategies use of them, and far fewer numbers."""
         return plain(observed.astype(np.float64) @ observed.T.astype(np.float64))
 
     def _sketch(self, step: int, source: int) -> NDArray[np.float64]:
-        device = self._losses.model.device
-        learning = [parameter for parameter in self._losses.parameters() if parameter.requires_grad]
+        losses, device = self._context.losses, self._context.device
+        learning = [parameter for parameter in losses.parameters() if parameter.requires_grad]
         sketch_S = torch.zeros(self._width, dtype=torch.float32, device=device)
         targets = 0
-        with evaluating(self._losses), torch.enable_grad():
+        with evaluating(losses), torch.enable_grad():
             for batch in self._probe.forwards(step, device, only=source):
-                total = self._losses(batch).total
+                total = losses(batch).total
                 # Not `backward`: these gradients belong to no optimizer and must not meet those of other ranks.
                 gradients = torch.autograd.grad(total, learning, allow_unused=True)
                 targets += len(batch.target_source_N)
@@ -60,13 +58,13 @@ class GradientSketch(Signal):
                     if gradient is not None:
                         add_to_sketch(sketch_S, gradient, start)
                     start += parameter.numel()
-        sums = self._ranks.sum(np.append(sketch_S.cpu().double().numpy(), float(targets)))
+        sums = self._context.ranks.sum(np.append(sketch_S.cpu().double().numpy(), float(targets)))
         return sums[:-1] / max(sums[-1], 1.0)
 
 
 @torch.no_grad()
 def add_to_sketch(sketch_S: Tensor, gradient: Tensor, start: int) -> None:
-    """Add a piece of a gradient, in float32, whose first entry is number ``start`` of the whole."""
+    """Add a piece of a gradient, in float32, whose first entry has the number ``start`` in the whole."""
     flat_N = gradient.reshape(-1).float()
     for at in range(0, len(flat_N), _CHUNK):
         piece_N = flat_N[at : at + _CHUNK]
@@ -77,7 +75,7 @@ def add_to_sketch(sketch_S: Tensor, gradient: Tensor, start: int) -> None:
 
 
 def _hash(number_N: Tensor) -> Tensor:
-    """31 well-mixed bits of each number below 2^62: two rounds of multiply and shift on either half."""
+    """Return 31 well-mixed bits of each number below 2^62, by rounds of shift and multiply."""
     low_N, high_N = number_N & _MASK, number_N >> 31
     mixed_N = low_N ^ ((high_N * 0x2C1B3C6D) & _MASK)
     for factor in (0x45D9F3B, 0x2545F491, 0x297A2D39):

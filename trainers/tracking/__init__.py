@@ -1,50 +1,61 @@
-"""Telling TensorBoard, W&B or trackio how training goes, by accelerate's own mechanism.
+"""Experiment trackers: TensorBoard, W&B and trackio log a run's records, by accelerate's own mechanism.
 
-They are told what a run's records say (:mod:`trainers.tracking.points`) and nothing else, by the first process alone,
-and nothing that becomes of them is seen by training.
+They log what the run's records say and nothing else, on the first process alone. Nothing that happens in them changes
+training.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from pathlib import Path
 
+import numpy as np
+from accelerate import Accelerator
+
+from harness.files import read_jsonl
 from harness.records import MixtureUpdate, StepMetrics
 from harness.store import Run
+from trainers.mixing.distances import gate_load_distance
 from trainers.parallel import connect
-from trainers.tracking.points import Point, point, stored_points
+from trainers.tracking.background import BackgroundTracker
 from trainers.tracking.services import SERVICES
 
 FOLDER = "tracking"  # in a run's folder, for what trackers keep on this machine
 
+Point = dict[str, float]
+"""Plain numbers by name, of one step."""
+
 
 class Tracker:
-    """What the training loop hands its records to, one step after the other.
+    """Receives the training loop's records, step after step.
 
     Args:
-        accelerator: was made with the trackers.
+        accelerator: was created with the trackers.
+        run: the run in training.
+        project: the name under which trackers group runs.
     """
 
-    def __init__(self, accelerator: Any, run: Run, project: str) -> None:
+    def __init__(self, accelerator: Accelerator, run: Run, project: str) -> None:
         self._accelerator, self._run, self._project = accelerator, run, project
-        self._step, self._point = 0, Point()
+        self._step = 0
+        self._point: Point = {}
 
     def begin(self) -> None:
-        """Start the trackers, with what the run's files say already."""
+        """Start the trackers, and log what the run's files say already."""
         self._accelerator.init_trackers(self._project)
-        for step, told in stored_points(self._run.metrics, self._run.mixture):
-            self._accelerator.log(told, step=step)
+        for step, values in stored_points(self._run.metrics, self._run.mixture):
+            self._accelerator.log(values, step=step)
 
     def add(self, record: StepMetrics | MixtureUpdate) -> None:
-        """A line that has been written; told once the step is over."""
+        """Take a record that has been written; it is logged once its step is over."""
         if record.step != self._step:
-            self.tell()
+            self.end_step()
         self._step = record.step
         self._point |= point(record)
 
-    def tell(self) -> None:
-        """The step is over."""
+    def end_step(self) -> None:
+        """Log the step's records."""
         if self._point:
             self._accelerator.log(self._point, step=self._step)
             self._point = {}
@@ -52,11 +63,13 @@ class Tracker:
 
 @contextmanager
 def tracked(run: Run, first: bool) -> Iterator[Tracker | None]:
-    """The trackers that a run's manifest asks for, while it is trained; none where it asks for none, or on a process
-    that is not the first.
+    """Run the trackers of a run's manifest during training.
+
+    Yields:
+        the tracker; None where the manifest has none, or on a process that is not the first.
 
     Raises:
-        MoemixError: one of them is not installed, or cannot work as asked.
+        MoemixError: a tracker is not installed, or its settings do not work.
     """
     manifest = run.manifest
     wanted = manifest.tracking
@@ -65,13 +78,10 @@ def tracked(run: Run, first: bool) -> Iterator[Tracker | None]:
         if wanted.trackers:
             connect().end_training()
         return
-    folder = run.folder / FOLDER
-    services = [SERVICES[name](wanted, manifest, folder) for name in sorted(set(wanted.trackers))]
+    services = [SERVICES[name](wanted, manifest, run.folder / FOLDER) for name in sorted(set(wanted.trackers))]
     for service in services:
         service.require()
-    from trainers.tracking.careful import Careful
-
-    accelerator = connect(log_with=[Careful(service) for service in services])
+    accelerator = connect(log_with=[BackgroundTracker(service) for service in services])
     try:
         yield Tracker(accelerator, run, wanted.project)
     except BaseException:
@@ -79,3 +89,39 @@ def tracked(run: Run, first: bool) -> Iterator[Tracker | None]:
             tracker.finish()
         raise
     accelerator.end_training()
+
+
+def stored_points(metrics: Path, trace: Path) -> Iterator[tuple[int, Point]]:
+    """Yield the points of all lines of a run's two files, by step, one point for each step."""
+    points: dict[int, Point] = {}
+    for path, schema in ((metrics, StepMetrics), (trace, MixtureUpdate)):
+        for record in map(schema.model_validate, read_jsonl(path)):
+            points.setdefault(record.step, {}).update(point(record))
+    yield from sorted(points.items())
+
+
+def point(record: StepMetrics | MixtureUpdate) -> Point:
+    """Return the numbers of one record.
+
+    A step gives ``train/…`` (loss, balance loss, learning rate, gradient norm, real tokens per second) and
+    ``loss/SOURCE``. An update gives ``weight/SOURCE`` as decided; ``realised/SOURCE``, its share of the examples drawn
+    since the update before; and, where the strategy saw gate load, ``gate_load_distance/SOURCE``: the mean Euclidean
+    distance of its load in the last MoE layer to all sources' (Δ of the paper's Algorithm 1).
+    """
+    if isinstance(record, StepMetrics):
+        values = {
+            "train/loss": record.loss,
+            "train/balance_loss": record.balance_loss,
+            "train/learning_rate": record.learning_rate,
+            "train/grad_norm": record.grad_norm,
+            "train/tokens_per_second": record.tokens / record.seconds if record.seconds else None,
+            **{f"loss/{name}": loss for name, loss in record.source_loss.items()},
+        }
+        return {name: value for name, value in values.items() if value is not None}
+    columns = {"weight": record.after}
+    if drawn := sum(record.realised_examples):
+        columns["realised"] = tuple(count / drawn for count in record.realised_examples)
+    load_KLE = np.array(record.observation.get("gate_load", ()), dtype=np.int64)
+    if load_KLE.ndim == 3:
+        columns["gate_load_distance"] = tuple(gate_load_distance(load_KLE[:, -1:], "l2", "mean").tolist())
+    return {f"{kind}/{n}": v for kind, column in columns.items() for n, v in zip(record.names, column, strict=True)}

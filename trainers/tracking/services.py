@@ -1,11 +1,11 @@
-"""The three trackers: what each needs, where it files a run, and which of the run's points it has already.
+"""The three trackers: what each needs, where it stores a run, and which of the run's points it has already.
 
-A run has one name in each of them, its id, whatever happens to its processes. A run that goes on after it was killed
-is told to its trackers again from the first line of its records, so nothing is lost that was on its way; and each of
-them takes every step once:
+A run has one name in each of them, its ID, whatever happens to its processes. A run that resumes after it was killed is
+logged again from the first line of its records, so nothing is lost that was still on its way; and each tracker takes
+every step once:
 
-    tensorboard, W&B offline   begin anew: what earlier processes of the run left is removed
-    W&B online, trackio        go on with the run of this name; steps that they have are not sent again
+    tensorboard, W&B offline   start again: what earlier processes of the run left is removed
+    W&B online, trackio        resume the run of this name; steps that they have are not sent again
 """
 
 from __future__ import annotations
@@ -20,11 +20,13 @@ from pathlib import Path
 from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
+from accelerate.tracking import GeneralTracker, TensorBoardTracker, TrackioTracker, WandBTracker
+
 from harness.errors import MoemixError
 from harness.execution import Tracking
 from harness.records import RunManifest
 
-FINISH_SECONDS = 60  # what a tracker gets at the end to send what it still has
+FINISH_SECONDS = 60  # the time at the end for what is still to be sent
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,7 @@ class Service:
 
     Attributes:
         wanted: the recipe's ``tracking``.
-        run: what W&B and trackio keep as the run's configuration is in it.
+        run: its configuration is stored with the run in W&B and trackio.
         folder: for files that stay on this machine.
     """
 
@@ -46,10 +48,10 @@ class Service:
     module: ClassVar[str]
 
     def require(self) -> None:
-        """Load it, before anything is trained.
+        """Import the service's package, before anything is trained.
 
         Raises:
-            MoemixError: it is not installed, or cannot work as asked.
+            MoemixError: it is not installed, or its settings do not work.
         """
         try:
             importlib.import_module(self.module)
@@ -57,29 +59,29 @@ class Service:
             raise MoemixError(
                 f"the tracker {self.title} is not installed ({error})",
                 where="tracking.trackers",
-                hint="pip install moemix[tracking], or leave it out",
+                hint="pip install moemix[tracking], or remove it from the list",
             ) from error
 
-    @property
-    def config(self) -> dict[str, Any]:
-        """All that determines the run."""
-        return self.run.config.model_dump(mode="json")
-
-    def make(self) -> Any:
-        """accelerate's tracker, not started yet."""
+    def make(self) -> GeneralTracker:
+        """Return accelerate's tracker, not started yet."""
         raise NotImplementedError
 
     def first_missing(self, tracker: Any) -> int:
-        """The first step that a started tracker has not been told yet."""
+        """Return the first step that a started tracker does not have yet."""
         return 0
+
+    def _named(self) -> dict[str, Any]:
+        """Return how a run is filed: its name, its group, and all that determines it."""
+        return {"name": self.run.run_id, "group": self.run.recipe, "config": self.run.config.model_dump(mode="json")}
 
 
 class TensorBoard(Service):
+    """Event files in the run's folder."""
+
     name, title, module = "tensorboard", "TensorBoard", "torch.utils.tensorboard"
 
-    def make(self) -> Any:
-        from accelerate.tracking import TensorBoardTracker
-
+    def make(self) -> GeneralTracker:
+        """Remove what earlier processes of the run left."""
         for leftover in (self.folder / self.wanted.project).glob("events.out.tfevents.*"):
             leftover.unlink()
         # A reader that has seen the removed files drops what it read from step 0 on.
@@ -87,62 +89,53 @@ class TensorBoard(Service):
 
 
 class WandB(Service):
+    """Weights & Biases, online or offline."""
+
     name, title, module = "wandb", "W&B", "wandb"
 
     def require(self) -> None:
+        """Check for a key, too."""
         super().require()
         if self.wanted.mode == "online" and not _has_wandb_key():
             raise MoemixError(
                 "W&B has no API key on this machine",
                 where="tracking",
-                hint="`wandb login`, or WANDB_API_KEY, or tracking.mode: offline",
+                hint="run `wandb login`, set WANDB_API_KEY, or set tracking.mode: offline",
             )
 
-    def make(self) -> Any:
-        import wandb
-        from accelerate.tracking import WandBTracker
-
+    def make(self) -> GeneralTracker:
+        """Remove an offline run that earlier processes left; resume an online one."""
+        name = re.sub(r"[^A-Za-z0-9_-]", "-", self.run.run_id)
         offline = self.wanted.mode == "offline"
         self.folder.mkdir(parents=True, exist_ok=True)
-        for leftover in (self.folder / "wandb").glob(f"offline-run-*-{self._id}") if offline else ():
+        for leftover in (self.folder / "wandb").glob(f"offline-run-*-{name}") if offline else ():
             shutil.rmtree(leftover)
-        settings = wandb.Settings(console="off", finish_timeout=FINISH_SECONDS)
         return WandBTracker(
             self.wanted.project,
-            id=self._id,
-            name=self.run.run_id,
-            group=self.run.recipe,
-            config=self.config,
+            id=name,
             dir=str(self.folder),
             mode=self.wanted.mode,
             resume=None if offline else "allow",
-            settings=settings,
+            settings={"console": "off", "finish_timeout": FINISH_SECONDS},
+            **self._named(),
         )
 
     def first_missing(self, tracker: Any) -> int:
+        """Ask W&B, which counts from the step after the last one that it has."""
         return int(tracker.tracker.starting_step)
-
-    @property
-    def _id(self) -> str:
-        return re.sub(r"[^A-Za-z0-9_-]", "-", self.run.run_id)
 
 
 class Trackio(Service):
+    """trackio."""
+
     name, title, module = "trackio", "trackio", "trackio"
 
-    def make(self) -> Any:
-        from accelerate.tracking import TrackioTracker
-
-        return TrackioTracker(
-            self.wanted.project,
-            name=self.run.run_id,
-            group=self.run.recipe,
-            config=self.config,
-            resume="allow",
-            embed=False,
-        )
+    def make(self) -> GeneralTracker:
+        """Resume the run of this name."""
+        return TrackioTracker(self.wanted.project, resume="allow", embed=False, **self._named())
 
     def first_missing(self, tracker: Any) -> int:
+        """Ask trackio."""
         return int(tracker.tracker._next_step)
 
 
@@ -150,7 +143,7 @@ SERVICES: dict[str, type[Service]] = {service.name: service for service in (Tens
 
 
 def _has_wandb_key() -> bool:
-    """Whether W&B would find a key without asking a person for one, which a run in the background cannot answer."""
+    """Return whether W&B would find a key without a prompt, which a run in the background cannot answer."""
     if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
         return True
     host = urlsplit(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname

@@ -1,23 +1,24 @@
-"""The training loop: draw, forward, backward, step, and now and then new weights for the mixture.
+"""The training loop: draw, forward, backward, step, and from time to time new weights for the mixture.
 
-Nothing that decides what comes next is remembered where it can be derived: draws follow from the seed, the history of
-weights and the draw's number, the learning rate from the step, dropout and gate noise from (seed, step). What cannot
-be derived is in a state on disk, so a run killed at any moment goes on to the same bits.
+Nothing that decides what comes next is stored where it can be derived: draws follow from the seed, the history of
+weights and the draw's number; the learning rate from the step; dropout and gate noise from (seed, step). What cannot be
+derived is in a state on disk, so a run that is killed at any moment resumes to the same bits.
 """
 
 from __future__ import annotations
 
+import logging
 import math
-import sys
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from harness.errors import StageFailed
 from harness.files import append_jsonl
@@ -25,121 +26,98 @@ from harness.progress import Progress, progress
 from harness.recipe import Mixing, Training
 from harness.records import MixtureUpdate, StepMetrics, TrainResult
 from trainers.data import Draws, SourceExhausted, TokenSource
+from trainers.data.batches import GlobalBatch, Layout, Tally, pad_id
 from trainers.mixing import MixingStrategy, Reference, Sources
+from trainers.models.loss import TargetLosses
+from trainers.models.packing import prepare_packing
+from trainers.models.trainable import add_adapters, freeze, merge_adapters, set_gate_noise
 from trainers.parallel import parallel
-from trainers.signals import Resources, make_signals
+from trainers.signals import Resources, SignalContext, make_signals
 from trainers.tracking import Tracker
-from trainers.training.balance import set_gate_noise
-from trainers.training.batches import GlobalBatch, Layout
-from trainers.training.lora import add_adapters, merge_adapters
-from trainers.training.loss import TargetLosses
 from trainers.training.mixture import Mixture
-from trainers.training.optimizer import freeze, learning_rate
-from trainers.training.packing_check import prepare_packing
 from trainers.training.runtime import Interrupts, deterministic, peak_memory, seed_forward
 from trainers.training.state import State, States, below, prefixed, writing
-from trainers.training.tally import Tally
 
 METRICS, TRACE = "metrics.jsonl", "mixture.jsonl"
+logger = logging.getLogger("moemix.training")
 
 
-def fit(
-    model: Any,
-    tokenizer: Any,
-    sources: Sequence[TokenSource],
-    strategy: MixingStrategy,
-    training: Training,
-    mixing: Mixing,
-    seed: int,
-    folder: Path,
-    title: str,
-    *,
-    reference: Reference | None = None,
-    resources: Resources | None = None,
-    tracker: Tracker | None = None,
-) -> TrainResult:
-    """Train ``model`` in place, resuming from ``folder`` if an earlier attempt left a state there.
+@dataclass(frozen=True, kw_only=True)
+class FitRequest:
+    """What to train, on what, and how.
 
-    Args:
-        model: a transformers causal LM in float32.
-        sources: sorted by name.
-        folder: gets ``state/``, ``metrics.jsonl`` and ``mixture.jsonl``. The states are the caller's to remove, once
-            the trained model is safe (:meth:`trainers.training.state.States.clear`).
-        title: what progress is called.
-        reference: of the finished run that the strategy needs.
-        resources: what signals may want beside the model.
-        tracker: is told every record; only on the first process.
+    Attributes:
+        model: a causal LM in float32, trained in place.
+        tokenizer: its tokenizer.
+        sources: the sources, sorted by name.
+        strategy: decides the weights of the mixture.
+        training: the recipe's ``training``.
+        mixing: the recipe's ``mixing``.
+        seed: seeds draws, dropout, gate noise and held-out examples.
+        folder: gets ``state/``, ``metrics.jsonl`` and ``mixture.jsonl``. The caller removes the states once the trained
+            model is safe (:meth:`trainers.training.state.States.clear`).
+        title: names the run in progress and errors.
+        reference: the result of the finished run that the strategy needs.
+        resources: what signals may need beside the model.
+        tracker: gets every record; only on the first process.
+    """
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    sources: Sequence[TokenSource]
+    strategy: MixingStrategy
+    training: Training
+    mixing: Mixing
+    seed: int
+    folder: Path
+    title: str
+    reference: Reference | None = None
+    resources: Resources | None = None
+    tracker: Tracker | None = None
+
+
+def fit(request: FitRequest) -> TrainResult:
+    """Train a model in place, and resume if an earlier attempt left a state in the folder.
 
     Raises:
-        MoemixError: model, sources and strategy do not go together.
+        MoemixError: model, sources and strategy do not fit together.
         StageFailed: the loss is no longer a number, or the disk is full; the last good state is kept.
-        KeyboardInterrupt: asked to stop; a state was written first.
+        KeyboardInterrupt: training was interrupted; a state was written first.
     """
     with deterministic():
-        course = model, tokenizer, sources, strategy, training, mixing, seed, folder, title
-        return _Loop(*course, reference, resources, tracker).run()
+        return _Loop(request).run()
 
 
 class _Loop:
     """One run of :func:`fit`."""
 
-    def __init__(
-        self,
-        model: Any,
-        tokenizer: Any,
-        sources: Sequence[TokenSource],
-        strategy: MixingStrategy,
-        training: Training,
-        mixing: Mixing,
-        seed: int,
-        folder: Path,
-        title: str,
-        reference: Reference | None = None,
-        resources: Resources | None = None,
-        tracker: Tracker | None = None,
-    ) -> None:
+    def __init__(self, request: FitRequest) -> None:
+        training, strategy, model, sources = request.training, request.strategy, request.model, request.sources
+        self.training, self.seed, self.folder, self.title = training, request.seed, request.folder, request.title
+        self.sources, self.names = sources, tuple(source.name for source in sources)
+        self.model, self.tracker, self.scales = model, request.tracker, strategy.scales
         self.parallel = parallel(training)
         self.ranks, self.device = self.parallel.ranks, self.parallel.device
-        self.training, self.seed, self.folder, self.title = training, seed, folder, title
-        self.sources, self.names = sources, tuple(source.name for source in sources)
-        self.draws = Draws(np.array([len(source.train) for source in sources]), seed, training.exhausted)
-        self.layout = Layout(training.max_length, training.pack, training.rows_per_forward, pad_id(tokenizer))
+        self.draws = Draws(np.array([len(source.train) for source in sources]), self.seed, training.exhausted)
+        self.layout = Layout(training.max_length, training.pack, training.rows_per_forward, pad_id(request.tokenizer))
 
-        model.to(self.device)
-        freeze(model, training.freeze)
-        if training.gate_noise is not None:
-            set_gate_noise(model, training.gate_noise)
-        if training.lora is not None:
-            add_adapters(model, training.lora, training.freeze, seed)
-        if training.pack:
-            prepare_packing(model)
-        if training.gradient_checkpointing:
-            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         self.parallel.check_signals(strategy.signals | strategy.at_start)
-        self.model = model
+        _prepare(model, training, self.seed, self.device)
         losses = TargetLosses(model, bfloat16=training.dtype == "bfloat16", balance=training.balance_loss)
-        signals = partial(
-            make_signals,
-            losses=losses,
-            sources=sources,
-            layout=self.layout,
-            seed=seed,
-            ranks=self.ranks,
-            resources=resources or Resources(tokenizer),
-        )
+        resources = request.resources or Resources(request.tokenizer)
+        context = SignalContext(losses, sources, request.mixing, self.layout, self.seed, self.ranks, resources)
         # Nothing has been trained on before the first step, so the model's gate load can only be probed.
-        at_start = partial(signals, strategy.at_start, mixing=mixing.model_copy(update={"gate_load": "probe"}))
+        probing = replace(context, mixing=request.mixing.model_copy(update={"gate_load": "probe"}))
+        at_start = partial(make_signals, strategy.at_start, probing)
         sizes = np.array([source.size for source in sources], dtype=np.int64)
-        facts = Sources(self.names, sizes, training.steps, seed, reference)
+        facts = Sources(self.names, sizes, training.steps, self.seed, request.reference)
         if self.ranks.first and (advice := strategy.advice(facts)):
-            print(f"warning: {advice}", file=sys.stderr, flush=True)
-        observed = signals(strategy.signals, mixing=mixing)
-        self.mixture = Mixture(strategy, facts, observed, at_start, mixing.interval, self.ranks)
-        self.scales = strategy.scales
+            logger.warning("warning: %s", advice)
+        signals = make_signals(strategy.signals, context)
+        self.mixture = Mixture(strategy, facts, signals, at_start, request.mixing.interval, self.ranks)
         self.losses, self.optimizer = self.parallel.prepare(losses, model, training)
 
-        self.tracker = tracker
-        self.states = States(folder / "state", training.keep_states)
+        self.states = States(self.folder / "state", training.keep_states)
         self.step = 0
         self.seconds = 0.0
         self.seen = Tally.empty(len(sources))  # since training began
@@ -147,9 +125,10 @@ class _Loop:
         self.window_loss = float("nan")  # over the last finished window
         self.source_loss = np.full(len(sources), np.nan)  # last known
 
-    # --- the course of a run -----------------------------------------------------------------------
+    # --- the whole run -------------------------------------------------------------------------------
 
     def run(self) -> TrainResult:
+        """Train to the end, or until an interrupt."""
         self._resume()
         self.losses.train()
         if self.device.type == "cuda":
@@ -175,10 +154,12 @@ class _Loop:
         return self._result()
 
     def _advance(self, interrupts: Interrupts, shown: Progress | None) -> bool:
-        """One step, and what is due after it. Says whether any rank was asked to stop."""
+        """Do one step, and what is due after it. Return whether any rank was interrupted."""
         started = time.perf_counter()
         batch = self._draw()
-        rate = self._set_learning_rate()
+        rate = learning_rate(self.training, self.step)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
         tally, balance, stop = self._forward_backward(batch, interrupts)
         norm = self._learn(tally)
         self.step += 1
@@ -192,9 +173,9 @@ class _Loop:
         seconds = time.perf_counter() - started
         self.seconds += seconds
         if last or self.step % self.training.log_every == 0:
-            self._log(batch, tally, balance, rate, norm, seconds)
+            self._log(batch, balance, rate, norm, seconds)
         if self.tracker is not None:
-            self.tracker.tell()
+            self.tracker.end_step()
         if not last and self.step % self.training.save_every == 0:
             self._save()
         if shown is not None:
@@ -208,18 +189,14 @@ class _Loop:
         source_ids, indices = self.draws.take(self.step * count, count, self.mixture.draw_weights, self.seen.examples)
         return GlobalBatch.of(self.sources, source_ids, indices, self.layout)
 
-    def _set_learning_rate(self) -> float:
-        rate = learning_rate(self.training, self.step)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        return rate
-
     def _forward_backward(self, batch: GlobalBatch, interrupts: Interrupts) -> tuple[Tally, float | None, bool]:
-        """Gradients of the mean loss over the global batch's targets; sums over sources and all ranks, the balance
-        loss if there is one, and whether any rank was asked to stop.
+        """Compute the gradients of the mean loss over the global batch's targets.
 
         Where the mixture scales the loss, it is the weighted mean with each source's scale as its targets' weight.
         Ranks average their gradients, hence the factor that turns this into a sum.
+
+        Returns:
+            sums over sources and all ranks; the balance loss, if there is one; whether any rank was interrupted.
         """
         scale_K = self.mixture.loss_scale
         targets = float(batch.tally.targets.sum() if scale_K is None else batch.tally.targets @ scale_K)
@@ -248,8 +225,8 @@ class _Loop:
         return batch.tally, balance_loss, bool(sums[-1])
 
     def _learn(self, tally: Tally) -> float:
-        """Clip and step; the gradient's norm before clipping."""
-        norm = self.parallel.learn(self.losses, self.optimizer, self.training.max_grad_norm)
+        """Clip and step. Return the gradient's norm before clipping."""
+        norm = self.parallel.step(self.losses, self.optimizer, self.training.max_grad_norm)
         if not math.isfinite(norm):
             raise self._diverged("the gradient", int(np.nanargmax(tally.source_loss)))
         return norm
@@ -272,10 +249,8 @@ class _Loop:
         if self.tracker is not None:
             self.tracker.add(record)
 
-    def _log(
-        self, batch: GlobalBatch, tally: Tally, balance: float | None, rate: float, norm: float, seconds: float
-    ) -> None:
-        known = self.window.targets > 0
+    def _log(self, batch: GlobalBatch, balance: float | None, rate: float, norm: float, seconds: float) -> None:
+        known, tally = self.window.targets > 0, batch.tally
         self.source_loss[known] = self.window.source_loss[known]
         self.window_loss = self.window.loss
         self.window.clear()
@@ -296,10 +271,10 @@ class _Loop:
 
     def _note(self, text: str) -> None:
         if self.ranks.first:
-            print(f"{self.title}: {text}", file=sys.stderr, flush=True)
+            logger.info("%s: %s", self.title, text)
 
-    def _by_source(self, values: np.ndarray) -> dict[str, Any]:
-        """By name, with None for nan."""
+    def _by_source(self, values: np.ndarray) -> dict[str, float | None]:
+        """Return values by the sources' names, with None for nan."""
         return {n: None if v != v else v for n, v in zip(self.names, values.tolist(), strict=True)}
 
     def _save(self) -> None:
@@ -310,7 +285,7 @@ class _Loop:
             "source_loss": self.source_loss,
             "window_loss": np.array(self.window_loss),
         }
-        weights, learnt = self.parallel.tensors(self.model), self.parallel.moments(self.model, self.optimizer)
+        weights, moments = self.parallel.tensors(self.model), self.parallel.moments(self.model, self.optimizer)
         if not self.ranks.first:
             return
         facts = {
@@ -319,10 +294,10 @@ class _Loop:
             "threads": torch.get_num_threads(),
             "files": {name: (self.folder / name).stat().st_size for name in (METRICS, TRACE)},
         }
-        self.states.save(State(self.step, weights, learnt, arrays, facts))
+        self.states.save(State(self.step, weights, moments, arrays, facts))
 
     def _resume(self) -> None:
-        """Take up the newest valid state, or begin."""
+        """Load the newest valid state, or begin."""
         state = self.states.newest() if self.ranks.first else None
         self.ranks.wait()
         state = state if self.ranks.first else self.states.newest()
@@ -346,9 +321,9 @@ class _Loop:
         drawn = self.draws.replay(self.mixture.history, self.step * self.training.batch_examples)
         if not np.array_equal(drawn, self.seen.examples):
             raise StageFailed("the state does not belong to these sources", where=str(self.states.folder))
-        self._note(f"going on from step {self.step}")
+        self._note(f"resuming from step {self.step}")
         if state.facts["threads"] != torch.get_num_threads():  # sums are split over threads: another count, other bits
-            self._note(f"with {state.facts['threads']} threads, as begun, not {torch.get_num_threads()}")
+            self._note(f"using {state.facts['threads']} threads, as at the start, not {torch.get_num_threads()}")
             torch.set_num_threads(state.facts["threads"])
 
     def _result(self) -> TrainResult:
@@ -375,5 +350,27 @@ class _Loop:
         )
 
 
-def pad_id(tokenizer: Any) -> int:
-    return next((i for i in (tokenizer.pad_token_id, tokenizer.eos_token_id) if i is not None), 0)
+def _prepare(model: PreTrainedModel, training: Training, seed: int, device: torch.device) -> None:
+    """Move a model to its device, and change it as the recipe says."""
+    model.to(device)
+    freeze(model, training.freeze)
+    if training.gate_noise is not None:
+        set_gate_noise(model, training.gate_noise)
+    if training.lora is not None:
+        add_adapters(model, training.lora, training.freeze, seed)
+    if training.pack:
+        prepare_packing(model)
+    if training.gradient_checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+
+
+def learning_rate(training: Training, step: int) -> float:
+    """Return the rate of a step, counted from 0: linear warm-up, then the schedule down to 0 at the end."""
+    warmup = math.ceil(training.warmup * training.steps)
+    if step < warmup:
+        return training.learning_rate * (step + 1) / warmup
+    if training.schedule == "constant":
+        return training.learning_rate
+    done = (step - warmup) / max(1, training.steps - warmup)
+    left = 1.0 - done if training.schedule == "linear" else 0.5 * (1.0 + math.cos(math.pi * done))
+    return training.learning_rate * left

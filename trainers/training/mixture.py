@@ -1,8 +1,8 @@
-"""The mixture while training goes on: which weights are in force, when they change, and the trace of why."""
+"""The mixture during training: which weights are in force, when they change, and the trace of why."""
 
 from __future__ import annotations
 
-import sys
+import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -10,42 +10,49 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import LongTensor
+from torch import Tensor
 
 from harness.errors import StageFailed
 from harness.records import MixtureUpdate
+from trainers.data.batches import Tally
 from trainers.mixing import MixingStrategy, MixtureState, Observation, Sources
 from trainers.mixing.base import from_arrays, to_arrays, weights_hash
 from trainers.mixing.simplex import even
 from trainers.parallel.ranks import Ranks
-from trainers.signals.base import Signal
+from trainers.signals import Signal
 from trainers.training.state import below, prefixed
-from trainers.training.tally import Tally
 
 DOMINATED = 1.5  # effective number of sources, exp(entropy), below which one source is nearly the whole mixture
+logger = logging.getLogger("moemix.training")
+
+Signals = Mapping[str, Signal]
+Rule = Callable[[MixtureState, Observation], MixtureState]
 
 
 class Mixture:
     """A strategy at work: its state, its signals, and the history of its weights.
 
     Args:
+        strategy: the strategy.
+        sources: what it may know of the sources.
         signals: the strategy's signals by the observation's field.
-        at_start: makes those of the observation before the first step; only called if one is made.
-        interval: optimizer steps between updates, of a strategy without a rhythm of its own.
+        at_start: makes the signals of the observation before the first step; called only if there is one.
+        interval: optimizer steps between updates, for a strategy without an interval of its own.
+        ranks: the processes that train together; the first one decides.
 
     Attributes:
         history: (first draw, weights f64[K]) of each stretch, from draw 0 on: with the seed, all that determines draws.
             Of a strategy that scales the loss, even ones throughout.
         since_update: what was drawn and trained on since the last update.
-        seconds: spent on signals and updates.
+        seconds: the time spent on signals and updates.
     """
 
     def __init__(
         self,
         strategy: MixingStrategy,
         sources: Sources,
-        signals: Mapping[str, Signal],
-        at_start: Callable[[], Mapping[str, Signal]],
+        signals: Signals,
+        at_start: Callable[[], Signals],
         interval: int,
         ranks: Ranks,
     ) -> None:
@@ -71,9 +78,10 @@ class Mixture:
 
     @property
     def loss_scale(self) -> NDArray[np.float64] | None:
-        """f64[K], what the losses of each source's tokens are multiplied by; None where weights act on draws.
+        """f64[K], the factor on the losses of each source's tokens; None where weights act on draws.
 
-        Weight over share of draws, so that a source's part of the expected loss is its weight; 1 for even weights.
+        It is the weight over the share of draws, so that a source's part of the expected loss is its weight; 1 for even
+        weights.
         """
         return self.weights / self.draw_weights if self._strategy.scales == "loss" else None
 
@@ -83,50 +91,43 @@ class Mixture:
         return self._strategy.average(self._state)
 
     def begin(self, seen: Tally) -> MixtureUpdate:
-        """The first line of the trace: the weights that training starts from, and what was observed for them."""
+        """Return the first line of the trace: the first weights, and what was observed for them."""
         if not self._strategy.at_start:
             self._warn_if_dominated()
             return self._record(0, self.weights, self.draw_weights, {}, {})
         return self._decide(self._at_start(), self._strategy.start, 0, 0, seen)
 
     @contextmanager
-    def watch(self, source_RT: LongTensor) -> Iterator[None]:
-        """Around the forward pass of a training batch."""
+    def watch(self, source_RT: Tensor) -> Iterator[None]:
+        """Let the signals watch the forward pass of a training batch."""
         with ExitStack() as stack:
             for signal in self._signals.values():
                 stack.enter_context(signal.watch(source_RT))
             yield
 
     def add(self, step: Tally) -> None:
-        """After a training step, with its sums over all ranks."""
+        """Take note of a finished training step, by its sums over all ranks."""
         self.since_update.add(step)
         for signal in self._signals.values():
             signal.add(step)
 
     def due(self, step: int) -> bool:
-        """Whether the weights are to be updated now, ``step`` steps being finished."""
+        """Return whether to update the weights after ``step`` finished steps."""
         return bool(self._interval) and step % self._interval == 0
 
     def update(self, step: int, draw: int, seen: Tally) -> MixtureUpdate:
         """Observe, decide on the first rank, and put the new weights in force on all.
 
         Args:
-            step: optimizer steps finished.
-            draw: number of the next draw, the first under the new weights.
+            step: the number of finished optimizer steps.
+            draw: the number of the next draw, the first under the new weights.
             seen: sums since training began.
         """
         return self._decide(self._signals, self._strategy.update, step, draw, seen)
 
-    def _decide(
-        self,
-        signals: Mapping[str, Signal],
-        rule: Callable[[MixtureState, Observation], MixtureState],
-        step: int,
-        draw: int,
-        seen: Tally,
-    ) -> MixtureUpdate:
+    def _decide(self, signals: Signals, rule: Rule, step: int, draw: int, seen: Tally) -> MixtureUpdate:
         cost: dict[str, float] = {}
-        observed: dict[str, NDArray] = {}
+        observed: dict[str, Any] = {}
         for field, signal in signals.items():
             started = time.perf_counter()
             observed[field] = signal.observe(step)
@@ -144,25 +145,26 @@ class Mixture:
         cost["update"] = time.perf_counter() - started
         self.seconds += sum(cost.values())
         self._warn_if_dominated()
-        told = {field: signals[field].trace(array) for field, array in observed.items()}
-        record = self._record(step, before, drawn, told, cost)
+        traced = {field: signals[field].trace(array) for field, array in observed.items()}
+        record = self._record(step, before, drawn, traced, cost)
         self.since_update.clear()
         return record
 
-    def arrays(self) -> dict[str, NDArray]:
-        """What must survive a restart; called on every rank."""
-        arrays: dict[str, NDArray] = prefixed("state", to_arrays(self._state))
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Return the arrays that must survive a restart; all ranks call this."""
+        arrays: dict[str, np.ndarray] = prefixed("state", to_arrays(self._state))
         arrays |= prefixed("since_update", self.since_update.arrays())
         for field, signal in self._signals.items():
             arrays |= prefixed(f"signal/{field}", signal.arrays())
         return arrays
 
-    def facts(self) -> dict[str, Any]:
+    def facts(self) -> dict[str, object]:
+        """Return everything else that must survive a restart, as JSON."""
         history = [(draw, weights.tolist()) for draw, weights in self.history]
         return {"history": history, "seconds": self.seconds, "warned": self._warned}
 
-    def restore(self, arrays: Mapping[str, NDArray], facts: dict[str, Any]) -> None:
-        """The inverse of :meth:`arrays` and :meth:`facts`."""
+    def restore(self, arrays: Mapping[str, np.ndarray], facts: Mapping[str, Any]) -> None:
+        """Restore the result of :meth:`arrays` and :meth:`facts`."""
         self._state = from_arrays(below("state", arrays))
         self.since_update = Tally(**below("since_update", arrays))
         for field, signal in self._signals.items():
@@ -171,23 +173,25 @@ class Mixture:
         self.seconds, self._warned = facts["seconds"], facts["warned"]
 
     def _enact(self, state: MixtureState, draw: int) -> None:
+        """Put the first rank's weights in force from a draw on."""
         weights = self._ranks.from_first(np.asarray(state.weights, dtype=np.float64))
         if not (weights.shape == self._sources.sizes.shape and weights.min() >= 0 and abs(weights.sum() - 1) < 1e-6):
             raise StageFailed(
-                f"the strategy {self._strategy.name!r} gave weights that are no distribution over the"
-                f" {len(self._sources.names)} sources: {weights.tolist()[:8]}"
+                f"the weights of the strategy {self._strategy.name!r} are not a distribution over the"
+                f" {len(self._sources.names)} sources: {weights.tolist()[:8]}",
+                hint="weights must be >= 0 and sum to 1",
             )
         self._ranks.agree("the weights of the mixture", weights_hash(weights))
         self._state = MixtureState(weights, state.memory)
         if self._strategy.scales == "draws":
             if self.history and self.history[-1][0] == draw:
-                self.history.pop()  # decided before anything was drawn with what was there
+                self.history.pop()  # nothing was drawn with these
             self.history.append((draw, weights))
         elif not self.history:
             self.history.append((draw, even(len(weights))))
 
     def _warn_if_dominated(self) -> None:
-        """Say once in a run that one source has become nearly the whole mixture, if that is not what was meant."""
+        """Warn once in a run that one source has become nearly the whole mixture, unless the strategy intends it."""
         weights = self.weights
         positive = weights[weights > 0]
         effective = float(np.exp(-(positive * np.log(positive)).sum()))
@@ -196,20 +200,17 @@ class Mixture:
         self._warned = True
         if self._ranks.first:
             what = "draws" if self._strategy.scales == "draws" else "loss"
-            print(
-                f"warning: `{self._strategy.name}` gives {weights.max():.0%} of the {what} to source"
-                f" {self._sources.names[int(weights.argmax())]}: by their entropy the weights are worth"
-                f" {effective:.2f} of {len(weights)} sources",
-                file=sys.stderr,
-                flush=True,
-            )
+            largest = f"{weights.max():.0%} of the {what} to source {self._sources.names[int(weights.argmax())]}"
+            worth = f"{effective:.2f} of {len(weights)} sources"
+            text = "warning: `%s` gives %s: by their entropy the weights are worth %s"
+            logger.warning(text, self._strategy.name, largest, worth)
 
     def _record(
         self,
         step: int,
         before: NDArray[np.float64],
         drawn: NDArray[np.float64],
-        observation: dict[str, Any],
+        observation: dict[str, object],
         cost: dict[str, float],
     ) -> MixtureUpdate:
         return MixtureUpdate(

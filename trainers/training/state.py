@@ -1,33 +1,35 @@
-"""Training states on disk: written whole, hashed, checked when read, the newest valid ones kept.
+"""Training states on disk: written whole, hashed, and checked when they are read; the newest valid ones are kept.
 
     state/step-00000200/
         model.safetensors      parameters and buffers by name
         optimizer.safetensors  moments by parameter name
         arrays.npz             mixture, signals, sums over sources
         facts.json             step, history of weights, lengths of the run's JSONL files, …
-        manifest.json          SHA-256 of the four above, written last
+        manifest.json          SHA-256 of the four files above, written last
 
-A state appears under its name by a rename, so a process killed while writing leaves the older states as they were.
+A state gets its name by a rename, so a process that is killed while writing leaves the older states intact.
 """
 
 from __future__ import annotations
 
+import logging
 import shutil
-import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from harness.errors import MoemixError, StageFailed
 from harness.files import hash_file, read_json, whole_directory, write_json
 
-if TYPE_CHECKING:
-    from torch import Tensor
+logger = logging.getLogger("moemix.training")
+Value = TypeVar("Value")
 
 MODEL, OPTIMIZER, ARRAYS, FACTS, MANIFEST = (
     "model.safetensors",
@@ -40,20 +42,20 @@ MODEL, OPTIMIZER, ARRAYS, FACTS, MANIFEST = (
 
 @dataclass(frozen=True)
 class State:
-    """All that a run needs to go on as if it had never stopped.
+    """All that a run needs to resume as if it had never stopped.
 
     Attributes:
-        step: optimizer steps finished.
+        step: the number of finished optimizer steps.
         model: parameters and persistent buffers by name.
-        optimizer: ``<parameter>/<field>`` of the optimizer.
-        arrays: everything else that is an array.
-        facts: everything else, as JSON; floats survive exactly.
+        optimizer: the optimizer's state as ``<parameter>/<field>``.
+        arrays: all other arrays.
+        facts: everything else, as JSON, which keeps floats exactly.
     """
 
     step: int
     model: Mapping[str, Tensor]
     optimizer: Mapping[str, Tensor]
-    arrays: Mapping[str, NDArray]
+    arrays: Mapping[str, np.ndarray]
     facts: dict[str, Any]
 
 
@@ -62,24 +64,22 @@ class States:
 
     Args:
         folder: ``state/`` of the run.
-        keep: how many of the newest to keep.
+        keep: the number of newest states to keep.
     """
 
     def __init__(self, folder: Path, keep: int = 2) -> None:
         self.folder, self.keep = folder, keep
 
     def steps(self) -> list[int]:
-        """The steps of the states on disk, oldest first."""
+        """Return the steps of the states on disk, oldest first."""
         return sorted(int(path.name.removeprefix("step-")) for path in self.folder.glob("step-*"))
 
     def save(self, state: State) -> None:
         """Write a state, then drop those that are older than the newest ``keep``.
 
         Raises:
-            StageFailed: the disk is full or gone; the states before this one are untouched.
+            StageFailed: the disk is full or gone; the states before this one are intact.
         """
-        from safetensors.torch import save_file
-
         with writing(self.folder), whole_directory(self._path(state.step)) as folder:
             save_file(dict(state.model), folder / MODEL)
             save_file(dict(state.optimizer), folder / OPTIMIZER)
@@ -92,7 +92,7 @@ class States:
             shutil.rmtree(self._path(step), ignore_errors=True)
 
     def newest(self) -> State | None:
-        """The newest state that is whole; damaged ones are named on stderr and removed. None if there is none."""
+        """Return the newest valid state, or None. Damaged ones are reported and removed."""
         for leftover in self.folder.glob(".step-*.tmp"):
             shutil.rmtree(leftover, ignore_errors=True)
         for step in reversed(self.steps()):
@@ -100,7 +100,7 @@ class States:
             try:
                 return self._read(step)
             except (MoemixError, OSError, ValueError, KeyError) as damage:
-                print(f"warning: the state {path} is damaged and not used: {damage}", file=sys.stderr, flush=True)
+                logger.warning("warning: the state %s is damaged and not used: %s", path, damage)
                 shutil.rmtree(path, ignore_errors=True)
         return None
 
@@ -112,16 +112,14 @@ class States:
         return self.folder / f"step-{step:08d}"
 
     def _read(self, step: int) -> State:
-        from safetensors.torch import load_file
-
         path = self._path(step)
         for name, expected in read_json(path / MANIFEST).items():
             if hash_file(path / name) != expected:
-                raise MoemixError("its bytes are not those that were written", where=name)
+                raise MoemixError("the file has changed since it was written", where=name)
         facts = read_json(path / FACTS)
         for name, size in facts["files"].items():
             if (self.folder.parent / name).stat().st_size < size:
-                raise MoemixError(f"it has lost lines since the state of step {step}", where=name)
+                raise MoemixError(f"the file is shorter than when the state of step {step} was saved", where=name)
         with np.load(path / ARRAYS, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
         return State(step, load_file(path / MODEL), load_file(path / OPTIMIZER), arrays, facts)
@@ -129,28 +127,26 @@ class States:
 
 @contextmanager
 def writing(folder: Path) -> Iterator[None]:
-    """Turn a failed write below ``folder`` into a sentence about the disk.
+    """Turn a failed write below ``folder`` into an error that says what to do.
 
     Raises:
         StageFailed: the disk is full, read-only, or gone.
     """
-    from safetensors import SafetensorError
-
     try:
         yield
     except (OSError, SafetensorError) as error:
         raise StageFailed(
             f"cannot write: {getattr(error, 'strerror', None) or error}",
             where=str(folder),
-            hint="make room, then start the same command again: it goes on from the last state",
+            hint="make room, then start the same command again: it resumes from the last state",
         ) from error
 
 
-def prefixed(prefix: str, arrays: Mapping[str, Any]) -> dict[str, Any]:
-    """``{"a": x}`` → ``{"prefix/a": x}``."""
+def prefixed(prefix: str, arrays: Mapping[str, Value]) -> dict[str, Value]:
+    """Put a prefix before names: ``{"a": x}`` → ``{"prefix/a": x}``."""
     return {f"{prefix}/{name}": array for name, array in arrays.items()}
 
 
-def below(prefix: str, arrays: Mapping[str, Any]) -> dict[str, Any]:
-    """The inverse of :func:`prefixed`: what lies below ``prefix``."""
+def below(prefix: str, arrays: Mapping[str, Value]) -> dict[str, Value]:
+    """Return what has a prefix, without it: the inverse of :func:`prefixed`."""
     return {name.removeprefix(f"{prefix}/"): a for name, a in arrays.items() if name.startswith(f"{prefix}/")}

@@ -7,33 +7,24 @@ the paper's runs freeze the one and train the other.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import Cache, DynamicCache, GenerationMixin, PreTrainedModel, initialization
+from torch.nn import functional
+from transformers import Cache, DynamicCache, PreTrainedModel, initialization
 from transformers.activations import ACT2FN
 from transformers.masking_utils import create_causal_mask
 from transformers.modeling_layers import GradientCheckpointingLayer
-from transformers.modeling_outputs import MoeCausalLMOutputWithPast, MoeModelOutputWithPast
+from transformers.modeling_outputs import MoeModelOutputWithPast
 from transformers.models.llama.modeling_llama import LlamaAttention, LlamaRMSNorm, LlamaRotaryEmbedding
-from transformers.utils import can_return_tuple
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
+from trainers.models.causal import MoeForCausalLM
 from trainers.models.grouped import Groups
 from trainers.models.llama_moe.configuration import LlamaMoEConfig
-from trainers.models.routers import GateNoise
-
-
-class RouterOutput(NamedTuple):
-    """What a router decides for N tokens; ``logits_NE`` without noise."""
-
-    logits_NE: Tensor
-    scores_Nk: Tensor
-    selected_Nk: Tensor
-    noise: GateNoise | None
+from trainers.models.routers import GateNoise, RouterOutput
 
 
 class LlamaMoERouter(nn.Module):
@@ -62,7 +53,7 @@ class LlamaMoERouter(nn.Module):
         logits_NE, noise = self.gate_network(hidden_NH), None
         noisy_NE = logits_NE
         if self.training and self.add_noise:
-            std_NE = F.softplus(self.weight_noise(hidden_NH)) + self.epsilon
+            std_NE = functional.softplus(self.weight_noise(hidden_NH)) + self.epsilon
             noisy_NE = logits_NE + torch.randn_like(logits_NE) * std_NE
             noise = GateNoise(logits_NE, noisy_NE, std_NE)
         highest_Nk, selected_Nk = noisy_NE.topk(self.top_k, dim=-1)
@@ -206,7 +197,9 @@ class LlamaMoEModel(LlamaMoEPreTrainedModel):
         return MoeModelOutputWithPast(last_hidden_state=self.norm(hidden_states), past_key_values=past_key_values)
 
 
-class LlamaMoEForCausalLM(LlamaMoEPreTrainedModel, GenerationMixin):
+class LlamaMoEForCausalLM(LlamaMoEPreTrainedModel, MoeForCausalLM):
+    """The decoder with an output layer."""
+
     _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}
     _tp_plan = {"lm_head": "colwise_gather_output"}
     _pp_plan = {"lm_head": (["hidden_states"], ["logits"])}
@@ -217,39 +210,3 @@ class LlamaMoEForCausalLM(LlamaMoEPreTrainedModel, GenerationMixin):
         self.vocab_size = config.vocab_size
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self.post_init()
-
-    @can_return_tuple
-    def forward(
-        self,
-        input_ids: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        position_ids: Tensor | None = None,
-        past_key_values: Cache | None = None,
-        inputs_embeds: Tensor | None = None,
-        labels: Tensor | None = None,
-        use_cache: bool | None = None,
-        logits_to_keep: int | Tensor = 0,
-        **kwargs: Any,
-    ) -> MoeCausalLMOutputWithPast:
-        outputs = self.model(
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            position_ids=position_ids,
-            past_key_values=past_key_values,
-            inputs_embeds=inputs_embeds,
-            use_cache=use_cache,
-            **kwargs,
-        )
-        kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
-        logits = self.lm_head(outputs.last_hidden_state[:, kept, :])
-        loss = None
-        if labels is not None:
-            loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.vocab_size, **kwargs)
-        return MoeCausalLMOutputWithPast(
-            loss=loss,
-            logits=logits,
-            past_key_values=outputs.past_key_values,
-            hidden_states=outputs.hidden_states,
-            attentions=outputs.attentions,
-            router_logits=outputs.router_logits,
-        )

@@ -6,30 +6,23 @@ output projection of their own; its feed-forward experts are two matrices. Both 
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import Cache, DynamicCache, GenerationMixin, PreTrainedModel, initialization
+from torch.nn import functional
+from transformers import Cache, DynamicCache, PreTrainedModel, initialization
 from transformers.activations import ACT2FN
 from transformers.masking_utils import create_causal_mask
 from transformers.modeling_layers import GradientCheckpointingLayer
-from transformers.modeling_outputs import MoeCausalLMOutputWithPast, MoeModelOutputWithPast
-from transformers.utils import can_return_tuple
+from transformers.modeling_outputs import MoeModelOutputWithPast
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
+from trainers.models.causal import MoeForCausalLM
 from trainers.models.grouped import Groups
-from trainers.models.moduleformer.attention import stick_breaking
 from trainers.models.moduleformer.configuration import ModuleFormerConfig
-
-
-class RouterOutput(NamedTuple):
-    """What a router decides for N tokens. The scores are the softmax over all experts at the selected ones."""
-
-    logits_NE: Tensor
-    scores_Nk: Tensor
-    selected_Nk: Tensor
+from trainers.models.routers import RouterOutput
 
 
 class ModuleFormerRouter(nn.Module):
@@ -69,7 +62,7 @@ class ModuleFormerMoE(nn.Module):
 
     def forward(self, hidden_states: Tensor) -> Tensor:
         hidden_NH = hidden_states.reshape(-1, hidden_states.shape[-1])
-        _, scores_Nk, selected_Nk = self.gate(hidden_NH)
+        _, scores_Nk, selected_Nk, _ = self.gate(hidden_NH)
         groups = Groups(selected_Nk, self.gate.num_experts)
         inner_MI = self.act_fn(self.experts(groups.spread(hidden_NH), groups))
         outputs_NH = groups.combine(self.output_experts(inner_MI, groups), scores_Nk)
@@ -87,7 +80,7 @@ class ModuleFormerQueries(nn.Module):
 
     def forward(self, hidden_NH: Tensor) -> tuple[Tensor, Tensor, Groups]:
         """Queries f[N · k, A], a token's side by side, and what :meth:`gather` needs."""
-        _, scores_Nk, selected_Nk = self.gate(hidden_NH)
+        _, scores_Nk, selected_Nk, _ = self.gate(hidden_NH)
         groups = Groups(selected_Nk, self.gate.num_experts)
         return groups.unsort(self.experts(groups.spread(hidden_NH), groups)), scores_Nk, groups
 
@@ -157,7 +150,37 @@ class ModuleFormerPreTrainedModel(PreTrainedModel):
             initialization.uniform_(module.weight, -bound, bound)
 
 
+def stick_breaking(query_BKHTD: Tensor, key_BHSD: Tensor, value_BHSD: Tensor, allowed_BTS: Tensor) -> Tensor:
+    """Attend with K queries a token over shared keys and values; the weights are in float32.
+
+    Each query breaks its unit of attention off from the nearest token backwards. Token j gets the share σ(l_ij) of what
+    the tokens between it and the query i have left, Π σ(−l_ik) for j < k ≤ i. So nearer tokens come first and no
+    positions are needed (Tan et al. 2024, arXiv:2410.17980). Weights sum to at most one.
+
+    Args:
+        query_BKHTD: f[B, K, H, T, D].
+        key_BHSD: f[B, H, S, D].
+        value_BHSD: f[B, H, S, D].
+        allowed_BTS: bool, which of the S tokens each query may see; it takes nothing from the others.
+
+    Returns:
+        f[B, K, H, T, D].
+    """
+    allowed_B11TS = allowed_BTS[:, None, None]
+    logits_BKHTS = (query_BKHTD @ key_BHSD[:, None].mT).float() * query_BKHTD.shape[-1] ** -0.5
+    taken_BKHTS = functional.logsigmoid(logits_BKHTS)
+    left_BKHTS = (taken_BKHTS - logits_BKHTS).masked_fill(~allowed_B11TS, 0.0)  # log σ(−l) = log σ(l) − l
+    after_BKHTS = left_BKHTS.flip(-1).cumsum(-1).flip(-1) - left_BKHTS
+    weight_BKHTS = (taken_BKHTS + after_BKHTS).exp().masked_fill(~allowed_B11TS, 0.0)
+    attended_BKHTD: Tensor = weight_BKHTS.to(value_BHSD.dtype) @ value_BHSD[:, None]
+    return attended_BKHTD
+
+
 class ModuleFormerModel(ModuleFormerPreTrainedModel):
+    """The decoder, without positions."""
+
+    _input_embed_layer = "wte"
+
     def __init__(self, config: ModuleFormerConfig) -> None:
         super().__init__(config)
         self.wte = nn.Embedding(config.vocab_size, config.n_embd)
@@ -166,12 +189,6 @@ class ModuleFormerModel(ModuleFormerPreTrainedModel):
         self.ln_f = nn.LayerNorm(config.n_embd)
         self.gradient_checkpointing = False
         self.post_init()
-
-    def get_input_embeddings(self) -> nn.Module:
-        return self.wte
-
-    def set_input_embeddings(self, value: nn.Embedding) -> None:
-        self.wte = value
 
     @merge_with_config_defaults
     @capture_outputs
@@ -225,7 +242,9 @@ def load_balancing_loss_func(
     return total
 
 
-class ModuleFormerForCausalLM(ModuleFormerPreTrainedModel, GenerationMixin):
+class ModuleFormerForCausalLM(ModuleFormerPreTrainedModel, MoeForCausalLM):
+    """The decoder with an output layer."""
+
     _tied_weights_keys = {"lm_head.weight": "transformer.wte.weight"}
 
     def __init__(self, config: ModuleFormerConfig) -> None:
@@ -235,38 +254,3 @@ class ModuleFormerForCausalLM(ModuleFormerPreTrainedModel, GenerationMixin):
         self.num_experts, self.num_experts_per_tok = config.n_mlp_experts, config.k_mlp
         self.lm_head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
         self.post_init()
-
-    @can_return_tuple
-    def forward(
-        self,
-        input_ids: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        position_ids: Tensor | None = None,
-        past_key_values: Cache | None = None,
-        inputs_embeds: Tensor | None = None,
-        labels: Tensor | None = None,
-        use_cache: bool | None = None,
-        logits_to_keep: int | Tensor = 0,
-        **kwargs: Any,
-    ) -> MoeCausalLMOutputWithPast:
-        outputs = self.transformer(
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            position_ids=position_ids,
-            past_key_values=past_key_values,
-            inputs_embeds=inputs_embeds,
-            use_cache=use_cache,
-            **kwargs,
-        )
-        kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
-        logits = self.lm_head(outputs.last_hidden_state[:, kept, :])
-        loss = None
-        if labels is not None:
-            loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.vocab_size, **kwargs)
-        return MoeCausalLMOutputWithPast(
-            loss=loss,
-            logits=logits,
-            past_key_values=outputs.past_key_values,
-            hidden_states=outputs.hidden_states,
-            router_logits=outputs.router_logits,
-        )

@@ -1,9 +1,9 @@
-"""Routers from data: rows that point at clusters of the hidden states that a MoE layer sees.
+"""Make routers from data: their rows point at clusters of the hidden states that enter an MoE layer.
 
 Random rows send almost every token wherever the states' large common component points, whatever the token is about.
 Here the states are centred, projected off that component and clustered on the sphere; a router's rows are the cluster
-centres. Routers of most architectures have no bias, but after an RMS norm every state has nearly the same projection
-on the common mean, so a little of the mean's direction in a row acts as one: it is used to even out the load.
+centres. Routers of most architectures have no bias. But after an RMS norm every state has nearly the same projection on
+the common mean, so a small part of the mean's direction in a row acts as a bias: it is used to even out the load.
 """
 
 from __future__ import annotations
@@ -12,19 +12,20 @@ import math
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 _ITERATIONS = 30
 _ENTROPY = 0.6  # mean entropy of the router's softmax over log E: neither flat (1) nor saturated (0)
 
 
 def router_rows(states_NH: Tensor, experts: int, top_k: int, *, seed: int) -> Tensor:
-    """Router weights f32[E, H] under which these hidden states spread evenly over experts, by what they hold.
+    """Return router weights f32[E, H] that spread hidden states evenly over experts, by what the states represent.
 
     Args:
-        states_NH: f32[N, H], hidden states entering the layer, of tokens of all sources alike.
+        states_NH: f32[N, H], hidden states that enter the layer, of tokens of all sources.
         experts: E.
-        top_k: experts a token is sent to; the load is evened out for this k.
-        seed: of the clustering's beginnings.
+        top_k: experts that a token is sent to; the load is evened out for this k.
+        seed: seeds the first cluster centres.
     """
     mean_H = states_NH.mean(dim=0)
     common_H = mean_H / mean_H.norm().clamp_min(1e-12)
@@ -41,21 +42,21 @@ def router_rows(states_NH: Tensor, experts: int, top_k: int, *, seed: int) -> Te
 
 
 def spherical_centres(vectors_NH: Tensor, count: int, *, seed: int) -> Tensor:
-    """Unit centres f32[E, H] of a k-means clustering by cosine, its clusters held to about equal size."""
+    """Return the unit centres f32[E, H] of a k-means clustering by cosine, with clusters of about equal size."""
     generator = torch.Generator().manual_seed(seed)
-    unit_NH = torch.nn.functional.normalize(vectors_NH, dim=-1)
+    unit_NH = functional.normalize(vectors_NH, dim=-1)
     centres_EH = _spread_out(unit_NH, count, generator)
     bias_E = torch.zeros(count)
     for _ in range(_ITERATIONS):
         cosine_NE = unit_NH @ centres_EH.T
         bias_E = _even_load(cosine_NE, torch.ones(len(unit_NH), 1), 1)
-        member_NE = torch.nn.functional.one_hot((cosine_NE + bias_E).argmax(dim=1), count).float()
-        centres_EH = torch.nn.functional.normalize(member_NE.T @ unit_NH, dim=-1)
+        member_NE = functional.one_hot((cosine_NE + bias_E).argmax(dim=1), count).float()
+        centres_EH = functional.normalize(member_NE.T @ unit_NH, dim=-1)
     return centres_EH
 
 
 def _spread_out(unit_NH: Tensor, count: int, generator: torch.Generator) -> Tensor:
-    """k-means++ beginnings: each next one drawn with a chance that grows with its distance from those there are."""
+    """Choose first centres as k-means++ does: the chance of each next one grows with its distance from those before."""
     chosen = [int(torch.randint(len(unit_NH), (1,), generator=generator))]
     while len(chosen) < count:
         nearest_N = (unit_NH @ unit_NH[chosen].T).max(dim=1).values
@@ -64,9 +65,9 @@ def _spread_out(unit_NH: Tensor, count: int, generator: torch.Generator) -> Tens
 
 
 def _even_load(logits_NE: Tensor, level_N1: Tensor, top_k: int) -> Tensor:
-    """Biases f32[E] under which ``logits + level · bias`` sends about as many tokens to each expert.
+    """Return biases f32[E] with which ``logits + level · bias`` sends about as many tokens to each expert.
 
-    Raised for experts with less than their share and lowered for the others, in steps that shrink.
+    In shrinking steps, biases rise for experts with less than their share of tokens, and fall for the others.
     """
     experts = logits_NE.shape[1]
     bias_E = torch.zeros(experts)
@@ -83,7 +84,7 @@ def _even_load(logits_NE: Tensor, level_N1: Tensor, top_k: int) -> Tensor:
 
 
 def _scale(logits_NE: Tensor) -> float:
-    """The factor on the logits at which their softmax has the entropy wanted; found by bisection, it falls with it."""
+    """Return the factor on the logits at which their softmax has the wanted entropy, by bisection."""
     wanted = _ENTROPY * math.log(logits_NE.shape[1])
     low, high = -20.0, 20.0  # log2 of the factor
     for _ in range(40):

@@ -1,8 +1,8 @@
 """The loss of every target token of a packed forward pass, with the output layer computed at targets only.
 
-Over a vocabulary of 49,152 a logit for every position of a row would outweigh the rest of the step. Hidden states
-are gathered at the positions that predict a target, and the output layer runs over a few of them at a time: its
-logits are turned into losses and gradients and dropped before the next few are computed.
+With a vocabulary of 49,152, a logit for every position of a row would cost more than the rest of the step. Hidden
+states are gathered at the positions that predict a target, and the output layer runs over a few of them at a time: its
+logits become losses and gradients, and are dropped before the next few are computed.
 """
 
 from __future__ import annotations
@@ -10,27 +10,29 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, cast
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
-from torch import LongTensor, Tensor, nn
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import PreTrainedModel
+from transformers.modeling_outputs import MoeModelOutputWithPast
 
 from harness.errors import MoemixError
+from trainers.data.batches import Forward
+from trainers.models.balance import balance_loss
 from trainers.models.routers import RouterObserver, Routing
-from trainers.training.balance import balance_loss
-from trainers.training.batches import Forward
 
-CHUNK_LOGITS = 1 << 23  # logits held at once: 32 MB in float32
+CHUNK_LOGITS = 1 << 23  # logits in memory at a time: 32 MB in float32
 
 
 class Losses(NamedTuple):
     """What a forward pass of N targets gives.
 
     Attributes:
-        total: the sum of the losses, each times the scale of its source, to be differentiated.
+        total: the sum of the losses, each times the scale of its source, with a gradient.
         each_N: f32[N], the loss of each target, detached and unscaled.
         balance: the balance loss over real tokens, coefficient included; zero if it is off.
     """
@@ -41,19 +43,19 @@ class Losses(NamedTuple):
 
 
 class TargetLosses(nn.Module):
-    """A causal LM as a function from a packed forward to its losses: the module that training wraps and calls.
+    """A causal LM as a function from a packed forward pass to its losses: the module that training wraps and calls.
 
     Args:
-        model: a transformers causal LM; its float32 parameters are the master weights.
-        bfloat16: compute under bfloat16 autocast.
-        balance: add, in training mode, the architecture's own auxiliary loss (``model``) or the paper's (``paper``).
+        model: a causal LM; its float32 parameters are the master weights.
+        bfloat16: whether to compute under bfloat16 autocast.
+        balance: the loss to add in training mode: none, the architecture's own (``model``) or the paper's (``paper``).
 
     Raises:
-        MoemixError: ``balance`` is asked of an architecture that has none, or whose routers cannot be observed.
+        MoemixError: the architecture has no balance loss of its own, or its routers cannot be observed.
     """
 
     def __init__(
-        self, model: Any, *, bfloat16: bool = False, balance: Literal["none", "model", "paper"] = "none"
+        self, model: PreTrainedModel, *, bfloat16: bool = False, balance: Literal["none", "model", "paper"] = "none"
     ) -> None:
         super().__init__()
         self.model = model
@@ -61,14 +63,16 @@ class TargetLosses(nn.Module):
         if bfloat16:
             # Autocast reaches plain matrix products only: over float32 weights a grouped one stays in float32.
             model.set_experts_implementation("eager")
-        self._own_balance = _balance_loss(model) if balance == "model" else None
+        self._own_balance = _own_balance_loss(model) if balance == "model" else None
         self._routers = RouterObserver(model) if balance == "paper" else None
-        self._linear_head = _head_is_all(model)
+        self._linear_head = _logits_are_linear(model)
 
     def forward(self, batch: Forward, scale_K: NDArray[np.float64] | None = None) -> Losses:
-        """
+        """Compute the losses of a forward pass.
+
         Args:
-            scale_K: f64[K], what the losses of each source's targets are multiplied by in ``total``; None for 1.
+            batch: the rows and their targets.
+            scale_K: f64[K], the factor on the losses of each source's targets in ``total``; None for 1.
         """
         scale_N = None
         if scale_K is not None:
@@ -78,40 +82,49 @@ class TargetLosses(nn.Module):
             recording = self._routers.record()
         with self._autocast():
             with recording as routings:
-                total, each_N, outputs = self._target_losses(batch, scale_N)
+                total, each_N, router_logits = self._target_losses(batch, scale_N)
             balance = total.new_zeros(())
             if self.training and batch.tokens:
                 if self._own_balance is not None:
-                    balance = self._own_balance(outputs.router_logits, batch.source_RT >= 0)
+                    balance = self._own_balance(router_logits, batch.source_RT >= 0)
                 elif self._routers is not None:
                     balance = balance_loss(routings, batch.source_RT >= 0)
         return Losses(total, each_N, balance)
 
-    def _target_losses(self, batch: Forward, scale_N: Tensor | None) -> tuple[Tensor, Tensor, Any]:
-        """Their sum, each of them, and the model's output."""
-        if self._linear_head:
-            outputs = self._base(batch)
-            hidden_NH = outputs.last_hidden_state.flatten(0, 1)[batch.at_N]
-            head = self.model.get_output_embeddings()
-            total, each_N = _head_losses(hidden_NH, head.weight, head.bias, batch.target_N, scale_N)
-        else:
-            outputs = self._whole(batch)
-            losses_N = F.cross_entropy(outputs.logits[0].float(), batch.target_N, reduction="none")
-            total = losses_N.sum() if scale_N is None else losses_N @ scale_N
-            each_N = losses_N.detach()
-        return total, each_N, outputs
-
     def observe(self, batch: Forward) -> None:
-        """Run the decoder alone, for what observers see of it (router selections)."""
+        """Run the decoder alone, for observers of its routers."""
         with self._autocast():
-            self._base(batch)
+            self._decode(batch)
 
-    def _autocast(self) -> AbstractContextManager:
+    def _target_losses(self, batch: Forward, scale_N: Tensor | None) -> tuple[Tensor, Tensor, Any]:
+        """Return the sum of the losses, each of them, and the router logits where the model was asked for them."""
+        if self._linear_head:
+            outputs = self._decode(batch)
+            hidden_NH = cast("Tensor", outputs.last_hidden_state).flatten(0, 1)[batch.at_N]
+            head = cast("nn.Linear", self.model.get_output_embeddings())
+            total, each_N = _head_losses(hidden_NH, head.weight, head.bias, batch.target_N, scale_N)
+            return total, each_N, outputs.get("router_logits")
+        # Something follows the output layer, so the whole model runs; the layer itself still sees only targets.
+        handle = self.model.get_output_embeddings().register_forward_pre_hook(
+            lambda _, inputs: (inputs[0].flatten(0, 1)[batch.at_N][None],)
+        )
+        try:
+            outputs = self.model(**self._arguments(batch))
+        finally:
+            handle.remove()
+        losses_N = functional.cross_entropy(outputs.logits[0].float(), batch.target_N, reduction="none")
+        total = losses_N.sum() if scale_N is None else losses_N @ scale_N
+        return total, losses_N.detach(), outputs.get("router_logits")
+
+    def _autocast(self) -> torch.autocast:
         return torch.autocast(self.model.device.type, torch.bfloat16, enabled=self.autocast)
 
     def _arguments(self, batch: Forward) -> dict[str, Any]:
-        """Without an attention mask and a cache, restarted positions are what tells transformers' attention masks where
-        an example begins. Unlike a ready-made mask this also keeps each layer's own pattern (sliding windows)."""
+        """Return the arguments of a forward pass, without an attention mask and a cache.
+
+        So transformers' attention masks learn from the restarted positions where an example begins. Unlike a ready-made
+        mask, this also keeps the pattern of each layer (sliding windows).
+        """
         wanted = {"output_router_logits": True} if self._own_balance is not None else {}
         return {
             "input_ids": batch.input_RT,
@@ -121,34 +134,25 @@ class TargetLosses(nn.Module):
             **wanted,
         }
 
-    def _base(self, batch: Forward) -> Any:
-        return self.model.base_model(**self._arguments(batch))
-
-    def _whole(self, batch: Forward) -> Any:
-        """The whole model, where something follows its output layer; the layer itself still sees only targets."""
-        head = self.model.get_output_embeddings()
-        handle = head.register_forward_pre_hook(lambda _, inputs: (inputs[0].flatten(0, 1)[batch.at_N][None],))
-        try:
-            return self.model(**self._arguments(batch))
-        finally:
-            handle.remove()
+    def _decode(self, batch: Forward) -> MoeModelOutputWithPast:
+        return cast("MoeModelOutputWithPast", self.model.base_model(**self._arguments(batch)))
 
 
 def _head_losses(
-    hidden_NH: Tensor, weight_VH: Tensor, bias_V: Tensor | None, target_N: LongTensor, scale_N: Tensor | None
+    hidden_NH: Tensor, weight_VH: Tensor, bias_V: Tensor | None, target_N: Tensor, scale_N: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     device = hidden_NH.device.type
     if torch.is_autocast_enabled(device):
         hidden_NH = hidden_NH.to(torch.get_autocast_dtype(device))
+    apply = cast("Callable[..., tuple[Tensor, Tensor]]", _HeadLosses.apply)
     with torch.autocast(device, enabled=False):
-        grads = torch.is_grad_enabled()
-        return _HeadLosses.apply(hidden_NH, weight_VH, bias_V, target_N, scale_N, grads)  # type: ignore[no-any-return]
+        return apply(hidden_NH, weight_VH, bias_V, target_N, scale_N, torch.is_grad_enabled())
 
 
 class _HeadLosses(torch.autograd.Function):
-    """Cross-entropy of a linear output layer, summed, with the gradients made in the forward pass, chunk by chunk.
+    """Cross-entropy of a linear output layer, summed, with gradients computed in the forward pass, chunk by chunk.
 
-    The loss is linear in its sum, so the gradients only have to be scaled when the real upstream gradient is known.
+    The loss is linear in its sum, so the gradients only need a factor once the real upstream gradient is known.
     Matrix products are in the dtype of the hidden states, everything else in float32.
     """
 
@@ -158,7 +162,7 @@ class _HeadLosses(torch.autograd.Function):
         hidden_NH: Tensor,
         weight_VH: Tensor,
         bias_V: Tensor | None,
-        target_N: LongTensor,
+        target_N: Tensor,
         scale_N: Tensor | None,
         training: bool,
     ) -> tuple[Tensor, Tensor]:
@@ -170,7 +174,7 @@ class _HeadLosses(torch.autograd.Function):
         bias_grad = torch.zeros_like(bias_V) if training and bias_V is not None and ctx.needs_input_grad[2] else None
         for start in range(0, len(hidden_NH), rows):
             part = slice(start, start + rows)
-            logits_CV = F.linear(hidden_NH[part], low_VH).float()
+            logits_CV = functional.linear(hidden_NH[part], low_VH).float()
             if bias_V is not None:
                 logits_CV += bias_V
             picked_C1 = target_N[part, None]
@@ -204,10 +208,10 @@ class _HeadLosses(torch.autograd.Function):
 
 
 @torch.no_grad()
-def _head_is_all(model: Any) -> bool:
-    """Whether logits are the output layer over the decoder's last hidden state and nothing else.
+def _logits_are_linear(model: PreTrainedModel) -> bool:
+    """Return whether logits are the output layer over the decoder's last hidden state and nothing else.
 
-    Some architectures scale or cap logits afterwards, or wrap the layer in an adapter; a few tokens tell.
+    Some architectures scale or cap logits afterwards, or wrap the layer in an adapter; a trial with four tokens shows.
     """
     head = model.get_output_embeddings()
     if type(head) is not nn.Linear or model.base_model is model:
@@ -222,10 +226,9 @@ def _head_is_all(model: Any) -> bool:
         model.train(was_training)
 
 
-def _balance_loss(model: Any) -> Callable[[tuple[Tensor, ...], Tensor], Tensor]:
-    """The auxiliary loss that an architecture defines beside its model, over real tokens only."""
-    name = "load_balancing_loss_func"
-    function = getattr(sys.modules[type(model).__module__], name, None)
+def _own_balance_loss(model: PreTrainedModel) -> Callable[[tuple[Tensor, ...], Tensor], Tensor]:
+    """Return the auxiliary loss that an architecture defines beside its model, over real tokens only."""
+    function = getattr(sys.modules[type(model).__module__], "load_balancing_loss_func", None)
     coefficient = getattr(model.config, "router_aux_loss_coef", getattr(model.config, "aux_loss_coef", None))
     experts, top_k = getattr(model, "num_experts", None), getattr(model, "num_experts_per_tok", None)
     if function is None or coefficient is None or experts is None or top_k is None:
@@ -234,4 +237,9 @@ def _balance_loss(model: Any) -> Callable[[tuple[Tensor, ...], Tensor], Tensor]:
             where="training.balance_loss",
             hint="set training.balance_loss=none",
         )
-    return lambda logits, real_RT: coefficient * function(logits, experts, top_k, real_RT)
+
+    def weighted(router_logits: tuple[Tensor, ...], real_RT: Tensor) -> Tensor:
+        loss: Tensor = coefficient * function(router_logits, experts, top_k, real_RT)
+        return loss
+
+    return weighted

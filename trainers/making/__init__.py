@@ -1,0 +1,1 @@
+"""Making MoE checkpoints: tiny ones from random weights, and larger ones from dense checkpoints."""

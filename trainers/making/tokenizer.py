@@ -1,0 +1,85 @@
+"""A small byte-level BPE tokenizer trained on the spot, and chat templates for checkpoints that lack one."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast
+
+PAD, START, END = "<|pad|>", "<|im_start|>", "<|im_end|>"
+_SPECIAL = re.compile("|".join(map(re.escape, (PAD, START, END))))
+
+# The template marks the assistant's words, and the token that ends its turn, as what the model learns.
+CHAT_TEMPLATE = """\
+{%- for message in messages -%}
+{{- '<|im_start|>' + message['role'] + '\\n' -}}
+{%- if message['role'] == 'assistant' -%}
+{%- generation -%}{{- message['content'] + '<|im_end|>' -}}{%- endgeneration -%}
+{%- else -%}
+{{- message['content'] + '<|im_end|>' -}}
+{%- endif -%}
+{{- '\\n' -}}
+{%- endfor -%}
+{%- if add_generation_prompt -%}{{- '<|im_start|>assistant\\n' -}}{%- endif -%}
+"""
+
+# Vicuna v1.1. It marks the answer, and the token that ends it, as what the model learns.
+_VICUNA = """\
+{{- bos_token -}}
+{%- if messages[0]['role'] == 'system' -%}
+{{- messages[0]['content'] + ' ' -}}{%- set turns = messages[1:] -%}
+{%- else -%}
+{{- "A chat between a curious user and an artificial intelligence assistant. " -}}
+{{- "The assistant gives helpful, detailed, and polite answers to the user's questions. " -}}
+{%- set turns = messages -%}
+{%- endif -%}
+{%- for message in turns -%}
+{%- if message['role'] == 'assistant' -%}
+{{- 'ASSISTANT: ' -}}{%- generation -%}{{- message['content'] + eos_token -}}{%- endgeneration -%}
+{%- else -%}
+{{- 'USER: ' + message['content'] + ' ' -}}
+{%- endif -%}
+{%- endfor -%}
+{%- if add_generation_prompt -%}{{- 'ASSISTANT:' -}}{%- endif -%}
+"""
+
+TEMPLATES = {"vicuna": _VICUNA}
+
+
+def train_tokenizer(texts: Iterable[str], *, vocab_size: int, max_length: int) -> PreTrainedTokenizerFast:
+    """Train a fast tokenizer that can write any text; ``<|im_end|>`` ends turns and documents.
+
+    Args:
+        texts: the texts to learn merges from; special tokens in them stay special tokens.
+        vocab_size: the most tokens, special ones and the 256 bytes included.
+        max_length: the model's longest input, as the tokenizer states it.
+    """
+    tokenizer = Tokenizer(models.BPE())
+    # Digits stay single tokens, so that numbers are read alike wherever they stand.
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=[PAD, START, END],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(_between_special_tokens(texts), trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token=PAD,
+        eos_token=END,
+        extra_special_tokens=[START],
+        chat_template=CHAT_TEMPLATE,
+        model_max_length=max_length,
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def _between_special_tokens(texts: Iterable[str]) -> Iterator[str]:
+    for text in texts:
+        yield from filter(None, _SPECIAL.split(text))

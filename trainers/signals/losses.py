@@ -1,0 +1,133 @@
+"""Losses of each source: in training, held out, of a reference model, and how far the model lies above the reference.
+
+The training loss costs nothing, as the loop computes it anyway. Held-out losses cost forward passes over
+``mixing.probe_batches`` × ``mixing.probe_batch_size`` held-out examples of each source.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from trainers.data.batches import Forward, Tally
+from trainers.models.loss import TargetLosses
+from trainers.parallel.ranks import Ranks
+from trainers.signals.base import Probe, Signal, SignalContext, evaluating
+
+
+class TrainLoss(Signal):
+    """f64[K], the mean loss per target token since the last update; nan where a source was not seen."""
+
+    field = "train_loss"
+
+    def __init__(self, context: SignalContext) -> None:
+        super().__init__(context)
+        self._seen = Tally.empty(len(context.sources))
+
+    def add(self, step: Tally) -> None:
+        """Add the step's sums."""
+        self._seen.add(step)
+
+    def observe(self, step: int) -> NDArray[np.float64]:
+        """Return the mean losses and start from zero."""
+        loss_K = self._seen.source_loss
+        self._seen.clear()
+        return loss_K
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Return the sums since the last update."""
+        return self._seen.arrays()
+
+    def restore(self, arrays: dict[str, np.ndarray]) -> None:
+        """Restore the sums."""
+        self._seen = Tally(**arrays)
+
+
+class ProbeLoss(Signal):
+    """f64[K], the mean held-out loss per target token of the model in training."""
+
+    field = "probe_loss"
+
+    def __init__(self, context: SignalContext) -> None:
+        super().__init__(context)
+        self._probe = context.probe(self.field)
+
+    def observe(self, step: int) -> NDArray[np.float64]:
+        """Run the model on held-out examples."""
+        with evaluating(self._context.losses):
+            return self._mean(step, lambda batch: each_loss(self._context.losses, batch))
+
+    def _mean(self, step: int, each: Callable[[Forward], Tensor]) -> NDArray[np.float64]:
+        return mean_by_source(self._probe, self._context.ranks, self._context.device, step, each)
+
+
+class ReferenceLoss(ProbeLoss):
+    """f64[K], the mean held-out loss per target token of the reference model.
+
+    The reference model is loaded for each observation, and dropped after it.
+    """
+
+    field = "reference_loss"
+
+    def observe(self, step: int) -> NDArray[np.float64]:
+        """Run the reference model on held-out examples."""
+        reference = self._context.reference_losses()
+        return self._mean(step, lambda batch: each_loss(reference, batch))
+
+
+class ExcessLoss(ProbeLoss):
+    """f64[K], the mean over held-out target tokens of max(loss − the reference model's loss of the same token, 0).
+
+    The reference model stays in memory beside the one in training, without gradients.
+    """
+
+    field = "excess_loss"
+
+    def __init__(self, context: SignalContext) -> None:
+        super().__init__(context)
+        self._reference = context.reference_losses()
+
+    def observe(self, step: int) -> NDArray[np.float64]:
+        """Run both models on held-out examples."""
+        losses = self._context.losses
+        with evaluating(losses):
+            return self._mean(
+                step, lambda batch: (each_loss(losses, batch) - each_loss(self._reference, batch)).clamp_min(0)
+            )
+
+
+def mean_by_source(
+    probe: Probe, ranks: Ranks, device: torch.device, step: int, each: Callable[[Forward], Tensor]
+) -> NDArray[np.float64]:
+    """Average over the target tokens of held-out examples.
+
+    Args:
+        probe: the examples.
+        ranks: the processes that share the work.
+        device: where the forward passes run.
+        step: the number of finished steps.
+        each: gives f[N], a value for each target of a forward pass.
+
+    Returns:
+        f64[K], the mean of each source; nan for a source without targets.
+    """
+    sums_2K = np.zeros((2, probe.num_sources))
+    with torch.no_grad():
+        for batch in probe.forwards(step, device):
+            values_N = each(batch).cpu().double().numpy()
+            sums_2K[0] += np.bincount(batch.target_source_N, values_N, probe.num_sources)
+            sums_2K[1] += np.bincount(batch.target_source_N, minlength=probe.num_sources)
+    total_K, count_K = ranks.sum(sums_2K)
+    mean_K = np.full(probe.num_sources, np.nan)
+    np.divide(total_K, count_K, out=mean_K, where=count_K > 0)
+    return mean_K
+
+
+def each_loss(losses: TargetLosses, batch: Forward) -> Tensor:
+    """Return f32[N], the loss of each target of a forward pass."""
+    each_N: Tensor = losses(batch).each_N
+    return each_N
