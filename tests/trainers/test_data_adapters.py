@@ -5,7 +5,7 @@ import pytest
 from harness.errors import MoemixError
 from harness.recipe_file import load_recipe
 from trainers.data.adapters import ADAPTERS, load_adapter
-from trainers.data.conversation import Malformed, Unusable
+from trainers.data.adapters import MalformedRowError, UnusableRowError
 from trainers.data.reading import read_part
 from trainers.data.tokenise import PartAdapter
 
@@ -52,9 +52,9 @@ def test_messages_may_come_in_parts_and_under_another_name():
     parts = [{"type": "text", "text": "one "}, {"type": "text", "text": "two"}]
     row = {"chat": [{"role": "user", "content": "q"}, {"role": "assistant", "content": parts}]}
     assert adapt("messages", row, messages="chat")[-1] == ("assistant", "one two")
-    with pytest.raises(Unusable, match="image_url"):
+    with pytest.raises(UnusableRowError, match="image_url"):
         adapt("messages", {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]})
-    with pytest.raises(Unusable, match="calls a tool"):
+    with pytest.raises(UnusableRowError, match="calls a tool"):
         adapt("messages", {"messages": [{"role": "assistant", "content": None, "tool_calls": [{}]}]})
 
 
@@ -66,7 +66,7 @@ def test_alpaca_puts_the_input_below_the_instruction_and_reads_instances():
     assert adapt("alpaca", {"instruction": "i", "output": "o"}) == [("user", "i"), ("assistant", "o")]
     row = {"instruction": "i", "instances": [{"input": "", "output": "first"}, {"input": "", "output": "second"}]}
     assert adapt("alpaca", row, instances="instances")[-1] == ("assistant", "first")
-    with pytest.raises(Unusable, match="no instance"):
+    with pytest.raises(UnusableRowError, match="has no instance"):
         adapt("alpaca", {"instruction": "i", "instances": []}, instances="instances")
 
 
@@ -77,7 +77,7 @@ def test_wrapped_prompts_are_unwrapped_and_end_markers_removed():
     assert adapt("prompt_completion", row, **options) == [("user", "Why?"), ("assistant", "Because.")]
     row["prompt"] = head + "### Input:\nRain\n\n### Response:\n"
     assert adapt("prompt_completion", row, **options)[0] == ("user", "Why?\n\nRain")
-    with pytest.raises(Malformed, match="not wrapped"):
+    with pytest.raises(MalformedRowError, match="not wrapped"):
         adapt("prompt_completion", {"prompt": "Why?", "answer": "x"}, **options)
 
 
@@ -124,7 +124,7 @@ def test_mbpp_shows_the_tests_and_answers_with_plain_line_ends():
     ],
 )
 def test_a_row_outside_its_format_says_what_is_wrong(name, row, message):
-    with pytest.raises(Malformed, match=message):
+    with pytest.raises(MalformedRowError, match=message):
         adapt(name, row)
 
 

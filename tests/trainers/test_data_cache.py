@@ -61,7 +61,7 @@ def test_processes_that_come_together_build_once(tmp_path):
 
 @pytest.mark.parametrize("name", ["tokens.npy", "targets.npy", "offsets.npy", "keys.npy", "meta.json"])
 @pytest.mark.parametrize("harm", ["truncated", "altered", "absent"])
-def test_any_damage_is_noticed_and_mended(tmp_path, capsys, name, harm):
+def test_any_damage_is_noticed_and_mended(tmp_path, caplog, name, harm):
     folder, log = tmp_path / "t", tmp_path / "log"
     whole = [example.input_ids.tolist() for example in map(cached(folder, lambda: build(log)).__getitem__, range(3))]
     data = bytearray((folder / name).read_bytes())
@@ -72,7 +72,7 @@ def test_any_damage_is_noticed_and_mended(tmp_path, capsys, name, harm):
         (folder / name).write_bytes(data[: len(data) // 2] if harm == "truncated" else data)
     again = cached(folder, lambda: build(log))
     assert [again[i].input_ids.tolist() for i in range(3)] == whole
-    assert "the token cache is damaged" in capsys.readouterr().err
+    assert "the token cache is damaged" in caplog.text
     assert log.read_text() == "built\n" * 2
 
 

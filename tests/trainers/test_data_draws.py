@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trainers.data import Draws, SourceExhausted
+from trainers.data import Draws, SourceExhaustedError
 from trainers.data.draws import permuted
 
 SIZES = np.array([5, 40, 1, 300])
@@ -130,7 +130,7 @@ def test_a_source_that_may_not_repeat_stops_at_the_same_draw_whatever_the_batch(
         while True:
             try:
                 source, _ = draws.take(start, batch, np.array([0.2, 0.6, 0.0, 0.2]), drawn)
-            except SourceExhausted as end:
+            except SourceExhaustedError as end:
                 return end.draw
             drawn, start = drawn + counted(source, 4), start + batch
 
@@ -138,7 +138,7 @@ def test_a_source_that_may_not_repeat_stops_at_the_same_draw_whatever_the_batch(
 
 
 def test_a_source_that_may_not_repeat_says_where_it_ran_out():
-    with pytest.raises(SourceExhausted) as caught:
+    with pytest.raises(SourceExhaustedError) as caught:
         Draws(SIZES, 0, "stop").take(0, 100, WEIGHTS, np.zeros(4, int))
     assert caught.value.source == 2
     assert caught.value.draw < 100

@@ -47,19 +47,19 @@ def test_rows_know_their_lines(tmp_path):
     ("name", "content", "said"),
     [
         ("x.jsonl", b'{"a": 1}\n{"a": \n', r"x\.jsonl:2: not valid JSON"),
-        ("x.jsonl", b'{"a": 1}\n[1]\n', r"x\.jsonl:2: a row should be an object, and is \[1\]"),
+        ("x.jsonl", b'{"a": 1}\n[1]\n', r"x\.jsonl:2: a row should be an object, but it is \[1\]"),
         ("x.jsonl", b'{"a": 1}\n{"a": "\xff"}\n', r"x\.jsonl:2: not UTF-8"),
         ("x.jsonl", b"", r"x\.jsonl: the file has no rows"),
         ("x.json", b"[]", r"x\.json: the file has no rows"),
         ("x.json", b'[\n{"a": 1},\n{"a": 2}', r"x\.json:3: not valid JSON"),
         ("x.json", b'[\n{"a": 1},\n{"a" 2}\n]', r"x\.json:3: not valid JSON"),
-        ("x.json", b'[{"a": 1},\n3]', r"x\.json:2: a row should be an object, and is 3"),
-        ("x.json", b'[{"a": 1}]\n[{"a": 2}]', r"x\.json:2: not valid JSON: something follows"),
-        ("x.json", b'{\n "a": 1\n}', r"(?s)x\.json:1: not valid JSON.*one object a line, or an array"),
-        ("x.json", b'[{"a": "\xff"}]', r"x\.json: not UTF-8"),
-        ("x.jsonl.gz", gzip.compress(b'{"a": 1}\n' * 99, mtime=0)[:-12], r"x\.jsonl\.gz: cannot be read"),
-        ("x.jsonl.gz", b"not gzipped", r"x\.jsonl\.gz: cannot be read"),
-        ("x.parquet", b"not parquet", r"x\.parquet: not a Parquet file"),
+        ("x.json", b'[{"a": 1},\n3]', r"x\.json:2: a row should be an object, but it is 3"),
+        ("x.json", b'[{"a": 1}]\n[{"a": 2}]', r"x\.json:2: not valid JSON: unexpected text after"),
+        ("x.json", b'{\n "a": 1\n}', r"(?s)x\.json:1: not valid JSON.*one object per line, or an array"),
+        ("x.json", b'[{"a": "\xff"}]', r"x\.json: the file is not UTF-8"),
+        ("x.jsonl.gz", gzip.compress(b'{"a": 1}\n' * 99, mtime=0)[:-12], r"x\.jsonl\.gz: the file cannot be read"),
+        ("x.jsonl.gz", b"not gzipped", r"x\.jsonl\.gz: the file cannot be read"),
+        ("x.parquet", b"not parquet", r"x\.parquet: the file is not a Parquet file"),
         ("x.csv", b"a,b\n", r"(?s)x\.csv: unknown kind of file '\.csv'.*\.parquet"),
     ],
 )
@@ -81,7 +81,7 @@ def test_a_hub_dataset_may_lie_in_the_data_root(tmp_path, monkeypatch):
     assert [row for row, _ in found] == ROWS
     assert found[1][1] == "org/songs[train]:row 1"
     for wrong in ({"split": "test"}, {"subset": "quiet"}):
-        with pytest.raises(MoemixError, match="source s: hub dataset org/songs: cannot be loaded"):
+        with pytest.raises(MoemixError, match="source s: hub dataset org/songs: the dataset cannot be loaded"):
             read(tmp_path, **{"hub": "org/songs", "subset": "loud", **wrong})
 
 
@@ -90,5 +90,5 @@ def test_a_hub_dataset_out_of_reach_is_an_error_with_its_name(tmp_path, monkeypa
 
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    with pytest.raises(MoemixError, match="hub dataset org/nowhere: cannot be loaded"):
+    with pytest.raises(MoemixError, match="hub dataset org/nowhere: the dataset cannot be loaded"):
         read(tmp_path, hub="org/nowhere")

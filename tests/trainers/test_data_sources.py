@@ -141,12 +141,12 @@ def test_a_bad_file_is_named_with_its_line(tokenizer, tmp_path, rows, said):
         load(tokenizer, tmp_path, Part(adapter="sharegpt", files=("x.jsonl",)))
 
 
-def test_rows_without_an_answer_are_counted_and_told(tokenizer, tmp_path, capsys):
+def test_rows_without_an_answer_are_counted_and_told(tokenizer, tmp_path, caplog):
     part = write(tmp_path, "x.jsonl", [talk(("human", "q"), ("gpt", "a")), talk(("human", "only a question"))])
     loaded = load(tokenizer, tmp_path, part)
     assert len(loaded.train) == 1
     assert sum(loaded.report.bad.values()) == 1
-    assert "x.jsonl:2" in capsys.readouterr().err
+    assert "x.jsonl:2" in caplog.text
 
 
 def test_missing_files_adapters_and_options_name_their_neighbours(tokenizer, tmp_path):
@@ -173,17 +173,17 @@ def test_probe_and_training_examples_are_disjoint_and_too_many_are_refused(token
         load(tokenizer, tmp_path, part, probe_examples=15, train_examples=10)
 
 
-def test_a_damaged_cache_is_made_again(tokenizer, tmp_path, capsys):
+def test_a_damaged_cache_is_made_again(tokenizer, tmp_path, caplog):
     part = write(tmp_path, "x.jsonl", [talk(("human", f"q {i}"), ("gpt", f"a {i}")) for i in range(5)])
     first = [example.input_ids.tolist() for example in map(load(tokenizer, tmp_path, part).train.__getitem__, range(5))]
     for file in (tmp_path / "cache").rglob("*.npy"):
         data = bytearray(file.read_bytes())
         data[-1] ^= 0xFF
         file.write_bytes(bytes(data))
-    capsys.readouterr()
+    caplog.clear()
     again = load(tokenizer, tmp_path, part)
     assert [again.train[i].input_ids.tolist() for i in range(5)] == first
-    assert "cache" in capsys.readouterr().err
+    assert "cache" in caplog.text
 
 
 @pytest.mark.data

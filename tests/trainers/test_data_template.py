@@ -9,7 +9,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, 
 from transformers import PreTrainedTokenizerFast
 
 from harness.errors import MoemixError
-from trainers.data.conversation import Unusable
+from trainers.data.adapters import UnusableRowError
 from trainers.data.template import Encoder, Rendered
 
 TEXT = [
@@ -145,7 +145,7 @@ def chat(*contents: str, system: str | None = None) -> list[dict]:
 def learnt(made: Encoder, messages: list[dict]) -> list[list[int]]:
     """Each unbroken run of learnt tokens."""
     encoded = made.encode([made.render(messages)])[0]
-    if isinstance(encoded, Unusable):
+    if isinstance(encoded, UnusableRowError):
         raise encoded
     ids, targets = encoded
     assert ids.tolist() == made.tokenizer(made.render(messages).text, add_special_tokens=False)["input_ids"]
@@ -214,7 +214,7 @@ def test_no_conversation_is_learnt_wrongly(plain_tokenizer, contents, name):
     if all(answer.strip() for answer in flat[1::2]):
         check(name, made, flat, None)
     else:
-        with pytest.raises(Unusable, match="empty assistant turn"):
+        with pytest.raises(UnusableRowError, match="empty assistant turn"):
             made.render(chat(*flat))
 
 
@@ -243,7 +243,7 @@ def test_raw_text_is_learnt_whole_and_closed(tokenizer):
     ],
 )
 def test_a_template_that_cannot_be_learnt_from_is_refused_with_the_reason(plain_tokenizer, template, said):
-    with pytest.raises((MoemixError, Unusable), match=said):
+    with pytest.raises((MoemixError, UnusableRowError), match=said):
         learnt(encoder(plain_tokenizer, template), chat("q", "a"))
 
 
@@ -257,7 +257,7 @@ def test_a_template_that_cannot_be_learnt_from_is_refused_with_the_reason(plain_
     ],
 )
 def test_a_template_that_alters_answers_is_not_guessed_at(plain_tokenizer, template, said):
-    with pytest.raises(Unusable, match=said):
+    with pytest.raises(UnusableRowError, match=said):
         encoder(plain_tokenizer, template).render(chat("Q", "a fox", "Q", "the fox"))
 
 
@@ -280,18 +280,18 @@ def test_a_text_that_can_be_read_in_two_ways_is_refused(plain_tokenizer):
     )
     answers = [{"role": "assistant", "content": text} for text in ("a</s>a|a", "a</s>a|a</s>a")]
     assert last_part.render(answers[:1]).spans == ((0, 1),)
-    with pytest.raises(Unusable, match="looks like the template's text"):
+    with pytest.raises(UnusableRowError, match="looks like the template's text"):
         last_part.render(answers)
 
 
 def test_conversations_the_template_has_no_place_for_say_why(plain_tokenizer):
     strict = encoder(plain_tokenizer, TEMPLATES["llama 2"][0])
-    with pytest.raises(Unusable, match="roles must alternate"):
+    with pytest.raises(UnusableRowError, match="roles must alternate"):
         strict.render([{"role": "user", "content": "a"}, *chat("b", "c")])
     users_only = "{% for m in messages %}{% if m.role != 'tool' %}{{ m.content + eos_token }}{% endif %}{% endfor %}"
-    with pytest.raises(Unusable, match="leaves out a tool turn"):
+    with pytest.raises(UnusableRowError, match="leaves out a tool turn"):
         encoder(plain_tokenizer, users_only).render([*chat("q", "call"), {"role": "tool", "content": "42"}])
-    with pytest.raises(Unusable, match="no assistant turn"):
+    with pytest.raises(UnusableRowError, match="no assistant turn"):
         strict.render(chat("only a question"))
 
 
@@ -299,7 +299,7 @@ def test_a_token_that_holds_header_and_answer_alike_is_refused(plain_tokenizer):
     glued = "{% for m in messages %}{{ m.role + ':' + m.content + eos_token }}{% endfor %}"
     backend = byte_level()
     backend.add_tokens([AddedToken(":)", normalized=True)])
-    with pytest.raises(Unusable, match="holds both"):
+    with pytest.raises(UnusableRowError, match="holds both"):
         learnt(encoder(wrap(backend), glued), chat("Smile!", ") hello"))
 
 

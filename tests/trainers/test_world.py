@@ -6,8 +6,8 @@ import random
 import pytest
 
 from harness.errors import MoemixError
-from harness.files import hash_tree, read_jsonl
-from trainers.data.world import SIZES, _split, make_world, world_id
+from harness.files import hash_tree, hash_value, read_jsonl
+from trainers.data.world import _VERSION, SIZES, _split, make_world, world_id
 from trainers.data.world_families import FAMILIES
 
 
@@ -24,6 +24,12 @@ def test_the_same_seed_gives_the_same_bytes_and_another_one_does_not(world, tmp_
     assert hash_tree(tmp_path / "again") == hash_tree(world)
     assert hash_tree(tmp_path / "other") != hash_tree(world)
     assert world_id("quickstart", 0) != world_id("quickstart", 1)
+
+
+def test_files_that_change_need_a_new_version_of_the_generator(world):
+    # A world is known by its version: if this fails, increase trainers.data.world._VERSION and write the new hash here.
+    files = json.loads((world / "world.json").read_text())["files"]
+    assert (_VERSION, hash_value(files)[:16]) == (1, "96e5fdc198985584")
 
 
 def test_an_unknown_world_names_the_known_one(tmp_path):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from trainers.data.draws import Draws, SourceExhausted
+from trainers.data.draws import Draws, SourceExhaustedError
 from trainers.data.packing import PackedBatch, block_mask, collate, pack
 from trainers.data.sources import TokenSource, TokenSplit, load_sources
 from trainers.data.tokens import Example, SourceReport
@@ -11,7 +11,7 @@ __all__ = [
     "Draws",
     "Example",
     "PackedBatch",
-    "SourceExhausted",
+    "SourceExhaustedError",
     "SourceReport",
     "TokenSource",
     "TokenSplit",

@@ -1,7 +1,7 @@
-"""Formats: each adapter turns one row of a published format into a conversation, or into raw text.
+"""Adapters: each turns one row of a published format into a conversation, or into raw text.
 
-An adapter is a function of a row; its keyword arguments are its options. ``ADAPTERS`` is the whole list, and a
-file of one's own works as well: ``path/to/file.py:function``.
+An adapter is a function of a row, and its keyword arguments are its options. ``ADAPTERS`` lists all of them. A user's
+own file works as well: ``path/to/file.py:function``.
 """
 
 from __future__ import annotations
@@ -12,13 +12,29 @@ import json
 import re
 import typing
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Literal, TypedDict
 
 from harness.errors import unknown
 from harness.plugins import file_reference, module_from
-from trainers.data.conversation import Conversation, Malformed, Message, Unusable
 
-Row = Mapping[str, Any]
+
+class Message(TypedDict):
+    """One turn: ``role`` is ``system``, ``user``, ``assistant`` or ``tool``."""
+
+    role: str
+    content: str
+
+
+class MalformedRowError(Exception):
+    """The row is not in the declared format. Reading stops with the file, the line and this reason."""
+
+
+class UnusableRowError(Exception):
+    """The row has the declared format but nothing to train on. It is left out, counted and reported by this reason."""
+
+
+Row = Mapping[str, object]
+Conversation = list[Message]
 Adapter = Callable[[Row], Conversation | str]
 
 SHAREGPT_ROLES = {
@@ -31,7 +47,7 @@ SHAREGPT_ROLES = {
     "bing": "assistant",
     "bard": "assistant",
     "model": "assistant",
-    "function_call": "assistant",  # the model writes the call; the answer to it comes from outside
+    "function_call": "assistant",  # the model writes the call; the result comes from outside
     "observation": "tool",
     "function_response": "tool",
     "tool": "tool",
@@ -53,42 +69,41 @@ def sharegpt(
     tools: str | None = None,
     tool_role: Literal["user", "tool"] = "user",
 ) -> Conversation:
-    """``conversations: [{from, value}]``.
+    """Read ``conversations: [{from, value}]``.
 
-    Options:
+    Args:
+        row: the row.
         conversations: the column of turns.
-        append: a column that holds one more turn (``chosen`` of a preference file).
-        tools: a column of tool schemas, given to the model in the system turn.
-        tool_role: the role of what a tool answered. Few chat templates have a ``tool`` turn, and many that lack it
-            drop it, so the default is ``user``.
+        append: a column with one more turn (``chosen`` of a preference file).
+        tools: a column of tool schemas, which are added to the system turn.
+        tool_role: the role of a tool's result. Few chat templates have a ``tool`` turn, and many of the others drop
+            it, so the default is ``user``.
     """
-    turns = list(_list(row, conversations))
-    if append is not None:
-        turns.append(_required(row, append))
-    messages: Conversation = []
-    for turn in turns:
-        who = _text(turn, "from").lower()
-        if who not in SHAREGPT_ROLES:
-            raise Malformed(str(unknown("speaker", who, SHAREGPT_ROLES)))
-        role = SHAREGPT_ROLES[who]
-        messages.append({"role": tool_role if role == "tool" else role, "content": _text(turn, "value")})
-    if tools is not None:
-        messages = _with_tools(messages, row.get(tools))
-    return messages
+    turns: Conversation = []
+    for turn in _turns(row, conversations, append):
+        speaker = _text(turn, "from").lower()
+        if speaker not in SHAREGPT_ROLES:
+            raise MalformedRowError(str(unknown("speaker", speaker, SHAREGPT_ROLES)))
+        role = SHAREGPT_ROLES[speaker]
+        turns.append({"role": tool_role if role == "tool" else role, "content": _text(turn, "value")})
+    return turns if tools is None else _with_tools(turns, row.get(tools))
 
 
 def messages(row: Row, *, messages: str = "messages", append: str | None = None) -> Conversation:
-    """``messages: [{role, content}]``, the shape of the OpenAI API; ``append`` names a column with one more turn."""
-    turns = list(_list(row, messages))
-    if append is not None:
-        turns.append(_required(row, append))
-    found: Conversation = []
-    for turn in turns:
+    """Read ``messages: [{role, content}]``, the shape of the OpenAI API.
+
+    Args:
+        row: the row.
+        messages: the column of turns.
+        append: a column with one more turn.
+    """
+    turns: Conversation = []
+    for turn in _turns(row, messages, append):
         role = _text(turn, "role")
         if role not in OPENAI_ROLES:
-            raise Malformed(str(unknown("role", role, OPENAI_ROLES)))
-        found.append({"role": role, "content": _content(turn)})
-    return found
+            raise MalformedRowError(str(unknown("role", role, OPENAI_ROLES)))
+        turns.append({"role": role, "content": _content(_mapping(turn, "a turn"))})
+    return turns
 
 
 def alpaca(
@@ -100,21 +115,24 @@ def alpaca(
     system: str | None = None,
     instances: str | None = None,
 ) -> Conversation:
-    """``instruction``, optional ``input``, ``output``: the input stands below the instruction.
+    """Read ``instruction``, optional ``input``, and ``output``. The input is placed below the instruction.
 
-    Options:
-        instruction, input, output, system: column names (GPTeacher calls its answer ``response``).
-        instances: a column with a list of ``{input, output}``; the first is taken (self-instruct).
+    Args:
+        row: the row.
+        instruction: the column of the task.
+        input: the column of the task's input.
+        output: the column of the answer (``response`` in GPTeacher).
+        system: the column of a system turn.
+        instances: a column with a list of ``{input, output}``, of which the first is used (self-instruct).
     """
-    task = _text(row, instruction)
-    holder = row
+    task, holder = _text(row, instruction), row
     if instances is not None:
         listed = _list(row, instances)
         if not listed:
-            raise Unusable("no instance of the task")
+            raise UnusableRowError("the task has no instance")
         holder = _mapping(listed[0], instances)
-    given = _text(holder, input) if holder.get(input) is not None else ""
-    return _dialogue(_below(task, given), _text(holder, output), system=_text(row, system) if system else "")
+    task_input = _text(holder, input) if holder.get(input) is not None else ""
+    return _dialogue(_below(task, task_input), _text(holder, output), system=_text(row, system) if system else "")
 
 
 def prompt_completion(
@@ -126,13 +144,16 @@ def prompt_completion(
     strip_suffix: str | Sequence[str] = (),
     unwrap: bool = False,
 ) -> Conversation:
-    """A question column and an answer column.
+    """Read a question column and an answer column.
 
-    Options:
-        prompt, completion, system: column names (``question`` and ``response`` in OpenOrca, …).
-        strip_suffix: end markers written into the answers (``<|endoftext|>``), removed where an answer ends in one.
-        unwrap: take the question out of the Alpaca prompt it is wrapped in ("Below is an instruction …"), since the
-            chat template does that work.
+    Args:
+        row: the row.
+        prompt: the column of the question (``question`` in OpenOrca).
+        completion: the column of the answer (``response`` in OpenOrca).
+        system: the column of a system turn.
+        strip_suffix: end markers that were written into the answers (``<|endoftext|>``); they are removed.
+        unwrap: extract the question from the Alpaca prompt around it ("Below is an instruction …"), because the chat
+            template adds such text itself.
     """
     question, answer = _text(row, prompt), _text(row, completion).rstrip()
     for suffix in [strip_suffix] if isinstance(strip_suffix, str) else strip_suffix:
@@ -140,16 +161,17 @@ def prompt_completion(
     if unwrap:
         wrapped = ALPACA_PROMPT.fullmatch(question)
         if wrapped is None:
-            raise Malformed(f"`{prompt}` is not wrapped in the Alpaca prompt, and `unwrap` is set")
+            raise MalformedRowError(f"`{prompt}` is not wrapped in the Alpaca prompt, and `unwrap` is set")
         question = _below(wrapped["instruction"], wrapped["input"] or "")
     return _dialogue(question, answer, system=_text(row, system) if system else "")
 
 
 def gsm8k(row: Row, *, annotations: Literal["strip", "keep"] = "strip") -> Conversation:
-    """``question`` and ``answer`` with worked steps and a last line ``#### 72``.
+    """Read ``question``, and ``answer`` with worked steps and a last line ``#### 72``.
 
-    Options:
-        annotations: ``strip`` or ``keep`` the calculator annotations ``<<48/2=24>>``.
+    Args:
+        row: the row.
+        annotations: whether the calculator annotations ``<<48/2=24>>`` are removed (``strip``) or kept.
     """
     answer = _text(row, "answer")
     if annotations == "strip":
@@ -158,41 +180,34 @@ def gsm8k(row: Row, *, annotations: Literal["strip", "keep"] = "strip") -> Conve
 
 
 def aqua(row: Row) -> Conversation:
-    """``question``, ``options`` such as ``A)600``, ``rationale``, ``correct``: the rationale, then the letter."""
+    """Read ``question``, ``options`` such as ``A)600``, ``rationale``, and ``correct``, the letter of the answer."""
     options = "\n".join(str(option) for option in _list(row, "options"))
     question = f"{_text(row, 'question')}\n\nAnswer choices:\n{options}"
     return _dialogue(question, f"{_text(row, 'rationale').rstrip()}\n\nThe answer is {_text(row, 'correct')}.")
 
 
 def mbpp(row: Row) -> Conversation:
-    """``text``, ``code``, ``test_list``: the task with its tests, answered by the code (line ends made plain)."""
+    """Read ``text``, ``code`` and ``test_list``: the task with its tests, answered by the code with plain line ends."""
     tests = "\n".join(str(test) for test in _list(row, "test_list"))
     question = f"{_text(row, 'text')}\n\nYour code should pass these tests:\n\n{tests}"
     return _dialogue(question, _text(row, "code").replace("\r\n", "\n").strip())
 
 
 def text(row: Row, *, text: str = "text") -> str:
-    """Raw text in the column ``text``; every token but the first is learnt."""
+    """Read raw text from the column ``text``. Every token except the first is a training target."""
     return _text(row, text)
 
 
 ADAPTERS: dict[str, Callable[..., Conversation | str]] = {
-    "sharegpt": sharegpt,
-    "messages": messages,
-    "alpaca": alpaca,
-    "prompt_completion": prompt_completion,
-    "gsm8k": gsm8k,
-    "aqua": aqua,
-    "mbpp": mbpp,
-    "text": text,
+    function.__name__: function for function in (sharegpt, messages, alpaca, prompt_completion, gsm8k, aqua, mbpp, text)
 }
 
 
-def load_adapter(name: str, options: Mapping[str, Any], *, where: str) -> Adapter:
-    """The adapter called ``name`` (or ``path/to/file.py:function``) with its options filled in.
+def load_adapter(name: str, options: Mapping[str, object], *, where: str) -> Adapter:
+    """Return the adapter called ``name`` (or ``path/to/file.py:function``) with its options filled in.
 
     Raises:
-        MoemixError: no such adapter, file, function or option; the nearest is named.
+        MoemixError: there is no such adapter, file, function or option; the message names the nearest one.
     """
     if reference := file_reference(name):
         file, function_name = reference
@@ -211,11 +226,16 @@ def load_adapter(name: str, options: Mapping[str, Any], *, where: str) -> Adapte
             raise unknown(f"option of the adapter {name}:", option, known, where=where)
         choices = typing.get_args(types.get(option)) if typing.get_origin(types.get(option)) is Literal else ()
         if choices and value not in choices:
-            raise unknown(f"value of `{option}`:", value, choices, where=where)
+            raise unknown(f"value of `{option}`:", str(value), choices, where=where)
     return functools.partial(function, **options)
 
 
-# --- pieces that adapters are made of ---------------------------------------------------------------
+# --- parts of adapters ------------------------------------------------------------------------------
+
+
+def _turns(row: Row, column: str, append: str | None) -> list[object]:
+    """Return the turns in a column, and one more if ``append`` names its column."""
+    return [*_list(row, column), *([] if append is None else [_required(row, append)])]
 
 
 def _dialogue(question: str, answer: str, *, system: str = "") -> Conversation:
@@ -223,61 +243,62 @@ def _dialogue(question: str, answer: str, *, system: str = "") -> Conversation:
     return [*turns, {"role": "user", "content": question}, {"role": "assistant", "content": answer}]
 
 
-def _below(task: str, given: str) -> str:
-    return f"{task}\n\n{given}" if given.strip() else task
+def _below(task: str, task_input: str) -> str:
+    return f"{task}\n\n{task_input}" if task_input.strip() else task
 
 
-def _content(turn: Any) -> str:
-    """A turn's text: plain, or in parts of which all are text."""
-    if turn.get("content") is None and (turn.get("tool_calls") or turn.get("function_call")):
-        raise Unusable("a turn that calls a tool instead of writing text")
-    if isinstance(turn.get("content"), list):
-        parts = [_mapping(part, "content") for part in turn["content"]]
+def _content(turn: Row) -> str:
+    """Return a turn's text, which is plain or in parts that are all text."""
+    content = turn.get("content")
+    if content is None and (turn.get("tool_calls") or turn.get("function_call")):
+        raise UnusableRowError("a turn that calls a tool instead of writing text")
+    if isinstance(content, list):
+        parts = [_mapping(part, "content") for part in content]
         if others := sorted({str(part.get("type")) for part in parts} - {"text"}):
-            raise Unusable(f"a turn with parts that are not text ({', '.join(others)})")
+            raise UnusableRowError(f"a turn with parts that are not text ({', '.join(others)})")
         return "".join(_text(part, "text") for part in parts)
     return _text(turn, "content")
 
 
-def _with_tools(messages: Conversation, schemas: Any) -> Conversation:
-    """Tool schemas at the end of the system turn, or as one."""
+def _with_tools(turns: Conversation, schemas: object) -> Conversation:
+    """Add tool schemas to the end of the system turn, or as a system turn."""
     listing = schemas if isinstance(schemas, str) else json.dumps(schemas, ensure_ascii=False)
     if schemas is None or listing.strip() in ("", "[]", "null"):
-        return messages
-    said = f"You can call these functions, by answering with JSON:\n{listing.strip()}"
-    if messages and messages[0]["role"] == "system":
-        first: Message = {"role": "system", "content": f"{messages[0]['content']}\n\n{said}".strip()}
-        return [first, *messages[1:]]
-    return [{"role": "system", "content": said}, *messages]
+        return turns
+    prompt = f"You can call these functions, by answering with JSON:\n{listing.strip()}"
+    if turns and turns[0]["role"] == "system":
+        first: Message = {"role": "system", "content": f"{turns[0]['content']}\n\n{prompt}".strip()}
+        return [first, *turns[1:]]
+    return [{"role": "system", "content": prompt}, *turns]
 
 
-def _mapping(value: Any, name: str) -> Row:
+def _mapping(value: object, name: str) -> Row:
     if not isinstance(value, Mapping):
-        raise Malformed(f"`{name}` should hold objects, and holds {_kind(value)}")
+        raise MalformedRowError(f"`{name}` should hold objects, and holds {_kind(value)}")
     return value
 
 
-def _required(row: Any, key: str) -> Any:
+def _required(row: object, key: str) -> object:
     row = _mapping(row, "a turn")
-    if key not in row or row[key] is None:
-        raise Malformed(f"`{key}` is missing (there are: {', '.join(map(str, row))})")
+    if row.get(key) is None:
+        raise MalformedRowError(f"`{key}` is missing (there are: {', '.join(map(str, row))})")
     return row[key]
 
 
-def _text(row: Any, key: str) -> str:
+def _text(row: object, key: str) -> str:
     value = _required(row, key)
     if not isinstance(value, str):
-        raise Malformed(f"`{key}` should be text, and is {_kind(value)}")
+        raise MalformedRowError(f"`{key}` should be text, and is {_kind(value)}")
     return value
 
 
-def _list(row: Row, key: str) -> Sequence[Any]:
+def _list(row: Row, key: str) -> Sequence[object]:
     value = _required(row, key)
     if not isinstance(value, list | tuple):
-        raise Malformed(f"`{key}` should be a list, and is {_kind(value)}")
+        raise MalformedRowError(f"`{key}` should be a list, and is {_kind(value)}")
     return value
 
 
-def _kind(value: Any) -> str:
+def _kind(value: object) -> str:
     names = {dict: "an object", list: "a list", str: "text", bool: "true or false", int: "a number", float: "a number"}
     return names.get(type(value), "null" if value is None else type(value).__name__)

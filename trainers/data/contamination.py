@@ -16,7 +16,7 @@ from harness.recipe_file import load_recipe
 from harness.records import Contamination
 from harness.sources import fingerprint
 from harness.store import Run, Store, data_root, store_root
-from trainers.data.conversation import Malformed, Unusable
+from trainers.data.adapters import MalformedRowError, UnusableRowError
 from trainers.data.reading import read_part
 from trainers.data.tokenise import PartAdapter
 
@@ -81,7 +81,7 @@ def source_texts(source: Source, root: Path | None) -> tuple[int, Iterator[Texts
                     continue
                 try:
                     made = adapter.adapt(row)
-                except (Malformed, Unusable):
+                except (MalformedRowError, UnusableRowError):
                     continue  # training stops at the one and leaves out the other: neither is learnt from
                 yield where, [made] if isinstance(made, str) else [turn["content"] for turn in made]
 

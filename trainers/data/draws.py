@@ -1,17 +1,16 @@
-"""Draws: which example comes next, as a pure function of the seed, the weights and the draw's number.
+"""Draw examples: which one is next is a pure function of the seed, the weights and the number of the draw.
 
 Draw ``i`` picks its source by inverting the weights' distribution function at a uniform number hashed from
-``(seed, i)``. The ``j``-th draw from a source takes place ``j mod size`` of that source's permutation of epoch
-``j // size``, and the permutation is computed place by place from a key, never stored. So nothing is remembered
-between draws but how often each source was drawn, which the history of weights gives back: resuming needs that
-history and an integer.
+``(seed, i)``. The ``j``-th draw from a source takes position ``j mod size`` of that source's permutation of epoch
+``j // size``. The permutation is computed position by position from a key and never stored. So the only state is how
+often each source was drawn, and that follows from the history of weights: resuming needs this history and an integer.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,12 +27,12 @@ _AHEAD = 1 << 12  # draws computed at once, at least
 _CHUNK = 1 << 16  # draws at a time: the arrays stay in the processor's cache
 
 
-class SourceExhausted(Exception):
-    """A source without repeats has no example left; training ends here.
+class SourceExhaustedError(Exception):
+    """A source that must not repeat has no example left, so training ends.
 
     Attributes:
-        source: its index.
-        draw: the global index of the draw that found it empty.
+        source: the index of the source.
+        draw: the global index of the draw that needed another example.
     """
 
     def __init__(self, source: int, draw: int) -> None:
@@ -43,13 +42,13 @@ class SourceExhausted(Exception):
 
 @dataclass(frozen=True)
 class _Ahead:
-    """Draws computed before they were asked for, and what they were computed from.
+    """Draws that were computed in advance, and the arguments that they were computed from.
 
     Attributes:
-        start: global index of the first.
-        weights: f64[K], in force for all of them.
-        drawn: i64[K], draws before ``start`` by source.
-        source, index, epoch: i32[n], i64[n], i64[n].
+        start: the global index of the first draw.
+        weights: f64[K], the weights of all these draws.
+        drawn: i64[K], the draws from each source before ``start``.
+        source, index, epoch: i32[n], i64[n], i64[n], the draws.
     """
 
     start: int
@@ -59,8 +58,8 @@ class _Ahead:
     index: Ints
     epoch: Ints
 
-    def begins(self, start: int, n: int, weights: Floats, drawn: Ints) -> bool:
-        """Whether these are the draws that would be computed for this call."""
+    def matches(self, start: int, n: int, weights: Floats, drawn: Ints) -> bool:
+        """Return whether these are the draws that a call with these arguments would compute."""
         return (
             start == self.start
             and n <= len(self.source)
@@ -69,7 +68,7 @@ class _Ahead:
         )
 
     def after(self, n: int) -> _Ahead:
-        """What is left once the first ``n`` were given out."""
+        """Return what is left after the first ``n`` draws."""
         drawn = self.drawn.copy()
         np.add.at(drawn, self.source[:n], 1)
         return _Ahead(self.start + n, self.weights, drawn, self.source[n:], self.index[n:], self.epoch[n:])
@@ -79,9 +78,9 @@ class Draws:
     """An endless, reproducible stream of (source, example) pairs.
 
     Args:
-        sizes: i64[K], examples of each source's train split, each at least 1.
-        seed: of the data order.
-        exhausted: ``repeat`` reshuffles a finished source and goes on; ``stop`` raises :class:`SourceExhausted`.
+        sizes: i64[K], the examples of each source's train split, each at least 1.
+        seed: the seed of the data order.
+        exhausted: ``repeat`` reshuffles a finished source; ``stop`` raises :class:`SourceExhaustedError`.
     """
 
     def __init__(self, sizes: Ints, seed: int, exhausted: Literal["repeat", "stop"] = "repeat") -> None:
@@ -96,31 +95,31 @@ class Draws:
         self._keys = _mix(_mix(root + np.uint64(2)) + np.arange(len(self.sizes), dtype=np.uint64) * _GOLDEN)
 
     def take(self, start: int, n: int, weights: Floats, drawn: Ints) -> tuple[NDArray[np.int32], Ints]:
-        """Draws ``start … start + n - 1``.
+        """Return the draws ``start … start + n - 1``.
 
         Args:
-            start: global index of the first.
-            n: how many.
-            weights: f64[K], in force for all of them; non-negative, sum 1.
-            drawn: i64[K], how many draws before ``start`` fell on each source (:meth:`replay`).
+            start: the global index of the first draw.
+            n: the number of draws.
+            weights: f64[K], the weights of all these draws; non-negative, sum 1.
+            drawn: i64[K], the draws from each source before ``start`` (:meth:`replay`).
 
         Returns:
-            source i32[n] and index i64[n] into that source's train split, read-only.
+            The source, i32[n], and the index into that source's train split, i64[n]; both are read-only.
 
         Raises:
-            SourceExhausted: a source has run out, under ``stop``.
+            SourceExhaustedError: a source has no example left, under ``stop``.
         """
         ahead = self._ahead
-        if ahead is None or not ahead.begins(start, n, weights, drawn):
+        if ahead is None or not ahead.matches(start, n, weights, drawn):
             ahead = self._look_ahead(start, max(n, _AHEAD), weights, drawn)
         source, index, epoch = ahead.source[:n], ahead.index[:n], ahead.epoch[:n]
         if self.exhausted == "stop" and (over := np.flatnonzero(epoch)).size:
-            raise SourceExhausted(int(source[over[0]]), start + int(over[0]))
+            raise SourceExhaustedError(int(source[over[0]]), start + int(over[0]))
         self._ahead = ahead.after(n)
         return source, index
 
     def _look_ahead(self, start: int, n: int, weights: Floats, drawn: Ints) -> _Ahead:
-        """Many draws cost little more than a few, and the next call will most likely ask for those that follow."""
+        """Compute draws in advance: many cost little more than a few, and the next call will probably continue here."""
         source = self._sources(start, n, weights)
         nth = np.asarray(drawn, np.int64)[source] + _occurrence(source)
         epoch, place = np.divmod(nth, self.sizes[source])
@@ -134,10 +133,11 @@ class Draws:
         return _Ahead(start, np.array(weights), np.array(drawn, np.int64), source, index, epoch)
 
     def replay(self, history: Sequence[tuple[int, Floats]], upto: int) -> Ints:
-        """How many of the draws ``0 … upto - 1`` fell on each source: i64[K].
+        """Count the draws ``0 … upto - 1`` from each source, i64[K].
 
         Args:
-            history: (first draw, weights) of each stretch, from draw 0 on, in order.
+            history: (first draw, weights) of each interval between updates, in order, beginning with draw 0.
+            upto: the number of draws to count.
         """
         if not history or history[0][0] != 0:
             raise ValueError("the history of weights must begin at draw 0")
@@ -152,13 +152,13 @@ class Draws:
     def _sources(self, start: int, n: int, weights: Floats) -> NDArray[np.int32]:
         numbers = np.arange(start, start + n, dtype=np.uint64)
         uniform = (_mix(self._stream + numbers * _GOLDEN) >> np.uint64(11)).astype(np.float64) * 2.0**-53
-        order = np.argsort(uniform)  # a search among many is quicker in order: it stays where it was
+        order = np.argsort(uniform)  # searching in order is quicker: it stays in the cache
         source = np.empty(n, np.int32)
         source[order] = np.searchsorted(self._cumulative(weights), uniform[order], side="right")
         return source
 
     def _cumulative(self, weights: Floats) -> Floats:
-        """f64[K], the distribution function; kept until other weights come, since they change rarely."""
+        """Return the distribution function, f64[K], cached because weights change rarely."""
         if not np.array_equal(weights, self._last_weights):
             weights = np.array(weights, np.float64)
             if weights.shape != self.sizes.shape:
@@ -171,18 +171,18 @@ class Draws:
 
 
 def permuted(place: Ints, size: Ints, key: Words) -> Ints:
-    """Where the keyed permutation of ``range(size)`` sends ``place``; elementwise, for arrays of one shape.
+    """Return the position to which the keyed permutation of ``range(size)`` sends ``place``, elementwise.
 
     A Feistel network over an a × b grid with a·b >= size (Black and Rogaway 2002, "Ciphers with arbitrary finite
-    domains": rounds add a hash of one coordinate to the other; a result outside the range is sent on until it falls
-    inside). With a = ceil(sqrt(size)) the grid is less than ``a`` larger than the range, so that is rare.
+    domains"): rounds add a hash of one coordinate to the other, and a result outside the range is permuted again until
+    it is inside. With a = ceil(sqrt(size)) the grid is less than ``a`` larger than the range, so that is rare.
     """
     end = size.astype(np.uint64)
     a = np.ceil(np.sqrt(end)).astype(np.uint64)
     b = (end + a - _ONE) // a
     salts = _mix(key + _ROUND_SALTS)
     result = place.astype(np.uint64)
-    outside: Any = slice(None)  # at first, all of them
+    outside: slice | Ints = slice(None)  # at first, all of them
     while True:
         tall, wide = a[outside], b[outside]
         high, low = np.divmod(result[outside], wide)
@@ -198,12 +198,12 @@ def permuted(place: Ints, size: Ints, key: Words) -> Ints:
 
 
 def _occurrence(values: NDArray[np.int32]) -> Ints:
-    """For each element, how many equal ones stand before it."""
+    """Return for each element the number of equal elements before it."""
     count = np.empty(len(values), np.int64)
     if not len(values):
         return count
     at = np.arange(len(values))
-    keys = (values.astype(np.int64) << 32) | at  # sorting whole numbers is far quicker than sorting an order
+    keys = (values.astype(np.int64) << 32) | at  # sorting integers is far quicker than argsort
     keys.sort()
     place, ordered = keys & 0xFFFFFFFF, keys >> 32
     first = np.zeros(len(values), np.int64)
@@ -213,7 +213,7 @@ def _occurrence(values: NDArray[np.int32]) -> Ints:
 
 
 def _mix(words: Words) -> Words:
-    """The SplitMix64 finaliser (Steele, Lea and Flood 2014): 64 bits in, 64 well-mixed bits out."""
+    """Apply the SplitMix64 finaliser (Steele, Lea and Flood 2014): 64 bits in, 64 well-mixed bits out."""
     words = words ^ (words >> np.uint64(30))
     words *= np.uint64(0xBF58476D1CE4E5B9)
     words ^= words >> np.uint64(27)
@@ -223,7 +223,7 @@ def _mix(words: Words) -> Words:
 
 
 def _half_hash(words: Words, salts: Words) -> Words:
-    """32 bits that depend on all of a small number and its salt: what a round of :func:`permuted` needs, no more."""
+    """Return 32 bits that depend on a small number and its salt: all that a round of :func:`permuted` needs."""
     words = words ^ salts
     words *= _GOLDEN
     words ^= words >> _HALF

@@ -1,7 +1,7 @@
-"""Packing: the examples of a batch side by side in few rows, each seeing only itself.
+"""Packing: several examples of a batch share a row, and each attends only to itself.
 
-Every example keeps its own positions and its own attention block, so packing changes how much padding is computed
-and nothing else. Source ids travel with the tokens: loss and gate load are credited token by token.
+Every example keeps its own positions and its own attention block, so packing changes only how much padding is
+computed. Each token keeps its source id, so loss and gate load are attributed token by token.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from trainers.data.tokens import Example
 
 NO_LOSS = -100
-"""The label of a token that is not learnt, as in transformers."""
+"""The label of a token that is no training target, as in transformers."""
 
 
 @dataclass(frozen=True)
@@ -29,9 +29,9 @@ class PackedBatch:
 
     Attributes:
         input_ids: int64[R, T].
-        position_ids: int64[R, T], from 0 in every example; 0 in padding.
-        labels: int64[R, T], the token itself where it is learnt, else -100: the loss shifts, as in transformers.
-            An example's first token is never learnt, so nothing is predicted across a boundary.
+        position_ids: int64[R, T], starting from 0 in every example; 0 in padding.
+        labels: int64[R, T], the token itself if it is a target, otherwise -100; the loss shifts them, as in
+            transformers. An example's first token is never a target, so nothing is predicted across a boundary.
         example_ids: int64[R, T], index into the batch's examples; -1 in padding.
         source_ids: int64[R, T], the token's source; -1 in padding.
     """
@@ -43,22 +43,22 @@ class PackedBatch:
     source_ids: torch.Tensor
 
     def to(self, device: torch.device | str) -> PackedBatch:
-        """The same batch on a device."""
+        """Return the same batch on a device."""
         return PackedBatch(**{name: tensor.to(device) for name, tensor in vars(self).items()})
 
 
 def pack(lengths: Sequence[int] | NDArray[np.int64], max_length: int) -> list[list[int]]:
-    """Examples shared out over as few rows as best-fit decreasing finds, and then over rows as even as it can.
+    """Distribute examples over as few rows as best-fit decreasing finds, and make these rows as equal as it can.
 
-    The second part lowers the row length while the number of rows stays the same: rows computed together are
-    padded to the longest of them. Deterministic; rows come longest first.
+    The second step lowers the row length while the number of rows stays the same, because rows that are computed
+    together are padded to the longest of them. The result is deterministic, with the longest row first.
 
     Args:
-        lengths: tokens in each example, each from 1 to ``max_length``.
-        max_length: the most tokens in a row.
+        lengths: the tokens in each example, each from 1 to ``max_length``.
+        max_length: the largest number of tokens in a row.
 
     Returns:
-        the examples (indices into ``lengths``) of each row.
+        The examples (indices into ``lengths``) of each row.
     """
     sizes = [int(length) for length in lengths]
     if not sizes:
@@ -79,7 +79,7 @@ def pack(lengths: Sequence[int] | NDArray[np.int64], max_length: int) -> list[li
 
 
 def _best_fit(sizes: list[int], order: list[int], capacity: int) -> list[list[int]]:
-    """Each example, longest first, into the fullest row that still has room."""
+    """Put each example, longest first, into the fullest row that still has room."""
     rows: list[list[int]] = []
     room: list[tuple[int, int]] = []  # (free tokens, row), sorted
     for i in order:
@@ -101,21 +101,21 @@ def collate(
     pad_id: int,
     length: int | None = None,
 ) -> PackedBatch:
-    """The tensors of ``rows``.
+    """Return the tensors of ``rows``.
 
     Args:
-        rows: examples of each row, as :func:`pack` gives them (or a part of its rows).
+        rows: the examples of each row, as :func:`pack` returns them (or some of its rows).
         examples: the batch's examples.
         source_ids: the source of each example.
-        pad_id: the token that fills rows up.
-        length: T; by default that of the longest row.
+        pad_id: the token of the padding.
+        length: T; by default the length of the longest row.
     """
     import torch
 
     longest = max(sum(len(examples[i].input_ids) for i in row) for row in rows)
     width = longest if length is None else length
     if longest > width:
-        raise ValueError(f"a row holds {longest} tokens, more than length={width}")
+        raise ValueError(f"a row has {longest} tokens, more than length={width}")
     shape = (len(rows), width)
     input_ids, positions = np.full(shape, pad_id, np.int64), np.zeros(shape, np.int64)
     labels, owners, sources = (np.full(shape, fill, np.int64) for fill in (NO_LOSS, -1, -1))
@@ -135,18 +135,18 @@ def collate(
 
 
 def block_mask(example_ids: torch.Tensor) -> torch.Tensor:
-    """Which token may see which: earlier ones of its own example, and itself.
+    """Return which token attends to which: to earlier tokens of its own example, and to itself.
 
     Args:
         example_ids: int64[R, T], -1 in padding.
 
     Returns:
-        bool[R, 1, T, T], query by key. A padding token sees itself only: a row of all False would turn into NaN.
+        bool[R, 1, T, T], query by key. A padding token attends to itself: a row of only False would become NaN.
     """
     import torch
 
     steps = torch.arange(example_ids.shape[1], device=example_ids.device)
-    same_RTT = (example_ids[:, :, None] == example_ids[:, None, :]) & (example_ids[:, :, None] >= 0)
-    causal_TT = steps[:, None] >= steps[None, :]
-    itself_TT = steps[:, None] == steps[None, :]
-    return ((same_RTT & causal_TT) | itself_TT)[:, None]
+    same = (example_ids[:, :, None] == example_ids[:, None, :]) & (example_ids[:, :, None] >= 0)
+    causal = steps[:, None] >= steps[None, :]
+    itself = steps[:, None] == steps[None, :]
+    return ((same & causal) | itself)[:, None]

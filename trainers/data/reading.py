@@ -1,4 +1,4 @@
-"""Rows from local files (JSON, JSONL, Parquet, gzipped or not) and from the hub, each with the place it stands at."""
+"""Read rows from local files (JSON, JSONL, Parquet, gzipped or not) and from the hub, each with its location."""
 
 from __future__ import annotations
 
@@ -7,26 +7,27 @@ import itertools
 import json
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import BinaryIO, cast
 
 from harness.errors import MoemixError, unknown
 from harness.recipe import Part
 from harness.sources import hub_folder, part_files
 
-Located = tuple[dict[str, Any], str]
-"""A row and where it is: ``file:line``, or ``file:row N`` where the format has no lines."""
+Located = tuple[dict[str, object], str]
+"""A row and its location: ``file:line``, or ``file:row N`` if the format has no lines."""
 
 
 def read_part(part: Part, *, root: Path | None, source: str) -> tuple[int, Iterator[Located]]:
-    """How many rows a part has, and the rows one after another.
+    """Return the number of rows of a part, and an iterator over them.
 
     Args:
+        part: the part of a source.
         root: the data root. A hub id that is a folder below it is read from there.
         source: the source's name, for errors.
 
     Raises:
-        MoemixError: a missing, empty or damaged file, a row that is not an object (while iterating), or a hub
-            dataset that cannot be loaded.
+        MoemixError: a file is missing, empty or damaged, a row is not an object (during iteration), or a hub dataset
+            cannot be loaded.
     """
     if part.hub is not None:
         return _read_hub(part, root, source)
@@ -42,20 +43,20 @@ def _read_file(path: Path) -> tuple[int, Iterable[Located]]:
     try:
         count, rows = _READERS[kind](path)
     except UnicodeDecodeError as error:
-        raise MoemixError(f"not UTF-8 text (byte {error.start})", where=str(path)) from None
+        raise MoemixError(f"the file is not UTF-8 text (byte {error.start})", where=str(path)) from None
     except (OSError, EOFError) as error:
-        raise MoemixError(f"cannot be read: {error}", where=str(path)) from None
+        raise MoemixError(f"the file cannot be read: {error}", where=str(path)) from None
     if count == 0:
         raise MoemixError("the file has no rows", where=str(path))
     return count, rows
 
 
-def _open(path: Path) -> Any:
-    return gzip.open(path, "rb") if path.suffix.lower() == ".gz" else open(path, "rb")
+def _open(path: Path) -> BinaryIO:
+    return cast("BinaryIO", gzip.open(path, "rb")) if path.suffix.lower() == ".gz" else open(path, "rb")
 
 
 def _json(path: Path) -> tuple[int, Iterable[Located]]:
-    """An array of objects; or one object a line, since ``.json`` files often are JSONL (AQuA's, say)."""
+    """Read an array of objects, or one object per line, because many ``.json`` files are JSONL (such as AQuA's)."""
     with _open(path) as file:
         start = file.read(4096).removeprefix(b"\xef\xbb\xbf").lstrip()[:1]
     if start != b"[":
@@ -67,7 +68,7 @@ def _json(path: Path) -> tuple[int, Iterable[Located]]:
 
 
 def _array(document: str, path: Path) -> Iterator[Located]:
-    """The elements of a JSON array with their lines: decoded one by one, since a decoded list knows no lines."""
+    """Yield the elements of a JSON array with their lines, decoded one by one, because a decoded list has no lines."""
     decode = json.JSONDecoder().raw_decode
     line, counted = 1, 0
     position = _skip(document, _skip(document, 0) + 1)
@@ -82,13 +83,13 @@ def _array(document: str, path: Path) -> Iterator[Located]:
             elif document[position : position + 1] != "]":
                 raise json.JSONDecodeError("expected `,` or `]`", document, position)
         if _skip(document, position + 1) < len(document):
-            raise json.JSONDecodeError("something follows the array", document, _skip(document, position + 1))
+            raise json.JSONDecodeError("unexpected text after the array", document, _skip(document, position + 1))
     except json.JSONDecodeError as error:
         raise MoemixError(f"not valid JSON: {error.msg}", where=f"{path}:{error.lineno}") from None
 
 
 def _skip(document: str, position: int) -> int:
-    """The next position that is not white space."""
+    """Return the next position that is not white space."""
     while document[position : position + 1].isspace():
         position += 1
     return position
@@ -114,25 +115,25 @@ def _lines(path: Path) -> Iterator[Located]:
                 raise MoemixError(
                     f"not valid JSON: {error.msg} (column {error.colno})",
                     where=where,
-                    hint="expected one object a line" + (", or an array of objects" if number == 1 else ""),
+                    hint="expected one object per line" + (", or an array of objects" if number == 1 else ""),
                 ) from None
             yield _object(value, where), where
 
 
-def _object(value: Any, where: str) -> dict[str, Any]:
+def _object(value: object, where: str) -> dict[str, object]:
     if not isinstance(value, dict):
-        raise MoemixError(f"a row should be an object, and is {json.dumps(value)[:40]}", where=where)
+        raise MoemixError(f"a row should be an object, but it is {json.dumps(value)[:40]}", where=where)
     return value
 
 
 def _parquet(path: Path) -> tuple[int, Iterable[Located]]:
-    import pyarrow  # type: ignore[import-untyped]
-    import pyarrow.parquet  # type: ignore[import-untyped]
+    import pyarrow
+    import pyarrow.parquet
 
     try:
         file = pyarrow.parquet.ParquetFile(path)
     except pyarrow.ArrowInvalid as error:
-        raise MoemixError(f"not a Parquet file: {error}", where=str(path)) from None
+        raise MoemixError(f"the file is not a Parquet file: {error}", where=str(path)) from None
 
     def rows() -> Iterator[Located]:
         batches = file.iter_batches(batch_size=1024)
@@ -160,7 +161,7 @@ def _read_hub(part: Part, root: Path | None, source: str) -> tuple[int, Iterator
             str(place or part.hub), name=part.subset, split=part.split, revision=None if place else part.revision
         )
     except (datasets.exceptions.DatasetsError, OSError, ValueError, RuntimeError) as error:
-        raise MoemixError(f"cannot be loaded: {error}", where=where) from error
+        raise MoemixError(f"the dataset cannot be loaded: {error}", where=where) from error
     if len(dataset) == 0:
-        raise MoemixError("has no rows", where=where)
+        raise MoemixError("the dataset has no rows", where=where)
     return len(dataset), ((row, f"{part.hub}[{part.split}]:row {i}") for i, row in enumerate(dataset))

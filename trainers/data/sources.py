@@ -1,14 +1,14 @@
-"""Sources as the trainer sees them: tokenised, split into train and probe examples, with a report of every row."""
+"""Sources for the trainer: tokenised, split into train and probe examples, with a report of every row."""
 
 from __future__ import annotations
 
 import json
+import logging
 import os
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,14 +22,19 @@ from trainers.data.template import Encoder
 from trainers.data.tokenise import prepare
 from trainers.data.tokens import Example, SourceReport, TokenTable, cached
 
-_FORMAT = 2  # raise it when the same input gives other tokens than before
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+_FORMAT = 2  # increase it when the same input gives other tokens than before
+
+logger = logging.getLogger("moemix.trainers")
 
 
 class TokenSplit:
     """Some examples of a source, in the split's own order.
 
     Attributes:
-        lengths: int64[N], tokens in each.
+        lengths: int64[N], the tokens in each example.
     """
 
     def __init__(self, table: TokenTable, members: NDArray[np.int64]) -> None:
@@ -48,10 +53,10 @@ class TokenSource:
     """A dataset of the mixture, ready to draw from.
 
     Attributes:
-        name: as in the recipe.
-        size: original size in examples: the recipe's ``size``, else the rows there are.
-        train: examples to draw from.
-        probe: held-out examples; none of them, nor a copy of one, is in ``train``.
+        name: the name in the recipe.
+        size: the original size in examples: the recipe's ``size``, or else the number of rows.
+        train: the examples to draw from.
+        probe: the held-out examples; none of them, and no copy of one, is in ``train``.
         report: what became of the rows.
     """
 
@@ -63,22 +68,29 @@ class TokenSource:
 
 
 def load_sources(
-    sources: Sequence[Source], *, tokenizer: Any, max_length: int, seed: int, root: Path | None, cache: Path
+    sources: Sequence[Source],
+    *,
+    tokenizer: PreTrainedTokenizerFast,
+    max_length: int,
+    seed: int,
+    root: Path | None,
+    cache: Path,
 ) -> tuple[TokenSource, ...]:
-    """Tokenise (once: later calls read the cache) and split the sources of a mixture.
+    """Tokenise the sources of a mixture, or read them from the cache, and split them.
 
     Args:
+        sources: the sources of a recipe.
         tokenizer: a fast tokenizer with a chat template (raw text needs none).
-        max_length: the most tokens of an example that are kept.
-        seed: of the splits.
-        root: the data root that relative files, and hub ids that are folders in it, are found in.
+        max_length: the largest number of tokens of an example; the rest is cut off.
+        seed: the seed of the splits.
+        root: the data root of relative files, and of hub ids that are folders in it.
         cache: the folder of token caches.
 
     Returns:
-        one :class:`TokenSource` each, sorted by name.
+        One :class:`TokenSource` each, sorted by name.
 
     Raises:
-        MoemixError: a source is missing, empty or malformed, has no usable row, or has fewer than were asked for.
+        MoemixError: a source is missing, empty or malformed, has no usable row, or has fewer rows than requested.
     """
     encoder = Encoder(tokenizer)
     identity = _tokenizer_fingerprint(tokenizer)
@@ -89,7 +101,7 @@ def load_sources(
         table = cached(cache / f"{source.name}-{key[:16]}", build)
         report = table.report
         if report.bad and os.environ.get("LOCAL_RANK", "0") == "0":
-            print(f"warning: source {source.name}: {report.describe_bad()}", file=sys.stderr)
+            logger.warning("warning: source %s: %s", source.name, report.describe_bad())
         train, probe = _split(source, table, seed)
         loaded.append(TokenSource(source.name, source.size or report.rows - report.not_selected, train, probe, report))
     return tuple(loaded)
@@ -109,7 +121,7 @@ def run_sources(run: Run, tokenizer: Any) -> tuple[TokenSource, ...]:
 
 
 def _split(source: Source, table: TokenTable, seed: int) -> tuple[TokenSplit, TokenSplit]:
-    """Train and probe, shuffled by (seed, name): the probe set is taken out first, then every copy of its examples."""
+    """Return train and probe, shuffled by (seed, name). Copies of a probe example are in neither."""
     words = [seed % 2**64, int(hash_value(source.name)[:16], 16)]
     order = np.random.Generator(np.random.Philox(np.random.SeedSequence(words))).permutation(len(table))
     probe, rest = order[: source.probe_examples], order[source.probe_examples :]
@@ -117,7 +129,7 @@ def _split(source: Source, table: TokenTable, seed: int) -> tuple[TokenSplit, To
     wanted = source.train_examples or 1
     if len(probe) < source.probe_examples or len(rest) < wanted:
         raise MoemixError(
-            f"{source.probe_examples} probe and {wanted} training examples were asked for, and {len(table)} exist"
+            f"{source.probe_examples} probe and {wanted} training examples are requested, but only {len(table)} exist"
             + (f" ({len(rest)} of them neither in the probe set nor copies of it)" if len(rest) else ""),
             where=f"source {source.name}",
             hint="lower probe_examples or train_examples",
@@ -125,8 +137,8 @@ def _split(source: Source, table: TokenTable, seed: int) -> tuple[TokenSplit, To
     return TokenSplit(table, rest[: source.train_examples]), TokenSplit(table, probe)
 
 
-def _tokenizer_fingerprint(tokenizer: Any) -> str:
+def _tokenizer_fingerprint(tokenizer: PreTrainedTokenizerFast) -> str:
     backend = json.loads(tokenizer.backend_tokenizer.to_str())
-    for passing in ("truncation", "padding"):  # left over from the last call
-        backend.pop(passing, None)
+    for setting in ("truncation", "padding"):  # left over from the last call
+        backend.pop(setting, None)
     return hash_value([backend, tokenizer.chat_template, tokenizer.special_tokens_map])

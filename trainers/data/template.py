@@ -1,12 +1,13 @@
-"""Conversations to tokens, with the exact tokens the assistant must learn to write.
+"""Convert conversations to tokens, and find the exact tokens that the assistant must learn to write.
 
-A conversation is rendered and tokenised once, as a whole, so token boundaries are those of training. Which
-characters are the assistant's comes from the template itself where it marks them (``{% generation %}``). Where it
-does not, the conversation is rendered a second time with a placeholder for every answer: what stands between
-placeholders is the template's own text, and the first rendering must be that text with an answer (or the part of it
-that the template kept) in each gap. If there is no such reading of it, or more than one, the row is refused.
+A conversation is rendered and tokenised once, as a whole, so token boundaries are those of generation. If the template
+marks the assistant's characters (``{% generation %}``), these marks are used. If it does not, the conversation is
+rendered a second time with a placeholder for every answer. The text between placeholders is then the template's own,
+and the first rendering must be that text with an answer (or the part of it that the template kept) in each gap. If
+there is no such reading of it, or more than one, the row is not used.
 
-Learnt are the tokens of the answer, and what follows up to the token that ends the turn: a model must learn to stop.
+Training targets are the tokens of the answer, and what follows up to the token that ends the turn, because a model
+must learn to stop.
 """
 
 from __future__ import annotations
@@ -14,69 +15,74 @@ from __future__ import annotations
 import functools
 import json
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from harness.errors import MoemixError
-from trainers.data.conversation import Conversation, Message, Unusable
+from trainers.data.adapters import Conversation, Message, UnusableRowError
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+    from transformers import PreTrainedTokenizerFast
 
 Span = tuple[int, int]
 Tokens = tuple[NDArray[np.int32], NDArray[np.bool_]]
-"""Token ids int32[T], and is_target bool[T]: which of them are learnt."""
+"""Token ids, int32[T], and which of them are training targets, bool[T]."""
 
 _GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
 _TODAY = datetime(2024, 7, 26)
-"""What a template that prints today's date gets: tokens must not depend on the day they were made."""
+"""The date for templates that print today's: tokens must not depend on the day of their creation."""
 
 
 @dataclass(frozen=True)
 class Rendered:
-    """A text to tokenise. ``spans`` are the characters of its answers; none for raw text, which is learnt whole."""
+    """A text to tokenise. ``spans`` are the characters of its answers, or None for raw text, which is all target."""
 
     text: str
     spans: tuple[Span, ...] | None = None
 
 
 class Encoder:
-    """Turns conversations into tokens and loss masks, for one tokenizer and its chat template."""
+    """Convert conversations to tokens and loss masks, for one tokenizer and its chat template."""
 
-    def __init__(self, tokenizer: Any) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
         self.tokenizer = tokenizer
         self._where = tokenizer.name_or_path or None
         if not tokenizer.is_fast:
             raise MoemixError(
-                "the tokenizer gives no character offsets", where=self._where, hint="use a fast one (tokenizer.json)"
+                "the tokenizer has no character offsets", where=self._where, hint="use a fast one (tokenizer.json)"
             )
 
     def render(self, messages: Conversation) -> Rendered:
-        """The text of a conversation and where its answers stand.
+        """Return the text of a conversation and the positions of its answers.
 
         Raises:
-            Unusable: no answer, an empty one, or a conversation that the template refuses or alters.
+            UnusableRowError: there is no answer, one is empty, or the template refuses or changes the conversation.
             MoemixError: there is no chat template, or it has no token that ends the assistant's turn.
         """
         answers = [turn["content"] for turn in messages if turn["role"] == "assistant"]
         if not answers:
-            raise Unusable("no assistant turn")
+            raise UnusableRowError("no assistant turn")
         if not all(answer.strip() for answer in answers):
-            raise Unusable("empty assistant turn")
+            raise UnusableRowError("empty assistant turn")
         text, marked = self._apply(messages)
         for turn in messages:
             if turn["role"] != "assistant" and turn["content"].strip() not in text:
-                raise Unusable(f"the chat template leaves out a {turn['role']} turn")
+                raise UnusableRowError(f"the chat template leaves out a {turn['role']} turn")
         if not _GENERATION.search(self._template):
             return Rendered(text, self._locate(text, messages, answers))
         if not marked or not all(any(_alike(text[s:e], answer) for answer in answers) for s, e in marked):
-            raise Unusable("the chat template's {% generation %} marks do not fall on the answers")
+            raise UnusableRowError("the chat template's {% generation %} marks are not on the answers")
         return Rendered(text, tuple(marked))
 
-    def encode(self, rendered: list[Rendered]) -> list[Tokens | Unusable]:
-        """The tokens of each text, or why there are none. Raw text is closed with the end-of-sequence token."""
-        encoded: dict[int, Tokens | Unusable] = {}
+    def encode(self, rendered: list[Rendered]) -> list[Tokens | UnusableRowError]:
+        """Return the tokens of each text, or why there are none. Raw text ends with the end-of-sequence token."""
+        encoded: dict[int, Tokens | UnusableRowError] = {}
         chats = [i for i, item in enumerate(rendered) if item.spans is not None]
         plain = [i for i, item in enumerate(rendered) if item.spans is None]
         if chats:
@@ -85,7 +91,7 @@ class Encoder:
                 try:
                     targets = self._targets(rendered[i], encoding.ids, encoding.offsets)
                     encoded[i] = np.array(encoding.ids, np.int32), targets
-                except Unusable as reason:
+                except UnusableRowError as reason:
                     encoded[i] = reason
         if plain:
             batch = self.tokenizer([rendered[i].text for i in plain], verbose=False)
@@ -108,7 +114,7 @@ class Encoder:
 
     @functools.cached_property
     def _end_tokens(self) -> frozenset[int]:
-        """The tokens that end the assistant's turns, the last one's and earlier ones', seen in a trial."""
+        """Return the tokens that end the assistant's last turn and earlier ones, found by rendering a sample."""
         turns: Conversation = [
             {"role": "user", "content": "Which?"},
             {"role": "assistant", "content": "This one."},
@@ -118,17 +124,19 @@ class Encoder:
         ends = {self._end_after("This one.", turns[:2])}
         try:
             text, _ = self._apply(turns)
-        except Unusable:  # a template for single questions
+        except UnusableRowError:  # a template for single questions
             return frozenset(ends)
         answers = [turn["content"] for turn in turns[1::2] if turn["content"] in text]
         return frozenset(ends | {self._end_after(answer, turns) for answer in answers})
 
     def _end_after(self, answer: str, messages: Conversation) -> int:
-        """The special token that follows ``answer``, with at most white space before it."""
+        """Return the special token that follows ``answer``, with at most white space before it."""
         try:
             text, _ = self._apply(messages)
-        except Unusable as reason:
-            raise MoemixError(f"cannot render a question and an answer: {reason}", where=self._where) from None
+        except UnusableRowError as reason:
+            raise MoemixError(
+                f"the chat template cannot render a question and an answer: {reason}", where=self._where
+            ) from None
         encoding = self._backend.encode(text, add_special_tokens=False)
         added = self.tokenizer.added_tokens_decoder
         finish = text.rfind(answer) + len(answer)
@@ -144,12 +152,14 @@ class Encoder:
         )
 
     def _apply(self, messages: Conversation) -> tuple[str, list[Span]]:
-        """The rendered text, and the characters that the template marks as generated."""
+        """Return the rendered text, and the characters that the template marks as generated."""
         from jinja2 import TemplateError
         from transformers.utils.chat_template_utils import render_jinja_template
 
+        # transformers' own annotations fit neither the special tokens nor what it returns
+        render = cast("Callable[..., tuple[list[str], list[list[Span]]]]", render_jinja_template)
         try:
-            texts, spans = render_jinja_template(
+            texts, spans = render(
                 conversations=[messages],
                 chat_template=self._template,
                 return_assistant_tokens_mask=bool(_GENERATION.search(self._template)),
@@ -157,13 +167,13 @@ class Encoder:
                 **self.tokenizer.special_tokens_map,
             )
         except (TemplateError, TypeError, KeyError, ValueError) as error:
-            raise Unusable(f"the chat template refuses it: {str(error).splitlines()[0][:120]}") from None
+            raise UnusableRowError(f"the chat template refuses it: {str(error).splitlines()[0][:120]}") from None
         return texts[0], spans[0] if spans else []
 
     def _locate(self, text: str, messages: Conversation, answers: list[str]) -> tuple[Span, ...]:
-        """Where each answer stands in ``text``: the one way to read it as template text around answers."""
+        """Return the position of each answer in ``text``: the one way to read it as template text around answers."""
         longest_run = max((len(run) for run in re.findall("x+", text)), default=0)
-        nonce = "x" * (longest_run + 1)  # stands nowhere in the text
+        nonce = "x" * (longest_run + 1)  # does not occur in the text
         marks = [f"Q{nonce}{i}Q" for i in range(len(answers))]
         waiting = iter(marks)
         masked = [Message(role=m["role"], content=next(waiting)) if m["role"] == "assistant" else m for m in messages]
@@ -172,11 +182,11 @@ class Encoder:
         for mark in marks:
             before, found, rest = rest.partition(mark)
             if not found:
-                raise Unusable("the chat template leaves out or reorders an assistant turn")
+                raise UnusableRowError("the chat template leaves out or reorders an assistant turn")
             pieces.append(before)
         pieces.append(rest)
         if any(nonce in piece for piece in pieces):
-            raise Unusable("the chat template prints an assistant turn more than once")
+            raise UnusableRowError("the chat template prints an assistant turn more than once")
 
         readings: list[tuple[int, tuple[Span, ...]]] = [(len(pieces[0]), ())] if text.startswith(pieces[0]) else []
         for answer, piece in zip(answers, pieces[1:], strict=True):
@@ -187,14 +197,16 @@ class Encoder:
             ]
         whole = [spans for finish, spans in readings if finish == len(text)]
         if len(whole) != 1:
-            raise Unusable("the chat template alters an assistant turn, or an answer looks like the template's text")
+            raise UnusableRowError(
+                "the chat template alters an assistant turn, or an answer looks like the template's text"
+            )
         return whole[0]
 
     # --- the tokens ---
 
     @functools.cached_property
-    def _backend(self) -> Any:
-        """The tokenizer without its last step: the same tokens, with offsets from which no blanks are trimmed."""
+    def _backend(self) -> Tokenizer:
+        """Return the tokenizer without its last step: the same tokens, with offsets that include white space."""
         from tokenizers import Tokenizer
 
         original = self.tokenizer.backend_tokenizer
@@ -204,21 +216,21 @@ class Encoder:
         return backend
 
     def _targets(self, rendered: Rendered, ids: list[int], offsets: list[Span]) -> NDArray[np.bool_]:
-        """bool[T]: the tokens of the answers and of what ends their turns."""
+        """Return the tokens of the answers and of the ends of their turns, bool[T]."""
         text = rendered.text
         starts, ends = np.array(offsets, np.int64).reshape(-1, 2).T  # neither ever decreases
         targets = np.zeros(len(ids), bool)
         for start, end in rendered.spans or ():
             first = int(np.searchsorted(ends, start, side="right"))  # the first token that ends after `start`
-            # One that begins before the answer is the answer's own if all it adds is white space (" Hello"), and the
-            # template's if all it takes is white space (a header token that takes in the blanks after it).
+            # A token that begins before the answer belongs to the answer if it only adds white space (" Hello"), and to
+            # the template if it only takes white space from the answer (a header token with the blanks after it).
             if first < len(ids) and text[starts[first] : start].strip():
                 if text[start : ends[first]].strip():
-                    raise Unusable("a token holds both the template's text and the answer's")
+                    raise UnusableRowError("a token holds both the template's text and the answer's")
                 first += 1
             stop = int(np.searchsorted(starts, end, side="left"))  # the first token that begins at `end` or later
             if first >= stop:
-                raise Unusable("an answer has no token of its own")
+                raise UnusableRowError("an answer has no token of its own")
             last = stop - 1
             while last > first and not text[starts[last] : ends[last]].strip():
                 last -= 1
@@ -226,7 +238,7 @@ class Encoder:
                 while stop < len(ids) and not text[starts[stop] : ends[stop]].strip():
                     stop += 1
                 if stop == len(ids) or ids[stop] not in self._end_tokens:
-                    raise Unusable("the chat template does not end an assistant turn as it usually does")
+                    raise UnusableRowError("the chat template does not end an assistant turn as it usually does")
                 stop += 1
             targets[first:stop] = True
         targets[:1] = False
@@ -242,9 +254,9 @@ class Encoder:
 
 
 def _possible_ends(text: str, start: int, answer: str, piece: str) -> list[int]:
-    """Where the answer that begins at ``start`` may end: just before ``piece``, holding nothing but the answer.
+    """Return where the answer that begins at ``start`` may end: just before ``piece``, with only the answer between.
 
-    Templates trim an answer or cut a part away (the chain of thought of earlier turns), so any part of it will do.
+    Templates trim an answer or remove a part of it (the reasoning of earlier turns), so any part of it is accepted.
     """
     found = []
     end = text.find(piece, start + 1)

@@ -1,8 +1,8 @@
-"""Tokenised examples on disk: written once, whole, and memory-mapped by everyone who reads them.
+"""Tokenised examples on disk: written once, then memory-mapped by every reader.
 
 <cache>/<source>-<fingerprint>/
   tokens.npy   int32[sum of lengths]   all examples, one after another
-  targets.npy  bool[sum of lengths]    which tokens are learnt
+  targets.npy  bool[sum of lengths]    which tokens are training targets
   offsets.npy  int64[N + 1]            where each example begins
   keys.npy     uint64[N]               hash of each example's tokens: equal examples have equal keys
   meta.json    written last: the report, and the hash of each array file
@@ -11,11 +11,10 @@
 from __future__ import annotations
 
 import hashlib
-import sys
+import logging
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from filelock import FileLock
@@ -26,11 +25,14 @@ from harness.files import hash_file, read_json, whole_directory, write_json
 
 ARRAYS = ("tokens", "targets", "offsets", "keys")
 _EXAMPLES_PER_REASON = 3
+_REASONS = 4
+
+logger = logging.getLogger("moemix.trainers")
 
 
 @dataclass(frozen=True)
 class Example:
-    """One example of T tokens: ``input_ids`` int32[T], and ``is_target`` bool[T], true where it is learnt."""
+    """One example of T tokens: ``input_ids`` int32[T], and ``is_target`` bool[T], true where the token is a target."""
 
     input_ids: NDArray[np.int32]
     is_target: NDArray[np.bool_]
@@ -41,12 +43,12 @@ class SourceReport:
     """What became of a source's rows.
 
     Attributes:
-        rows: rows read.
-        not_selected: rows that the ``select`` option left out.
-        examples: rows that became examples.
-        bad: rows left out, by reason; ``bad_at`` names the first few places of each.
-        truncated: examples cut to the maximum length.
-        tokens: tokens kept; ``target_tokens`` of them are learnt.
+        rows: the rows that were read.
+        not_selected: the rows that the ``select`` option left out.
+        examples: the rows that became examples.
+        bad: reason → number of rows left out for it; ``bad_at`` has the first few locations of each reason.
+        truncated: the examples that were cut to the maximum length.
+        tokens: the tokens of all examples, of which ``target_tokens`` are training targets.
     """
 
     rows: int = 0
@@ -59,18 +61,18 @@ class SourceReport:
     target_tokens: int = 0
 
     def count_bad(self, reason: str, where: str) -> None:
+        """Count one row that is left out."""
         self.bad[reason] = self.bad.get(reason, 0) + 1
-        places = self.bad_at.setdefault(reason, [])
-        if len(places) < _EXAMPLES_PER_REASON:
+        if len(places := self.bad_at.setdefault(reason, [])) < _EXAMPLES_PER_REASON:
             places.append(where)
 
     def describe_bad(self) -> str:
-        """``3 of 90 rows left out: 2 × no assistant turn (chat.jsonl:4, chat.jsonl:9); 1 × …``, commonest first."""
+        """Return ``3 of 90 rows left out: 2 × no assistant turn (chat.jsonl:4, …); 1 × …``, most frequent first."""
         ordered = sorted(self.bad, key=lambda reason: -self.bad[reason])
-        told = [f"{self.bad[reason]} × {reason} ({', '.join(self.bad_at[reason])})" for reason in ordered[:4]]
-        if len(ordered) > 4:
-            told.append(f"and {len(ordered) - 4} more reasons")
-        return f"{sum(self.bad.values())} of {self.rows} rows left out: {'; '.join(told)}"
+        reasons = [f"{self.bad[r]} × {r} ({', '.join(self.bad_at[r])})" for r in ordered[:_REASONS]]
+        if len(ordered) > _REASONS:
+            reasons.append(f"and {len(ordered) - _REASONS} more reasons")
+        return f"{sum(self.bad.values())} of {self.rows} rows left out: {'; '.join(reasons)}"
 
 
 class TokenTable:
@@ -93,7 +95,7 @@ class TokenTable:
 
 
 class TokenWriter:
-    """Gathers examples and writes them as a table."""
+    """Collects examples and writes them as a table."""
 
     def __init__(self) -> None:
         self.report = SourceReport()
@@ -102,6 +104,7 @@ class TokenWriter:
         self._keys: list[int] = []
 
     def add(self, tokens: NDArray[np.int32], targets: NDArray[np.bool_]) -> None:
+        """Add one example and count its tokens."""
         self._tokens.append(tokens)
         self._targets.append(targets)
         digest = hashlib.blake2b(tokens.tobytes(), digest_size=8).digest()
@@ -111,6 +114,7 @@ class TokenWriter:
         self.report.target_tokens += int(targets.sum())
 
     def write(self, folder: Path) -> None:
+        """Write the arrays, and then ``meta.json`` with their hashes."""
         lengths = [len(tokens) for tokens in self._tokens]
         arrays = {
             "tokens": np.concatenate(self._tokens),
@@ -125,27 +129,30 @@ class TokenWriter:
 
 
 def cached(folder: Path, build: Callable[[], TokenWriter]) -> TokenTable:
-    """The table in ``folder``; built first if it is absent or damaged. Processes that come together build it once."""
+    """Return the table in ``folder``; build it first if it is missing or damaged.
+
+    If several processes need it at the same time, one builds it and the others wait.
+    """
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(folder.with_name(f"{folder.name}.lock")):
         if folder.exists():
-            report, fault = _verified(folder)
+            report, fault = _verify(folder)
             if report is not None:
                 return TokenTable(folder, report)
-            print(f"warning: {folder}: the token cache is damaged ({fault}); making it again", file=sys.stderr)
+            logger.warning("warning: %s: the token cache is damaged (%s) and is built again", folder, fault)
         writer = build()
         with whole_directory(folder) as temporary:
             writer.write(temporary)
         return TokenTable(folder, writer.report)
 
 
-def _verified(folder: Path) -> tuple[SourceReport | None, str]:
-    """The report of an intact cache, or none and what is wrong."""
+def _verify(folder: Path) -> tuple[SourceReport | None, str]:
+    """Return the report of an intact cache, or None and what is wrong."""
     try:
-        meta: Any = read_json(folder / "meta.json")
+        meta = read_json(folder / "meta.json")
         for name in ARRAYS:
             if hash_file(folder / f"{name}.npy") != meta["files"][name]:
-                return None, f"{name}.npy is not what was written"
+                return None, f"{name}.npy has changed since it was written"
         return SourceReport(**meta["report"]), ""
     except (MoemixError, OSError, KeyError, TypeError) as error:
         return None, f"{type(error).__name__}: {error}"

@@ -1,8 +1,9 @@
-"""The quickstart's world: a generated data root with known overlap, the same bytes for the same seed.
+"""The quickstart's world: a generated data root with known overlap; the same seed gives the same bytes.
 
-Four sources in four published formats, raw text to pretrain on, and held-out questions. The overlap is built in:
-``chat`` and ``instructions`` ask the same two families of problems (facts, words), one in two-turn conversations, the
-other one by one, so they are redundant with each other; ``math`` and ``code`` share problems with nothing.
+It has four sources in four published formats, raw text for pretraining, and held-out questions. The overlap is
+intentional: ``chat`` and ``instructions`` ask the same two families of problems (facts, words), the one in two-turn
+conversations and the other in single turns, so they are redundant with each other. ``math`` and ``code`` share their
+problems with no other source.
 """
 
 from __future__ import annotations
@@ -10,9 +11,9 @@ from __future__ import annotations
 import hashlib
 import json
 import random
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TypeAlias
 
 from harness.errors import unknown
 from harness.files import hash_file, hash_value, whole_directory, write_json, write_text
@@ -21,22 +22,29 @@ from trainers.data.world_families import FAMILIES, Problem, Question
 WORLDS = ("quickstart",)
 
 SIZES = {"chat": 1500, "instructions": 4000, "math": 2000, "code": 1000}  # examples; unequal, so `datasize` is a choice
-TEXTS = 8000
+TEXTS = 8000  # lines of raw text
 HELD_OUT_PERCENT = {"facts": 40, "words": 10, "math": 20, "code": 30}
-QUESTIONS = 150  # held-out questions of a family, at the most
-FACT_TEXTS = 0.28  # of the raw text; the other families share the rest equally
+QUESTIONS = 150  # at most so many held-out questions of each family
+FACT_TEXTS = 0.28  # share of the raw text; the other families share the rest equally
+_VERSION = 1  # increase it when the same seed gives other files than before
+
+Problems: TypeAlias = dict[str, list[Problem]]
+"""Problems by family."""
 
 
 def world_id(name: str, seed: int) -> str:
-    """What a generated world is: its name, its seed and the generator itself."""
+    """Return the identity of a generated world, which follows from its name, its seed and the generator's version.
+
+    Raises:
+        MoemixError: there is no such world.
+    """
     if name not in WORLDS:
         raise unknown("world", name, WORLDS, where="data.world")
-    generator = [hash_file(Path(__file__).with_name(file)) for file in ("world.py", "world_families.py")]
-    return f"{name}-{hash_value([seed, generator])[:12]}"
+    return f"{name}-{hash_value([name, seed, _VERSION])[:12]}"
 
 
 def make_world(name: str, out: Path, seed: int) -> None:
-    """Write a world's files as a data root: ``train/``, ``pretrain/``, ``eval/``, and ``world.json`` about them."""
+    """Write a world's files as a data root: ``train/``, ``pretrain/``, ``eval/`` and ``world.json``."""
     identity = world_id(name, seed)
     taught, held_out = _split(seed)
     with whole_directory(out) as folder:
@@ -62,10 +70,10 @@ def make_world(name: str, out: Path, seed: int) -> None:
         write_json(folder / "world.json", facts)
 
 
-def _split(seed: int) -> tuple[dict[str, list[Problem]], dict[str, list[Problem]]]:
-    """Problems by family, to teach and held out. A problem's key decides, so no rewording crosses the line."""
-    taught: dict[str, list[Problem]] = {}
-    held_out: dict[str, list[Problem]] = {}
+def _split(seed: int) -> tuple[Problems, Problems]:
+    """Return the problems to teach and the held-out ones. Wordings of one problem are on one side."""
+    taught: Problems = {}
+    held_out: Problems = {}
     for family in FAMILIES.values():
         for problem in family.problems(random.Random(f"{seed}/{family.name}")):
             digest = int(hashlib.sha256(f"{seed}/{problem.key}".encode()).hexdigest()[:8], 16)
@@ -74,7 +82,7 @@ def _split(seed: int) -> tuple[dict[str, list[Problem]], dict[str, list[Problem]
     return taught, held_out
 
 
-def _write_train(folder: Path, taught: dict[str, list[Problem]], seed: int) -> None:
+def _write_train(folder: Path, taught: Problems, seed: int) -> None:
     rng = random.Random(f"{seed}/train")
 
     def ask(*families: str) -> Question:
@@ -101,18 +109,16 @@ def _write_train(folder: Path, taught: dict[str, list[Problem]], seed: int) -> N
     _write_jsonl(folder / "code.jsonl", ({"prompt": q.prompt, "completion": q.answer} for q in code))
 
 
-def _texts(
-    taught: dict[str, list[Problem]], held_out: dict[str, list[Problem]], rng: random.Random
-) -> Iterable[dict[str, str]]:
-    """Raw text. It tells every fact, for an evaluation asks what the base knows; of the rest only what is taught."""
-    people: dict[str, list[Problem]] = {}
+def _texts(taught: Problems, held_out: Problems, rng: random.Random) -> Iterable[dict[str, str]]:
+    """Yield raw text: every fact, because the evaluation asks what the base model knows, and other taught problems."""
+    people: Problems = {}
     for problem in taught["facts"] + held_out["facts"]:
         people.setdefault(problem.values[0], []).append(problem)
     names = sorted(people)
     for _ in range(TEXTS):
         if rng.random() < FACT_TEXTS:
-            told = people[rng.choice(names)]
-            yield {"text": " ".join(FAMILIES["facts"].tell(fact, rng) for fact in rng.sample(told, len(told)))}
+            facts = people[rng.choice(names)]
+            yield {"text": " ".join(FAMILIES["facts"].tell(fact, rng) for fact in rng.sample(facts, len(facts)))}
             continue
         family = FAMILIES[rng.choice(("words", "math", "code"))]
         count = 1 if family.name == "words" else 2
@@ -125,5 +131,5 @@ def _questions(problems: list[Problem], family: str, seed: int) -> list[Question
     return [FAMILIES[family].ask(problem, rng) for problem in chosen]
 
 
-def _write_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> None:
+def _write_jsonl(path: Path, rows: Iterable[Mapping[str, object]]) -> None:
     write_text(path, "".join(json.dumps(row) + "\n" for row in rows))

@@ -1,9 +1,9 @@
-"""The task families of the quickstart world: what can be told in plain text and asked in a prompt.
+"""The task families of the quickstart world: problems, their statements in plain text, and their questions.
 
-A family turns a seed into problems. A problem is one thing to know or to do, apart from its wording; the same
-problem can be *told* (a line of raw text, for pretraining) and *asked* (a question with its answer, for tuning
-and evaluation) in several wordings. Whether a problem is held out for evaluation is a property of the problem,
-so no rewording can carry a test question into a training file.
+A family turns a seed into problems. A problem is one thing to know or to do, whatever its wording. It can be stated
+(``tell``: a line of raw text, for pretraining) and asked (``ask``: a question with its answer, for tuning and
+evaluation) in several wordings. Whether a problem is held out for evaluation is a property of the problem, so no
+wording of a test question is in a training file.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ NUMBERS = range(2, 10)
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing to know or to do. ``key`` identifies it whatever the wording."""
+    """One thing to know or to do, identified by ``key`` whatever the wording."""
 
     family: str
     kind: str
@@ -52,6 +52,7 @@ class Problem:
 
     @property
     def key(self) -> str:
+        """The problem's identity in text."""
         return "/".join(str(part) for part in (self.family, self.kind, *self.values))
 
 
@@ -62,12 +63,12 @@ class Question:
     problem: Problem
     prompt: str
     answer: str
-    check: dict[str, Any]
+    check: dict[str, object]
 
 
 @dataclass(frozen=True)
 class Family:
-    """``problems`` lists them for a seeded generator; ``tell`` and ``ask`` put one into words."""
+    """A kind of problem: ``problems`` lists them for a seeded generator, ``tell`` and ``ask`` put one into words."""
 
     name: str
     problems: Callable[[random.Random], list[Problem]]
@@ -200,7 +201,7 @@ def _code(rng: random.Random) -> list[Problem]:
 
 
 def _program(problem: Problem, name: str) -> tuple[str, str, str]:
-    """The description, the function, and the expression over ``x``."""
+    """Return the description, the function, and the expression over ``x``."""
     description, expression = CODE_OPERATIONS[problem.kind]
     names = dict(zip("ab", problem.values, strict=False))
     expression = expression.format(**names)

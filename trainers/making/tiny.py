@@ -20,7 +20,7 @@ from harness.errors import MoemixError, unknown
 from harness.recipe import Mixing, Pretrain, Source, TinyModel
 from harness.records import TrainResult
 from trainers.data import load_sources
-from trainers.data.conversation import Malformed, Unusable
+from trainers.data.adapters import MalformedRowError, UnusableRowError
 from trainers.data.reading import read_part
 from trainers.data.template import Encoder
 from trainers.data.tokenise import PartAdapter
@@ -116,9 +116,9 @@ def texts(sources: Sequence[Source], root: Path | None) -> Iterator[str]:
                 try:
                     if adapter.wants(row):
                         yield adapter.render(row, encoder).text
-                except Unusable:
+                except UnusableRowError:
                     continue
-                except Malformed as reason:
+                except MalformedRowError as reason:
                     raise MoemixError(f"not in the format `{part.adapter}`: {reason}", where=where) from reason
 
 

@@ -25,7 +25,7 @@ from harness.files import append_jsonl
 from harness.progress import Progress, progress
 from harness.recipe import Mixing, Training
 from harness.records import MixtureUpdate, StepMetrics, TrainResult
-from trainers.data import Draws, SourceExhausted, TokenSource
+from trainers.data import Draws, SourceExhaustedError, TokenSource
 from trainers.data.batches import GlobalBatch, Layout, Tally, pad_id
 from trainers.mixing import MixingStrategy, Reference, Sources
 from trainers.models.loss import TargetLosses
@@ -138,7 +138,7 @@ class _Loop:
             while self.step < self.training.steps:
                 try:
                     stop = self._advance(interrupts, shown)
-                except SourceExhausted as end:
+                except SourceExhaustedError as end:
                     self._note(
                         f"source {self.names[end.source]} is used up after {self.step} of {self.training.steps} steps;"
                         " training ends here (training.exhausted=stop)"
