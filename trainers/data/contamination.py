@@ -1,11 +1,10 @@
-"""Training data as texts to be searched for evaluation questions: a recipe's sources, a run's, or a file's rows."""
+"""Search training data for evaluation questions: the sources of a recipe or a run, or the rows of a file."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from harness import stages
 from harness.errors import MoemixError
@@ -21,14 +20,14 @@ from trainers.data.reading import read_part
 from trainers.data.tokenise import PartAdapter
 
 Texts = tuple[str, Sequence[str]]
-"""Where a row is, and its messages or its one text."""
+"""The location of a row, and its messages or its one text."""
 
 _FILES = (".json", ".jsonl", ".parquet", ".gz")
 
 
 @dataclass(frozen=True)
-class _Searched:
-    """What is compared with which suites; ``store`` is None where nothing is kept."""
+class _Target:
+    """The sources to search and the suites to search for; ``store`` is None if results are not stored."""
 
     sources: tuple[Source, ...]
     suites: tuple[str, ...]
@@ -39,73 +38,69 @@ class _Searched:
 def check_target(
     target: str, suite: str | None, only: Sequence[str], root: str | None, store: str | None
 ) -> list[Contamination]:
-    """Compare a recipe's, a run's or a file's rows with a suite's questions, source by source.
+    """Search the rows of a recipe, a run or a file for a suite's questions, source by source.
 
     Args:
-        suite: None for the suites of the recipe.
-        only: a selection of the suite's tasks; the result is then not kept.
+        target: a recipe, a run folder, or a data file.
+        suite: the suite; None for the suites of the recipe.
+        only: a selection of the suite's tasks; results are then not stored.
+        root: the data root.
+        store: the run store.
+
+    Raises:
+        MoemixError: no suite is named, or a source cannot be read.
     """
-    searched = _searched(target, root, store)
-    suites = (suite,) if suite else searched.suites
+    found = _target(target, root, store)
+    suites = (suite,) if suite else found.suites
     if not suites:
-        raise MoemixError(
-            "say which questions to look for", where=target, hint="--suite NAME|FILE, see `moemix suites`"
-        )
-    found = []
+        raise MoemixError("no suite is named", where=target, hint="give --suite NAME|FILE, see `moemix suites`")
+    records = []
     for name in suites:
-        checker = stages.evaluation().contamination_checker(name, only, searched.root)
-        for source in searched.sources:
-            if searched.store is None:
-                (file,) = source.parts[0].files
-                record = checker.check(source.name, hash_file(Path(file)), *_file_texts(source))
-            else:
-                mark = fingerprint(source, searched.root)
-                record = checker.check(source.name, mark, *source_texts(source, searched.root))
-                if not only:
-                    record.write(searched.store.contamination_path(record.suite_hash, mark))
-            found.append(record)
-    return found
+        checker = stages.evaluation().contamination_checker(name, only, found.root)
+        for source in found.sources:
+            if found.store is None:
+                file_hash = hash_file(Path(source.parts[0].files[0]))
+                records.append(checker.check(source.name, file_hash, *_file_texts(source)))
+                continue
+            source_hash = fingerprint(source, found.root)
+            record = checker.check(source.name, source_hash, *source_texts(source, found.root))
+            if not only:
+                record.write(found.store.contamination_path(record.suite_hash, source_hash))
+            records.append(record)
+    return records
 
 
 def source_texts(source: Source, root: Path | None) -> tuple[int, Iterator[Texts]]:
-    """How many rows a source has, and of those that training can use the texts, as its adapters read them."""
-    readings = [
-        (PartAdapter(part, f"source {source.name}"), *read_part(part, root=root, source=source.name))
-        for part in source.parts
-    ]
+    """Return the number of a source's rows, and the texts of those that training can use, as its adapters read them."""
+    where = f"source {source.name}"
+    readings = [(PartAdapter(part, where), *read_part(part, root=root, source=source.name)) for part in source.parts]
 
     def texts() -> Iterator[Texts]:
         for adapter, _, rows in readings:
-            for row, where in rows:
-                if not adapter.wants(row):
-                    continue
+            for row, location in rows:
                 try:
-                    made = adapter.adapt(row)
+                    content = adapter.adapt(row) if adapter.wants(row) else None
                 except (MalformedRowError, UnusableRowError):
-                    continue  # training stops at the one and leaves out the other: neither is learnt from
-                yield where, [made] if isinstance(made, str) else [turn["content"] for turn in made]
+                    continue  # training does not use such a row
+                if content is not None:
+                    yield location, [content] if isinstance(content, str) else [turn["content"] for turn in content]
 
     return sum(count for _, count, _ in readings), texts()
 
 
-def _searched(target: str, root: str | None, store: str | None) -> _Searched:
+def _target(target: str, root: str | None, store: str | None) -> _Target:
     path = Path(target)
     if path.is_file() and path.suffix in _FILES:
         part = Part(adapter="text", files=(str(path.resolve()),))
-        return _Searched((Source(name=path.name, parts=(part,)),), (), data_root(root), None)
+        return _Target((Source(name=path.name, parts=(part,)),), (), data_root(root), None)
     if (path / "run.json").is_file():
         run = Run(path.resolve())
         manifest = run.manifest
-        return _Searched(
-            manifest.config.sources,
-            (),
-            data_root(root or manifest.data_root),
-            Store(store_root(store or str(run.store))),
-        )
-    recipe = load_recipe(target, ())
-    found = Store(store_root(store))
-    folder = make_world(recipe, found) if recipe.data.world else data_root(root)
-    return _Searched(recipe.data.sources, recipe.evaluation.suites, folder, found)
+        run_store = Store(store_root(store or str(run.store)))
+        return _Target(manifest.config.sources, (), data_root(root or manifest.data_root), run_store)
+    recipe, run_store = load_recipe(target, ()), Store(store_root(store))
+    folder = make_world(recipe, run_store) if recipe.data.world else data_root(root)
+    return _Target(recipe.data.sources, recipe.evaluation.suites, folder, run_store)
 
 
 def _file_texts(source: Source) -> tuple[int, Iterator[Texts]]:
@@ -113,11 +108,10 @@ def _file_texts(source: Source) -> tuple[int, Iterator[Texts]]:
     return count, ((where, list(_strings(row))) for row, where in rows)
 
 
-def _strings(value: Any) -> Iterator[str]:
-    """Every text in a row of whatever format."""
+def _strings(value: object) -> Iterator[str]:
+    """Yield every text in a row, whatever its format."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, dict | list | tuple):
-        inner: Iterable[Any] = value.values() if isinstance(value, dict) else value
-        for item in inner:
+        for item in value.values() if isinstance(value, dict) else value:
             yield from _strings(item)
