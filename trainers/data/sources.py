@@ -23,7 +23,7 @@ from trainers.data.tokenise import prepare
 from trainers.data.tokens import Example, SourceReport, TokenTable, cached
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerFast
+    from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 _FORMAT = 2  # increase it when the same input gives other tokens than before
 
@@ -70,7 +70,7 @@ class TokenSource:
 def load_sources(
     sources: Sequence[Source],
     *,
-    tokenizer: PreTrainedTokenizerFast,
+    tokenizer: PreTrainedTokenizerBase,
     max_length: int,
     seed: int,
     root: Path | None,
@@ -93,7 +93,7 @@ def load_sources(
         MoemixError: a source is missing, empty or malformed, has no usable row, or has fewer rows than requested.
     """
     encoder = Encoder(tokenizer)
-    identity = _tokenizer_fingerprint(tokenizer)
+    identity = _tokenizer_fingerprint(encoder.tokenizer)
     loaded = []
     for source in sorted(sources, key=lambda source: source.name):
         build = prepare(source, encoder, max_length, root)
@@ -107,7 +107,7 @@ def load_sources(
     return tuple(loaded)
 
 
-def run_sources(run: Run, tokenizer: Any) -> tuple[TokenSource, ...]:
+def run_sources(run: Run, tokenizer: PreTrainedTokenizerBase) -> tuple[TokenSource, ...]:
     """Load the sources of a run's manifest for its base model's tokenizer."""
     manifest = run.manifest
     return load_sources(

@@ -28,7 +28,7 @@ from trainers.data.adapters import Conversation, Message, UnusableRowError
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
-    from transformers import PreTrainedTokenizerFast
+    from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 Span = tuple[int, int]
 Tokens = tuple[NDArray[np.int32], NDArray[np.bool_]]
@@ -50,8 +50,8 @@ class Rendered:
 class Encoder:
     """Convert conversations to tokens and loss masks, for one tokenizer and its chat template."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
-        self.tokenizer = tokenizer
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        self.tokenizer = cast("PreTrainedTokenizerFast", tokenizer)
         self._where = tokenizer.name_or_path or None
         if not tokenizer.is_fast:
             raise MoemixError(
