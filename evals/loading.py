@@ -11,8 +11,7 @@ from typing import Any
 
 from evals import sandbox
 from evals.code_eval import is_sandboxed, run_setup_code, sandboxed_metrics
-from evals.data_root import local_datasets
-from evals.punkt import sentence_model
+from evals.data_root import local_datasets, sentence_model
 from evals.suites import Suite, SuiteColumn, task_folders
 from harness.errors import MoemixError, nearest, unknown
 

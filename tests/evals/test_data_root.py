@@ -9,7 +9,7 @@ import json
 import pytest
 
 from evals.benchmarks import DATASETS
-from evals.data_root import inventory, local_datasets, mirror
+from evals.data_root import inventory, local_datasets, open_dataset
 from evals.doctor import examine_data_root
 from evals.loading import load_tasks
 from evals.runner import evaluate, request_for
@@ -167,19 +167,18 @@ def test_a_row_of_another_format_gives_file_and_line(tmp_path):
     good = {"question": "q", "passage": "p", "idx": 0, "label": "true"}
     (tmp_path / "boolq" / "val.jsonl").write_text(f"{json.dumps(good)}\n{json.dumps({'question': 'q'})}\n")
     with pytest.raises(MoemixError, match=r"val\.jsonl:2"):
-        mirror(DATASETS["aps/super_glue", "boolq"], tmp_path)
+        open_dataset(DATASETS["aps/super_glue", "boolq"], tmp_path)
 
 
-def test_changed_files_are_converted_again_and_unchanged_ones_are_not(tmp_path):
+def test_changed_files_are_read_again(tmp_path):
     (tmp_path / "boolq").mkdir()
     row = {"question": "q", "passage": "p", "idx": 0, "label": "true"}
     (tmp_path / "boolq" / "val.jsonl").write_text(json.dumps(row) + "\n")
-    first = mirror(DATASETS["aps/super_glue", "boolq"], tmp_path)
-    made = (first / "validation.parquet").stat().st_mtime_ns
-    assert mirror(DATASETS["aps/super_glue", "boolq"], tmp_path) == first
-    assert (first / "validation.parquet").stat().st_mtime_ns == made
+    first = open_dataset(DATASETS["aps/super_glue", "boolq"], tmp_path)
+    assert first["validation"]["label"][:] == [1]
+    assert len(first["train"]) == 0  # a split without a file is there and empty
     (tmp_path / "boolq" / "val.jsonl").write_text(json.dumps(row | {"label": "false"}) + "\n")
-    assert mirror(DATASETS["aps/super_glue", "boolq"], tmp_path) != first
+    assert open_dataset(DATASETS["aps/super_glue", "boolq"], tmp_path)["validation"]["label"][:] == [0]
 
 
 def test_the_hub_is_asked_again_once_the_data_root_is_left(tmp_path):
