@@ -105,8 +105,7 @@ def write_report(comparisons: list[Comparison], folder: Path) -> list[Path]:
     """Write ``table.*`` in every format, ``weights.png`` if something was trained, ``judge-<bench>.png`` if judged."""
     from harness.files import write_text
     from leaderboards.exports import render
-    from leaderboards.figures import draw_weights, trajectories
-    from leaderboards.judge_figure import draw_judged, judged_bars
+    from leaderboards.figures import draw_judged, draw_weights, judged_panels, trajectories
 
     written = []
     for style, ending in ENDINGS.items():
@@ -116,7 +115,7 @@ def write_report(comparisons: list[Comparison], folder: Path) -> list[Path]:
     if trained:
         written.append(folder / "weights.png")
         draw_weights(trained, written[-1])
-    for bench, bars in judged_bars(comparisons[0]).items():
+    for bench, (title, panels) in judged_panels(comparisons[0]).items():
         written.append(folder / f"judge-{bench}.png")
-        draw_judged(bars, written[-1])
+        draw_judged(title, panels, written[-1])
     return written

@@ -1,47 +1,48 @@
-"""Figures by matplotlib: the same records give the same bytes, and every figure is readable in greyscale."""
+"""The figures of a comparison: weights over time, and judged scores by category and turn."""
 
 from __future__ import annotations
 
-import io
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from harness.errors import MoemixError, nearest
-from harness.files import write_bytes
+from harness.errors import MoemixError
 from harness.grid import plain
-from leaderboards.facts import run_facts
+from harness.records import JudgeSummary
+from harness.statistics.estimates import Part, estimate
+from leaderboards.drawing import LINES, MARKERS, Panel, Point, colour, draw_panels, image_kind, save
+from leaderboards.judged import PREFIX, JudgedRow, read_rows
 from leaderboards.mixture import Trajectory, read_trajectory
-from leaderboards.table import Comparison
+from leaderboards.table import Comparison, Row
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Without these, two files that show the same would differ.
-METADATA: dict[str, dict[str, str | None]] = {
-    "png": {"Software": None},
-    "pdf": {"Creator": None, "Producer": None, "CreationDate": None},
-    "svg": {"Creator": None, "Date": None},
-}
-LINES = ("-", "--", "-.", ":")
-MARKERS = ("o", "s", "^", "D", "v", "P")
 MOST_LABELLED = 12  # sources with a line of their own style and a label; the rest are drawn thin and grey
+
+
+def _named_rows(comparison: Comparison) -> list[tuple[str, Row]]:
+    """Return every row with its label; of several models each label names its model."""
+    several = len(comparison.tables) > 1
+    return [
+        (f"{table.model} · {row.label}" if several else row.label, row)
+        for table in comparison.tables
+        for row in table.rows
+    ]
 
 
 def trajectories(comparison: Comparison) -> dict[str, Trajectory]:
     """Return name → trajectory of every trained run, in the order of the rows."""
-    several = len(comparison.tables) > 1
     found = {}
-    for table in comparison.tables:
-        for row in table.rows:
-            for member, fact in zip(row.members, run_facts(row), strict=True):
-                trajectory = read_trajectory(member.run)
-                if trajectory is not None:
-                    found[f"{table.model} · {fact.name}" if several else fact.name] = trajectory
+    for label, row in _named_rows(comparison):
+        for member in row.members:
+            trajectory = read_trajectory(member.run)
+            if trajectory is not None:
+                found[label if len(row.members) == 1 else f"{label} · seed {member.seed}"] = trajectory
     return found
 
 
@@ -55,7 +56,7 @@ def draw_weights(runs: dict[str, Trajectory], path: Path) -> None:
     Raises:
         MoemixError: there is no trained run, or the file is of another kind.
     """
-    _kind(path)
+    image_kind(path)
     if not runs:
         raise MoemixError("no run has been trained: there are no weights to draw", where=str(path))
     columns = 2 if len(runs) == 4 else min(3, len(runs))
@@ -74,47 +75,6 @@ def draw_weights(runs: dict[str, Trajectory], path: Path) -> None:
     save(path, (4.4 * columns, 3.0 * lines + 0.3), paint)
 
 
-def _kind(path: Path) -> str:
-    kind = path.suffix.lower().lstrip(".")
-    if kind not in METADATA:
-        raise MoemixError(f"cannot draw a {path.suffix or 'file without an ending'}", where=str(path),
-                          hint=nearest(kind, METADATA))  # fmt: skip
-    return kind
-
-
-def save(path: Path, inches: tuple[float, float], paint: Callable[[Figure], None]) -> None:
-    """Draw a figure and write it as a whole, with the same settings and the same bytes on every machine.
-
-    Args:
-        path: ends in ``.png``, ``.pdf`` or ``.svg``.
-        inches: width and height.
-        paint: draws on the empty figure that it is given.
-
-    Raises:
-        MoemixError: the file is of another kind.
-    """
-    kind = _kind(path)
-    from matplotlib import rc_context, rcParamsDefault
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    settings = {key: value for key, value in rcParamsDefault.items() if not key.startswith(("backend", "interactive"))}
-    with rc_context(settings | {"svg.hashsalt": "moemix", "font.size": 9}):
-        figure = Figure(figsize=inches, layout="constrained")
-        FigureCanvasAgg(figure)
-        paint(figure)
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format=kind, dpi=150, metadata=METADATA[kind])
-    write_bytes(path, buffer.getvalue())
-
-
-def colour(position: int, count: int) -> tuple[float, ...]:
-    """Return the colour of one of several lines or bars; they differ in lightness, so a grey print shows them too."""
-    from matplotlib import colormaps
-
-    return tuple(colormaps["viridis"](0.7 * position / max(1, count - 1)))
-
-
 def _draw(panel: Axes, name: str, trajectory: Trajectory, top: float) -> None:
     end = int(trajectory.steps[-1])
     final = trajectory.weights[-1]
@@ -123,17 +83,17 @@ def _draw(panel: Axes, name: str, trajectory: Trajectory, top: float) -> None:
         panel.plot(trajectory.steps, trajectory.weights[:, source], color="0.8", linewidth=0.6, drawstyle="steps-post")
     heights = _spread([float(final[source]) for source in labelled], gap=0.055 * top)
     for position, (source, height) in enumerate(zip(labelled, heights, strict=True)):
-        look = colour(position, len(labelled))
+        shade = colour(position, len(labelled))
         panel.plot(
-            trajectory.steps, trajectory.weights[:, source], color=look, linewidth=1.8, drawstyle="steps-post",
+            trajectory.steps, trajectory.weights[:, source], color=shade, linewidth=1.8, drawstyle="steps-post",
             linestyle=LINES[position % len(LINES)], marker=MARKERS[position % len(MARKERS)], markersize=3.5,
             markevery=max(1, len(trajectory.steps) // 8),
         )  # fmt: skip
-        panel.stairs(trajectory.realised[:, source], trajectory.steps, color=look, linewidth=0.6, baseline=None)
+        panel.stairs(trajectory.realised[:, source], trajectory.steps, color=shade, linewidth=0.6, baseline=None)
         panel.annotate(
             f"{trajectory.names[source]} {final[source]:.2f}", (end, final[source]), (1.04 * end, height),
-            va="center", fontsize=8, color=look, annotation_clip=False, parse_math=False,
-            arrowprops={"arrowstyle": "-", "color": look, "linewidth": 0.5, "shrinkA": 0, "shrinkB": 0,
+            va="center", fontsize=8, color=shade, annotation_clip=False, parse_math=False,
+            arrowprops={"arrowstyle": "-", "color": shade, "linewidth": 0.5, "shrinkA": 0, "shrinkB": 0,
                         "relpos": (0, 0.5)},
         )  # fmt: skip
     panel.set_title(plain(name), fontsize=10, loc="left", parse_math=False)
@@ -157,3 +117,54 @@ def _spread(heights: Sequence[float], gap: float) -> list[float]:
     result = np.empty(len(placed))
     result[order] = flat + gap * np.arange(len(placed))
     return [float(height) for height in result]
+
+
+# --- judged scores ------------------------------------------------------------------------------------
+
+
+def judged_panels(comparison: Comparison) -> dict[str, tuple[str, list[Panel]]]:
+    """Return bench → the title of its figure and a panel of bars for each turn: categories by strategy."""
+    rows: dict[str, dict[str, list[list[JudgedRow]]]] = {}
+    summaries: dict[str, JudgeSummary] = {}
+    for label, row in _named_rows(comparison):
+        for name in (name for name in row.cells if name.startswith(PREFIX)):
+            folders = [scores.path.parent for held in row.scored(name).values() for scores in held.values()]
+            for folder in folders:
+                summaries[name] = JudgeSummary.read(folder / "summary.json")
+                rows.setdefault(name, {}).setdefault(label, []).append(read_rows(folder, summaries[name].model))
+    return {name.removeprefix(PREFIX): _judged(summaries[name], by_label) for name, by_label in rows.items()}
+
+
+def _judged(summary: JudgeSummary, rows: dict[str, list[list[JudgedRow]]]) -> tuple[str, list[Panel]]:
+    categories = dict.fromkeys(row.category for seeds in rows.values() for seed in seeds for row in seed)
+    judges = ", ".join(judge.name for judge in summary.request.judges)
+    title = summary.title if summary.request.protocol == "reference" else f"{summary.title}, judged by {judges}"
+    panels = []
+    for turn, words in ((1, "first turn"), (2, "second turn")):
+        points = (
+            Point(label, category, *_mean(seeds, turn, category))
+            for label, seeds in rows.items()
+            for category in categories
+        )
+        panels.append(Panel(words, "bars", "", "score ± standard error", tuple(points), summary.scale))
+    return title, panels
+
+
+def _mean(seeds: list[list[JudgedRow]], turn: int, category: str) -> tuple[float, float]:
+    """Return mean and standard error over the questions (and seeds) that were judged in every seed."""
+    by_seed = [
+        {row.question: row.score for row in seed
+         if (row.turn, row.category) == (turn, category) and row.score is not None}
+        for seed in seeds
+    ]  # fmt: skip
+    common = [question for question in by_seed[0] if all(question in scores for scores in by_seed)]
+    if not common:
+        return math.nan, math.nan
+    scores = np.array([[held[question] for question in common] for held in by_seed], dtype=np.float64)
+    found = estimate([Part(1.0, scores, np.arange(len(common)))])
+    return found.value, found.se
+
+
+def draw_judged(title: str, panels: Sequence[Panel], path: Path) -> None:
+    """Draw what :func:`judged_panels` returns for a bench, the first turn above the second."""
+    draw_panels(panels, title, path, columns=1, width=max(6.0, 0.125 * sum(len(p.points) for p in panels) + 2))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +13,7 @@ from scipy.stats import pearsonr
 
 from harness.errors import unknown
 from harness.statistics.estimates import mean_over_seeds
+from leaderboards.drawing import Panel, Point, draw_panels
 from leaderboards.mixture import read_trajectory
 from leaderboards.paper.measures import Loads, compare_lines, gate_loads
 from leaderboards.paper.runs import BENCHMARK_LOAD, GATE_LOAD, SCORES, Experiments, Need
@@ -23,32 +25,6 @@ LENGTHS = ("500", "1000", "1500", "2000")
 PAIR = ("uniform", "dynamic")
 AVERAGE = "score:kr_average"
 R_LOW, R_HIGH = "lower end of r's 95 % interval", "upper end of r's 95 % interval"
-
-
-@dataclass(frozen=True)
-class Point:
-    """A point, a bar or an entry of a matrix; ``published`` where the paper gives the number."""
-
-    series: str
-    x: float | str
-    y: float
-    stderr: float = math.nan
-    published: float | None = None
-
-
-@dataclass(frozen=True)
-class Panel:
-    """One pair of axes. A ``matrix`` has its rows in ``series`` and its columns in ``x``.
-
-    Attributes:
-        kind: ``points``, ``lines``, ``steps``, ``bars`` or ``matrix``.
-    """
-
-    title: str
-    kind: str
-    x_label: str
-    y_label: str
-    points: tuple[Point, ...]
 
 
 @dataclass
@@ -91,6 +67,13 @@ def figure_data(name: str, experiments: Experiments) -> FigureData:
     figure = FigureData(name, title)
     build(figure, experiments)
     return figure
+
+
+def draw_figure(figure: FigureData, path: Path) -> None:
+    """Draw a figure, with its single numbers in the title, to a ``.png``, ``.pdf`` or ``.svg``."""
+    facts = [f"{name} {ours:.3f}" + (f" (paper {paper})" if paper is not None else "")
+             for name, ours, paper in figure.facts if name not in (R_LOW, R_HIGH)]  # fmt: skip
+    draw_panels(figure.panels, "; ".join([figure.title, *facts]).replace("-0", "−0"), path)
 
 
 def _known(name: str) -> tuple[str, list[Need], Callable[[FigureData, Experiments], None]]:

@@ -6,8 +6,14 @@ import math
 from pathlib import Path
 
 from harness.grid import NOTHING, Cell, Grid, Number, Section, Value, csv_text, json_text, write
-from leaderboards.paper.drawing import draw_figure
-from leaderboards.paper.figures import FigureData, Point, figure_data, figure_names, figure_needs, figure_title
+from leaderboards.paper.figures import (
+    FigureData,
+    draw_figure,
+    figure_data,
+    figure_names,
+    figure_needs,
+    figure_title,
+)
 from leaderboards.paper.runs import SCORES, Experiments, Need, line_needs
 from leaderboards.paper.specs import MODELS, Column, Line, printed, source, table_spec
 from leaderboards.paper.tables import PaperCell, PaperTable, fill
@@ -162,10 +168,7 @@ def figure_section(figure: FigureData, experiments: Experiments) -> Section:
     """Lay a figure's numbers out for reading: of a long series the first and the last point."""
     rows = []
     for panel in figure.panels:
-        series: dict[str, list[Point]] = {}
-        for point in panel.points:
-            series.setdefault(point.series, []).append(point)
-        for name, points in series.items():
+        for name, points in panel.series.items():
             for p in points if len(points) <= MOST_POINTS else (points[0], points[-1]):
                 error = "?" if math.isnan(p.stderr) else _short(p.stderr)
                 rows.append([panel.title, name, _short(p.x), _short(p.y), error, _published(p.published)])

@@ -25,8 +25,7 @@ from harness.grid import (
 )
 from harness.records import ModelManifest, Stage
 from leaderboards.paper.claims import claims_grid, findings, heading, in_words
-from leaderboards.paper.drawing import draw_figure
-from leaderboards.paper.figures import FigureData, figure_data, figure_names
+from leaderboards.paper.figures import FigureData, draw_figure, figure_data, figure_names
 from leaderboards.paper.rendering import LEGEND, figure_section, figure_text, needs, table_section, table_text, title
 from leaderboards.paper.runs import Experiments, Need
 from leaderboards.paper.specs import source, table_names

@@ -12,7 +12,7 @@ from harness.errors import MoemixError
 from harness.records import JudgeRequest, JudgeSpec, JudgeSummary, Score
 from leaderboards.cli import write_report
 from leaderboards.exports import render
-from leaderboards.judge_figure import draw_judged, judged_bars
+from leaderboards.figures import draw_judged, judged_panels
 from leaderboards.layout import lay_out
 from leaderboards.selection import from_folders
 
@@ -124,13 +124,16 @@ def test_a_picture_shows_each_category_and_turn_with_error_bars(two, tmp_path):
     write_judging(uniform, [4.0, 6.0] * (QUESTIONS - 1) + [5.0, None])
     write_judging(dynamic, [5.0, 7.0, 7.0, 7.0] * (QUESTIONS // 2))
     comparison = compared(bench)
-    (bars,) = judged_bars(comparison).values()
-    assert bars.title == "MT-Bench, judged by gpt-x"
-    assert bars.categories == ["writing"]
-    assert bars.means["dynamic"].tolist() == [[6.0], [7.0]]
-    assert bars.means["uniform"][1][0] == 6.0
-    assert bars.errors["dynamic"][0][0] == pytest.approx((12 / 11) ** 0.5 / 12**0.5)
+    ((title, panels),) = judged_panels(comparison).values()
+    assert title == "MT-Bench, judged by gpt-x"
+    assert [panel.title for panel in panels] == ["first turn", "second turn"]
+    first, second = ({(point.series, point.x): point for point in panel.points} for panel in panels)
+    assert set(first) == {("uniform", "writing"), ("dynamic", "writing")}
+    assert first["dynamic", "writing"].y == 6.0
+    assert second["dynamic", "writing"].y == 7.0
+    assert second["uniform", "writing"].y == 6.0
+    assert first["dynamic", "writing"].stderr == pytest.approx((12 / 11) ** 0.5 / 12**0.5)
     written = {path.name for path in write_report([comparison], tmp_path / "report")}
     assert "judge-mt_bench.png" in written
-    draw_judged(bars, tmp_path / "again.png")
+    draw_judged(title, panels, tmp_path / "again.png")
     assert (tmp_path / "again.png").read_bytes() == (tmp_path / "report" / "judge-mt_bench.png").read_bytes()
