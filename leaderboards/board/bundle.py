@@ -19,9 +19,8 @@ from harness.provenance import now, provenance
 from harness.records import EvalSummary, ModelManifest
 from harness.store import Run, checkpoint_hash
 from harness.submissions import Board, FileEntry, PinnedSuite, Submission
-from leaderboards.board.evaluation import Engine, evaluate, local_data
 from leaderboards.board.folder import SUBMISSION, BoardFolder, SubmissionFolder, is_member, is_name
-from leaderboards.board.pins import mismatch, pin
+from leaderboards.board.pins import Engine, evaluate, local_data, mismatch, pin
 
 logger = logging.getLogger("moemix.leaderboards")
 _RUN_FILES = ("run.json", "mixture.jsonl", "metrics.jsonl", "contamination.json")

@@ -7,7 +7,7 @@ import logging
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, TypedDict, TypeVar, Unpack
+from typing import TYPE_CHECKING, TypeVar
 
 import click
 
@@ -21,48 +21,19 @@ if TYPE_CHECKING:
 logger = logging.getLogger("moemix.leaderboards")
 Command = TypeVar("Command", bound=Callable[..., object])
 FOLDER = click.Path(file_okay=False, path_type=Path)
-EXISTING_FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
-
-
-class Statements(TypedDict):
-    """Options of ``moemix submit`` that only the submitter knows: fields of the submission."""
-
-    licence: str | None
-    contact: str | None
-    description: str | None
-    base_model: str | None
-    supersedes: str | None
-
-
-class EngineOptions(TypedDict):
-    """Options that say how an evaluation is run."""
-
-    engine: str | None
-    dtype: str
-    data_root: str | None
-
-
-class SubmitOptions(Statements, EngineOptions):
-    """Options of ``moemix submit``."""
-
-
-class ReplayOptions(EngineOptions):
-    """Options of ``moemix board verify`` that replay submissions."""
-
-    count: int | None
-    checkpoints: tuple[Path, ...]
-    replay_seed: int | None
+EXISTING = click.Path(exists=True, file_okay=False, path_type=Path)
+BOARD = click.argument("folder", type=FOLDER, metavar="DIR")
+JOBS = click.option("--jobs", type=click.IntRange(min=1), metavar="N", help="[default: one per core]")
+ENGINE_OPTIONS = (
+    click.option("--data-root", metavar="DIR", help="Folder of local benchmark files. [env: MOEMIX_DATA_ROOT]"),
+    click.option("--dtype", default="float32", show_default=True, help="float32, bfloat16 or float16."),
+    click.option("--engine", metavar="vllm|transformers|URL", help="What answers if an evaluation is needed."),
+)
 
 
 def engine_options(command: Command) -> Command:
-    """Add the options that say how an evaluation is run, where one is needed."""
-    for option in (
-        click.option("--data-root", metavar="DIR", help="Folder of local benchmark files. [env: MOEMIX_DATA_ROOT]"),
-        click.option("--dtype", default="float32", show_default=True, help="float32, bfloat16 or float16."),
-        click.option(
-            "--engine", metavar="vllm|transformers|URL", help="What answers the questions if an evaluation is needed."
-        ),
-    ):
+    """Add the options that say how an evaluation is run."""
+    for option in ENGINE_OPTIONS:
         command = option(command)
     return command
 
@@ -76,15 +47,12 @@ def engine_options(command: Command) -> Command:
 @click.option("--description", help="What a reader should know, in plain text.")
 @click.option("--base-model", help="The model that training started from.  [default: the run's]")
 @click.option("--link", "links", multiple=True, metavar="KIND=URL", help="KIND is weights, code, paper or data.")
-@click.option(
-    "--supersedes", metavar="ID", help="An earlier submission that this one replaces; it stays in the history."
-)
-@click.option(
-    "--suite", "suites", multiple=True, metavar="NAME[@VERSION]", help="[default: each suite's newest version]"
-)
+@click.option("--supersedes", metavar="ID", help="An earlier submission to replace; it stays in the history.")
+@click.option("--suite", "suites", multiple=True, metavar="NAME[@VERSION]", help="[default: newest of each suite]")
 @engine_options
-def submit(source: Path, folder: Path, name: str | None, links: tuple[str, ...], suites: tuple[str, ...],
-           **options: Unpack[SubmitOptions]) -> int:  # fmt: skip
+def submit(source: Path, folder: Path, name: str | None, links: tuple[str, ...], supersedes: str | None,
+           suites: tuple[str, ...], engine: str | None, dtype: str, data_root: str | None,
+           **stated: str | None) -> int:  # fmt: skip
     """Submit a run or a checkpoint to a board.
 
     Runs the evaluations that the board pins and that are missing. Then gathers metadata, mixture trace, lm-eval's
@@ -93,22 +61,19 @@ def submit(source: Path, folder: Path, name: str | None, links: tuple[str, ...],
     """
     from harness.errors import MoemixError
     from leaderboards.board.bundle import evaluate_missing, open_board, open_source, place
-    from leaderboards.board.evaluation import Engine
     from leaderboards.board.execution import execute
+    from leaderboards.board.pins import Engine
     from leaderboards.board.verify import verify
 
     submitted = open_source(source)
     board = open_board(folder, submitted)
-    engine = Engine(options["engine"] or "transformers", options["dtype"], options["data_root"])
-    stated = {key: value for key, value in options.items() if key in Statements.__annotations__}
-    if options["supersedes"]:
-        stated["supersedes"] = board.find(options["supersedes"]).name
+    if supersedes:
+        stated["supersedes"] = board.find(supersedes).name
     chosen = [board.suite(key) for key in suites or {suite.name: 0 for suite in board.board.suites}]
     if not chosen:
         raise MoemixError("the board pins no suite yet", where=str(folder), hint="`moemix board pin` adds one")
-    evaluations = evaluate_missing(board, submitted, chosen, engine)
-    stated["links"] = dict(_parse_link(link) for link in links)
-    where = place(board, submitted, evaluations, name, stated)
+    evaluations = evaluate_missing(board, submitted, chosen, Engine(engine or "transformers", dtype, data_root))
+    where = place(board, submitted, evaluations, name, {**stated, "links": dict(map(_parse_link, links))})
     verdicts = execute(board, verify(board, only=where.label))[0].verdicts
     _print_verdicts(verdicts, every=True)
     failed = any(verdict.verdict == "fail" for verdict in verdicts)
@@ -132,8 +97,8 @@ def board() -> None:
 
 
 @board.command()
-@click.argument("folder", type=FOLDER, metavar="DIR")
-@click.option("--pin", "evaluations", multiple=True, required=True, metavar="EVALUATION", type=EXISTING_FOLDER,
+@BOARD
+@click.option("--pin", "evaluations", multiple=True, required=True, metavar="EVALUATION", type=EXISTING,
               help="A finished evaluation's folder; the board adopts its suite, questions and scoring.")  # fmt: skip
 @click.option("--title", help="[default: the folder's name]")
 @click.option("--description", default="", help="Shown above the table.")
@@ -152,8 +117,8 @@ def init(folder: Path, evaluations: tuple[Path, ...], title: str | None, descrip
 
 
 @board.command("pin")
-@click.argument("folder", type=FOLDER, metavar="DIR")
-@click.argument("evaluation", type=EXISTING_FOLDER)
+@BOARD
+@click.argument("evaluation", type=EXISTING)
 @click.option("--version", "number", required=True, help="The new version; older versions keep their submissions.")
 @click.option("--name", help="[default: the suite's]")
 def pin_command(folder: Path, evaluation: Path, number: str, name: str | None) -> None:
@@ -169,20 +134,21 @@ def pin_command(folder: Path, evaluation: Path, number: str, name: str | None) -
 
 
 @board.command()
-@click.argument("folder", type=FOLDER, metavar="DIR")
+@BOARD
 @click.option("--format", "style", type=click.Choice(["terminal", "json"]), default="terminal", show_default=True)
 @click.option("--only", metavar="ID", help="Report only on this submission.")
-@click.option("--jobs", type=click.IntRange(min=1), metavar="N", help="[default: one per core]")
+@JOBS
 @click.option("--execute/--no-execute", "executing", default=True, show_default=True,
               help="Run the programs among the responses again, if there is a sandbox.")  # fmt: skip
 @click.option("--replay", "count", type=click.IntRange(min=1), metavar="N",
               help="Let the checkpoint answer N random questions of each suite again.")  # fmt: skip
-@click.option("--checkpoint", "checkpoints", multiple=True, metavar="DIR", type=EXISTING_FOLDER,
+@click.option("--checkpoint", "checkpoints", multiple=True, metavar="DIR", type=EXISTING,
               help="A submission's checkpoint for --replay; it is recognised by its hash.")  # fmt: skip
 @click.option("--replay-seed", type=int, metavar="N", help="Seed of the draw of questions.  [default: unpredictable]")
 @engine_options
-def verify(folder: Path, style: str, only: str | None, jobs: int | None, executing: bool,
-           **options: Unpack[ReplayOptions]) -> int:  # fmt: skip
+def verify(folder: Path, style: str, only: str | None, jobs: int | None, executing: bool, count: int | None,
+           checkpoints: tuple[Path, ...], replay_seed: int | None, engine: str | None, dtype: str,
+           data_root: str | None) -> int:  # fmt: skip
     """Check every submission of a board; the exit status is 1 if any fails.
 
     Checks files, schema, hashes, suite version and questions. Recomputes every score from the responses (programs are
@@ -190,21 +156,19 @@ def verify(folder: Path, style: str, only: str | None, jobs: int | None, executi
     outputs, and reads the contamination report and the judge's flags.
     """
     from leaderboards.board import verify as verifying
-    from leaderboards.board.evaluation import Engine
     from leaderboards.board.execution import execute
     from leaderboards.board.folder import boards_in
+    from leaderboards.board.pins import Engine
     from leaderboards.board.replay import Replay, replay
 
-    root = options["data_root"]
-    engine = Engine(options["engine"], options["dtype"], root) if options["engine"] else None
+    how = Engine(engine, dtype, data_root) if engine else None
     verdicts: list[Verdict] = []
-    for held in boards_in(folder):
-        results = verifying.verify(held, only=only, jobs=jobs)
-        for checked in execute(held, results) if executing else results:
+    for one in boards_in(folder):
+        results = verifying.verify(one, only=only, jobs=jobs)
+        for checked in execute(one, results) if executing else results:
             verdicts += checked.verdicts
-            if options["count"] is not None:
-                how = Replay(options["count"], options["checkpoints"], engine, options["replay_seed"], root)
-                verdicts.append(replay(held, checked, how))
+            if count is not None:
+                verdicts.append(replay(one, checked, Replay(count, checkpoints, how, replay_seed, data_root)))
     if style == "json":
         click.echo(json.dumps([verdict.model_dump() for verdict in verdicts], indent=1, ensure_ascii=False))
     else:
@@ -214,21 +178,21 @@ def verify(folder: Path, style: str, only: str | None, jobs: int | None, executi
 
 def _print_verdicts(verdicts: Sequence[Verdict], *, every: bool) -> None:
     """Print the verdicts that a person has to look at (or every one), and how many submissions pass."""
-
     from harness.grid import plain
 
-    labels = {verdict.submission for verdict in verdicts}
     for verdict in verdicts:
         if every or verdict.verdict in ("fail", "warn"):
             click.echo(f"{verdict.verdict:4}  {plain(verdict.submission)}  {verdict.check}: {plain(verdict.detail)}")
-    failed = {verdict.submission for verdict in verdicts if verdict.verdict == "fail"}
-    warned = {verdict.submission for verdict in verdicts if verdict.verdict == "warn"} - failed
-    click.echo(f"{len(labels)} submissions: {len(labels - failed - warned)} pass, {len(warned)} with warnings, "
-               f"{len(failed)} fail")  # fmt: skip
+    labels, failed, warned = (
+        {v.submission for v in verdicts if v.verdict in outcomes}
+        for outcomes in (("pass", "warn", "fail", "skip"), ("fail",), ("warn",))
+    )
+    passed, warned = labels - failed - warned, warned - failed
+    click.echo(f"{len(labels)} submissions: {len(passed)} pass, {len(warned)} with warnings, {len(failed)} fail")
 
 
 @board.command()
-@click.argument("folder", type=FOLDER, metavar="DIR")
+@BOARD
 @click.argument("submission_id", metavar="ID")
 @click.option("--reason", required=True, help="Shown in the history.")
 def withdraw(folder: Path, submission_id: str, reason: str) -> None:
@@ -245,51 +209,54 @@ def withdraw(folder: Path, submission_id: str, reason: str) -> None:
 
 
 @board.command()
-@click.argument("folder", type=FOLDER, metavar="DIR")
+@BOARD
 @click.option("--out", required=True, type=FOLDER, metavar="SITE", help="The site's folder; an older site is replaced.")
-@click.option("--jobs", type=click.IntRange(min=1), metavar="N", help="[default: one per core]")
+@JOBS
 def build(folder: Path, out: Path, jobs: int | None) -> None:
     """Build a board's site: files that a browser opens as they are.
 
     Submissions that fail their checks are left out and named. DIR may also hold several boards; each gets its own
     pages.
     """
+    click.echo(f"{out / 'index.html'}: {_build(folder, out, jobs)} submissions")
+
+
+def _build(folder: Path, out: Path, jobs: int | None = None) -> int:
     from leaderboards.board.build import build_site
     from leaderboards.board.folder import boards_in
 
-    boards = {held.name: _standings(held, jobs) for held in boards_in(folder)}
+    boards = {one.name: _standings(one, jobs) for one in boards_in(folder)}
     build_site(boards, out)
-    click.echo(f"{out / 'index.html'}: {sum(len(one.checked) for one in boards.values())} submissions")
+    return sum(len(one.checked) for one in boards.values())
 
 
-def _standings(held: BoardFolder, jobs: int | None = None, only: str | None = None) -> Standings:
+def _standings(board: BoardFolder, jobs: int | None = None, only: str | None = None) -> Standings:
     """Verify and rank a board's submissions; name those that are left out."""
     from harness.grid import plain
     from leaderboards.board.standings import rank_submissions
     from leaderboards.board.verify import verify as check
 
-    standings = rank_submissions(held, check(held, only=only, jobs=jobs))
+    standings = rank_submissions(board, check(board, only=only, jobs=jobs))
     for label, reason in standings.refused.items():
         logger.warning("%s: left out, it fails %s", plain(label), plain(reason))
     return standings
 
 
-@board.command("compare")
-@click.argument("folder", type=FOLDER, metavar="DIR")
+@board.command()
+@BOARD
 @click.argument("first", metavar="ID")
 @click.argument("second", metavar="ID")
-@click.option("--format", "style", type=click.Choice(["terminal", "markdown", "latex", "html"]), default="terminal",
-              show_default=True)  # fmt: skip
-@click.option("--jobs", type=click.IntRange(min=1), metavar="N", help="[default: one per core]")
-def compare_command(folder: Path, first: str, second: str, style: str, jobs: int | None) -> None:
+@click.option("--format", "style", type=click.Choice(["terminal", "markdown", "latex", "html"]), default="terminal")
+@JOBS
+def compare(folder: Path, first: str, second: str, style: str, jobs: int | None) -> None:
     """Show the paired differences between two submissions, with intervals and verdicts."""
     from harness.grid import write
     from leaderboards.board.folder import BoardFolder
-    from leaderboards.board.pairs import compare
+    from leaderboards.board.pairs import compare as sections
 
-    held = BoardFolder(folder)
-    labels = held.find(first).label, held.find(second).label
-    click.echo(write(compare(_standings(held, jobs), *labels), style), nl=False)
+    one = BoardFolder(folder)
+    labels = one.find(first).label, one.find(second).label
+    click.echo(write(sections(_standings(one, jobs), *labels), style), nl=False)
 
 
 @board.command()
@@ -300,14 +267,12 @@ def serve(folder: Path, port: int, host: str) -> None:
     """Show a board, or a site that was built before, on this machine."""
     import tempfile
 
-    from leaderboards.board.build import MARKER, build_site, server
-    from leaderboards.board.folder import boards_in
+    from leaderboards.board.build import MARKER, server
 
     with tempfile.TemporaryDirectory(prefix="moemix-board-") as scratch:
-        site = folder
-        if not (folder / MARKER).is_file():
-            site = Path(scratch) / "site"
-            build_site({held.name: _standings(held) for held in boards_in(folder)}, site)
+        site = folder if (folder / MARKER).is_file() else Path(scratch) / "site"
+        if site != folder:
+            _build(folder, site)
         with server(site, host, port) as running:
             click.echo(f"http://{host}:{running.server_address[1]}/ (stop it with Ctrl-C)")
             sys.stdout.flush()
@@ -318,7 +283,7 @@ def serve(folder: Path, port: int, host: str) -> None:
 
 
 @board.command()
-@click.argument("folder", type=FOLDER, metavar="DIR")
+@BOARD
 @click.option("--format", "style", required=True, type=click.Choice(["every-eval-ever", "eval-results", "fastchat"]))
 @click.option("--out", required=True, type=FOLDER, metavar="FOLDER", help="Where the files go.")
 @click.option("--developer", metavar="NAME", help="Organisation behind the models.  [default: the board's name]")
@@ -329,23 +294,14 @@ def export(folder: Path, style: str, out: Path, developer: str | None, only: str
     The formats are Every Eval Ever's records with their samples, the hub's .eval_results YAML, and FastChat's answers
     and judgments.
     """
-    from harness.errors import MoemixError
-    from leaderboards.board import exchange
-    from leaderboards.board.folder import BoardFolder, is_name
+    from leaderboards.board.exchange import export as write_files
+    from leaderboards.board.folder import BoardFolder
 
-    held = BoardFolder(folder)
-    name = developer or held.board.name
-    if not is_name(name):
-        raise MoemixError("use only letters, digits and ._+-", where=f"--developer {name}")
-    standings = _standings(held, only=held.find(only).label if only else None)
-    if style == "every-eval-ever":
-        count = exchange.every_eval_ever(standings, out, name)
-    else:
-        count = (exchange.eval_results if style == "eval-results" else exchange.fastchat)(standings, out)
+    one = BoardFolder(folder)
+    standings = _standings(one, only=one.find(only).label if only else None)
+    count = write_files(standings, style, out, developer or one.board.name)
     click.echo(f"{out}: {count} records")
     if not count:
-        reasons = {
-            "eval-results": "no task of the board comes from a hub data set",
-            "fastchat": "no submission was judged",
-        }
+        reasons = {"eval-results": "no task of the board comes from a hub data set",
+                   "fastchat": "no submission was judged"}  # fmt: skip
         logger.warning(reasons.get(style, "the board has no submission that passes its checks"))

@@ -25,6 +25,7 @@ from harness.records import EvalSummary
 from harness.samples import Sample, parse_samples
 from harness.statistics.columns import Key
 from harness.submissions import PinnedSuite, Submission
+from leaderboards.board.folder import is_name
 from leaderboards.board.rescoring import filtered_answer
 from leaderboards.board.standings import Standings
 from leaderboards.board.untrusted import FILE_BYTES, read_lines, read_record
@@ -68,6 +69,19 @@ def evaluated(standings: Standings) -> Iterator[Evaluated]:
             tasks = standing.ranking.tasks.items()
             scores = {key: (float(task.values[at]), float(task.se[at])) for key, task in tasks}
             yield Evaluated(standings.submission(row), standing.suite, folder, scores)
+
+
+def export(standings: Standings, style: str, out: Path, developer: str) -> int:
+    """Write the files of a format and return the number of records.
+
+    Raises:
+        MoemixError: the developer's name cannot be the name of a folder.
+    """
+    if not is_name(developer):
+        raise MoemixError("use only letters, digits and ._+-", where=f"--developer {developer}")
+    if style == "every-eval-ever":
+        return every_eval_ever(standings, out, developer)
+    return (eval_results if style == "eval-results" else fastchat)(standings, out)
 
 
 # --- Every Eval Ever ----------------------------------------------------------------------------------

@@ -23,7 +23,7 @@ from leaderboards.board.checks import summarise, within
 from leaderboards.board.folder import BoardFolder
 from leaderboards.board.rescoring import ContradictionError, filtered_programs, known_filter
 from leaderboards.board.untrusted import read_lines
-from leaderboards.board.verify import Checked, Vector, cached_executions, store_execution
+from leaderboards.board.verify import Checked, Vector, cache_execution, cached_executions
 from leaderboards.scores import TOLERANCE
 
 METRIC = "pass_at_1"  # the metric of MBPP and of the quickstart's world
@@ -60,7 +60,7 @@ def execute(board: BoardFolder, submissions: Sequence[Checked]) -> list[Checked]
             verdict = Verdict(submission=checked.label, check="execution", verdict=outcome, detail=detail)
             verdicts[checked.label] = verdict
             if outcome in ("pass", "fail"):
-                store_execution(board, folders[checked.label], verdict)
+                cache_execution(board, folders[checked.label], verdict)
     return [_with_verdict(c, board, verdicts[c.label]) if c.label in verdicts else c for c in submissions]
 
 

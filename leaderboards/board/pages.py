@@ -13,7 +13,7 @@ from harness.recipe_file import parse
 from harness.records import MixtureUpdate, RunManifest
 from harness.statistics.ranking import RankedColumn, Scores
 from harness.submissions import BoardEntry, Submission
-from leaderboards.board.judging import judgings
+from leaderboards.board.integrity import judgings
 from leaderboards.board.pairs import has_pair_pages, shortened
 from leaderboards.board.standings import Standing, Standings
 from leaderboards.board.untrusted import read_lines, read_record

@@ -1,18 +1,31 @@
-"""Pin a suite: turn a finished evaluation of the board's owner into the questions, scoring rules and columns to use."""
+"""Pin suites, and evaluate checkpoints on pinned suites.
+
+A finished evaluation of the board's owner gives the questions, scoring rules and columns of a pinned suite. Evaluations
+run as ``moemix eval`` in a process of their own: this package only reads what they leave.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import logging
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from harness.errors import MoemixError
+from harness.errors import MoemixError, StageFailed
 from harness.files import read_json
-from harness.records import EvalSummary
+from harness.launch import run_moemix
+from harness.recipe_file import parse
+from harness.records import EvalSummary, RunManifest
 from harness.statistics.columns import Key
 from harness.submissions import PinnedSuite, PinnedTask
+from leaderboards.board.folder import BoardFolder
 from leaderboards.board.rescoring import scorer_of
 from leaderboards.board.samples import TaskSamples, read_task
+from leaderboards.board.untrusted import read_record
 from leaderboards.scores import Evaluation
+
+logger = logging.getLogger("moemix.leaderboards")
 
 
 def pin(folder: Path, *, version: str = "1", name: str | None = None) -> PinnedSuite:
@@ -94,3 +107,52 @@ def _confirmed(samples: TaskSamples) -> tuple[str, ...]:
     if samples.differing:
         return ()
     return tuple(sorted(f"{key.metric},{key.filter}" for key in samples.recomputed))
+
+
+# --- evaluating -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Engine:
+    """How an evaluation is run: options of ``moemix eval``."""
+
+    name: str = "transformers"
+    dtype: str = "float32"
+    data_root: str | None = None
+
+
+def local_data(folder: Path) -> str | None:
+    """Return the data root that a run (or a submission's copy of its manifest) used, if it is on this machine."""
+    if not (folder / "run.json").is_file():
+        return None
+    root = parse(RunManifest, read_record(folder / "run.json"), where=str(folder / "run.json")).data_root
+    return root if root and Path(root).is_dir() else None
+
+
+def evaluate(
+    board: BoardFolder, suite: PinnedSuite, checkpoint: Path, engine: Engine, out: Path, extra: Sequence[str] = ()
+) -> None:
+    """Evaluate a checkpoint on a pinned suite. An evaluation that was interrupted resumes.
+
+    Args:
+        board: its folder may hold the suite's own file.
+        suite: what to evaluate; its selection of tasks and its limit are in ``extra`` where they apply.
+        checkpoint: a folder that transformers loads.
+        engine: what answers.
+        out: the folder for results, samples and summary.
+        extra: further options of ``moemix eval``.
+
+    Raises:
+        StageFailed: the evaluation failed; its own messages are on standard error.
+    """
+    own = board.path / suite.suite
+    name = os.fspath(own.resolve()) if suite.suite.endswith((".yaml", ".yml")) and own.is_file() else suite.suite
+    command = [
+        "eval", str(checkpoint), "--suite", name, "--engine", engine.name, "--dtype", engine.dtype,
+        "--seed", str(suite.seed), "--out", str(out), *extra,
+    ]  # fmt: skip
+    command += ["--data-root", engine.data_root] if engine.data_root else []
+    logger.info("%s: evaluating %s", suite.key, checkpoint)
+    if run_moemix(*command):
+        raise StageFailed(f"the evaluation on {suite.key} failed; its messages are above", where=str(out),
+                          hint="fix the cause and run the same command again")  # fmt: skip

@@ -20,8 +20,8 @@ from harness.records import EvalRequest, EvalSummary
 from harness.samples import FIELDS, Sample, parse_samples
 from harness.store import checkpoint_hash
 from harness.submissions import Outcome, PinnedSuite, Submission, Verdict
-from leaderboards.board.evaluation import Engine, evaluate, local_data
 from leaderboards.board.folder import BoardFolder
+from leaderboards.board.pins import Engine, evaluate, local_data
 from leaderboards.board.untrusted import read_lines, read_record
 from leaderboards.board.verify import Checked
 

@@ -88,6 +88,9 @@ class Checked(Strict):
         return any(verdict.verdict == "fail" for verdict in self.verdicts)
 
 
+_CHECKED = TypeAdapter(Checked)
+
+
 def verify(board: BoardFolder, *, only: str | None = None, jobs: int | None = None) -> list[Checked]:
     """Check every submission of a board, or only one. Duplicates are searched in all of them.
 
@@ -139,36 +142,24 @@ def _clusters(tasks: Mapping[str, TaskSamples]) -> dict[str, tuple[int, ...]]:
 def _check_all(board: BoardFolder, folders: list[SubmissionFolder], jobs: int) -> list[Checked]:
     """Return the cached results, and check the other submissions now, in the order of the folders."""
     with _Cache(board) as cache:
-        states = {where.label: _state(where, cache.checks) for where in folders}
-        results = cache.results(states)
+        states = {where.label: cache.state(where) for where in folders}
+        results = {label: _CHECKED.validate_json(data) for label, data in cache.read("verified", states).items()}
         missing = [where for where in folders if where.label not in results]
         with progress("verifying submissions", len(folders), done=len(folders) - len(missing)) as bar:
             for checked in _check(board, missing, jobs):
                 results[checked.label] = checked
-                cache.store(states[checked.label], checked)
+                cache.write("verified", checked.label, states[checked.label], _CHECKED.dump_json(checked))
                 bar.advance()
         return [results[where.label] for where in folders]
 
 
 def _check(board: BoardFolder, folders: list[SubmissionFolder], jobs: int) -> Iterator[Checked]:
+    check = functools.partial(check_one, board)
     if jobs == 1 or len(folders) <= FEW:
-        yield from (check_one(board, where) for where in folders)
+        yield from map(check, folders)
         return
-    with ProcessPoolExecutor(jobs, initializer=_open_board, initargs=(board.path,)) as pool:
-        yield from pool.map(_check_in_worker, folders, chunksize=8)
-
-
-_board: BoardFolder | None = None  # of a worker process
-
-
-def _open_board(path: Path) -> None:
-    global _board
-    _board = BoardFolder(path)
-
-
-def _check_in_worker(where: SubmissionFolder) -> Checked:
-    assert _board is not None
-    return check_one(_board, where)
+    with ProcessPoolExecutor(jobs) as pool:
+        yield from pool.map(check, folders, chunksize=FEW)
 
 
 def _with_duplicates(results: list[Checked]) -> list[Checked]:
@@ -211,43 +202,25 @@ def _stray(name: str) -> Checked:
 # --- the cache --------------------------------------------------------------------------------------
 
 
-@functools.cache
-def _code_hash() -> str:
-    return hash_tree(Path(__file__).parent, "*.py")
-
-
 def cached_executions(board: BoardFolder, folders: Iterable[SubmissionFolder]) -> dict[str, Verdict]:
     """Return the cached results of running programs, of the submissions that have not changed since."""
     with _Cache(board) as cache:
-        verdicts = {where.label: cache.execution(where.label, _state(where, cache.checks)) for where in folders}
-    return {label: verdict for label, verdict in verdicts.items() if verdict is not None}
+        found = cache.read("executed", {where.label: cache.state(where) for where in folders})
+    return {label: Verdict.model_validate_json(data) for label, data in found.items()}
 
 
-def store_execution(board: BoardFolder, where: SubmissionFolder, verdict: Verdict) -> None:
+def cache_execution(board: BoardFolder, where: SubmissionFolder, verdict: Verdict) -> None:
     """Cache the result of running a submission's programs."""
     with _Cache(board) as cache:
-        cache.store_execution(where.label, _state(where, cache.checks), verdict)
-
-
-def _state(where: SubmissionFolder, checks: str) -> str:
-    """Return a hash of what a submission's verdicts depend on: its files' sizes and times, the pins, the checks.
-
-    A folder that cannot be walked gets a random state, so it is checked every time.
-    """
-    try:
-        files = [[path, status.st_size, status.st_mtime_ns, status.st_ctime_ns] for path, status in walk(where.path)]
-    except (MoemixError, OSError):
-        return os.urandom(16).hex()
-    return hash_value([checks, files])
+        cache.write("executed", where.label, cache.state(where), verdict.model_dump_json().encode())
 
 
 class _Cache:
     """The cache file. If it is damaged it is removed, and everything is checked again."""
 
-    _adapter = TypeAdapter(Checked)
-
     def __init__(self, board: BoardFolder) -> None:
-        self.checks = hash_value([_code_hash(), board.board.model_dump(mode="json")])
+        code = hash_tree(Path(__file__).parent, "*.py")
+        self.checks = hash_value([code, board.board.model_dump(mode="json")])
         self.path = board.work / "verified.sqlite"
 
     def __enter__(self) -> _Cache:
@@ -268,18 +241,22 @@ class _Cache:
         self.file.commit()
         self.file.close()
 
-    def results(self, states: Mapping[str, str]) -> dict[str, Checked]:
-        rows: Iterable[tuple[str, str, bytes]] = self.file.execute("SELECT label, state, found FROM verified")
-        return {label: self._adapter.validate_json(data) for label, state, data in rows if states.get(label) == state}
+    def state(self, where: SubmissionFolder) -> str:
+        """Return a hash of what a submission's verdicts depend on: its files' sizes and times, the pins, the checks.
 
-    def store(self, state: str, checked: Checked) -> None:
-        row = (checked.label, state, self._adapter.dump_json(checked))
-        self.file.execute("INSERT OR REPLACE INTO verified VALUES (?, ?, ?)", row)
+        A folder that cannot be walked gets a random state, so it is checked every time.
+        """
+        try:
+            files = [[path, s.st_size, s.st_mtime_ns, s.st_ctime_ns] for path, s in walk(where.path)]
+        except (MoemixError, OSError):
+            return os.urandom(16).hex()
+        return hash_value([self.checks, files])
 
-    def execution(self, label: str, state: str) -> Verdict | None:
-        row = self.file.execute("SELECT found FROM executed WHERE label = ? AND state = ?", (label, state)).fetchone()
-        return Verdict.model_validate_json(row[0]) if row else None
+    def read(self, table: str, states: Mapping[str, str]) -> dict[str, bytes]:
+        """Return label → result of the submissions that are still in the given state."""
+        rows: Iterable[tuple[str, str, bytes]] = self.file.execute(f"SELECT label, state, found FROM {table}")
+        return {label: data for label, state, data in rows if states.get(label) == state}
 
-    def store_execution(self, label: str, state: str, verdict: Verdict) -> None:
-        row = (label, state, verdict.model_dump_json())
-        self.file.execute("INSERT OR REPLACE INTO executed VALUES (?, ?, ?)", row)
+    def write(self, table: str, label: str, state: str, data: bytes) -> None:
+        """Store the result of a submission."""
+        self.file.execute(f"INSERT OR REPLACE INTO {table} VALUES (?, ?, ?)", (label, state, data))

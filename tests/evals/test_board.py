@@ -8,7 +8,6 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 from click.testing import CliRunner
@@ -120,12 +119,12 @@ def test_the_checkpoint_answers_again_as_submitted(checkpoint, board):
 def replays_here(monkeypatch):
     """The replay's evaluation in this process, where everything that it imports is loaded already."""
 
-    def run(command: tuple[str, ...], **_: object) -> SimpleNamespace:
+    def run(*words: str) -> int:
         with contextlib.redirect_stdout(sys.stderr), pytest.raises(SystemExit) as ended:
-            main(list(command[3:]))
-        return SimpleNamespace(returncode=ended.value.code)
+            main(list(words))
+        return ended.value.code
 
-    monkeypatch.setattr("leaderboards.board.evaluation.subprocess", SimpleNamespace(run=run))
+    monkeypatch.setattr("leaderboards.board.pins.run_moemix", run)
 
 
 def test_answers_of_another_checkpoint_do_not_survive_a_replay(checkpoint, pinned, tmp_path, replays_here):
