@@ -1,19 +1,26 @@
-"""Runs a plan by the recipe's executor: each job a process, a failure told and contained, an interrupt resumable."""
+"""Running a plan with the executor of its recipe. A failed job does not stop the others; an interrupt is resumable."""
 
 from __future__ import annotations
 
+import logging
 import time
 
-from harness.attempt import Outcome
 from harness.errors import StageFailed
 from harness.execution import LocalExecutor
-from harness.local import conduct_locally, say
+from harness.local import conduct_locally
 from harness.plan import Job, Plan
+from harness.process import Outcome
 from harness.progress import duration
+
+logger = logging.getLogger("moemix.harness")
 
 
 def conduct(plan: Plan, jobs: tuple[Job, ...] | None = None) -> Outcome:
-    """Run jobs that are not done, in order; those behind a failed one are told as blocked, the others go on.
+    """Run the jobs that are not done, in order. Jobs whose dependencies failed are reported as blocked.
+
+    Args:
+        plan: says where jobs run.
+        jobs: all that there is to do; None for all jobs of the plan.
 
     Raises:
         KeyboardInterrupt: after running jobs were stopped in a resumable state, or left to the cluster.
@@ -27,15 +34,13 @@ def conduct(plan: Plan, jobs: tuple[Job, ...] | None = None) -> Outcome:
         from harness.slurm import conduct_on_slurm
 
         outcome = conduct_on_slurm(jobs, executor, plan.store.root / plan.recipe.name)
-    say(
-        f"{len(outcome.done)} done, {len(outcome.failed)} failed, {len(outcome.blocked)} not started"
-        f" in {duration(time.monotonic() - started)}"
-    )
+    counts = f"{len(outcome.done)} done, {len(outcome.failed)} failed, {len(outcome.blocked)} not started"
+    logger.info("%s in %s", counts, duration(time.monotonic() - started))
     return outcome
 
 
 def run_only(plan: Plan, job_id: str) -> None:
-    """Run one job of a plan on this machine, after what it depends on.
+    """Run one job of a plan on this machine, after its dependencies.
 
     Raises:
         StageFailed: a job failed.

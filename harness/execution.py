@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from harness.strict import Strict
+from harness.schema import Strict
 
 # --- on how many processes ------------------------------------------------------------------------
 

@@ -1,29 +1,31 @@
-"""The local executor: a plan's jobs as processes of this machine, as many at once as there are slots."""
+"""The local executor: the jobs of a plan as processes of this machine, as many at once as there are slots."""
 
 from __future__ import annotations
 
+import logging
 import selectors
-import sys
 import time
 from dataclasses import dataclass
 
-from harness.attempt import Attempt, Outcome
 from harness.errors import StageFailed
 from harness.execution import LocalExecutor
 from harness.plan import Job
+from harness.process import JobProcess, Outcome
 from harness.progress import duration
+
+logger = logging.getLogger("moemix.harness")
 
 
 @dataclass
-class _Started:
-    attempt: Attempt
+class _Running:
+    process: JobProcess
     title: str
-    begun: float
+    started: float
     slots: list[int]
 
 
 def conduct_locally(jobs: tuple[Job, ...], executor: LocalExecutor) -> Outcome:
-    """Run jobs that are not done, each as soon as what it waits for is done and a slot is free, in order.
+    """Run the jobs that are not done, in order, each as soon as its dependencies are done and a slot is free.
 
     Raises:
         KeyboardInterrupt: after the running jobs were stopped in a resumable state.
@@ -37,57 +39,57 @@ class _Conductor:
         self.titles = {job.id: f"[{number}/{len(jobs)}] {job.title}" for number, job in enumerate(jobs, 1)}
         self.waiting = list(jobs)
         self.outcome = Outcome()
-        self.running: list[_Started] = []
+        self.running: list[_Running] = []
         self.slots = len(executor.devices) or executor.jobs
         self.free = list(range(self.slots))
         self.selector = selectors.DefaultSelector()
 
     def run(self) -> Outcome:
         try:
-            self._start_what_can()
+            self._start_ready_jobs()
             while self.running:
                 for key, _ in self.selector.select():
-                    started: _Started = key.data
-                    if not started.attempt.process.pump():
-                        self._end(started)
-                self._start_what_can()
+                    running: _Running = key.data
+                    if not running.process.pump():
+                        self._end(running)
+                self._start_ready_jobs()
         except BaseException:
-            for started in self.running:
-                started.attempt.process.ask_to_stop()  # all of them first, so that they write their states at once
-            for started in self.running:
-                started.attempt.interrupt()
+            for running in self.running:
+                running.process.request_stop()  # all of them first, so that they write their states at once
+            for running in self.running:
+                running.process.interrupt()
             raise
         finally:
             self.selector.close()
         return self.outcome
 
-    def _start_what_can(self) -> None:
-        """Go through the waiting jobs in order; one that has no room keeps the later ones from overtaking it."""
+    def _start_ready_jobs(self) -> None:
+        """Start waiting jobs in order. Where one finds no free slot, no later job may overtake it."""
         full = False
         for job in list(self.waiting):
-            obstacle = self.outcome.obstacle(job)
-            if obstacle is not None:
-                self.outcome.blocked[job.id] = obstacle
-                self._leave(job, f"not started, {obstacle} did not finish")
+            dependency = self.outcome.failed_dependency(job)
+            if dependency is not None:
+                self.outcome.blocked[job.id] = dependency
+                self._remove(job, f"not started, {dependency} did not finish")
             elif any(other not in self.outcome.done for other in job.after):
                 continue
             elif job.done:
                 self.outcome.done.append(job.id)
-                self._leave(job, "already done")
+                self._remove(job, "already done")
             elif not full:
                 needed = min(self.executor.slots.get(job.kind, 1), self.slots)
                 full = needed > len(self.free)
                 if not full:
                     self._start(job, [self.free.pop(0) for _ in range(needed)])
 
-    def _leave(self, job: Job, how: str) -> None:
+    def _remove(self, job: Job, reason: str) -> None:
         self.waiting.remove(job)
-        say(f"{self.titles[job.id]}: {how}")
+        logger.info("%s: %s", self.titles[job.id], reason)
 
     def _start(self, job: Job, slots: list[int]) -> None:
         self.waiting.remove(job)
         title = self.titles[job.id]
-        say(title)
+        logger.info(title)
         environment = {}
         if self.executor.devices:
             environment["CUDA_VISIBLE_DEVICES"] = ",".join(self.executor.devices[slot] for slot in slots)
@@ -95,31 +97,27 @@ class _Conductor:
             environment["OMP_NUM_THREADS"] = str(self.executor.threads)
         prefix = title.split(" ", 1)[0] + " " if self.slots > 1 else ""
         try:
-            attempt = Attempt(job, environment, prefix)
-        except StageFailed as failure:
+            process = JobProcess(job, environment, prefix)
+        except StageFailed as error:
             self.free += slots
-            self._tell_failed(job, str(failure))
+            self._fail(job, str(error))
             return
-        started = _Started(attempt, title, time.monotonic(), slots)
-        self.running.append(started)
-        self.selector.register(attempt.process, selectors.EVENT_READ, started)
+        running = _Running(process, title, time.monotonic(), slots)
+        self.running.append(running)
+        self.selector.register(process, selectors.EVENT_READ, running)
 
-    def _end(self, started: _Started) -> None:
-        job = started.attempt.job
-        self.selector.unregister(started.attempt.process)
-        error = started.attempt.end()
-        self.running.remove(started)
-        self.free = sorted(self.free + started.slots)
+    def _end(self, running: _Running) -> None:
+        job = running.process.job
+        self.selector.unregister(running.process)
+        error = running.process.end()
+        self.running.remove(running)
+        self.free = sorted(self.free + running.slots)
         if error is None:
             self.outcome.done.append(job.id)
-            say(f"{started.title}: done in {duration(time.monotonic() - started.begun)}")
+            logger.info("%s: done in %s", running.title, duration(time.monotonic() - running.started))
         else:
-            self._tell_failed(job, error)
+            self._fail(job, error)
 
-    def _tell_failed(self, job: Job, error: str) -> None:
+    def _fail(self, job: Job, error: str) -> None:
         self.outcome.failed[job.id] = error
-        say(f"{self.titles[job.id]}: FAILED: {error}")
-
-
-def say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+        logger.info("%s: FAILED: %s", self.titles[job.id], error)

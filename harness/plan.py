@@ -16,6 +16,7 @@ from typing import Literal
 from harness import stages
 from harness.errors import MoemixError, StageFailed, nearest
 from harness.execution import Launcher
+from harness.judging import JudgeConfig, JudgeSpec
 from harness.launch import moemix_command, run_moemix
 from harness.recipe import (
     CheckpointModel,
@@ -30,16 +31,9 @@ from harness.recipe import (
     UpcycledModel,
 )
 from harness.recipe_file import override
-from harness.records import EvalRequest, JudgeSpec, ModelConfig, ModelManifest, RunConfig
+from harness.records import EvalRequest, ModelConfig, ModelManifest, RunConfig
 from harness.requests import FILE as REQUEST_FILE
-from harness.requests import (
-    EvalJobRequest,
-    JobRequest,
-    JudgeConfig,
-    JudgeJobRequest,
-    ModelJobRequest,
-    TrainJobRequest,
-)
+from harness.requests import EvalJobRequest, JobRequest, JudgeJobRequest, ModelJobRequest, TrainJobRequest
 from harness.sources import fingerprint
 from harness.store import Run, Store, checkpoint_hash, create_model, create_run
 
@@ -72,6 +66,11 @@ class Job:
     def command(self) -> tuple[str, ...]:
         """The command line of its process."""
         return moemix_command(self.kind, "--request", str(self.folder / REQUEST_FILE))
+
+    @property
+    def log(self) -> Path:
+        """The file that collects the output of its process."""
+        return self.folder / "logs" / f"{self.kind}.log"
 
     def prepare(self) -> None:
         """Write the files that the process reads.

@@ -13,7 +13,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from harness.errors import MoemixError
 from harness.execution import Executor, Launcher, LocalExecutor, Tracking
 from harness.files import read_yaml
-from harness.strict import Strict
+from harness.schema import Strict
 
 ROUTER_MODULES = frozenset({"gate", "router"})
 """What MoE layers call their router, in transformers and in the paper's models."""

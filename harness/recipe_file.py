@@ -7,16 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any
 
 import yaml
-from pydantic import BaseModel, ValidationError
 
 from harness.errors import MoemixError, nearest, unknown
 from harness.files import read_yaml
 from harness.recipe import Recipe
-
-T = TypeVar("T", bound=BaseModel)
+from harness.schema import parse
 
 RECIPES = Path(__file__).parent / "recipes"
 
@@ -94,45 +92,3 @@ def _position(items: list[Any], key: str, where: str) -> int:
     if key.isdigit() and int(key) < len(items):
         return int(key)
     raise MoemixError(f"no item {key!r} in the list", where=where, hint=nearest(key, names))
-
-
-def parse(schema: type[T], tree: Any, *, where: str) -> T:
-    """Validate ``tree``; the first few faults come back as one error with keys and nearest neighbours."""
-    try:
-        return schema.model_validate(tree)
-    except ValidationError as error:
-        every = error.errors(include_url=False)
-        # a list with a bad item is also reported as too short: only the cause is worth telling
-        faults = [f for f in every if not any(f["loc"] == g["loc"][: len(f["loc"])] and f is not g for g in every)]
-        lines = [_describe(schema, fault) for fault in faults[:5]]
-        if len(faults) > 5:
-            lines.append(f"… and {len(faults) - 5} more")
-        raise MoemixError("; ".join(lines), where=where) from None
-
-
-def _describe(schema: type[BaseModel], fault: Any) -> str:
-    path = [part for part in fault["loc"] if part not in ("tiny", "upcycle", "checkpoint", "local", "slurm")]
-    key = ".".join(str(part) for part in path)
-    if fault["type"] == "extra_forbidden":
-        return f"unknown key `{key}` ({nearest(str(path[-1]), _siblings(schema, fault['loc']))})"
-    if fault["type"] == "missing":
-        return f"`{key}` is missing"
-    message = fault["msg"].removeprefix("Value error, ")
-    return f"`{key}`: {message}" if key else message
-
-
-def _siblings(schema: type[BaseModel], location: tuple[Any, ...]) -> list[str]:
-    """The valid keys beside the last element of a fault's location (fields, list indices and union tags)."""
-    current = [schema]
-    for part in location[:-1]:
-        if not isinstance(part, int):
-            below = [m for s in current if part in s.model_fields for m in _schemas(s.model_fields[part].annotation)]
-            current = below or [s for s in current if s.__name__.lower().startswith(part)] or current
-    return sorted({name for s in current for name in s.model_fields})
-
-
-def _schemas(annotation: Any) -> list[type[BaseModel]]:
-    """The models named anywhere in an annotation."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return [annotation]
-    return [schema for argument in get_args(annotation) for schema in _schemas(argument)]

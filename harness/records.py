@@ -15,7 +15,7 @@ from harness.errors import MoemixError
 from harness.execution import Tracking
 from harness.files import hash_value, read_json, write_json
 from harness.recipe import Mixing, Model, Source, Strategy, Training
-from harness.strict import Strict
+from harness.schema import Strict
 
 SCHEMA = 1
 R = TypeVar("R", bound="Record")
@@ -278,101 +278,6 @@ class EvalSummary(Record):
     engine: dict[str, Any] = Field(description="name, version, dtype, arguments")
     results: tuple[EvalResult, ...]
     columns: dict[str, Column]
-    seconds: float
-    provenance: Provenance
-
-
-# --- judging --------------------------------------------------------------------------------------
-
-
-class JudgeSpec(Strict):
-    """A judge: a model behind a URL, a checkpoint that we serve, or the reference grader."""
-
-    name: str
-    url: str | None = Field(None, description="of an OpenAI-compatible endpoint")
-    checkpoint: str | None = Field(None, description="folder of a checkpoint that we serve with vLLM")
-    checkpoint_hash: str | None = None
-
-
-class JudgeSettings(Strict):
-    """How answers are given and judged: the settings that a request for a judging and its resolved form share."""
-
-    bench: str
-    mode: Literal["single", "pairwise"] = "single"
-    judges: tuple[JudgeSpec, ...] = Field((), description="empty for the reference grader")
-    repeats: int = Field(1, ge=1, description="judgments of each answer")
-    temperature: float = Field(0.0, ge=0, description="of the judges")
-    judge_max_tokens: int = Field(2048, ge=16, description="tokens in a judgment")
-    limit: int | None = Field(None, ge=1, description="questions per category; null for all")
-    engine: str | None = Field(None, description="what answers; null where answers were given")
-    dtype: str = "float32"
-    seed: int = 0
-    max_tokens: int = Field(1024, ge=1, description="tokens in an answer")
-
-
-class JudgeRequest(JudgeSettings):
-    """What a judging was asked to do; it determines every prompt that a judge sees."""
-
-    bench_hash: str
-    answers: dict[str, str] = Field(description="model → hash of its answers, or of its checkpoint")
-    baseline: str | None = Field(None, description="pairwise: the model that the others are compared with")
-    protocol: Literal["faithful", "strict", "reference"]
-    protocol_hash: str
-    chat_template: str | None = Field(None, description="hash of a template given in place of the checkpoint's own")
-
-    @property
-    def id(self) -> str:
-        return hash_value(self.model_dump(mode="json"))[:12]
-
-
-class Score(Strict):
-    """A mean with its standard error, clustered by question."""
-
-    value: float | None
-    stderr: float | None
-    n: int = Field(description="rows: a turn of a question, averaged over judges and repeats")
-
-
-class Judged(Strict):
-    """What judging says of one model. In pairwise mode the scores are adjusted win rates, a tie counting half."""
-
-    average: Score
-    first_turn: Score
-    second_turn: Score
-    by_category: dict[str, Score]
-    judged: int = Field(description="judgments with a verdict (pairwise: pairs of games with two)")
-    failed: dict[str, int] = Field(description="judgments without one, by reason")
-    bounds: tuple[float, float] | None = Field(
-        None, description="the average if every failed row had the lowest, or the highest, score"
-    )
-    flags: dict[str, tuple[int | str, ...]] = Field(default_factory=dict, description="flag → questions")
-    requests: int = Field(description="HTTP requests to judges, retries included")
-    win: int | None = None
-    loss: int | None = None
-    tie: int | None = None
-    adjusted_win_rate: float | None = None
-
-
-class JudgeSummary(Judged, Record):
-    """``summary.json`` of a judging: of the first model, and of the ``others``, by name."""
-
-    request: JudgeRequest
-    title: str = Field(description="what tables call it")
-    scale: tuple[float, float]
-    model: str
-    others: dict[str, Judged] = Field(default_factory=dict)
-    by_judge: dict[str, Score] = Field(default_factory=dict, description="the first model's average under each judge")
-    variance: dict[str, float | None] = Field(
-        default_factory=dict, description="of a score: between questions, between repeats of the judge; and what the "
-        "judge alone contributes to the average's standard error"
-    )  # fmt: skip
-    tokens: dict[str, int] = Field(default_factory=dict, description="of prompts and of replies")
-    cost: float | None = Field(None, description="where prices were given")
-    notes: tuple[str, ...] = ()
-    checkpoint: str | None = None
-    checkpoint_hash: str | None = None
-    engine: dict[str, Any] = Field(default_factory=dict, description="what answered")
-    judge_engines: dict[str, dict[str, Any]] = Field(default_factory=dict, description="of judges that we served")
     seconds: float
     provenance: Provenance
 

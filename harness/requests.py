@@ -15,9 +15,10 @@ from pydantic_core.core_schema import SerializationInfo
 
 from harness.errors import MoemixError
 from harness.execution import Launcher, Tracking
-from harness.files import hash_value, read_json, write_json
-from harness.records import EvalRequest, EvalSummary, JudgeSettings, JudgeSpec, ModelConfig, Record, RunConfig
-from harness.strict import Strict
+from harness.files import read_json, write_json
+from harness.judging import JudgeConfig, JudgeSpec
+from harness.records import EvalRequest, EvalSummary, ModelConfig, Record, RunConfig
+from harness.schema import Strict
 
 FILE = "request.json"
 RESOLVED = "resolved.json"
@@ -79,19 +80,6 @@ class EvalJobRequest(JobRequest):
     checkpoint: Location
     keep_answers: bool = Field(True, description="read and fill the cache of answers")
     unsafe_code: bool = Field(False, description="run generated programs without a sandbox where there is none")
-
-
-class JudgeConfig(JudgeSettings):
-    """What is known of a judging before it starts; ``JudgeRequest`` adds the hashes of all that it reads."""
-
-    bench: str = Field("mt_bench", description="name or file of the questions")
-    bench_content: str | None = Field(None, description="hash of the question file; null where it is not known yet")
-    protocol: Literal["faithful", "strict"] = "strict"
-
-    @property
-    def id(self) -> str:
-        """Return the hash that identifies this judging."""
-        return hash_value(self.model_dump(mode="json"))[:12]
 
 
 class JudgeJobRequest(JobRequest):

@@ -1,32 +1,38 @@
-"""The Slurm executor: the same jobs as arrays on a cluster, watched until they end; what fails there is told here.
+"""The Slurm executor: the jobs of a plan as arrays on a cluster, watched until they end.
 
-Every job is one Slurm job or one task of an array, submitted at once with its dependencies, so the queue holds the
-whole plan. ``<recipe folder>/slurm/submitted.json`` remembers which is which: started again, the conductor finds its
-jobs instead of submitting them twice.
+Every job is one Slurm job or one task of an array. All are submitted at once with their dependencies, so the queue
+holds the whole plan. ``<recipe folder>/slurm/submitted.json`` stores the Slurm id of each job: a conductor that is
+started again finds its jobs instead of submitting them twice.
 """
 
 from __future__ import annotations
 
+import logging
+import os
 import shutil
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-from harness.attempt import Outcome
 from harness.errors import MoemixError, StageFailed
 from harness.execution import SlurmExecutor, SlurmResources
-from harness.files import write_json
-from harness.local import say
+from harness.files import read_json, write_json
 from harness.plan import Job
+from harness.process import JobProcess, Outcome
 from harness.slurm_queue import ACTIVE, QueueState, queue_states, submitted
-from harness.slurm_task import Task, ended
 from harness.store import exclusive
 
-# How Slurm ends a job through no fault of the job's own; a plain FAILED without a reason of ours was killed.
+if TYPE_CHECKING:
+    from submitit.helpers import DelayedSubmission
+
+logger = logging.getLogger("moemix.harness")
+
+# States in which Slurm ended a job that did not fail by itself. FAILED without a reason of the job was a kill.
 TAKEN_DOWN = ("NODE_FAIL", "BOOT_FAIL", "PREEMPTED", "TIMEOUT", "FAILED", "COMPLETED", "GONE")
+TOO_OFTEN = "it hit its time limit more times than executor.continuations allows; run the plan again to go on"
 
 
 def conduct_on_slurm(jobs: tuple[Job, ...], executor: SlurmExecutor, folder: Path) -> Outcome:
@@ -49,7 +55,7 @@ def conduct_on_slurm(jobs: tuple[Job, ...], executor: SlurmExecutor, folder: Pat
             return conductor.run()
         except KeyboardInterrupt:
             ids = [conductor.ids[job.id] for job in jobs if job.id in conductor.active]
-            say(f"the jobs stay in Slurm's queue; to cancel them: scancel {' '.join(ids)}")
+            logger.info("the jobs stay in Slurm's queue; to cancel them: scancel %s", " ".join(ids))
             raise
 
 
@@ -62,7 +68,7 @@ class _Conductor:
     attempts: Counter[str] = field(default_factory=Counter)
     ids: dict[str, str] = field(default_factory=dict)
     active: set[str] = field(default_factory=set)
-    told: dict[str, str] = field(default_factory=dict)
+    reported: dict[str, str] = field(default_factory=dict)
 
     def run(self) -> Outcome:
         self.ids = submitted(self.folder)
@@ -76,18 +82,18 @@ class _Conductor:
                 return self.outcome
 
     def _to_submit(self) -> list[Job]:
-        """Settle what is done or blocked; what is neither and not in the queue has to go there."""
+        """Settle the jobs that are done or blocked, and return those that are neither and not in the queue."""
         missing = []
         for job in self.jobs:
             if job.id in self.outcome.done or job.id in self.outcome.failed or job.id in self.outcome.blocked:
                 continue
-            obstacle = self.outcome.obstacle(job)
-            if obstacle is not None:
-                self.outcome.blocked[job.id] = obstacle
-                self._tell(job, f"not started, {obstacle} did not finish")
+            dependency = self.outcome.failed_dependency(job)
+            if dependency is not None:
+                self.outcome.blocked[job.id] = dependency
+                self._report(job, f"not started, {dependency} did not finish")
             elif job.done:
                 self.outcome.done.append(job.id)
-                self._tell(job, "already done")
+                self._report(job, "already done")
             elif job.id not in self.active:
                 missing.append(job)
         return missing
@@ -96,8 +102,8 @@ class _Conductor:
         remaining = list(jobs)
         sizes: Counter[str] = Counter()
         while remaining:
-            held = {job.id for job in remaining}
-            ready = [job for job in remaining if not held.intersection(job.after)]
+            waiting = {job.id for job in remaining}
+            ready = [job for job in remaining if not waiting.intersection(job.after)]
             remaining = [job for job in remaining if job not in ready]
             pending = {job: self.ids[job] for job in self.active}
             for group, dependency in list(groups(ready, pending, sizes)):
@@ -111,17 +117,17 @@ class _Conductor:
             self.ids[job.id] = slurm
             self.attempts[job.id] += 1
             self.active.add(job.id)
-            self._tell(job, f"submitted as Slurm job {slurm}" + (f" ({dependency})" if dependency else ""))
+            self._report(job, f"submitted as Slurm job {slurm}" + (f" ({dependency})" if dependency else ""))
         sizes[slurm_jobs[0].partition("_")[0]] = len(group)
         write_json(self.folder / "slurm" / "submitted.json", self.ids)
 
     def _watch(self) -> None:
-        """Until none of our jobs is in the queue."""
+        """Poll until all our jobs have left the queue."""
         while self.active:
             try:
                 states = queue_states(self.ids[job] for job in self.active)
-            except StageFailed as failure:  # a controller that restarts; the jobs do not mind
-                say(f"{failure}; asking again")
+            except StageFailed as failure:  # the controller restarts; that does not affect the jobs
+                logger.info("%s; trying again", failure)
                 time.sleep(self.executor.poll_seconds)
                 continue
             for job in self.jobs:
@@ -129,7 +135,7 @@ class _Conductor:
                     continue
                 state = states[self.ids[job.id]]
                 if state.name in ACTIVE:
-                    self._tell(job, state.told)
+                    self._report(job, state.in_queue)
                 else:
                     self.active.remove(job.id)
                     self._end(job, state)
@@ -137,43 +143,44 @@ class _Conductor:
                 time.sleep(self.executor.poll_seconds)
 
     def _end(self, job: Job, state: QueueState) -> None:
-        error, interrupted = ended(job, self.ids[job.id])
+        error, interrupted = _end_of(job, self.ids[job.id])
         if job.done and error is None:
             self.outcome.done.append(job.id)
-            self._tell(job, "done")
+            self._report(job, "done")
         elif any(other not in self.outcome.done for other in job.after):
-            pass  # what it waits for did not finish: it will be blocked, or submitted again after that
+            pass  # a dependency did not finish: this job will be blocked, or submitted again after it
         elif (error is None or interrupted) and state.name in TAKEN_DOWN and self._may_retry(job):
-            self._tell(job, f"{state.ended}; submitting it again to go on where it stopped")
+            self._report(job, f"{state.ended}; submitting it again to go on where it stopped")
         else:
-            told_by_slurm = error is None or state.name not in ("FAILED", "COMPLETED", "GONE")
-            self.outcome.failed[job.id] = self._worded(job, state) if told_by_slurm else str(error)
-            self._tell(job, f"FAILED: {self.outcome.failed[job.id]}")
+            ended_by_slurm = error is None or state.name not in ("FAILED", "COMPLETED", "GONE")
+            self.outcome.failed[job.id] = self._describe(job, state) if ended_by_slurm else str(error)
+            self._report(job, f"FAILED: {self.outcome.failed[job.id]}")
 
     def _may_retry(self, job: Job) -> bool:
         return self.attempts[job.id] <= self.executor.retries
 
-    def _worded(self, job: Job, state: QueueState) -> str:
+    def _describe(self, job: Job, state: QueueState) -> str:
         limit = self.executor.resources.get(job.kind, SlurmResources())
         words = {
-            "TIMEOUT": f"its {limit.minutes} minutes were up {self.attempts[job.id]} times",
+            "TIMEOUT": f"it hit its time limit of {limit.minutes} minutes {self.attempts[job.id]} times",
             "OUT_OF_MEMORY": f"it needed more memory than its {limit.memory_gb or 'default number of'} GB",
         }.get(state.name, state.ended)
-        return f"{words} (Slurm job {self.ids[job.id]}, log: {job.folder / 'logs' / f'{job.kind}.log'})"
+        return f"{words} (Slurm job {self.ids[job.id]}, log: {job.log})"
 
-    def _tell(self, job: Job, text: str) -> None:
-        if self.told.get(job.id) != text:
-            self.told[job.id] = text
+    def _report(self, job: Job, text: str) -> None:
+        if self.reported.get(job.id) != text:
+            self.reported[job.id] = text
             number = self.jobs.index(job) + 1
-            say(f"[{number}/{len(self.jobs)}] {job.title}: {text}")
+            logger.info("[%d/%d] %s: %s", number, len(self.jobs), job.title, text)
 
 
 def groups(
     ready: Sequence[Job], pending: dict[str, str], sizes: Counter[str]
 ) -> Iterator[tuple[list[Job], str | None]]:
-    """Jobs that one array can hold, each with the dependency of that array.
+    """Group jobs into arrays, each with the dependency of that array.
 
     Args:
+        ready: jobs whose dependencies are done or submitted.
         pending: job id → Slurm id, of what is in the queue.
         sizes: array id → how many tasks it has.
     """
@@ -181,7 +188,7 @@ def groups(
     for job in ready:
         needs = tuple(sorted(pending[other] for other in job.after if other in pending))
         by_need.setdefault((job.kind, needs), []).append(job)
-    # Task by task behind another array, as evaluations are behind trainings: `aftercorr` says so for all at once.
+    # Where each job waits for one task of another array, as evaluations wait for trainings, `aftercorr` says so.
     for kind, array in dict.fromkeys((k, n[0].partition("_")[0]) for k, n in by_need if len(n) == 1 and "_" in n[0]):
         keys = [(kind, (f"{array}_{task}",)) for task in range(sizes[array])]
         behind = [by_need.get(key, []) for key in keys]
@@ -197,13 +204,13 @@ def groups(
 def _submitter(
     executor: SlurmExecutor, kind: str, dependency: str | None, folder: Path
 ) -> Callable[[list[Task]], list[str]]:
-    """Submits tasks as one array (a single one as a plain job); their Slurm ids."""
+    """Return a function that submits tasks as one array (a single task as a plain job), and returns their Slurm ids."""
     import submitit
     from submitit.core.utils import FailedJobError, FailedSubmissionError
 
     resources = executor.resources.get(kind, SlurmResources())
     slurm = submitit.SlurmExecutor(folder=folder / "slurm" / "%j", max_num_timeout=executor.continuations)
-    asked: dict[str, Any] = {
+    parameters = {
         "job_name": f"moemix-{kind}",
         "time": resources.minutes,
         "cpus_per_task": resources.cpus,
@@ -220,7 +227,7 @@ def _submitter(
         "gpus_per_node": resources.gpus or None,
         "setup": list(executor.setup) or None,
     }
-    slurm.update_parameters(**{key: value for key, value in asked.items() if value is not None})
+    slurm.update_parameters(**{key: value for key, value in parameters.items() if value is not None})
 
     def submit(tasks: list[Task]) -> list[str]:
         try:
@@ -229,3 +236,67 @@ def _submitter(
             raise StageFailed(f"Slurm refused the job: {str(error).strip().splitlines()[-1]}") from None
 
     return submit
+
+
+@dataclass
+class Task:
+    """A job on a Slurm node, as submitit carries it there. Its request was written when it was submitted."""
+
+    job: Job
+
+    def __post_init__(self) -> None:
+        self._process: JobProcess | None = None
+
+    def __call__(self) -> None:
+        """Run the job.
+
+        Raises:
+            StageFailed: it failed, so that Slurm starts nothing that depends on it.
+        """
+        path = _end_path(self.job)
+        path.unlink(missing_ok=True)
+        error, interrupted = None, False
+        try:
+            self._process = JobProcess(self.job)
+            while self._process.pump():
+                pass
+            error = self._process.end()
+            interrupted = self._process.interrupted
+        except Exception as failure:  # also submitit's own, raised in its signal handler when it may not requeue
+            if self._process is not None and not isinstance(failure, StageFailed):
+                self._process.interrupt()
+            error = TOO_OFTEN if "timed-out too many times" in str(failure) else str(failure)
+        except BaseException:  # it is requeued
+            if self._process is not None:
+                self._process.interrupt()
+            raise
+        write_json(path, {"slurm": _slurm_id(), "error": error, "interrupted": interrupted})
+        if error is not None:
+            raise StageFailed(error)
+
+    def checkpoint(self) -> DelayedSubmission:
+        """Stop the job in a resumable state. submitit calls this before it requeues a job that is out of time."""
+        from submitit.helpers import DelayedSubmission
+
+        if self._process is not None:
+            self._process.stop()
+        return DelayedSubmission(Task(self.job))
+
+
+def _end_of(job: Job, slurm: str) -> tuple[str | None, bool]:
+    """Return what a job wrote when it ended: the reason if it failed, and whether a signal interrupted it.
+
+    A job that was killed wrote nothing, and counts as neither.
+    """
+    path = _end_path(job)
+    record = read_json(path) if path.is_file() else {}
+    return (record["error"], record["interrupted"]) if record.get("slurm") == slurm else (None, False)
+
+
+def _end_path(job: Job) -> Path:
+    return job.log.with_suffix(".slurm.json")
+
+
+def _slurm_id() -> str:
+    array = os.environ.get("SLURM_ARRAY_JOB_ID")
+    return f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}" if array else os.environ.get("SLURM_JOB_ID", "")

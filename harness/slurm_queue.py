@@ -1,4 +1,4 @@
-"""What Slurm says of jobs: in the queue (waiting, running, why, for how long still), or how they ended."""
+"""The state of jobs in Slurm: waiting or running in the queue, or how they ended."""
 
 from __future__ import annotations
 
@@ -20,13 +20,21 @@ _WAITS = {
     "Resources": "waits for resources",
     "Priority": "waits behind other jobs",
     "JobArrayTaskLimit": "waits for other tasks of its array",
-    "BeginTime": "was queued again, and waits a moment",
+    "BeginTime": "was requeued and waits for its begin time",
 }
 
 
 @dataclass(frozen=True)
 class QueueState:
-    """One job: Slurm's own name of its state and reason, the time it has left to its limit, the node it runs on."""
+    """The state of one job.
+
+    Attributes:
+        slurm: its Slurm id.
+        name: Slurm's name of the state.
+        reason: why it waits, in Slurm's word.
+        left: time to its limit.
+        node: where it runs.
+    """
 
     slurm: str
     name: str
@@ -35,8 +43,8 @@ class QueueState:
     node: str = ""
 
     @property
-    def told(self) -> str:
-        """Of a job in the queue, in words (without what changes from minute to minute)."""
+    def in_queue(self) -> str:
+        """A sentence on a job in the queue, without what changes from minute to minute."""
         if self.name == "PENDING":
             return f"{_WAITS.get(self.reason, f'waits ({self.reason})')} (Slurm job {self.slurm})"
         if self.name in ("RUNNING", "COMPLETING", "CONFIGURING"):
@@ -45,12 +53,12 @@ class QueueState:
 
     @property
     def ended(self) -> str:
-        """Of a job that is no longer in the queue, in words."""
+        """A sentence on a job that has left the queue."""
         words = {
             "NODE_FAIL": "its node failed",
             "BOOT_FAIL": "its node did not start",
             "PREEMPTED": "it was preempted",
-            "TIMEOUT": "its time was up",
+            "TIMEOUT": "it hit its time limit",
             "CANCELLED": "it was cancelled in Slurm",
             "FAILED": "it was killed",
             "GONE": "Slurm no longer knows it",
@@ -59,13 +67,13 @@ class QueueState:
 
 
 def submitted(folder: Path) -> dict[str, str]:
-    """Job id → Slurm id of what was last submitted for a recipe."""
+    """Return job id → Slurm id of the jobs last submitted for a recipe."""
     path = folder / "slurm" / "submitted.json"
     return dict(read_json(path)) if path.is_file() else {}
 
 
 def queue_states(ids: Iterable[str]) -> dict[str, QueueState]:
-    """The state of each Slurm id; ``GONE`` for one that neither the queue nor the accounting knows.
+    """Return the state of each Slurm id; ``GONE`` for one that neither the queue nor the accounting knows.
 
     Raises:
         StageFailed: Slurm does not answer.
@@ -74,7 +82,7 @@ def queue_states(ids: Iterable[str]) -> dict[str, QueueState]:
     if not wanted:
         return {}
     found = {}
-    for line in _ask("squeue", "--me", "-r", "-h", "-t", "all", "-o", "%i|%T|%r|%L|%N").splitlines():
+    for line in _run("squeue", "--me", "-r", "-h", "-t", "all", "-o", "%i|%T|%r|%L|%N").splitlines():
         slurm, name, reason, left, node = line.split("|", 4)
         found[slurm] = QueueState(slurm, name, reason, left, node)
     forgotten = sorted(wanted - found.keys())
@@ -84,16 +92,16 @@ def queue_states(ids: Iterable[str]) -> dict[str, QueueState]:
 
 
 def _from_accounting(ids: list[str]) -> dict[str, QueueState]:
-    """Jobs that ended some minutes ago; nothing where the cluster keeps no accounts."""
+    """Return the states of jobs that ended some minutes ago; empty where the cluster keeps no accounts."""
     try:
-        text = _ask("sacct", "-X", "-n", "-P", "-o", "JobID,State", "-j", ",".join(ids))
+        text = _run("sacct", "-X", "-n", "-P", "-o", "JobID,State", "-j", ",".join(ids))
     except StageFailed:
         return {}
     pairs = (line.split("|", 1) for line in text.splitlines() if "|" in line)
     return {slurm: QueueState(slurm, state.split(" ")[0]) for slurm, state in pairs}
 
 
-def _ask(*command: str) -> str:
+def _run(*command: str) -> str:
     try:
         process = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     except (OSError, subprocess.TimeoutExpired) as error:

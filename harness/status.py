@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
+from pathlib import Path
 from statistics import fmean
 from typing import Literal
 
@@ -16,7 +17,6 @@ from harness.commands import build_plan
 from harness.errors import StageFailed
 from harness.execution import LocalExecutor
 from harness.files import read_jsonl
-from harness.locks import held
 from harness.options import recipe_options
 from harness.plan import Job, Plan
 from harness.progress import duration
@@ -90,7 +90,7 @@ def _job_status(job: Job, queue: Mapping[str, tuple[State, str]]) -> JobStatus:
     detail, left = "", None
     if job.id in queue:
         state, detail = queue[job.id]
-    if state == "running" or held(job.folder / ".lock"):
+    if state == "running" or _is_locked(job.folder / ".lock"):
         progress, left = _progress(job)
         state, detail = "running", "; ".join(filter(None, (progress, detail)))
     elif state != "queued" and stage is not None and stage.status == "failed":
@@ -127,8 +127,7 @@ def _progress(job: Job) -> tuple[str, float | None]:
             step = int(lines[-1]["step"])
             left = (total - step) * fmean(float(line["seconds"]) for line in lines[-10:])
             return f"step {step} of {total}, loss {float(lines[-1]['loss']):.3f}, {duration(left)} left", left
-    log = job.folder / "logs" / f"{job.kind}.log"
-    words = log.read_bytes()[-4000:].decode(errors="replace").splitlines() if log.is_file() else []
+    words = job.log.read_bytes()[-4000:].decode(errors="replace").splitlines() if job.log.is_file() else []
     return (words[-1].rsplit("\r", 1)[-1][:100] if words else ""), None
 
 
@@ -149,7 +148,7 @@ def _queue(plan: Plan) -> dict[str, tuple[State, str]]:
         if state.name in ACTIVE:
             running = state.name in ("RUNNING", "COMPLETING")
             limit = f", {state.left} to its limit" if running and state.left else ""
-            found[job] = ("running" if running else "queued", state.told + limit)
+            found[job] = ("running" if running else "queued", state.in_queue + limit)
     return found
 
 
@@ -184,10 +183,20 @@ def store_status(store: Store) -> Iterator[JobStatus]:
         open_stages = [name for name, state in stages.items() if state != "done"]
         state: State = "done" if not open_stages else "waiting"
         detail = ", ".join(f"{name} {state}" for name, state in stages.items())
-        if any(held(lock) for lock in (path.parent / ".lock", *path.parent.glob("evals/*/.lock"))):
+        if any(_is_locked(lock) for lock in (path.parent / ".lock", *path.parent.glob("evals/*/.lock"))):
             state = "running"
         elif failed:
             state, detail = "failed", "; ".join(failed)
         elif any(status == "running" for status in stages.values()):
             state, detail = "interrupted", f"{detail} (no process works on it)"
         yield JobStatus(manifest.run_id, f"{manifest.recipe}/{manifest.run_id}", state, detail)
+
+
+def _is_locked(lock: Path) -> bool:
+    """Return whether a process of this machine holds a lock, without taking it. False where that cannot be seen."""
+    try:
+        inode, lines = lock.stat().st_ino, Path("/proc/locks").read_text().splitlines()
+    except OSError:
+        return False
+    # the device is not compared: overlay and network file systems show another one there than stat does
+    return any(field.endswith(f":{inode}") for line in lines for field in line.split())

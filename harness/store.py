@@ -18,9 +18,10 @@ from filelock import FileLock, Timeout
 
 from harness.errors import MoemixError, StageFailed
 from harness.files import hash_tree, hash_value
+from harness.judging import JudgeConfig
 from harness.provenance import now, provenance
 from harness.records import EvalRequest, ModelConfig, ModelManifest, RunConfig, RunManifest, Stage
-from harness.requests import JudgeConfig, ModelJobRequest, TrainJobRequest, eval_request, judge_config
+from harness.requests import ModelJobRequest, TrainJobRequest, eval_request, judge_config
 
 DEFAULT_STORE = "runs"
 
@@ -59,30 +60,15 @@ def exclusive(folder: Path) -> Iterator[None]:
 
 
 class Run:
-    """A run's folder."""
+    """The folder of a run, and the files in it."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-
-    @property
-    def manifest_path(self) -> Path:
-        return self.folder / "run.json"
-
-    @property
-    def checkpoint(self) -> Path:
-        return self.folder / "checkpoint"
-
-    @property
-    def mixture(self) -> Path:
-        return self.folder / "mixture.jsonl"
-
-    @property
-    def metrics(self) -> Path:
-        return self.folder / "metrics.jsonl"
-
-    @property
-    def state(self) -> Path:
-        return self.folder / "state"
+        self.manifest_path = folder / "run.json"
+        self.checkpoint = folder / "checkpoint"
+        self.mixture = folder / "mixture.jsonl"
+        self.metrics = folder / "metrics.jsonl"
+        self.state = folder / "state"
 
     @property
     def store(self) -> Path:

@@ -13,7 +13,7 @@ from pydantic import AfterValidator, Field
 
 from harness.files import hash_value
 from harness.records import Column, Provenance, Record
-from harness.strict import Strict
+from harness.schema import Strict
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._+-]{0,79}$"
 SHA256 = r"^[0-9a-f]{64}$"

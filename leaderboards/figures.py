@@ -11,7 +11,7 @@ import numpy as np
 
 from harness.errors import MoemixError
 from harness.grid import plain
-from harness.records import JudgeSummary
+from harness.judging import JudgeSummary
 from harness.statistics.estimates import Part, estimate
 from leaderboards.drawing import LINES, MARKERS, Panel, Point, colour, draw_panels, image_kind, save
 from leaderboards.judged import PREFIX, JudgedRow, read_rows

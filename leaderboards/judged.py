@@ -10,7 +10,8 @@ import numpy as np
 
 from harness.errors import MoemixError
 from harness.files import hash_value, read_jsonl
-from harness.records import Column, EvalResult, JudgeSummary
+from harness.judging import JudgeSummary
+from harness.records import Column, EvalResult
 from harness.statistics.columns import Key
 from leaderboards.scores import Evaluation, TaskScores
 

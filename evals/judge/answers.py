@@ -13,8 +13,8 @@ from evals.engines.chat import ChatReply, ChatRequest, chat
 from evals.judge.questions import read_answers
 from evals.judge.records import Answer, Answers, Question, QuestionId
 from harness.files import hash_value, read_json, write_json, write_text
+from harness.judging import JudgeRequest
 from harness.progress import progress
-from harness.records import JudgeRequest
 
 if TYPE_CHECKING:
     from lm_eval.api.model import TemplateLM

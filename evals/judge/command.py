@@ -22,9 +22,9 @@ from evals.judge.transcript import write_transcript
 from harness.checkpoint_argument import checkpoint_name
 from harness.errors import MoemixError
 from harness.files import hash_file
+from harness.judging import JudgeConfig, JudgeRequest, JudgeSettings, JudgeSpec, JudgeSummary
 from harness.progress import duration
-from harness.records import JudgeRequest, JudgeSettings, JudgeSpec, JudgeSummary
-from harness.requests import FILE, JudgeConfig, JudgeJobRequest
+from harness.requests import FILE, JudgeJobRequest
 from harness.store import checkpoint_hash, exclusive
 from harness.store import data_root as find_data_root
 

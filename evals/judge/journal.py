@@ -14,7 +14,7 @@ from pathlib import Path
 from evals.judge.records import Line
 from harness.errors import MoemixError, StageFailed
 from harness.files import read_json, write_text
-from harness.records import JudgeRequest
+from harness.judging import JudgeRequest
 from harness.requests import FILE, RESOLVED
 
 _SYNC_SECONDS = 1.0

@@ -14,8 +14,8 @@ from evals.judge.budget import Price
 from evals.judge.journal import Journal, safe_name
 from evals.judge.records import Line, Params, Prompt, Reply
 from harness.errors import StageFailed
+from harness.judging import JudgeRequest, JudgeSpec
 from harness.progress import Progress
-from harness.records import JudgeRequest, JudgeSpec
 
 KEY_VARIABLES = ("MOEMIX_JUDGE_API_KEY", "OPENAI_API_KEY")
 SERVED_SECONDS = 1800.0  # timeout for a server that we start: it queues requests and does not hang

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from harness.files import hash_value
-from harness.records import JudgeRequest
+from harness.judging import JudgeRequest
 
 QuestionId = int | str
 

@@ -31,8 +31,8 @@ from evals.judge.summary import Flags
 from evals.judge.tasks import match_key, matches, parameters, record
 from harness.errors import MoemixError
 from harness.files import write_json
+from harness.judging import JudgeRequest, JudgeSpec, JudgeSummary
 from harness.progress import progress
-from harness.records import JudgeRequest, JudgeSpec, JudgeSummary
 from harness.requests import RESOLVED
 
 logger = logging.getLogger("moemix.evals")

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from evals.judge.records import Line, QuestionId, pair_outcome
-from harness.records import Score
+from harness.judging import Score
 from harness.statistics.bootstrap import variance_components
 from harness.statistics.clusters import number_clusters
 from harness.statistics.estimates import Part, estimate

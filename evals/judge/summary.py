@@ -16,8 +16,8 @@ from evals.judge.records import Bench, Judging, Line, QuestionId
 from evals.judge.scores import Tally, components, tally_pairs, tally_single
 from evals.judge.tasks import unanswered
 from harness.files import write_text
+from harness.judging import Judged, JudgeRequest, JudgeSummary, Score
 from harness.provenance import provenance
-from harness.records import Judged, JudgeRequest, JudgeSummary, Score
 
 Flags = dict[str, dict[QuestionId, set[str]]]  # model → question → flags of the answer
 SCALES = {"single": (1.0, 10.0), "pairwise": (0.0, 1.0), "reference": (0.0, 1.0)}

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from evals.judge.records import Answer, Judging, JudgingProtocol, Line, Match, Params, Prompt, Question, Reply, Verdict
 from harness.files import hash_value
-from harness.records import JudgeRequest
+from harness.judging import JudgeRequest
 
 SIDES = {1: {"A": "model_1", "B": "model_2"}, 2: {"A": "model_2", "B": "model_1"}}  # by game
 

@@ -16,8 +16,7 @@ from pydantic import Field, model_validator
 
 from harness.errors import MoemixError, nearest, unknown
 from harness.files import hash_file, hash_value
-from harness.recipe_file import parse
-from harness.strict import Strict
+from harness.schema import Strict, parse
 
 SUITES = Path(__file__).parent
 TASKS = SUITES.parent / "tasks"

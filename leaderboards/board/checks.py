@@ -24,8 +24,8 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from harness.errors import MoemixError
-from harness.recipe_file import parse
 from harness.records import EvalSummary, MixtureUpdate, RunManifest
+from harness.schema import parse
 from harness.statistics.columns import Key
 from harness.submissions import Contamination, Outcome, PinnedSuite, Submission, Verdict, Withdrawal
 from leaderboards.board.folder import SUBMISSION, WITHDRAWN, BoardFolder, SubmissionFolder, is_member

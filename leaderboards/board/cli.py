@@ -104,7 +104,7 @@ def board() -> None:
 @click.option("--description", default="", help="Shown above the table.")
 def init(folder: Path, evaluations: tuple[Path, ...], title: str | None, description: str) -> None:
     """Make a board that pins the suites of EVALUATIONs."""
-    from harness.recipe_file import parse
+    from harness.schema import parse
     from harness.submissions import Board
     from leaderboards.board.folder import BoardFolder
     from leaderboards.board.pins import pin
@@ -123,7 +123,7 @@ def init(folder: Path, evaluations: tuple[Path, ...], title: str | None, descrip
 @click.option("--name", help="[default: the suite's]")
 def pin_command(folder: Path, evaluation: Path, number: str, name: str | None) -> None:
     """Add a suite version to a board."""
-    from harness.recipe_file import parse
+    from harness.schema import parse
     from harness.submissions import PinnedSuite
     from leaderboards.board.folder import BoardFolder
     from leaderboards.board.pins import pin
@@ -198,7 +198,7 @@ def _print_verdicts(verdicts: Sequence[Verdict], *, every: bool) -> None:
 def withdraw(folder: Path, submission_id: str, reason: str) -> None:
     """Remove a submission from the ranking; its files stay, and the history shows it."""
     from harness.provenance import now
-    from harness.recipe_file import parse
+    from harness.schema import parse
     from harness.submissions import Withdrawal
     from leaderboards.board.folder import WITHDRAWN, BoardFolder
 

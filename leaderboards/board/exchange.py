@@ -20,9 +20,9 @@ import yaml
 
 from harness.errors import MoemixError
 from harness.files import write_json, write_text
-from harness.recipe_file import parse
 from harness.records import EvalSummary
 from harness.samples import Sample, parse_samples
+from harness.schema import parse
 from harness.statistics.columns import Key
 from harness.submissions import PinnedSuite, Submission
 from leaderboards.board.folder import is_name

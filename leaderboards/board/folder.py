@@ -12,7 +12,7 @@ import yaml
 
 from harness.errors import MoemixError, nearest, unknown
 from harness.files import write_text
-from harness.recipe_file import parse
+from harness.schema import parse
 from harness.submissions import Board, PinnedSuite, Submission, Withdrawal
 from leaderboards.board.untrusted import read_record, read_yaml
 

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 
 from harness.errors import MoemixError
 from harness.files import hash_value
-from harness.recipe_file import parse
-from harness.records import JudgeSummary
+from harness.judging import JudgeSummary
+from harness.schema import parse
 from harness.submissions import Outcome, Submission
 from leaderboards.board.checks import Findings, summarise, within
 from leaderboards.board.untrusted import read_lines, read_record

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from harness.provenance import now
-from harness.recipe_file import parse
 from harness.records import MixtureUpdate, RunManifest
+from harness.schema import parse
 from harness.statistics.ranking import RankedColumn, Scores
 from harness.submissions import BoardEntry, Submission
 from leaderboards.board.integrity import judgings

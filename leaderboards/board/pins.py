@@ -15,8 +15,8 @@ from pathlib import Path
 from harness.errors import MoemixError, StageFailed
 from harness.files import read_json
 from harness.launch import run_moemix
-from harness.recipe_file import parse
 from harness.records import EvalSummary, RunManifest
+from harness.schema import parse
 from harness.statistics.columns import Key
 from harness.submissions import PinnedSuite, PinnedTask
 from leaderboards.board.folder import BoardFolder

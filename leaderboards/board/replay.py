@@ -15,9 +15,9 @@ from pathlib import Path
 
 from harness.errors import MoemixError
 from harness.files import write_json
-from harness.recipe_file import parse
 from harness.records import EvalRequest, EvalSummary
 from harness.samples import FIELDS, Sample, parse_samples
+from harness.schema import parse
 from harness.store import checkpoint_hash
 from harness.submissions import Outcome, PinnedSuite, Submission, Verdict
 from leaderboards.board.folder import BoardFolder

@@ -21,8 +21,8 @@ from pydantic import Field, TypeAdapter
 from harness.errors import MoemixError
 from harness.files import hash_tree, hash_value
 from harness.progress import progress
+from harness.schema import Strict
 from harness.statistics.columns import Key
-from harness.strict import Strict
 from harness.submissions import Submission, Verdict, Withdrawal
 from leaderboards.board.checks import check_alone
 from leaderboards.board.folder import BoardFolder, SubmissionFolder

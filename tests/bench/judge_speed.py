@@ -74,7 +74,7 @@ def _served(checkpoint: Path, bench: Bench, scratch: Path) -> Measured:
     from evals.judge.judges import Settings
     from evals.judge.records import Answers, Judging
     from evals.judge.run import run_judges
-    from harness.records import JudgeRequest, JudgeSpec
+    from harness.judging import JudgeRequest, JudgeSpec
 
     started = time.perf_counter()
     found: Measured = {}

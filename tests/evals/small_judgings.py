@@ -9,7 +9,7 @@ from typing import Any
 from evals.judge.cli import run as command
 from evals.judge.command import judge_request, request_from
 from evals.judge.faithful import MULTI_TURN, NAMES
-from harness.records import JudgeSummary
+from harness.judging import JudgeSummary
 
 CATEGORIES = ("writing", "math")
 

@@ -14,7 +14,7 @@ from evals.engines.vllm_server import installed_vllm
 from evals.judge.judges import Settings, open_judge
 from harness.errors import MoemixError
 from harness.files import read_json, write_json
-from harness.records import JudgeRequest, JudgeSpec
+from harness.judging import JudgeRequest, JudgeSpec
 
 try:
     installed_vllm()

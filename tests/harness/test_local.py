@@ -17,7 +17,8 @@ from harness.errors import MoemixError
 from harness.execution import LocalExecutor, SlurmExecutor
 from harness.local import conduct_locally
 from harness.recipe import Recipe
-from harness.recipe_file import load_recipe, parse
+from harness.recipe_file import load_recipe
+from harness.schema import parse
 
 SPAN = "begun = time.monotonic(); time.sleep(0.4); (here / 'span').write_text(json.dumps([begun, time.monotonic()])); "
 SEES = "(here / 'sees').write_text(os.environ.get('CUDA_VISIBLE_DEVICES', '') + '|' + os.environ['OMP_NUM_THREADS']); "

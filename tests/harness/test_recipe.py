@@ -20,7 +20,8 @@ from harness.recipe import (
     Training,
     UpcycledModel,
 )
-from harness.recipe_file import load_recipe, override, parse, recipe_names
+from harness.recipe_file import load_recipe, override, recipe_names
+from harness.schema import parse
 
 MINIMAL = {
     "name": "mine",

@@ -173,7 +173,7 @@ def test_a_job_whose_time_is_up_writes_its_state_and_goes_on_and_is_reported_if_
     outcome = conduct_on_slurm((long, endless), short, tmp_path)
     assert outcome.done == ["long"]
     assert (long.folder / "state").read_text() == "saved"
-    assert "its time was up" in outcome.failed["endless"]
+    assert "it hit its time limit" in outcome.failed["endless"]
     assert [job.starts for job in (long, endless)] == [2, 2]
 
 

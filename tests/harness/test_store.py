@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from harness.errors import MoemixError, StageFailed
+from harness.judging import JudgeConfig, JudgeSpec
 from harness.recipe import Mixing, Part, Source, Strategy, Training
-from harness.records import EvalRequest, JudgeSpec, RunConfig, RunManifest
-from harness.requests import EvalJobRequest, JudgeConfig, JudgeJobRequest, TrainJobRequest, read_request
+from harness.records import EvalRequest, RunConfig, RunManifest
+from harness.requests import EvalJobRequest, JudgeJobRequest, TrainJobRequest, read_request
 from harness.store import Run, Store, create_run, exclusive, stage
 
 SOURCE = Source(name="chat", parts=(Part(adapter="sharegpt", files=("chat.json",)),))

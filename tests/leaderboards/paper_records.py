@@ -110,7 +110,7 @@ def _evaluate(experiments: Experiments, planned: PlannedRun, digest: str, genera
 
 def _judge(experiments: Experiments, planned: PlannedRun, digest: str, generator: np.random.Generator) -> None:
     """``scores.jsonl`` and the parts of ``summary.json`` that say what was judged."""
-    from harness.records import JudgeRequest, JudgeSpec, JudgeSummary, Score
+    from harness.judging import JudgeRequest, JudgeSpec, JudgeSummary, Score
 
     folder = experiments.judging(planned)
     folder.mkdir(parents=True)

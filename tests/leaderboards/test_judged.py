@@ -9,7 +9,7 @@ import pytest
 from run_records import PROVENANCE, Bench  # type: ignore[import-not-found]
 
 from harness.errors import MoemixError
-from harness.records import JudgeRequest, JudgeSpec, JudgeSummary, Score
+from harness.judging import JudgeRequest, JudgeSpec, JudgeSummary, Score
 from leaderboards.cli import write_report
 from leaderboards.exports import render
 from leaderboards.figures import draw_judged, judged_panels

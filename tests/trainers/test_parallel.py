@@ -25,7 +25,7 @@ from harness.files import hash_tree
 from harness.launch import WANTED
 from harness.local import conduct_locally
 from harness.plan import Job
-from harness.recipe_file import parse
+from harness.schema import parse
 from harness.store import Run
 from trainers.parallel import connect, launched_strategy
 from trainers.training.run import train

@@ -19,12 +19,12 @@ from small_runs import moemix
 from harness.errors import MoemixError
 from harness.plan import build
 from harness.recipe_file import load_recipe
-from harness.records_offline import Proposal
 from harness.store import Store
 from trainers.commands.propose import propose
 from trainers.proposals.design import proxy_mixes, samples
 from trainers.proposals.laws import folds, law
 from trainers.proposals.propose import cross_validated, quality, shares
+from trainers.proposals.records import Proposal
 
 EVEN = np.full(3, 1 / 3)
 

@@ -16,7 +16,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness.errors import MoemixError
-from harness.records_offline import Simulation
 from trainers.commands.simulate import simulate
 from trainers.mixing import MixingStrategy, MixtureState, load_strategy, strategy_cards
 from trainers.mixing.contract import SIGNALS
@@ -26,6 +25,7 @@ from trainers.simulation.comparison import compare, regrets
 from trainers.simulation.course import fixed_exposure
 from trainers.simulation.ground import Ground
 from trainers.simulation.observing import Moment, Observer
+from trainers.simulation.records import Simulation
 
 
 @dataclasses.dataclass(frozen=True)

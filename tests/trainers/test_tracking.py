@@ -19,7 +19,8 @@ from small_runs import create_run, lines, train_on, wait_until
 from harness.errors import MoemixError
 from harness.execution import Tracking
 from harness.files import hash_tree, read_jsonl
-from harness.recipe_file import load_recipe, parse
+from harness.recipe_file import load_recipe
+from harness.schema import parse
 from harness.store import Run
 from trainers.tracking import FOLDER, background, services, stored_points
 from trainers.training.run import train

@@ -11,7 +11,7 @@ from harness.errors import MoemixError
 from harness.options import recipe_options
 
 if TYPE_CHECKING:
-    from harness.records_offline import Proposal
+    from trainers.proposals.records import Proposal
 
 
 @click.command()
@@ -64,7 +64,7 @@ def propose(
         seed=seed,
     )
     folder = run(chosen, request, Store(store_root(store)), find_data_root(data_root), out)
-    from harness.records_offline import Proposal
+    from trainers.proposals.records import Proposal
 
     _tell(Proposal.read(folder / "proposal.json"), folder)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from harness.files import write_bytes
-from harness.records_offline import Proposal
+from trainers.proposals.records import Proposal
 
 
 def draw_fit(proposal: Proposal, path: Path) -> None:

@@ -10,7 +10,6 @@ from transformers import PreTrainedModel
 
 from harness.errors import StageFailed
 from harness.provenance import provenance
-from harness.records_offline import HeldOut
 from harness.store import Run, checkpoint_hash
 from trainers.data import TokenSource
 from trainers.data.batches import Layout, pad_id
@@ -19,6 +18,7 @@ from trainers.models.checkpoints import load_checkpoint
 from trainers.models.loss import TargetLosses
 from trainers.models.packing import prepare_packing
 from trainers.parallel.ranks import Ranks
+from trainers.proposals.records import HeldOut
 from trainers.signals.base import Probe, evaluating
 from trainers.signals.losses import each_loss, mean_by_source
 

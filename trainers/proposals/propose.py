@@ -18,11 +18,11 @@ from harness.progress import progress
 from harness.provenance import provenance
 from harness.recipe import Evaluation, Recipe, Strategy
 from harness.records import RunManifest
-from harness.records_offline import Fit, HeldOut, Proposal, ProposalCost, ProxyRun
 from harness.store import Store
 from trainers.mixing.base import Floats
 from trainers.proposals.design import proxy_mixes
 from trainers.proposals.laws import Law, folds
+from trainers.proposals.records import Fit, HeldOut, Proposal, ProposalCost, ProxyRun
 
 PROXIES = "proxies"  # their folder in the store: they are runs like any other, and no rows of the recipe's table
 

@@ -9,12 +9,12 @@ import numpy as np
 from tabulate import tabulate
 
 from harness.provenance import provenance
-from harness.records_offline import BestMix, Estimate, SimulatedStrategy, Simulation
 from trainers.mixing import MixingStrategy, load_strategy
 from trainers.mixing.base import Floats
 from trainers.simulation.best import Best, best_fixed
 from trainers.simulation.course import Course, fixed_exposure, follow
 from trainers.simulation.ground import Ground
+from trainers.simulation.records import BestMix, Estimate, SimulatedStrategy, Simulation
 from trainers.simulation.worlds import World
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from harness.files import write_bytes
-from harness.records_offline import SimulatedStrategy, Simulation
+from trainers.simulation.records import SimulatedStrategy, Simulation
 
 COLUMNS = 5
 MOST_CURVES = 6  # strategies with a curve of their own colour; the rest are drawn grey

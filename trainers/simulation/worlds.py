@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from harness.errors import unknown
-from harness.recipe_file import parse
-from harness.records_offline import SimulatedWorld
+from harness.schema import parse
+from trainers.simulation.records import SimulatedWorld
 
 World = SimulatedWorld
 

@@ -1,15 +1,13 @@
-"""Records of what is found out beside the runs: simulations of strategies, and fixed mixes fitted on proxy runs."""
+"""Records of simulations: the world, and how each strategy did in it."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import Field
 
 from harness.records import Provenance, Record
-from harness.strict import Strict
-
-# --- simulation -------------------------------------------------------------------------------------
+from harness.schema import Strict
 
 
 class SimulatedWorld(Strict):
@@ -44,7 +42,7 @@ class SimulatedStrategy(Strict):
 
     label: str
     name: str
-    options: dict[str, Any]
+    options: dict[str, object]
     loss: Estimate = Field(description="the objective at the end of training")
     regret: Estimate = Field(description="that above the best fixed mix's; below zero where drift lets it win")
     regret_over_time: Estimate = Field(description="mean over training of the objective above the best fixed mix's")
@@ -76,70 +74,4 @@ class Simulation(Record):
     groups: tuple[int, ...] = Field(description="the group of each source")
     best: BestMix
     strategies: tuple[SimulatedStrategy, ...] = Field(description="by regret, the least first")
-    provenance: Provenance
-
-
-# --- proposals --------------------------------------------------------------------------------------
-
-
-class HeldOut(Record):
-    """``held_out.json`` of a run: its checkpoint's loss on what its sources held out of training."""
-
-    checkpoint_hash: str
-    losses: dict[str, float] = Field(description="mean loss per target token of each source")
-    seconds: float
-    provenance: Provenance
-
-
-class ProxyRun(Strict):
-    """One run that a proposal was fitted on."""
-
-    run: str = Field(description="its folder, relative to the store")
-    weights: dict[str, float]
-    losses: dict[str, float] = Field(description="held-out, by source")
-    measured: float = Field(description="the target: the sources' held-out losses, weighted")
-    predicted: float = Field(description="the same by a law fitted without this run and those of its fold")
-
-
-class Fit(Strict):
-    """How well the law predicts runs that it was not fitted on."""
-
-    runs: int
-    folds: int
-    r2: float | None = Field(description="1 − squared error / variance; null where all runs came to the same")
-    rank_correlation: float | None = Field(description="Spearman's, predicted to measured")
-    error: float = Field(description="root mean square of predicted − measured")
-
-
-class ProposalCost(Strict):
-    """What it took to find the mix, all of which a run under it owes."""
-
-    runs: int
-    steps: int
-    examples: int
-    tokens: int
-    train_seconds: float
-    measure_seconds: float
-    fit_seconds: float
-    of_a_run: float = Field(description="the proxies' examples over those of one run of the recipe as it stands")
-
-
-class Proposal(Record):
-    """``proposal.json``: a fixed mix, what it was fitted on, and how far that can be trusted."""
-
-    method: str
-    source: str = Field(description="the paper and the variant")
-    recipe: str
-    overrides: tuple[str, ...] = Field(description="changes to the recipe that the proxies were run with")
-    model: str
-    seed: int
-    prior: dict[str, float]
-    target: dict[str, float] = Field(description="how much each source's loss counts")
-    weights: dict[str, float]
-    predicted: float = Field(description="the target's loss under these weights, by the law")
-    at_prior: float = Field(description="measured, of the proxy that ran under the prior itself")
-    lowest_measured: float
-    fit: Fit
-    cost: ProposalCost
-    proxies: tuple[ProxyRun, ...]
     provenance: Provenance
