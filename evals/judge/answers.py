@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -10,9 +9,10 @@ from typing import TYPE_CHECKING
 
 from evals.cache import ResponseCache, open_cache
 from evals.engines.chat import ChatReply, ChatRequest, chat
+from evals.judge.journal import write_jsonl
 from evals.judge.questions import read_answers
-from evals.judge.records import Answer, Answers, Question, QuestionId
-from harness.files import hash_value, read_json, write_json, write_text
+from evals.judge.records import Answers, Question, QuestionId
+from harness.files import hash_value, read_json, write_json
 from harness.judging import JudgeRequest
 from harness.progress import progress
 
@@ -56,13 +56,7 @@ def ask(
 ) -> Replies:
     """Ask a model every question: the first turns together, then the second turns after the model's own first replies.
 
-    Args:
-        questions: the questions.
-        lm: an engine's ``lm()``.
-        cache: keeps each reply as it arrives; a reply in it is not asked for again.
-        seed: seed of sampled replies.
-        max_tokens: most tokens of a reply.
-        template: chat template in place of the checkpoint's own.
+    The cache keeps each reply as it arrives; a reply in it is not asked for again.
     """
     replies: Replies = {question.id: [] for question in questions}
     with progress("answers", sum(len(question.turns) for question in questions)) as bar:
@@ -103,19 +97,15 @@ def _request(question: Question, before: list[ChatReply], turn: int, seed: int, 
 
 
 def write_answers(file: Path, model: str, questions: Iterable[Question], replies: Replies, seed: int) -> Answers:
-    """Write FastChat's answer file, with finish reasons, token counts, temperature and seed added; return the answers.
-
-    The file appears as a whole, by an atomic rename.
-    """
-    lines, answers = [], {}
+    """Write FastChat's answer file, with finish reasons, token counts, temperature and seed; return the answers."""
+    rows, answers = [], {}
     for question in questions:
         turns = replies[question.id]
-        answer = Answer(tuple(reply.text for reply in turns), tuple(reply.finish_reason for reply in turns))
-        answers[question.id] = answer
+        answers[question.id] = tuple(reply.text for reply in turns)
         choice = {
             "index": 0,
-            "turns": list(answer.turns),
-            "finish_reasons": list(answer.finish_reasons),
+            "turns": [reply.text for reply in turns],
+            "finish_reasons": [reply.finish_reason for reply in turns],
             "tokens": [reply.answer_tokens for reply in turns],
             "prompt_cut": [reply.prompt_cut for reply in turns],
         }
@@ -128,6 +118,6 @@ def write_answers(file: Path, model: str, questions: Iterable[Question], replies
             "seed": seed,
             "tstamp": time.time(),
         }
-        lines.append(json.dumps(row, ensure_ascii=False) + "\n")
-    write_text(file, "".join(lines))
+        rows.append(row)
+    write_jsonl(file, rows)
     return Answers(model, answers)

@@ -82,8 +82,8 @@ def run(**options: Any) -> None:
 
     `moemix judge report FOLDER…` measures the judge.
     """
-    from evals.judge.command import judge_request, request_from
-    from evals.judge.summary import as_text
+    from evals.judge.run import judge_request, request_from
+    from evals.judge.scores import as_text
     from harness.requests import JudgeJobRequest, read_request
 
     file = options.pop("request")

@@ -53,7 +53,7 @@ class Faithful:
             values |= _numbered("ref_answer", question.reference)
         sides = ("_a", "_b") if match.pairwise else ("",)
         for side, answer in zip(sides, match.answers, strict=True):
-            values |= _numbered(f"answer{side}", answer.turns) if multi else {f"answer{side}": answer.turns[0]}
+            values |= _numbered(f"answer{side}", answer) if multi else {f"answer{side}": answer[0]}
         values |= _numbered("question", question.turns) if multi else {"question": question.turns[0]}
         return Prompt(template["name"], template["system_prompt"], template["prompt_template"].format(**values))
 

@@ -109,12 +109,12 @@ def answer_flags(answers: Answers, questions: Iterable[Question]) -> dict[Questi
         answer = answers.answers.get(question.id)
         if answer is None:
             continue
-        if answer.turns:
-            first_turns[question.id] = answer.turns[0]
-        for text, asked in zip(answer.turns, question.turns, strict=False):
+        if answer:
+            first_turns[question.id] = answer[0]
+        for text, asked in zip(answer, question.turns, strict=False):
             for passage in passages(text, asked):
                 flags[question.id].add(passage.kind)
-        if not any(text.strip() for text in answer.turns):
+        if not any(text.strip() for text in answer):
             flags[question.id].add("empty_answer")
     for group in _repeated(first_turns, max(2, min(CONSTANT, len(first_turns)))):
         for identity in group:

@@ -7,14 +7,14 @@ import os
 import re
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
 
 from evals.judge.records import Line
 from harness.errors import MoemixError, StageFailed
-from harness.files import read_json, write_text
-from harness.judging import JudgeRequest
+from harness.files import read_json, write_json, write_text
+from harness.judging import JudgeRequest, JudgeSummary
 from harness.requests import FILE, RESOLVED
 
 _SYNC_SECONDS = 1.0
@@ -124,6 +124,25 @@ def resolved_request(folder: Path) -> JudgeRequest | None:
     return None
 
 
+def claim(out: Path, request: JudgeRequest) -> JudgeSummary | None:
+    """Make ``out`` the folder of this request, and return the summary if it is finished.
+
+    Raises:
+        MoemixError: the folder has the judging of another request.
+    """
+    stored = resolved_request(out)
+    if stored is None:
+        write_json(out / RESOLVED, request.model_dump(mode="json"))
+    elif stored != request:
+        different = [name for name in JudgeRequest.model_fields if getattr(stored, name) != getattr(request, name)]
+        raise MoemixError(
+            f"the folder holds a judging with another {', '.join(different)}",
+            where=str(out),
+            hint="choose another --out, or remove the folder",
+        )
+    return JudgeSummary.read(out / "summary.json") if (out / "summary.json").is_file() else None
+
+
 def judge_lines(out: Path, request: JudgeRequest) -> Iterator[Line]:
     """Yield the judgments of all judges as a stream; in pairwise mode, the pairs."""
     for judge in request.judges:
@@ -141,11 +160,15 @@ def safe_name(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "_", name).strip("_") or "judge"
 
 
+def write_jsonl(path: Path, rows: Iterable[Mapping[str, object]]) -> None:
+    """Write a JSONL file as a whole, by an atomic rename."""
+    write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+
+
 def write_pairs(out: Path, judge: str) -> None:
     """Write FastChat's file of pairwise judgments from a judge's games."""
-    pairs = join_games(read_judgments(journal_path(out, judge, "pairwise")))
-    lines = (json.dumps(pair, ensure_ascii=False) + "\n" for pair in pairs)
-    write_text(journal_path(out, judge, "single"), "".join(lines))
+    games = read_judgments(journal_path(out, judge, "pairwise"))
+    write_jsonl(journal_path(out, judge, "single"), join_games(games))
 
 
 def match_games(lines: Iterable[Line]) -> Iterator[tuple[Line, Line]]:

@@ -46,7 +46,7 @@ def load_bench(name: str, root: Path | None, references: Path | None = None) -> 
     beside = file.parent / REFERENCES
     if references is not None or beside.is_file():
         answers = read_answers(references or beside).answers
-        questions = [replace(q, reference=answers[q.id].turns) if q.id in answers else q for q in questions]
+        questions = [replace(q, reference=answers[q.id]) if q.id in answers else q for q in questions]
     near = (file.parent / PROMPTS, file.parent.parent / PROMPTS, *([root / "mt_bench" / PROMPTS] if root else []))
     prompts = next((path for path in near if path.is_file()), None)
     return Bench(name, TITLES.get(name, name), tuple(questions), prompts)
@@ -143,7 +143,7 @@ def read_answers(file: Path) -> Answers:
     for where, row in _rows(file, "answer"):
         try:
             identity, choice = row["question_id"], row["choices"][0]  # type: ignore[index]
-            turns, reasons = _texts(choice["turns"]), tuple(choice.get("finish_reasons") or ())
+            turns = _texts(choice["turns"])
         except (KeyError, IndexError, TypeError, AttributeError) as error:
             raise MoemixError(
                 f"not a FastChat answer ({type(error).__name__}: {error})",
@@ -156,7 +156,7 @@ def read_answers(file: Path) -> Answers:
             raise MoemixError("`question_id` must be a number or text", where=where)
         if identity in answers:
             raise MoemixError(f"question {identity} is answered twice", where=where)
-        answers[identity] = Answer(turns, reasons)
+        answers[identity] = turns
         models[str(row.get("model_id") or file.stem)] = None
     if len(models) > 1:
         raise MoemixError(f"the file has answers of several models: {', '.join(models)}", where=str(file),

@@ -1,8 +1,12 @@
-"""The data of judging: questions, answers, prompts, replies, verdicts, and the JSON line of a judgment."""
+"""The data of judging: questions, answers, matches, prompts, replies, verdicts, and the line of a judgment."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import functools
+import itertools
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -11,12 +15,23 @@ from harness.files import hash_value
 from harness.judging import JudgeRequest
 
 QuestionId = int | str
+Answer = tuple[str, ...]  # a model's texts, one for each turn
+Params = Mapping[str, float]  # temperature, max_tokens and seed of a judge's request
+
+Line = dict[str, Any]
+"""A line of a judgments file: FastChat's fields and ours (:func:`record`).
+
+A judgment of one answer has ``model`` and ``score``. A game (one order of a pair) has ``model_1``, ``model_2``,
+``game`` (1: the first model is shown first) and ``winner``. A pair has ``g1_winner``, ``g2_winner`` and further fields
+of its games.
+"""
 
 # FastChat's temperatures by category; questions of other categories are answered at UNKNOWN_TEMPERATURE.
 TEMPERATURES = {"writing": 0.7, "roleplay": 0.7, "stem": 0.1, "humanities": 0.1,
                 "extraction": 0.0, "math": 0.0, "coding": 0.0, "reasoning": 0.0}  # fmt: skip
 UNKNOWN_TEMPERATURE = 0.7
 NEED_REFERENCE = ("math", "reasoning", "coding")  # the categories that FastChat judges with a reference answer
+SIDES = {1: {"A": "model_1", "B": "model_2"}, 2: {"A": "model_2", "B": "model_1"}}  # by game
 
 
 @dataclass(frozen=True)
@@ -68,25 +83,12 @@ class Bench:
         """Keep the first ``limit`` questions of every category; None keeps all."""
         if limit is None:
             return self
-        taken: dict[str, int] = {}
-        kept = []
+        taken, kept = Counter[str](), []
         for question in self.questions:
-            taken[question.category] = taken.get(question.category, 0) + 1
+            taken[question.category] += 1
             if taken[question.category] <= limit:
                 kept.append(question)
         return replace(self, questions=tuple(kept))
-
-
-@dataclass(frozen=True)
-class Answer:
-    """A model's answer to a question, one text for each turn.
-
-    Attributes:
-        finish_reasons: how each turn ended (``stop``, ``length``); empty where the file does not say.
-    """
-
-    turns: tuple[str, ...]
-    finish_reasons: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -99,7 +101,7 @@ class Answers:
     @property
     def fingerprint(self) -> str:
         """Hash of the model's name and of every answer."""
-        return hash_value([self.model, sorted((str(key), a.turns) for key, a in self.answers.items())])
+        return hash_value([self.model, sorted((str(key), turns) for key, turns in self.answers.items())])
 
 
 @dataclass(frozen=True)
@@ -152,6 +154,22 @@ class Prompt:
     def messages(self) -> list[dict[str, str]]:
         """The prompt as chat messages."""
         return [{"role": "system", "content": self.system}, {"role": "user", "content": self.user}]
+
+
+@dataclass(frozen=True)
+class Task:
+    """A match, and the request that puts it to its judge."""
+
+    match: Match
+    prompt: Prompt
+    params: Params
+
+    @functools.cached_property
+    def key(self) -> str:
+        """Hash of everything that identifies the judgment."""
+        match, prompt = self.match, self.prompt
+        identity = [match.judge, prompt.messages, prompt.schema, self.params, match.models, match.question.id]
+        return hash_value([*identity, match.turn, match.game, match.repeat])[:32]
 
 
 @dataclass(frozen=True)
@@ -228,24 +246,95 @@ class Judging:
     out: Path
 
 
-Params = Mapping[str, float]  # temperature, max_tokens and seed of a judge's request
+def tasks(judging: Judging, judge: str) -> Iterator[Task]:
+    """Yield everything that one judge judges. Turns without an answer are left out (see :func:`unanswered`)."""
+    request = judging.request
+    for match in _matches(judging, judge):
+        params = {"temperature": request.temperature, "max_tokens": request.judge_max_tokens}
+        if request.protocol == "strict":  # FastChat sends no seed
+            params["seed"] = request.seed + match.repeat
+        yield Task(match, judging.protocol.prompt(match), params)
 
 
-Line = dict[str, Any]
-"""A line of a judgments file: FastChat's fields and ours (:func:`evals.judge.tasks.record`).
+def unanswered(judging: Judging) -> Iterator[Line]:
+    """Yield a failed line for each judgment (pairwise: pair of games) that lacks an answer."""
+    for models, question, turn, answers in _turns(judging):
+        if not answers:
+            line: Line = {"question_id": question.id, "category": question.category, "turn": turn, "attempts": 0}
+            line |= {"model": models[0], "model_1": models[0], "model_2": models[-1], "reason": "no_answer"}
+            line |= {"g1_winner": "error", "g2_winner": "error"}
+            for repeat, judge in itertools.product(range(judging.request.repeats), judging.request.judges):
+                yield line | {"judge": [judge.name, ""], "repeat": repeat}
 
-A judgment of one answer has ``model`` and ``score``. A game (one order of a pair) has ``model_1``, ``model_2``,
-``game`` (1: the first model is shown first) and ``winner``. A pair has ``g1_winner``, ``g2_winner`` and further fields
-of its games.
-"""
+
+def _matches(judging: Judging, judge: str) -> Iterator[Match]:
+    for models, question, turn, answers in _turns(judging):
+        for repeat in range(judging.request.repeats if answers else 0):
+            if len(models) == 1:
+                yield Match(question, turn, models, answers, judge, repeat)
+            else:
+                yield Match(question, turn, models, answers, judge, repeat, 1)
+                yield Match(question, turn, models[::-1], answers[::-1], judge, repeat, 2)
+
+
+def _turns(judging: Judging) -> Iterator[tuple[tuple[str, ...], Question, int, tuple[Answer, ...]]]:
+    """Yield models, question, turn and answers of everything to judge; no answers where one is missing.
+
+    The models are judged alone, each against the baseline, or in all pairs.
+    """
+    request = judging.request
+    groups: list[tuple[str, ...]] = [(model,) for model in request.answers]
+    if request.mode == "pairwise" and request.baseline is not None:
+        groups = [(model, request.baseline) for model in request.answers if model != request.baseline]
+    elif request.mode == "pairwise":
+        groups = [*itertools.combinations(request.answers, 2)]
+    for models, question in itertools.product(groups, judging.bench.questions):
+        answers = [judging.answers[model].answers.get(question.id) for model in models]
+        for turn in range(1, len(question.turns) + 1):
+            given = tuple(answer for answer in answers if answer and len(answer) >= turn)
+            if request.protocol != "reference" or len(question.checks) >= turn:
+                yield models, question, turn, given if len(given) == len(models) else ()
+
+
+def record(task: Task, reply: Reply, protocol: JudgingProtocol, flags: set[str]) -> Line:
+    """Return the line of a judgment (pairwise: of one game), with the request, the reply and the verdict."""
+    match, prompt = task.match, task.prompt
+    verdict = Verdict(reason=reply.reason) if reply.reason else protocol.verdict(reply.judgment, match)
+    cut_off = verdict.reason == "no_verdict" and reply.finish_reason == "length"
+    line: Line = {
+        "key": task.key,
+        "question_id": match.question.id,
+        "category": match.question.category,
+        "turn": match.turn,
+        "judge": [match.judge, prompt.name],
+        "protocol": protocol.name,
+        "repeat": match.repeat,
+    }
+    forward = -1 if match.game == 2 else 1  # the line names the models in the order of the pair
+    if match.pairwise:
+        first, second = match.models[::forward]
+        winner = SIDES[match.game].get(verdict.winner, verdict.winner)
+        line |= {"model_1": first, "model_2": second, "game": match.game, "winner": winner}
+    else:
+        line |= {"model": match.models[0], "score": verdict.score}
+    return line | {
+        **vars(reply),
+        "reason": "cut_off" if cut_off else verdict.reason,
+        "lengths": [len(answer[match.turn - 1]) for answer in match.answers[::forward]],
+        "system_prompt": prompt.system,
+        "user_prompt": prompt.user,
+        "params": task.params,
+        "masked": prompt.masked,
+        "flags": sorted(flags),
+        "seconds": round(reply.seconds, 3),
+        "tstamp": time.time(),
+    }
 
 
 def pair_outcome(first: str, second: str) -> str:
-    """Return the outcome of a pair's two games as FastChat does: the model that won both, else a tie.
+    """Return the outcome of two games as FastChat does: ``model_1`` or ``model_2`` if it won both, else ``tie``.
 
-    Args:
-        first: the first game's winner: ``model_1``, ``model_2``, ``tie`` or ``error``.
-        second: the second game's winner; an ``error`` in either game makes the outcome ``error``.
+    An ``error`` in either game makes the outcome ``error``.
     """
     if "error" in (first, second):
         return "error"

@@ -72,7 +72,7 @@ def validate_checks(checks: Iterable[Check], where: str) -> None:
 
 
 def _check_and_answer(match: Match) -> tuple[Check, str]:
-    return match.question.checks[match.turn - 1], match.answers[0].turns[match.turn - 1]
+    return match.question.checks[match.turn - 1], match.answers[0][match.turn - 1]
 
 
 def find_error(check: Check, answer: str) -> str:

@@ -1,4 +1,4 @@
-"""Run a judging: ask every judge for the judgments that are missing.
+"""One judging from its request: load what it needs, answer, have every judge make what is missing, and summarise.
 
 A judging's folder has these files:
 
@@ -15,49 +15,199 @@ A judging's folder has these files:
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
 from threading import Event
 
-from evals.judge.budget import Budget, Estimate, cost_of
+from evals.judge.answers import answer_bench
+from evals.judge.faithful import Faithful
 from evals.judge.integrity import answer_flags
-from evals.judge.journal import Journal, journal_path, resolved_request, write_pairs
-from evals.judge.judges import Judge, Settings, ask_all, open_judge
-from evals.judge.records import Judging, Line, Match, Params, Prompt
-from evals.judge.reference import ReferenceGrader
-from evals.judge.summary import Flags
-from evals.judge.tasks import match_key, matches, parameters, record
+from evals.judge.journal import Journal, claim, journal_path, write_pairs
+from evals.judge.judges import Budget, Estimate, Judge, Settings, ask_all, cost_of, judge_address, open_judge
+from evals.judge.questions import PROMPTS, load_bench, read_answers
+from evals.judge.records import Answers, Bench, Judging, JudgingProtocol, Line, Task, record, tasks
+from evals.judge.reference import NAME, ReferenceGrader, validate_checks
+from evals.judge.scores import Flags, summarise, title
+from evals.judge.strict import Strict
+from evals.judge.transcript import write_transcript
+from harness.checkpoint_argument import checkpoint_name
 from harness.errors import MoemixError
-from harness.files import write_json
-from harness.judging import JudgeRequest, JudgeSpec, JudgeSummary
-from harness.progress import progress
-from harness.requests import RESOLVED
+from harness.files import hash_file
+from harness.judging import JudgeConfig, JudgeRequest, JudgeSettings, JudgeSpec, JudgeSummary
+from harness.progress import duration, progress
+from harness.requests import FILE, JudgeJobRequest
+from harness.store import checkpoint_hash, exclusive
+from harness.store import data_root as find_data_root
 
 logger = logging.getLogger("moemix.evals")
 
 # Failures that may not occur again: these judgments are repeated with ``retry_failed``.
 TRANSIENT = ("rate_limited", "server_error", "timeout", "connection", "bad_reply", "empty", "no_sandbox")
+_JUDGE_OPTIONS = "give --judge-model and --judge-url, or --judge-checkpoint"
+_SETTINGS = JudgeSettings.model_fields.keys()
 
 
-def claim(out: Path, request: JudgeRequest) -> JudgeSummary | None:
-    """Make ``out`` the folder of this request, and return the summary if it is finished.
+def request_from(
+    *,
+    bench: str | None,
+    judge_url: Sequence[str],
+    judge_model: Sequence[str],
+    judge_checkpoint: Sequence[Path],
+    judge_temperature: float,
+    data_root: str | None,
+    checkpoint: Path | None,
+    **options: object,
+) -> JudgeJobRequest:
+    """Build the request that the command's options describe; the other options are fields of the same name."""
+    fields = {name: options.pop(name) for name in JudgeConfig.model_fields.keys() & options.keys()}
+    config = {
+        **fields,
+        "bench": bench or "mt_bench",
+        "judges": _judges(judge_url, judge_model, judge_checkpoint),
+        "temperature": judge_temperature,
+        "engine": fields["engine"] if checkpoint else None,
+    }
+    job = {"config": config, "checkpoint": checkpoint, "judge_checkpoints": judge_checkpoint, **options}
+    return JudgeJobRequest.model_validate({**job, "data_root": find_data_root(data_root)})
+
+
+def judge_request(job: JudgeJobRequest) -> JudgeSummary:
+    """Answer a bench, judge the answers and summarise. The same request again resumes, or returns the summary.
 
     Raises:
-        MoemixError: the folder has the judging of another request.
+        MoemixError: the request is invalid, or its folder holds another judging.
+        StageFailed: an engine or an endpoint failed; run again to resume.
     """
-    stored = resolved_request(out)
-    if stored is None:
-        write_json(out / RESOLVED, request.model_dump(mode="json"))
-    elif stored != request:
-        different = [name for name in JudgeRequest.model_fields if getattr(stored, name) != getattr(request, name)]
+    started = time.monotonic()
+    if bool(job.checkpoint) == bool(job.answers):
+        raise MoemixError("give either a CHECKPOINT that answers, or --answers FILE")
+    if job.max_cost is not None and job.price is None:
+        raise MoemixError("a budget needs prices", where="--max-cost", hint="give --price IN,OUT for a million tokens")
+    whole = load_bench(job.config.bench, job.data_root, job.references)
+    bench = whole.limited(job.config.limit)
+    protocol = _protocol(job, whole)
+    answers = _answers(job)
+    model = job.model_name or (checkpoint_name(job.checkpoint) if job.checkpoint else "")
+    if job.checkpoint and model in answers:
+        raise MoemixError(f"the baseline has the name {model!r} too", hint="give another --model-name")
+    fingerprint = checkpoint_hash(job.checkpoint) if job.checkpoint else None
+    mine = {model: fingerprint} if fingerprint else {}
+    request = _request(job, bench, protocol, mine | {name: given.fingerprint for name, given in answers.items()})
+    settings = Settings.of(job)
+    with exclusive(job.out):
+        finished = claim(job.out, request)
+        if finished is not None and not job.retry_failed:
+            logger.info("%s: already judged in %s (remove the folder to judge again)", bench.name, job.out)
+            return finished
+        if not (job.out / FILE).is_file():
+            job.save()
+        (job.out / "summary.json").unlink(missing_ok=True)
+        engine: dict[str, object] = {}
+        if job.checkpoint:
+            template = job.chat_template.read_text(encoding="utf-8") if job.chat_template else None
+            given, engine = answer_bench(job.checkpoint, model, request, bench.questions, template, job.out)
+            answers = {model: given, **answers}
+        judging = Judging(request, bench, answers, protocol, job.out)
+        flags = run_judges(judging, settings)
+        write_transcript(judging, title(request, bench))
+        summary = summarise(
+            judging, flags, price=settings.price, seconds=time.monotonic() - started,
+            checkpoint=str(job.checkpoint) if job.checkpoint else None, checkpoint_hash=fingerprint, engine=engine,
+        )  # fmt: skip
+    logger.info("%s: judged in %s", bench.name, duration(summary.seconds))
+    return summary
+
+
+def _request(job: JudgeJobRequest, bench: Bench, protocol: JudgingProtocol, answers: dict[str, str]) -> JudgeRequest:
+    """Return the request with the hash of everything that it reads."""
+    config = job.config
+    baseline = read_answers(job.baseline).model if job.baseline else None
+    settings = config.model_dump(include=_SETTINGS - {"bench", "judges", "repeats"})
+    resolved = {
+        "bench": bench.name,
+        "bench_hash": bench.fingerprint,
+        "answers": answers,
+        "baseline": baseline,
+        "protocol": protocol.name,
+        "protocol_hash": protocol.fingerprint,
+        "judges": tuple(_resolved(config.judges, job.judge_checkpoints)) or (JudgeSpec(name=NAME),),
+        "repeats": config.repeats if config.judges else 1,
+        "chat_template": hash_file(job.chat_template) if job.chat_template else None,
+    }
+    return JudgeRequest.model_validate(settings | resolved)
+
+
+def _protocol(job: JudgeJobRequest, bench: Bench) -> JudgingProtocol:
+    if not job.config.judges:
+        if job.config.mode == "pairwise":
+            raise MoemixError("the reference grader grades single answers; pairwise needs a judge", hint=_JUDGE_OPTIONS)
+        checked = [question for question in bench.questions if question.checks]
+        if not checked:
+            raise MoemixError(f"no answer to {bench.name} can be checked without a judge", hint=_JUDGE_OPTIONS)
+        for question in checked:
+            validate_checks(question.checks, f"{bench.name}, question {question.id}")
+        return ReferenceGrader()
+    if job.config.protocol == "strict":
+        return Strict(job.config.judge_max_tokens)
+    templates = job.judge_prompts or bench.prompts
+    if templates is None:
         raise MoemixError(
-            f"the folder holds a judging with another {', '.join(different)}",
-            where=str(out),
-            hint="choose another --out, or remove the folder",
+            "`faithful` needs FastChat's judge templates, which are not part of this project",
+            hint=f"give --judge-prompts FILE, or a data root with mt_bench/{PROMPTS}",
         )
-    return JudgeSummary.read(out / "summary.json") if (out / "summary.json").is_file() else None
+    return Faithful(templates)
+
+
+def _judges(urls: Sequence[str], names: Sequence[str], checkpoints: Sequence[Path]) -> tuple[JudgeSpec, ...]:
+    """Return the panel: names at one address or each at its own, and checkpoints that we serve."""
+    if len(urls) > 1 and len(urls) != len(names):
+        raise MoemixError(f"{len(urls)} --judge-url for {len(names)} --judge-model", hint="give one, or one for each")
+    if names and not urls:
+        raise MoemixError("--judge-model needs --judge-url", hint="or serve a judge with --judge-checkpoint DIR")
+    if urls and not names:
+        raise MoemixError("--judge-url needs --judge-model", hint="give the name that the server knows the judge by")
+    addresses = list(urls) * len(names) if len(urls) == 1 else list(urls)
+    judges = [JudgeSpec(name=name, url=judge_address(url)) for name, url in zip(names, addresses, strict=True)]
+    judges += [JudgeSpec(name=checkpoint_name(folder)) for folder in checkpoints]
+    all_names = [judge.name for judge in judges]
+    if repeated := sorted({name for name in all_names if all_names.count(name) > 1}):
+        raise MoemixError(
+            f"two judges have the name {', '.join(repeated)}", hint="use --repeats to ask one judge again"
+        )
+    return tuple(judges)
+
+
+def _resolved(judges: Sequence[JudgeSpec], checkpoints: Sequence[Path]) -> Iterator[JudgeSpec]:
+    """Yield the judges with their address in its normal form, or with the folder and hash of their checkpoint."""
+    folders = iter(checkpoints)
+    for judge in judges:
+        if judge.url is not None:
+            yield judge.model_copy(update={"url": judge_address(judge.url)})
+        else:
+            folder = next(folders)
+            yield judge.model_copy(update={"checkpoint": str(folder), "checkpoint_hash": checkpoint_hash(folder)})
+
+
+def _answers(job: JudgeJobRequest) -> dict[str, Answers]:
+    """Return the answers of every file, by model; the baseline's last."""
+    pairwise = job.config.mode == "pairwise"
+    if job.baseline and not pairwise:
+        raise MoemixError("--baseline is for --mode pairwise")
+    if pairwise and not job.baseline and len(job.answers) < 2:
+        raise MoemixError("pairwise needs a --baseline FILE, or several --answers files for all pairs")
+    answers: dict[str, Answers] = {}
+    for file in [*job.answers, *([job.baseline] if job.baseline else [])]:
+        given = read_answers(file)
+        if given.model in answers:
+            raise MoemixError(f"two files have answers of {given.model!r}", where=str(file))
+        answers[given.model] = given
+    return answers
+
+
+# --- asking the judges ------------------------------------------------------------------------------
 
 
 def run_judges(judging: Judging, settings: Settings) -> Flags:
@@ -116,8 +266,8 @@ class _Run:
                 if self.settings.retry_failed and line["reason"] in TRANSIENT:
                     self.attempts[line["key"]] = line["attempts"]
             journal.forget(self.attempts)
-            for _, prompt, params in self._missing(judge):
-                estimate.add(prompt, params)
+            for task in self._missing(judge):
+                estimate.add(task)
             missing[judge] = estimate.requests - before
         if estimate.requests and self.request.protocol != "reference":
             logger.info("judging: %s", estimate.as_text(self.settings.price))
@@ -125,12 +275,9 @@ class _Run:
             self.budget.check(estimate)
         return missing
 
-    def _missing(self, judge: str) -> Iterator[tuple[Match, Prompt, Params]]:
-        """Yield the matches of a judge that its file lacks, with their prompts and arguments."""
-        for match in matches(self.judging, judge):
-            prompt, params = self.judging.protocol.prompt(match), parameters(self.request, match.repeat)
-            if match_key(match, prompt, params) not in self.journals[judge]:
-                yield match, prompt, params
+    def _missing(self, judge: str) -> Iterator[Task]:
+        """Yield the tasks of a judge that its file lacks."""
+        return (task for task in tasks(self.judging, judge) if task.key not in self.journals[judge])
 
     def ask(self, spec: JudgeSpec, missing: int) -> None:
         """Have a judge (or the reference grader) make its missing judgments."""
@@ -138,18 +285,18 @@ class _Run:
         if self.request.protocol != "reference":
             opened = open_judge(spec, self.request, self.judging.out, self.settings)
         with opened as judge, progress(f"judge {spec.name}", missing) as bar:
-            works = (partial(self._judge, judge, *needed) for needed in self._missing(spec.name))
+            works = (partial(self._judge, judge, task) for task in self._missing(spec.name))
             after = self.budget.spend if self.budget else lambda line: None
             ask_all(works, self.journals[spec.name], bar, concurrency=self.settings.concurrency, after=after)
 
-    def _judge(self, judge: Judge | None, match: Match, prompt: Prompt, params: Params, stop: Event) -> Line:
+    def _judge(self, judge: Judge | None, task: Task, stop: Event) -> Line:
         """Make one judgment and return its line."""
-        protocol = self.judging.protocol
+        match, protocol = task.match, self.judging.protocol
         if isinstance(protocol, ReferenceGrader) or judge is None:
             reply, engine = ReferenceGrader().grade(match), None
         else:
-            reply, engine = judge.ask(prompt, params, stop), judge.engine
+            reply, engine = judge.ask(task, stop), judge.engine
         flags = set[str]().union(*(self.flags[model].get(match.question.id, set()) for model in match.models))
-        line = record(match, prompt, params, reply, protocol, flags)
+        line = record(task, reply, protocol, flags)
         line["attempts"] += self.attempts.get(line["key"], 0)
         return line | ({"engine": engine} if engine else {})

@@ -58,7 +58,7 @@ class Strict:
 
     def prompt(self, match: Match) -> Prompt:
         """Return the prompt for a match: instructions as the system message, quoted material as the user's."""
-        fence = f"material-{hash_value([match.question.id, [a.turns for a in match.answers]])[:12]}"
+        fence = f"material-{hash_value([match.question.id, list(match.answers)])[:12]}"
         kind, texts = "pair" if match.pairwise else "single", self.texts
         system = texts["task"].format(fence=fence, mask=MASK) + texts[kind]
         system += (texts["second"] if match.turn == 2 else "") + (texts["guided"] if match.guided else "")
@@ -127,7 +127,7 @@ def _quoted(label: str, text: str, fence: str) -> str:
 
 def _defused(answer: Answer, turn: int, question: str) -> tuple[str, int]:
     """Return an answer's text without passages to the judge and control tokens, and how many passages were replaced."""
-    text, removed = masked(answer.turns[turn] if turn < len(answer.turns) else "", question)
+    text, removed = masked(answer[turn] if turn < len(answer) else "", question)
     return re.sub(r"<\|([^|\s<>]{1,40})\|>", r"<¦\1¦>", text), removed
 
 

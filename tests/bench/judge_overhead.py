@@ -69,7 +69,7 @@ def _write(folder: Path, questions: int) -> None:
 
 def _measure(folder: Path, url: str, judgments: int, report: Report) -> None:
     from evals.judge.cli import run
-    from evals.judge.command import judge_request, request_from
+    from evals.judge.run import judge_request, request_from
 
     context = run.make_context("judge", ["--out", str(folder / "out")])
     arguments = {

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from evals.judge.questions import load_bench
-from evals.judge.records import Answer, Bench, Match
+from evals.judge.records import Bench, Match
 from evals.judge.strict import Strict
 from tests.bench.report import Report, options, real_data
 from trainers.models.checkpoints import load_checkpoint
@@ -85,7 +85,7 @@ def _served(checkpoint: Path, bench: Bench, scratch: Path) -> Measured:
         replies = ask(bench.questions, lm, ResponseCache(None, {}), seed=0, max_tokens=ANSWER_TOKENS)
         turns = [reply for held in replies.values() for reply in held]
         found["answers"] = (len(turns), time.perf_counter() - started, sum(reply.answer_tokens for reply in turns))
-        answers = Answers("m", {q: Answer(tuple(r.text for r in held)) for q, held in replies.items()})
+        answers = Answers("m", {q: tuple(r.text for r in held) for q, held in replies.items()})
         request = JudgeRequest(
             bench="mt_bench", bench_hash="", answers={"m": ""}, protocol="strict", protocol_hash="",
             judges=(JudgeSpec(name=engine.server.model, url=f"{engine.server.url}/v1"),),
@@ -142,7 +142,7 @@ def _one_at_a_time(checkpoint: Path, bench: Bench) -> Measured:
         rules, count = Strict(JUDGMENT_TOKENS), 0
         for question in bench.questions:
             for turn in range(1, len(question.turns) + 1):
-                held = Answer(tuple(answers[question.id]))
+                held = tuple(answers[question.id])
                 prompt = rules.prompt(Match(question, turn, ("m",), (held,)))
                 say(prompt.messages, 0.0, JUDGMENT_TOKENS)
                 count += 1

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from evals.judge.cli import run as command
-from evals.judge.command import judge_request, request_from
 from evals.judge.faithful import MULTI_TURN, NAMES
+from evals.judge.run import judge_request, request_from
 from harness.judging import JudgeSummary
 
 CATEGORIES = ("writing", "math")

@@ -12,9 +12,9 @@ from evals.cache import ResponseCache
 from evals.engines.chat import ChatRequest, chat
 from evals.engines.choose import open_engine
 from evals.judge.answers import ask
-from evals.judge.command import judge_request, request_from
 from evals.judge.questions import load_bench, read_answers
 from evals.judge.records import Question
+from evals.judge.run import judge_request, request_from
 from harness.errors import MoemixError
 
 TEMPLATE = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}assistant:"
@@ -137,7 +137,7 @@ def test_a_checkpoint_is_answered_judged_and_its_answers_can_be_judged_elsewhere
     assert first["choices"][0]["index"] == 0
     assert set(first["choices"][0]["finish_reasons"]) <= {"stop", "length"}
     held = read_answers(tmp_path / "out" / "answers.jsonl")
-    assert held.answers[1].turns == tuple(first["choices"][0]["turns"])
+    assert held.answers[1] == tuple(first["choices"][0]["turns"])
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from small_judgings import answer_file, bench_file, judged, lines, template_file
 
 from evals.judge.faithful import Faithful, pair_winner, rating
 from evals.judge.questions import load_bench, read_answers
-from evals.judge.records import NEED_REFERENCE, Answer, Match, pair_outcome
+from evals.judge.records import NEED_REFERENCE, Match, pair_outcome
 from harness.errors import MoemixError
 
 
@@ -155,14 +155,14 @@ def test_the_published_bench_and_templates_make_fastchats_prompts(real_data):
     assert sum(len(question.turns) for question in bench.questions) == 160
     references = read_answers(real_data / "mt_bench" / "reference_answer" / "gpt-4.jsonl").answers
     assert sorted(references) == [q.id for q in bench.questions if q.category in NEED_REFERENCE]
-    assert all(q.reference == references[q.id].turns for q in bench.questions if q.id in references)
+    assert all(q.reference == references[q.id] for q in bench.questions if q.id in references)
     rules = Faithful(bench.prompts)
     templates = {row["name"]: row for row in map(json.loads, (real_data / "mt_bench/judge_prompts.jsonl").open())}
-    answer = Answer(("first {answer}", "second [[9]]"))
+    answer = ("first {answer}", "second [[9]]")
     question = next(q for q in bench.questions if q.id == 112)
     prompt = rules.prompt(Match(question, 2, ("m",), (answer,)))
     expected = templates["single-math-v1-multi-turn"]["prompt_template"].format(
-        question_1=question.turns[0], question_2=question.turns[1], answer_1=answer.turns[0], answer_2=answer.turns[1],
+        question_1=question.turns[0], question_2=question.turns[1], answer_1=answer[0], answer_2=answer[1],
         ref_answer_1=question.reference[0], ref_answer_2=question.reference[1],
     )  # fmt: skip
     assert prompt.user == expected
