@@ -6,7 +6,8 @@ import dataclasses
 from collections.abc import Iterator, Sequence
 
 from harness.grid import Value, csv_text, json_text, write
-from harness.statistics.estimates import Estimate
+from harness.statistics.estimates import FRACTION, FRACTION_DIFFERENCE, UNBOUNDED, Bounds, Estimate
+from harness.statistics.families import verdict
 from leaderboards.facts import run_facts
 from leaderboards.layout import lay_out
 from leaderboards.table import Cell, Comparison, Heading, Row, Table
@@ -14,7 +15,8 @@ from leaderboards.table import Cell, Comparison, Heading, Row, Table
 SCHEMA = 1
 FIELDS = (
     "suite", "model", "strategy", "seed", "quantity", "name", "value", "stderr", "n", "difference",
-    "difference_stderr", "p", "p_holm", "best", "tied", "note",
+    "difference_stderr", "p", "p_holm", "best", "tied", "note", "lower", "upper", "difference_lower",
+    "difference_upper", "verdict",
 )  # fmt: skip
 COSTS = (
     "steps", "examples", "tokens", "seconds", "mixing_seconds", "mixing_share", "total_steps", "total_tokens",
@@ -57,10 +59,13 @@ def _score_lines(table: Table, row: Row) -> Iterator[dict[str, Value]]:
         cell = row.cells[column.name]
         line: dict[str, Value] = {"quantity": "score", "name": column.name, "best": cell.best, "tied": cell.tied}
         if cell.score:
-            line |= {"value": cell.score.value, "stderr": cell.score.se, "n": cell.n}
+            lower, upper = cell.score.interval(_bounds(column))
+            line |= {"value": cell.score.value, "stderr": cell.score.se, "n": cell.n, "lower": lower, "upper": upper}
         if cell.difference:
+            lower, upper = cell.difference.interval(_bounds(column, difference=True))
             line |= {"difference": cell.difference.value, "difference_stderr": cell.difference.se}
-            line |= {"p": cell.p, "p_holm": cell.p_holm}
+            line |= {"difference_lower": lower, "difference_upper": upper}
+            line |= {"p": cell.p, "p_holm": cell.p_holm, "verdict": _verdict(cell, column)}
         yield line | {"note": "; ".join(filter(None, (reason, cell.note)))}
 
 
@@ -93,7 +98,7 @@ def _table(table: Table) -> dict[str, object]:
         "comparisons": table.comparisons,
         "notes": table.notes,
         "columns": [_heading(column) for column in table.columns],
-        "rows": [_row(row) for row in table.rows],
+        "rows": [_row(row, table.columns) for row in table.rows],
     }
 
 
@@ -114,29 +119,43 @@ def _heading(column: Heading) -> dict[str, object]:
     }
 
 
-def _row(row: Row) -> dict[str, object]:
+def _row(row: Row, columns: Sequence[Heading]) -> dict[str, object]:
     facts = run_facts(row)
     return {
         "strategy": row.label,
         "seeds": list(row.evaluations),
         "compared": row.compared,
         "notes": row.notes,
-        "cells": {name: _cell(cell) for name, cell in row.cells.items()},
+        "cells": {column.name: _cell(row.cells[column.name], column) for column in columns},
         "runs": [dataclasses.asdict(fact) | {"mixing_share": fact.mixing_share} for fact in facts],
     }
 
 
-def _cell(cell: Cell) -> dict[str, object]:
+def _cell(cell: Cell, column: Heading) -> dict[str, object]:
+    score = _estimate(cell.score, _bounds(column)) | {"n": cell.n} if cell.score else None
     difference = None
     if cell.difference:
-        difference = _estimate(cell.difference) | {"p": cell.p, "p_holm": cell.p_holm, "significant": cell.significant}
-    score = _estimate(cell.score) | {"n": cell.n} if cell.score else None
+        tested = {"p": cell.p, "p_holm": cell.p_holm, "significant": cell.significant}
+        difference = _estimate(cell.difference, _bounds(column, difference=True))
+        difference |= tested | {"verdict": _verdict(cell, column)}
     marks = {"best": cell.best, "tied": cell.tied, "ranks": cell.ranks}
     return {"score": score, "difference": difference, **marks, "note": cell.note}
 
 
-def _estimate(found: Estimate) -> dict[str, object]:
+def _estimate(found: Estimate, bounds: Bounds) -> dict[str, object]:
+    lower, upper = found.interval(bounds)
     return {
-        "value": found.value, "stderr": found.se, "dof": found.dof, "clusters": found.clusters, "seeds": found.seeds,
-        "seed_stderr": found.seed_se,
+        "value": found.value, "stderr": found.se, "lower": lower, "upper": upper, "dof": found.dof,
+        "clusters": found.clusters, "seeds": found.seeds, "seed_stderr": found.seed_se,
     }  # fmt: skip
+
+
+def _bounds(column: Heading, *, difference: bool = False) -> Bounds:
+    """Return the ends of what a score, or a difference of two, can be."""
+    return (FRACTION_DIFFERENCE if difference else FRACTION) if column.fraction else UNBOUNDED
+
+
+def _verdict(cell: Cell, column: Heading) -> str:
+    """Return whether a row is better or worse than the baseline, or undecided."""
+    value = cell.difference.value if cell.difference else 0.0
+    return verdict(value, cell.p_holm, higher_is_better=column.higher_is_better)

@@ -1,7 +1,8 @@
-"""What a training run did: its final weights, the mix it really saw, and what it cost."""
+"""What a training run did: its final weights, the data that it really saw, and what it cost."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from harness.recipe import Spent
@@ -10,6 +11,8 @@ from harness.store import Run
 from leaderboards.members import Member
 from leaderboards.table import Row
 
+Cost = TrainResult | Spent | None
+
 
 @dataclass(frozen=True)
 class RunFacts:
@@ -17,29 +20,32 @@ class RunFacts:
 
     Attributes:
         weights: source → final weight.
-        examples_share, tokens_share: source → the part of all examples and of all real tokens that came from it.
-        tokens: real tokens, padding excluded.
-        seconds: wall time of the training steps; ``mixing_seconds`` of these went into signals and weight updates.
-        scales: what the weights acted on: the draws, or the loss.
-        average: source → mean weight over the run, of a strategy whose paper proposes that for a next run.
+        examples_share: source → its share of all examples.
+        tokens_share: source → its share of all tokens, padding excluded.
+        tokens: number of tokens, padding excluded.
+        seconds: wall time of the training steps; ``mixing_seconds`` of them went into signals and weight updates.
+        scales: what the weights acted on: ``draws`` or ``loss``.
+        average: source → mean weight over the run, of a strategy whose paper proposes it for the next run.
         needed: the runs that this one starts from, directly or through each other, by the strategy's label.
-        total_steps, total_tokens, total_seconds: with those of the runs it needed; None where one of them is gone.
+        total_steps: steps with those of the needed runs; None where one of them is missing.
+        total_tokens: tokens with those of the needed runs.
+        total_seconds: seconds with those of the needed runs.
     """
 
     name: str
     run_id: str
     seed: int
     problem: str | None
-    weights: dict[str, float]
-    examples_share: dict[str, float]
-    tokens_share: dict[str, float]
+    weights: Mapping[str, float] = field(default_factory=dict)
+    examples_share: Mapping[str, float] = field(default_factory=dict)
+    tokens_share: Mapping[str, float] = field(default_factory=dict)
     steps: int | None = None
     examples: int | None = None
     tokens: int | None = None
     seconds: float | None = None
     mixing_seconds: float | None = None
     scales: str = "draws"
-    average: dict[str, float] = field(default_factory=dict)
+    average: Mapping[str, float] = field(default_factory=dict)
     needed: tuple[str, ...] = ()
     total_steps: int | None = None
     total_tokens: int | None = None
@@ -47,14 +53,12 @@ class RunFacts:
 
     @property
     def mixing_share(self) -> float | None:
-        """Part of the training time that the mixing itself took."""
-        if self.seconds and self.mixing_seconds is not None:
-            return self.mixing_seconds / self.seconds
-        return None
+        """Return the share of the training time that the mixing itself took."""
+        return self.mixing_seconds / self.seconds if self.seconds and self.mixing_seconds is not None else None
 
 
 def run_facts(row: Row) -> list[RunFacts]:
-    """The runs of a row, one a seed."""
+    """Return the runs of a row, one for each seed."""
     return [
         _facts(member, row.label if len(row.members) == 1 else f"{row.label} · seed {member.seed}")
         for member in row.members
@@ -64,40 +68,28 @@ def run_facts(row: Row) -> list[RunFacts]:
 def _facts(member: Member, name: str) -> RunFacts:
     result = member.manifest.result if member.manifest else None
     if result is None or result.steps == 0:
-        return RunFacts(name, member.run.folder.name, member.seed, member.problem, {}, {}, {})
+        return RunFacts(name, member.run.folder.name, member.seed, member.problem)
     needed = _needed(member.run)
-    spent: list[TrainResult | Spent | None] = [result, *(found for _, found in needed)]
-    whole = [each for each in spent if each is not None]
-    complete = len(whole) == len(spent)
+    costs = [cost for cost in (result, *(cost for _, cost in needed)) if cost is not None]
+    complete = len(costs) == 1 + len(needed)
     return RunFacts(
-        name=name,
-        run_id=member.run.folder.name,
-        seed=member.seed,
-        problem=member.problem,
-        weights=result.final_weights,
-        examples_share=_share(result.realised_examples),
-        tokens_share=_share(result.realised_tokens),
-        steps=result.steps,
-        examples=result.examples,
-        tokens=result.tokens,
-        seconds=result.seconds,
-        mixing_seconds=result.mixing_seconds,
-        scales=result.scales,
-        average=result.average_weights or {},
+        name, member.run.folder.name, member.seed, member.problem, result.final_weights,
+        _share(result.realised_examples), _share(result.realised_tokens), result.steps, result.examples, result.tokens,
+        result.seconds, result.mixing_seconds, result.scales, result.average_weights or {},
         needed=tuple(label for label, _ in needed),
-        total_steps=sum(each.steps for each in whole) if complete else None,
-        total_tokens=sum(each.tokens for each in whole) if complete else None,
-        total_seconds=sum(each.seconds for each in whole) if complete else None,
-    )
+        total_steps=sum(cost.steps for cost in costs) if complete else None,
+        total_tokens=sum(cost.tokens for cost in costs) if complete else None,
+        total_seconds=sum(cost.seconds for cost in costs) if complete else None,
+    )  # fmt: skip
 
 
-def _needed(run: Run) -> list[tuple[str, TrainResult | Spent | None]]:
-    """The runs that a run starts from, nearest first, each by its strategy's label with its totals, if it is there.
+def _needed(run: Run) -> list[tuple[str, Cost]]:
+    """Return the runs that a run starts from, nearest first: strategy's label and cost; None where one is missing.
 
-    Proxy runs that a strategy's options were fitted on are told as one.
+    Proxy runs on which a strategy's options were fitted count as one.
     """
     manifest = run.manifest
-    found: list[tuple[str, TrainResult | Spent | None]] = _proxies(manifest)
+    found = _proxies(manifest)
     while manifest.reference_run is not None:
         needed = Run(run.store / manifest.reference_run)
         if not needed.manifest_path.is_file():
@@ -107,7 +99,7 @@ def _needed(run: Run) -> list[tuple[str, TrainResult | Spent | None]]:
     return found
 
 
-def _proxies(manifest: RunManifest) -> list[tuple[str, TrainResult | Spent | None]]:
+def _proxies(manifest: RunManifest) -> list[tuple[str, Cost]]:
     spent = manifest.config.strategy.spent
     return [(f"{spent.runs} proxy runs", spent)] if spent else []
 

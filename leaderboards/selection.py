@@ -1,4 +1,4 @@
-"""Which runs to compare, and where each one's evaluations lie: from run folders, or from a recipe's plan."""
+"""Select the runs to compare and their evaluations: from run folders, or from a recipe's plan."""
 
 from __future__ import annotations
 
@@ -14,27 +14,26 @@ from harness.store import Run
 from leaderboards.comparison import compare
 from leaderboards.table import Comparison
 
+Folders = dict[str, dict[str, Path]]  # suite or bench → run id → folder, finished or not
+
 
 @dataclass(frozen=True)
 class Selection:
-    """What to compare.
+    """The runs to compare, in the order of their rows, with the folders of their evaluations and judgings.
 
     Attributes:
-        runs: in the order of their rows.
-        evaluations: suite → run id → folder of the evaluation, present or still to come.
-        baseline: label of the row that differences are taken to.
+        baseline: label of the row to which differences are taken.
         planned: folder → configuration of the runs of a plan, some of which may not have started.
-        judgings: bench → run id → folder of the judging, present or still to come.
     """
 
     runs: tuple[Run, ...]
-    evaluations: dict[str, dict[str, Path]]
+    evaluations: Folders
     baseline: str
     planned: dict[Path, RunConfig] = field(default_factory=dict)
-    judgings: dict[str, dict[str, Path]] = field(default_factory=dict)
+    judgings: Folders = field(default_factory=dict)
 
     def compare(self, suite: str | None = None) -> list[Comparison]:
-        """A comparison per suite, or of the one that is named.
+        """Return a comparison for each suite, or for the named one.
 
         Raises:
             MoemixError: no run was evaluated on that suite; and as :func:`leaderboards.comparison.compare`.
@@ -44,65 +43,62 @@ class Selection:
         names = [suite] if suite is not None else list(self.evaluations) or [""]  # "": nothing is evaluated yet
         folders = [self.evaluations.get(name, {}) for name in names]
         return [  # judgings stand beside the first suite, once
-            compare(self.runs, held, self.baseline, name, self.planned, self.judgings if number == 0 else {})
-            for number, (name, held) in enumerate(zip(names, folders, strict=True))
+            compare(self.runs, by_run, self.baseline, name, self.planned, self.judgings if number == 0 else {})
+            for number, (name, by_run) in enumerate(zip(names, folders, strict=True))
         ]
 
 
 def from_plan(plan: Plan) -> Selection:
-    """Every run that a recipe plans, finished or not, in the recipe's order."""
-    evaluations: dict[str, dict[str, Path]] = {}
+    """Select every run that a recipe plans, finished or not, in the recipe's order."""
+    evaluations: Folders = {}
+    judgings: Folders = {}
     for planned in plan.runs:
-        for suite, folder in planned.evaluations.items():
-            evaluations.setdefault(suite, {})[planned.config.id] = folder
-    judgings: dict[str, dict[str, Path]] = {}
-    for planned in plan.runs:
-        for bench, folder in planned.judgings.items():
-            judgings.setdefault(bench, {})[planned.config.id] = folder
+        for folders, found in ((planned.evaluations, evaluations), (planned.judgings, judgings)):
+            for name, folder in folders.items():
+                found.setdefault(name, {})[planned.config.id] = folder
     configs = {planned.run.folder: planned.config for planned in plan.runs}
-    return Selection(tuple(planned.run for planned in plan.runs), evaluations, plan.recipe.baseline, configs, judgings)
+    runs = tuple(planned.run for planned in plan.runs)
+    return Selection(runs, evaluations, plan.recipe.baseline, configs, judgings)
 
 
 def from_folders(folders: Iterable[Path], baseline: str) -> Selection:
-    """Run folders, or folders of run folders. Suites are the evaluations that lie in them, by folder name.
+    """Select run folders, or folders of run folders. Suites are the evaluations in them, by folder name.
 
     Raises:
         MoemixError: a folder that holds no run.
     """
     runs = [run for folder in folders for run in _runs_in(folder)]
-    evaluations: dict[str, dict[str, Path]] = {}
-    for run in runs:
-        for folder in sorted((run.folder / "evals").glob("*")):
-            if eval_request(folder) is not None:
-                evaluations.setdefault(folder.name, {})
-    for suite, by_run in evaluations.items():
-        by_run.update({run.manifest.run_id: run.folder / "evals" / suite for run in runs})
-    judgings: dict[str, dict[str, Path]] = {}
-    for run in runs:
-        for folder in sorted((run.folder / "judge").glob("*/summary.json")):
-            judgings.setdefault(folder.parent.name, {})[run.manifest.run_id] = folder.parent
+    ids = {run.manifest.run_id: run.folder for run in runs}
+    suites = dict.fromkeys(
+        folder.name
+        for run in runs
+        for folder in sorted((run.folder / "evals").glob("*"))
+        if eval_request(folder) is not None
+    )
+    evaluations = {suite: {run_id: folder / "evals" / suite for run_id, folder in ids.items()} for suite in suites}
+    judgings: Folders = {}
+    for run_id, folder in ids.items():
+        for summary in sorted((folder / "judge").glob("*/summary.json")):
+            judgings.setdefault(summary.parent.name, {})[run_id] = summary.parent
     return Selection(tuple(runs), evaluations, baseline, judgings=judgings)
 
 
 def joined(selections: Sequence[Selection]) -> Selection:
-    """Several selections as one; the first one's baseline. A run that comes twice is kept once."""
+    """Join selections, with the first one's baseline. A run that is in several is kept once."""
     runs = {run.folder.resolve(): run for selection in selections for run in selection.runs}
-    evaluations: dict[str, dict[str, Path]] = {}
+    planned = {folder: config for selection in selections for folder, config in selection.planned.items()}
+    evaluations: Folders = {}
+    judgings: Folders = {}
     for selection in selections:
         for suite, by_run in selection.evaluations.items():
             evaluations.setdefault(suite, {}).update(by_run)
-    judgings: dict[str, dict[str, Path]] = {}
-    for selection in selections:
         for bench, by_run in selection.judgings.items():
             judgings.setdefault(bench, {}).update(by_run)
-    planned = {folder: config for selection in selections for folder, config in selection.planned.items()}
     return Selection(tuple(runs.values()), evaluations, selections[0].baseline, planned, judgings)
 
 
 def _runs_in(folder: Path) -> list[Run]:
-    if (folder / "run.json").is_file():
-        return [Run(folder)]
-    runs = [Run(path.parent) for path in sorted(folder.glob("*/run.json"))]
+    runs = [Run(path.parent) for path in (folder / "run.json", *sorted(folder.glob("*/run.json"))) if path.is_file()]
     if not runs:
-        raise MoemixError("no run lies here: there is no run.json in it or below it", where=str(folder))
-    return runs
+        raise MoemixError("no run found: there is no run.json in the folder or one level below", where=str(folder))
+    return runs[:1] if (folder / "run.json").is_file() else runs

@@ -64,6 +64,24 @@ def test_the_json_holds_every_number_in_full(mixed):
     assert table["rows"][4]["compared"] is False
 
 
+def test_the_json_and_the_csv_give_the_interval_and_the_verdict_of_every_cell(mixed):
+    (table,) = json.loads(as_json([mixed]))["comparisons"][0]["tables"]
+    none, uniform, dynamic = (row["cells"]["code"] for row in table["rows"][:3])
+    assert none["score"]["lower"] == none["score"]["upper"] == 0.0  # every question scored 0
+    assert uniform["score"]["lower"] < 0.4 < uniform["score"]["upper"]
+    assert dynamic["score"]["upper"] <= 1.0
+    assert dynamic["difference"]["lower"] < 0.4 < dynamic["difference"]["upper"]
+    assert [none["difference"]["verdict"], dynamic["difference"]["verdict"]] == ["worse", "better"]
+    assert table["rows"][2]["cells"]["arc"]["difference"]["verdict"] == "undecided"
+    rows = [line for line in csv.DictReader(io.StringIO(as_csv([mixed]))) if line["quantity"] == "score"]
+    lines = {(line["strategy"], line["name"]): line for line in rows}
+    for strategy, cell in (("none", none), ("dynamic", dynamic)):
+        line = lines[strategy, "code"]
+        assert float(line["lower"]) == cell["score"]["lower"]
+        assert float(line["difference_upper"]) == cell["difference"]["upper"]
+        assert line["verdict"] == cell["difference"]["verdict"]
+
+
 def test_the_csv_has_a_line_for_every_number_of_the_json(mixed):
     lines = list(csv.DictReader(io.StringIO(as_csv([mixed]))))
     assert tuple(lines[0]) == FIELDS

@@ -53,5 +53,5 @@ def test_a_suite_that_only_some_runs_have_leaves_the_others_their_rows(bench):
 
 
 def test_a_folder_without_runs_is_told(tmp_path):
-    with pytest.raises(MoemixError, match="no run lies here"):
+    with pytest.raises(MoemixError, match="no run found"):
         from_folders([tmp_path], "uniform")
