@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from tabulate import DataRow, Line, TableFormat, tabulate
+from tabulate import tabulate
 
 NOTHING = "—"
 WIDTH = 110  # of notes on a terminal, in characters
@@ -242,21 +242,12 @@ def latex_table(grid: Grid) -> str:
     """Write a grid as a booktabs tabular; the second lines of a row's cells are a row of their own."""
     rows = []
     for cells in grid.cells:
-        rows.append([_TEX.first(cell) for cell in cells])
+        rows.append(map(_TEX.first, cells))
         if any(cell.below for cell in cells):
-            rows.append([_TEX.second(cell) for cell in cells])
-    line = DataRow("", "&", r"\\")
-    style = TableFormat(
-        lineabove=Line(f"\\begin{{tabular}}{{{grid.columns}}}\n\\toprule", "", "", ""),
-        linebelowheader=Line(r"\midrule", "", "", ""),
-        linebetweenrows=None,
-        linebelow=Line("\\bottomrule\n\\end{tabular}", "", "", ""),
-        headerrow=line,
-        datarow=line,
-        padding=1,
-        with_header_hide=None,
-    )
-    return tabulate(rows, [latex_text(name) for name in grid.header], tablefmt=style, disable_numparse=True)
+            rows.append(map(_TEX.second, cells))
+    header, *body = (" & ".join(row) + r" \\" for row in (map(latex_text, grid.header), *rows))
+    begin = f"\\begin{{tabular}}{{{grid.columns}}}"
+    return "\n".join([begin, r"\toprule", header, r"\midrule", *body, r"\bottomrule", r"\end{tabular}"])
 
 
 def html_table(grid: Grid) -> str:

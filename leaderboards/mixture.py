@@ -1,4 +1,4 @@
-"""A run's mixture over time, from ``mixture.jsonl``: the weights in force, and what was drawn under them."""
+"""Read a run's mixture over time from ``mixture.jsonl``: the weights in force, and what was drawn with them."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from harness.store import Run
 
 @dataclass(frozen=True)
 class Trajectory:
-    """Weights and realised shares of the K sources.
+    """Weights and realised shares of K sources over U updates.
 
     Attributes:
-        steps: i64[U + 2]: 0, the step of each of U updates, and the last step of training.
-        weights: f64[U + 2, K]; row u holds from ``steps[u]`` on, so the last two rows are equal.
+        steps: i64[U + 2]: 0, the step of each update, and the last step of training.
+        weights: f64[U + 2, K]; row u is in force from ``steps[u]`` on, so the last two rows are equal.
         realised: f64[U + 1, K], the share of examples drawn between ``steps[u]`` and ``steps[u + 1]``; nan where none.
     """
 
@@ -31,10 +31,10 @@ class Trajectory:
 
 
 def read_trajectory(run: Run) -> Trajectory | None:
-    """The trajectory of a finished training run; None for a base checkpoint and for a run without a result.
+    """Return the trajectory of a finished training run; None for a base checkpoint and for a run without a result.
 
     Raises:
-        MoemixError: with file and line, for a line that is no update, or is not about the same sources, or goes back.
+        MoemixError: a line is not an update, has other sources, or goes back in steps; with file and line.
     """
     result = run.manifest.result if run.manifest_path.is_file() else None
     if result is None or result.steps == 0:
@@ -44,7 +44,7 @@ def read_trajectory(run: Run) -> Trajectory | None:
     updates = _read_updates(run, names)
     drawn = np.array([update.realised_examples for update in updates], dtype=np.float64).reshape(-1, len(names))
     total = np.array([result.realised_examples.get(name, 0) for name in names], dtype=np.float64)
-    counts = np.vstack([drawn, total - drawn.sum(axis=0)])  # after the last update: what is left of the total
+    counts = np.vstack([drawn, total - drawn.sum(axis=0)])  # the last row: what was drawn after the last update
     shares = np.divide(counts, counts.sum(axis=1, keepdims=True), where=counts.sum(axis=1, keepdims=True) > 0,
                        out=np.full_like(counts, np.nan))  # fmt: skip
     first = updates[0].before if updates else final
@@ -67,7 +67,8 @@ def _read_updates(run: Run, names: tuple[str, ...]) -> list[MixtureUpdate]:
             key = ".".join(str(part) for part in first["loc"])
             raise MoemixError(f"not a mixture update: `{key}`: {first['msg']}", where=where) from None
         if update.names != names:
-            raise MoemixError(f"the sources are {', '.join(update.names)}, the run's {', '.join(names)}", where=where)
+            sources = f"the sources are {', '.join(update.names)}, but those of the run are {', '.join(names)}"
+            raise MoemixError(sources, where=where)
         if updates and update.step <= updates[-1].step:
             raise MoemixError(f"step {update.step} comes after step {updates[-1].step}", where=where)
         updates.append(update)

@@ -12,6 +12,7 @@ from harness.plan import PlannedRun
 from harness.records import Column as SuiteColumn
 from harness.records import GateLoads
 from harness.samples import read_samples
+from harness.statistics.columns import Key
 from leaderboards.comparison import fill
 from leaderboards.differences import Pair, Tested
 from leaderboards.judged import PREFIX
@@ -19,7 +20,7 @@ from leaderboards.members import Member
 from leaderboards.paper.presets import Preset
 from leaderboards.paper.runs import GATE_LOAD, Experiments
 from leaderboards.paper.specs import MODELS, SOURCES, Line, baseline_of
-from leaderboards.scores import Evaluation, Key
+from leaderboards.scores import Evaluation
 from leaderboards.table import Cell, Row, Table
 
 NO_COUNTERPART = "nothing corresponds to it in preset"
