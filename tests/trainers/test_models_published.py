@@ -192,7 +192,7 @@ def test_packed_examples_see_only_themselves(fixture: Published, folder: Path, a
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"size_experts": [[8] * 7 + [9]] * 3}, "of one size"),
+        ({"size_experts": [[8] * 7 + [9]] * 3}, "must have the same size"),
         ({"size_experts": [[8] * 8]}, "3 lists of 8 sizes"),
         ({"num_selects": 9}, "num_selects=9 of 8 experts"),
         ({"gate_network": "cnn"}, "neither 'mlp' nor 'linear'"),

@@ -1,5 +1,7 @@
 """Load a checkpoint by reference: a local folder, a hub id, or ``package:NAME`` for the weights in a Python package."""
 
+# mypy: disable-error-code="no-untyped-call"
+
 from __future__ import annotations
 
 from importlib import metadata
@@ -85,11 +87,13 @@ def _load_model(name: str, where: str, dtype: str, location: dict[str, Any]) -> 
             error names them.
     """
     try:
-        model, found = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             name, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True, **location
         )
     except StrictDataclassError as error:
         raise MoemixError(f"config.json: {error.__cause__ or error}", where=where) from error
+    model: PreTrainedModel = loaded[0]
+    found: dict[str, list[Any]] = loaded[1]
     wrong = {
         "missing": sorted(found["missing_keys"]),
         "unexpected": sorted(found["unexpected_keys"]),
@@ -106,5 +110,4 @@ def _load_model(name: str, where: str, dtype: str, location: dict[str, Any]) -> 
         raise MoemixError(
             f"the parameters do not fit the architecture in config.json ({'; '.join(faults)})", where=where
         )
-    loaded: PreTrainedModel = model
-    return loaded
+    return model

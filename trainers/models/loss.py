@@ -5,6 +5,8 @@ states are gathered at the positions that predict a target, and the output layer
 logits become losses and gradients, and are dropped before the next few are computed.
 """
 
+# mypy: disable-error-code="no-untyped-call"
+
 from __future__ import annotations
 
 import sys

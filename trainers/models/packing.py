@@ -7,11 +7,13 @@ triangle after another instead of a masked square. Any other mask (a sliding win
 goes to SDPA unchanged, so the result equals SDPA's everywhere.
 """
 
+# mypy: disable-error-code="no-untyped-call"
+
 from __future__ import annotations
 
 import itertools
 import weakref
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -85,7 +87,7 @@ def _add_masks(
     ids, positions = kwargs.get("input_ids"), kwargs.get("position_ids")
     if ids is None or positions is None or kwargs.get("attention_mask") is not None or kwargs.get("use_cache"):
         return args, kwargs
-    like = decoder.get_input_embeddings().weight.new_empty((*ids.shape, 0))
+    like = cast("Tensor", decoder.get_input_embeddings().weight).new_empty((*ids.shape, 0))
     masks = {
         kind: create(decoder.config, like, attention_mask=None, past_key_values=None, position_ids=positions)
         for kind, create in (

@@ -5,9 +5,11 @@ keeps its class, so whatever reads routers or computes losses sees the architect
 is an ordinary one without adapters.
 """
 
+# mypy: disable-error-code="no-untyped-call"
+
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from torch import nn
@@ -92,7 +94,8 @@ def add_adapters(model: PreTrainedModel, lora: LoRA, frozen: Frozen, seed: int) 
             "adapters need the package peft", where="training.lora", hint="pip install moemix[lora]"
         ) from error
     names = _targets(model, lora, frozen)
-    config = LoraConfig(r=lora.r, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=names)
+    alpha = cast("int", lora.alpha)  # peft accepts any number
+    config = LoraConfig(r=lora.r, lora_alpha=alpha, lora_dropout=lora.dropout, target_modules=names)
     model.requires_grad_(False)
     with torch.random.fork_rng():
         torch.manual_seed(seed)

@@ -5,28 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Set
 from contextlib import AbstractContextManager, nullcontext
-from typing import ClassVar, Protocol
+from typing import ClassVar
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
+from torch.optim import AdamW, Optimizer
 
 from harness.errors import MoemixError
 from harness.recipe import Training
 from trainers.parallel.ranks import Ranks
-
-
-class Optimizer(Protocol):
-    """What training needs of an optimizer; torch's, accelerate's and DeepSpeed's have it."""
-
-    param_groups: list[dict[str, object]]
-    state: dict[Tensor, dict[str, Tensor]]
-
-    def step(self) -> object:
-        """Change the parameters by their gradients."""
-
-    def zero_grad(self) -> None:
-        """Drop the gradients."""
 
 
 class Parallel:
@@ -113,13 +101,13 @@ class Parallel:
         """Make ``model`` an ordinary one again, whole on the first rank at least, to be saved."""
 
 
-def make_optimizer(model: nn.Module, training: Training) -> torch.optim.AdamW:
+def make_optimizer(model: nn.Module, training: Training) -> AdamW:
     """Return AdamW over all parameters that are not frozen; matrices decay, norms and biases do not."""
     learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
     matrices, others = [p for p in learning if p.ndim >= 2], [p for p in learning if p.ndim < 2]
     decays = ((matrices, training.weight_decay), (others, 0.0))
     groups = [{"params": members, "weight_decay": decay} for members, decay in decays if members]
-    return torch.optim.AdamW(groups, lr=training.learning_rate, betas=training.betas, fused=True)
+    return AdamW(groups, lr=training.learning_rate, betas=training.betas, fused=True)
 
 
 def stored_tensors(model: nn.Module) -> dict[str, Tensor]:

@@ -16,10 +16,11 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.optim import Optimizer
 
 from harness.errors import MoemixError
 from harness.recipe import Training
-from trainers.parallel.base import Optimizer, Parallel, make_optimizer, stored_tensors
+from trainers.parallel.base import Parallel, make_optimizer, stored_tensors
 
 
 class Sharded(Parallel):

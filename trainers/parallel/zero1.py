@@ -16,10 +16,11 @@ import torch
 from accelerate import Accelerator
 from deepspeed.utils import safe_get_full_optimizer_state, safe_set_full_optimizer_state
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from harness.errors import MoemixError
 from harness.recipe import Training
-from trainers.parallel.base import Optimizer, Parallel, make_optimizer, stored_tensors
+from trainers.parallel.base import Parallel, make_optimizer, stored_tensors
 
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 

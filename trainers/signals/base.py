@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, cast
 
 import numpy as np
 import torch
@@ -78,7 +78,7 @@ class SignalContext:
         if self.resources.reference is None:
             raise MoemixError("the strategy compares with a reference model, and there is none")
         model = self.resources.reference()
-        model.to(self.device).requires_grad_(False)
+        cast("nn.Module", model).to(self.device).requires_grad_(False)
         return TargetLosses(model, bfloat16=self.losses.autocast).eval()
 
 

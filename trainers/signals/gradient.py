@@ -59,7 +59,8 @@ class GradientSketch(Signal):
                         add_to_sketch(sketch_S, gradient, start)
                     start += parameter.numel()
         sums = self._context.ranks.sum(np.append(sketch_S.cpu().double().numpy(), float(targets)))
-        return sums[:-1] / max(sums[-1], 1.0)
+        mean_S: NDArray[np.float64] = sums[:-1] / max(sums[-1], 1.0)
+        return mean_S
 
 
 @torch.no_grad()

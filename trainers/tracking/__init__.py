@@ -93,10 +93,11 @@ def tracked(run: Run, first: bool) -> Iterator[Tracker | None]:
 
 def stored_points(metrics: Path, trace: Path) -> Iterator[tuple[int, Point]]:
     """Yield the points of all lines of a run's two files, by step, one point for each step."""
+    records: list[StepMetrics | MixtureUpdate] = [StepMetrics.model_validate(line) for line in read_jsonl(metrics)]
+    records += [MixtureUpdate.model_validate(line) for line in read_jsonl(trace)]
     points: dict[int, Point] = {}
-    for path, schema in ((metrics, StepMetrics), (trace, MixtureUpdate)):
-        for record in map(schema.model_validate, read_jsonl(path)):
-            points.setdefault(record.step, {}).update(point(record))
+    for record in records:
+        points.setdefault(record.step, {}).update(point(record))
     yield from sorted(points.items())
 
 

@@ -15,9 +15,11 @@ from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
+from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from harness.errors import StageFailed
@@ -352,7 +354,7 @@ class _Loop:
 
 def _prepare(model: PreTrainedModel, training: Training, seed: int, device: torch.device) -> None:
     """Move a model to its device, and change it as the recipe says."""
-    model.to(device)
+    cast("nn.Module", model).to(device)
     freeze(model, training.freeze)
     if training.gate_noise is not None:
         set_gate_noise(model, training.gate_noise)

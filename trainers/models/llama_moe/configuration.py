@@ -1,5 +1,7 @@
 """The configuration of LLaMA-MoE, under its published keys."""
 
+# mypy: disable-error-code="no-untyped-call"
+
 from __future__ import annotations
 
 from typing import Any
@@ -14,16 +16,16 @@ class LlamaMoEConfig(LlamaConfig):
 
     Attributes:
         num_experts: experts E of each layer.
-        num_selects: experts k that a token is sent to.
+        num_selects: experts k to which a token is sent.
         size_experts: neurons of each expert of each layer, ``[layers][E]``, equal within a layer; by default
             ``intermediate_size`` divided by E.
-        gate_network: ``mlp`` (linear, tanh, linear) or ``linear``; none has a bias.
-        gate_use_softmax: weigh the selected experts by the softmax of their logits, or by the logits themselves.
-        gate_add_noise: in training, logits get learnt noise.
+        gate_network: ``mlp`` (linear, tanh, linear) or ``linear``, both without biases.
+        gate_use_softmax: whether the selected experts' weights are the softmax of their logits, or the logits.
+        gate_add_noise: whether logits get learnt noise in training.
         gate_noise_epsilon: the least standard deviation of that noise.
         gate_use_balance: whether the model was trained with a balance loss (:mod:`trainers.training.balance`).
-        multiply_gate_scores: weigh the experts' outputs; otherwise they are summed as they are.
-        score_scale_factor: multiplies the weights; one for all layers, or a list.
+        multiply_gate_scores: whether the experts' outputs are weighted before they are summed.
+        score_scale_factor: the factor on the weights; one for all layers, or a list.
     """
 
     model_type = "llama_moe"
@@ -63,23 +65,21 @@ class LlamaMoEConfig(LlamaConfig):
             self.size_experts = [[width] * self.num_experts for _ in range(self.num_hidden_layers)]
 
     def validate_architecture(self) -> None:
+        """Check that the experts fit the layers, and that the options are implemented."""
         super().validate_architecture()
         sizes = self.size_experts or []
         if len(sizes) != self.num_hidden_layers or any(len(layer) != self.num_experts for layer in sizes):
             shape = f"{self.num_hidden_layers} lists of {self.num_experts} sizes"
             raise ValueError(f"size_experts should hold {shape}: one for each expert of each layer")
         if uneven := [i for i, layer in enumerate(sizes) if len(set(layer)) > 1]:
-            raise ValueError(
-                f"size_experts: the experts of a layer must be of one size, and differ in layer {uneven[0]}"
-            )
+            raise ValueError(f"size_experts: the experts of layer {uneven[0]} must have the same size")
         if not 1 <= self.num_selects <= self.num_experts:
             raise ValueError(f"num_selects={self.num_selects} of {self.num_experts} experts")
-        known = {
-            "gate_type": "TopKBalancedNoisyGate",
-            "calculator_type": "UniversalCalculator",
-            "add_weight_norm": False,
-        }
-        for key, value in known.items():
+        for key, value in (
+            ("gate_type", "TopKBalancedNoisyGate"),
+            ("calculator_type", "UniversalCalculator"),
+            ("add_weight_norm", False),
+        ):
             if getattr(self, key) != value:
                 raise ValueError(f"{key}={getattr(self, key)!r} is not implemented; expected {value!r}")
         if self.gate_network not in ("mlp", "linear"):
@@ -92,11 +92,11 @@ class LlamaMoEConfig(LlamaConfig):
 
     @property
     def moe_intermediate_size(self) -> int | list[int]:
-        """Neurons of an expert, as servers ask for it: one number if all layers agree."""
+        """Neurons of an expert, as servers read it: one number if all layers agree."""
         sizes = self.expert_sizes
         return sizes[0] if len(set(sizes)) == 1 else sizes
 
     def score_scale(self, layer: int) -> float:
-        """What the routing weights of a layer are multiplied by."""
+        """Return the factor on the routing weights of a layer."""
         factor = self.score_scale_factor
         return float(factor[layer] if isinstance(factor, list) else factor)

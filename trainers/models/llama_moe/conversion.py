@@ -1,7 +1,7 @@
-"""Published parameter names and these: experts one by one, ``…calculator.experts.weight_gate.3``, and stacked.
+"""Convert published parameters, one expert each (``…calculator.experts.weight_gate.3``), to stacked ones and back.
 
-transformers stacks when it loads and takes apart when it saves, by a mapping that is registered for the model type.
-vLLM brings its own experts and stacks them itself; it needs the names of one module per expert.
+transformers stacks experts when it loads and takes them apart when it saves, by a mapping that is registered for the
+model type. vLLM has experts of its own and stacks them itself; it needs the names of one module per expert.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ _PROJECTIONS = {"weight_gate": "gate_proj", "weight_up": "up_proj", "weight_down
 
 
 def register_stacking() -> None:
-    """For processes that load and save with transformers."""
-    stackings = [
+    """Register the conversion for processes that load and save with transformers."""
+    stackings: list[WeightConverter | WeightRenaming] = [
         WeightConverter([f".mlp.calculator.experts.{old}.*"], f".mlp.experts.{new}", operations=[Stack()])
         for old, new in _PROJECTIONS.items()
     ]
@@ -28,8 +28,8 @@ def register_stacking() -> None:
 
 
 def register_renaming() -> None:
-    """For processes that serve with vLLM."""
-    renamings = [
+    """Register other names for processes that serve with vLLM."""
+    renamings: list[WeightConverter | WeightRenaming] = [
         WeightRenaming(rf"\.mlp\.calculator\.experts\.{old}\.(\d+)$", rf".mlp.experts.\1.{new}.weight")
         for old, new in _PROJECTIONS.items()
     ]
@@ -37,22 +37,24 @@ def register_renaming() -> None:
 
 
 class Stack(ConversionOps):
-    """One tensor for each expert, in their order → one tensor, experts first."""
+    """Stacks one tensor for each expert, in their order, into one tensor with experts first."""
 
     @torch.no_grad()
     def convert(
         self, input_dict: dict[str, Any], source_patterns: list[str], target_patterns: list[str], **kwargs: Any
     ) -> dict[str, Any]:
+        """Stack."""
         (experts,) = input_dict.values()
         return {target_patterns[0]: torch.stack(experts)}
 
     @property
     def reverse_op(self) -> ConversionOps:
+        """The inverse."""
         return Unstack()
 
 
 class Unstack(ConversionOps):
-    """The inverse; names its tensors in full, for the number of an expert ends its name."""
+    """The inverse of :class:`Stack`; it names its tensors in full, as their names end with the number of the expert."""
 
     @torch.no_grad()
     def convert(
@@ -63,10 +65,12 @@ class Unstack(ConversionOps):
         full_layer_name: str = "",
         **kwargs: Any,
     ) -> dict[str, Any]:
+        """Take apart."""
         (stacked,) = input_dict.values()
         tensor = stacked[0] if isinstance(stacked, list) else stacked
         return {full_layer_name.replace("*", str(i)): expert.contiguous() for i, expert in enumerate(tensor)}
 
     @property
     def reverse_op(self) -> ConversionOps:
+        """The inverse."""
         return Stack()

@@ -1,9 +1,11 @@
 """LLaMA-MoE in the style of today's transformers, with the parameters of published checkpoints.
 
-A checkpoint holds its experts one by one. They are stacked when it is loaded and taken apart again when it is saved
-(``conversion.py``), so what is saved here is in the published form too. Gate and up projections stay two parameters:
-the paper's runs freeze the one and train the other.
+A published checkpoint has its experts one by one. They are stacked when it is loaded and taken apart again when it is
+saved (``conversion.py``), so checkpoints saved here have the published form too. Gate and up projections stay two
+parameters: the paper's runs freeze the one and train the other.
 """
+
+# mypy: disable-error-code="no-untyped-call"
 
 from __future__ import annotations
 
@@ -12,23 +14,20 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import Cache, DynamicCache, PreTrainedModel, initialization
+from transformers import PreTrainedModel, initialization
 from transformers.activations import ACT2FN
-from transformers.masking_utils import create_causal_mask
 from transformers.modeling_layers import GradientCheckpointingLayer
-from transformers.modeling_outputs import MoeModelOutputWithPast
 from transformers.models.llama.modeling_llama import LlamaAttention, LlamaRMSNorm, LlamaRotaryEmbedding
-from transformers.utils.generic import merge_with_config_defaults
-from transformers.utils.output_capturing import OutputRecorder, capture_outputs
+from transformers.utils.output_capturing import OutputRecorder
 
-from trainers.models.causal import MoeForCausalLM
+from trainers.models.causal import MoeDecoder, MoeForCausalLM
 from trainers.models.grouped import Groups
 from trainers.models.llama_moe.configuration import LlamaMoEConfig
 from trainers.models.routers import GateNoise, RouterOutput
 
 
 class LlamaMoERouter(nn.Module):
-    """Top-k over logits from a small network; in training with noise of a learnt size if ``add_noise``."""
+    """Selects the top k by the logits of a small network; in training with noise of a learnt size if ``add_noise``."""
 
     def __init__(self, config: LlamaMoEConfig) -> None:
         super().__init__()
@@ -50,6 +49,7 @@ class LlamaMoERouter(nn.Module):
             self.weight_noise = nn.Linear(width, experts, bias=False)
 
     def forward(self, hidden_NH: Tensor) -> RouterOutput:
+        """Route N tokens."""
         logits_NE, noise = self.gate_network(hidden_NH), None
         noisy_NE = logits_NE
         if self.training and self.add_noise:
@@ -74,6 +74,7 @@ class LlamaMoEExperts(nn.Module):
         self.act_fn = ACT2FN[config.hidden_act]
 
     def forward(self, hidden_states: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Tensor:
+        """Return f[N, H], for each token the weighted sum of its k experts' outputs."""
         groups = Groups(top_k_index, self.num_experts)
         sorted_MH = groups.spread(hidden_states)
         gate_MI = self.act_fn(groups.linear(sorted_MH, self.gate_proj.transpose(1, 2)))
@@ -93,14 +94,17 @@ class LlamaMoEBlock(nn.Module):
         self.multiply = config.multiply_gate_scores
 
     def forward(self, hidden_states: Tensor) -> Tensor:
+        """Route each token of f[B, T, H] through its experts."""
         hidden_NH = hidden_states.reshape(-1, hidden_states.shape[-1])
         _, scores_Nk, selected_Nk, _ = self.gate(hidden_NH)
         weights_Nk = scores_Nk * self.scale if self.multiply else torch.ones_like(scores_Nk)
-        output_NH = self.experts(hidden_NH, selected_Nk, weights_Nk)
+        output_NH: Tensor = self.experts(hidden_NH, selected_Nk, weights_Nk)
         return output_NH.reshape(hidden_states.shape)
 
 
 class LlamaMoEDecoderLayer(GradientCheckpointingLayer):
+    """LLaMA's attention and an MoE block."""
+
     def __init__(self, config: LlamaMoEConfig, layer_idx: int) -> None:
         super().__init__()
         self.self_attn = LlamaAttention(config, layer_idx)
@@ -109,6 +113,7 @@ class LlamaMoEDecoderLayer(GradientCheckpointingLayer):
         self.post_attention_layernorm = LlamaRMSNorm(config.hidden_size, eps=config.rms_norm_eps)
 
     def forward(self, hidden_states: Tensor, **kwargs: Any) -> Tensor:
+        """Add attention and experts to f[B, T, H]."""
         attended, _ = self.self_attn(hidden_states=self.input_layernorm(hidden_states), **kwargs)
         hidden_states = hidden_states + attended
         output: Tensor = hidden_states + self.mlp(self.post_attention_layernorm(hidden_states))
@@ -116,6 +121,8 @@ class LlamaMoEDecoderLayer(GradientCheckpointingLayer):
 
 
 class LlamaMoEPreTrainedModel(PreTrainedModel):
+    """What transformers has to know of the architecture."""
+
     config: LlamaMoEConfig
     config_class = LlamaMoEConfig
     base_model_prefix = "model"
@@ -144,7 +151,9 @@ class LlamaMoEPreTrainedModel(PreTrainedModel):
             initialization.zeros_(module.weight_noise.weight)
 
 
-class LlamaMoEModel(LlamaMoEPreTrainedModel):
+class LlamaMoEModel(LlamaMoEPreTrainedModel, MoeDecoder):
+    """The decoder."""
+
     def __init__(self, config: LlamaMoEConfig) -> None:
         super().__init__(config)
         self.padding_idx, self.vocab_size = config.pad_token_id, config.vocab_size
@@ -155,46 +164,15 @@ class LlamaMoEModel(LlamaMoEPreTrainedModel):
         self.gradient_checkpointing = False
         self.post_init()
 
-    @merge_with_config_defaults
-    @capture_outputs
-    def forward(
-        self,
-        input_ids: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        position_ids: Tensor | None = None,
-        past_key_values: Cache | None = None,
-        inputs_embeds: Tensor | None = None,
-        use_cache: bool | None = None,
-        **kwargs: Any,
-    ) -> MoeModelOutputWithPast:
-        if (input_ids is None) == (inputs_embeds is None):
-            raise ValueError("give exactly one of input_ids and inputs_embeds")
-        if inputs_embeds is None:
-            inputs_embeds = self.embed_tokens(input_ids)
-        if use_cache and past_key_values is None:
-            past_key_values = DynamicCache(config=self.config)
-        if position_ids is None:
-            seen = past_key_values.get_seq_length() if past_key_values is not None else 0
-            position_ids = (torch.arange(inputs_embeds.shape[1], device=inputs_embeds.device) + seen)[None]
-        mask = create_causal_mask(
-            config=self.config,
-            inputs_embeds=inputs_embeds,
-            attention_mask=attention_mask,
-            past_key_values=past_key_values,
-            position_ids=position_ids,
-        )
-        hidden_states, rotary = inputs_embeds, self.rotary_emb(inputs_embeds, position_ids=position_ids)
+    def decode(self, hidden_states: Tensor, mask: Tensor, position_ids: Tensor, **kwargs: Any) -> Tensor:
+        """Run the layers with rotary positions."""
+        rotary = self.rotary_emb(hidden_states, position_ids=position_ids)
         for layer in self.layers[: self.config.num_hidden_layers]:
             hidden_states = layer(
-                hidden_states,
-                attention_mask=mask,
-                position_ids=position_ids,
-                past_key_values=past_key_values,
-                use_cache=use_cache,
-                position_embeddings=rotary,
-                **kwargs,
+                hidden_states, attention_mask=mask, position_ids=position_ids, position_embeddings=rotary, **kwargs
             )
-        return MoeModelOutputWithPast(last_hidden_state=self.norm(hidden_states), past_key_values=past_key_values)
+        normed: Tensor = self.norm(hidden_states)
+        return normed
 
 
 class LlamaMoEForCausalLM(LlamaMoEPreTrainedModel, MoeForCausalLM):
@@ -202,7 +180,7 @@ class LlamaMoEForCausalLM(LlamaMoEPreTrainedModel, MoeForCausalLM):
 
     _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}
     _tp_plan = {"lm_head": "colwise_gather_output"}
-    _pp_plan = {"lm_head": (["hidden_states"], ["logits"])}
+    _pp_plan = {"lm_head": (["hidden_states"], ["logits"])}  # type: ignore[dict-item]  # as transformers' own models
 
     def __init__(self, config: LlamaMoEConfig) -> None:
         super().__init__(config)

@@ -1,5 +1,7 @@
 """The configuration of ModuleFormer (MoLM), under its published keys."""
 
+# mypy: disable-error-code="no-untyped-call"
+
 from __future__ import annotations
 
 from typing import Any
@@ -13,14 +15,15 @@ class ModuleFormerConfig(PreTrainedConfig):
     """A decoder without positions whose attention heads and feed-forward blocks are experts.
 
     Attributes:
-        block_size, history_length: of pretraining: tokens read at once, and kept from before. A context is both.
-        n_positions: tokens in a context; by default those two together.
+        block_size: tokens that pretraining read at a time.
+        history_length: tokens that pretraining kept from before.
+        n_positions: tokens in a context; by default the sum of those two.
         att_hidden: width of an attention expert, divided among ``n_head`` heads.
         ffd_hidden: width of a feed-forward expert.
-        n_att_experts, k_att: attention experts of a layer, and how many a token is sent to.
-        n_mlp_experts, k_mlp: the same of feed-forward experts.
+        n_att_experts: attention experts of a layer; a token is sent to ``k_att`` of them.
+        n_mlp_experts: feed-forward experts of a layer; a token is sent to ``k_mlp`` of them.
         gate_type: a router is an ``mlp`` of width ``gating_size``, or ``linear``.
-        aux_loss_weight: of the auxiliary loss (mutual information) that routers can be trained with.
+        aux_loss_weight: the factor on the auxiliary loss (mutual information) with which routers can be trained.
     """
 
     model_type = "moduleformer"
@@ -73,6 +76,7 @@ class ModuleFormerConfig(PreTrainedConfig):
         super().__post_init__(**kwargs)
 
     def validate_architecture(self) -> None:
+        """Check sizes, and that the options are implemented."""
         if self.att_hidden % self.n_head:
             raise ValueError(f"att_hidden={self.att_hidden} is not a multiple of n_head={self.n_head}")
         for top_k, experts in (("k_att", "n_att_experts"), ("k_mlp", "n_mlp_experts")):

@@ -4,6 +4,8 @@ Each layer routes twice: a token's queries come from k attention experts, which 
 output projection of their own; its feed-forward experts are two matrices. Both kinds are stored as [E, in, out].
 """
 
+# mypy: disable-error-code="no-untyped-call"
+
 from __future__ import annotations
 
 from typing import Any
@@ -11,21 +13,20 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import Cache, DynamicCache, PreTrainedModel, initialization
+from transformers import Cache, PreTrainedModel, initialization
 from transformers.activations import ACT2FN
-from transformers.masking_utils import create_causal_mask
 from transformers.modeling_layers import GradientCheckpointingLayer
-from transformers.modeling_outputs import MoeModelOutputWithPast
-from transformers.utils.generic import merge_with_config_defaults
-from transformers.utils.output_capturing import OutputRecorder, capture_outputs
+from transformers.utils.output_capturing import OutputRecorder
 
-from trainers.models.causal import MoeForCausalLM
+from trainers.models.causal import MoeDecoder, MoeForCausalLM
 from trainers.models.grouped import Groups
 from trainers.models.moduleformer.configuration import ModuleFormerConfig
 from trainers.models.routers import RouterOutput
 
 
 class ModuleFormerRouter(nn.Module):
+    """Selects the top k by a softmax over all experts, whose values at the selected ones are the scores."""
+
     def __init__(self, config: ModuleFormerConfig, num_experts: int, top_k: int) -> None:
         super().__init__()
         self.num_experts, self.top_k = num_experts, top_k
@@ -34,6 +35,7 @@ class ModuleFormerRouter(nn.Module):
         self.w_gate = nn.Sequential(*(before if config.gate_type == "mlp" else ()), last)
 
     def forward(self, hidden_NH: Tensor) -> RouterOutput:
+        """Route N tokens."""
         logits_NE = self.w_gate(hidden_NH)
         scores_Nk, selected_Nk = logits_NE.softmax(dim=-1, dtype=torch.float32).topk(self.top_k, dim=-1)
         return RouterOutput(logits_NE, scores_Nk.to(logits_NE.dtype), selected_Nk)
@@ -47,6 +49,7 @@ class ModuleFormerLinears(nn.Module):
         self.weight = nn.Parameter(torch.empty(num_experts, inputs, outputs))
 
     def forward(self, sorted_MI: Tensor, groups: Groups) -> Tensor:
+        """Multiply each (token, choice) pair, sorted by expert, with the matrix of its expert."""
         return groups.linear(sorted_MI, self.weight)
 
 
@@ -61,6 +64,7 @@ class ModuleFormerMoE(nn.Module):
         self.act_fn = ACT2FN[config.activation_function]
 
     def forward(self, hidden_states: Tensor) -> Tensor:
+        """Route each token of f[B, T, H] through its experts."""
         hidden_NH = hidden_states.reshape(-1, hidden_states.shape[-1])
         _, scores_Nk, selected_Nk, _ = self.gate(hidden_NH)
         groups = Groups(selected_Nk, self.gate.num_experts)
@@ -70,7 +74,7 @@ class ModuleFormerMoE(nn.Module):
 
 
 class ModuleFormerQueries(nn.Module):
-    """The attention experts of a layer: projections to queries, and back from what the queries found."""
+    """The attention experts of a layer: projections to queries, and back from what the queries attended to."""
 
     def __init__(self, config: ModuleFormerConfig) -> None:
         super().__init__()
@@ -79,16 +83,19 @@ class ModuleFormerQueries(nn.Module):
         self.output_experts = ModuleFormerLinears(config.n_att_experts, config.att_hidden, config.n_embd)
 
     def forward(self, hidden_NH: Tensor) -> tuple[Tensor, Tensor, Groups]:
-        """Queries f[N · k, A], a token's side by side, and what :meth:`gather` needs."""
+        """Return queries f[N · k, A], a token's side by side, and what :meth:`gather` needs."""
         _, scores_Nk, selected_Nk, _ = self.gate(hidden_NH)
         groups = Groups(selected_Nk, self.gate.num_experts)
         return groups.unsort(self.experts(groups.spread(hidden_NH), groups)), scores_Nk, groups
 
-    def gather(self, found_MA: Tensor, scores_Nk: Tensor, groups: Groups) -> Tensor:
-        return groups.combine(self.output_experts(groups.sort(found_MA), groups), scores_Nk)
+    def gather(self, attended_MA: Tensor, scores_Nk: Tensor, groups: Groups) -> Tensor:
+        """Project back to f[N, H]."""
+        return groups.combine(self.output_experts(groups.sort(attended_MA), groups), scores_Nk)
 
 
 class ModuleFormerAttention(nn.Module):
+    """Stick-breaking attention with queries from k experts a token."""
+
     def __init__(self, config: ModuleFormerConfig, layer_idx: int) -> None:
         super().__init__()
         self.config, self.layer_idx = config, layer_idx
@@ -101,6 +108,7 @@ class ModuleFormerAttention(nn.Module):
     def forward(
         self, hidden_states: Tensor, allowed_BTS: Tensor, past_key_values: Cache | None = None, **kwargs: Any
     ) -> Tensor:
+        """Attend within f[B, T, H]; ``allowed_BTS`` says which tokens a token may see."""
         rows, tokens, width = hidden_states.shape
         queries_MA, scores_Nk, groups = self.q_proj(hidden_states.reshape(-1, width))
         query = queries_MA.view(rows, tokens, self.top_k, self.num_heads, self.head_dim).permute(0, 2, 3, 1, 4)
@@ -114,6 +122,8 @@ class ModuleFormerAttention(nn.Module):
 
 
 class ModuleFormerBlock(GradientCheckpointingLayer):
+    """Attention and feed-forward experts."""
+
     def __init__(self, config: ModuleFormerConfig, layer_idx: int) -> None:
         super().__init__()
         # The published code leaves the norms' epsilon at PyTorch's default, whatever the configuration says.
@@ -123,12 +133,15 @@ class ModuleFormerBlock(GradientCheckpointingLayer):
         self.resid_dropout = nn.Dropout(config.resid_pdrop)
 
     def forward(self, hidden_states: Tensor, **kwargs: Any) -> Tensor:
+        """Add attention and experts to f[B, T, H]."""
         hidden_states = hidden_states + self.resid_dropout(self.attn(self.ln_1(hidden_states), **kwargs))
         output: Tensor = hidden_states + self.resid_dropout(self.mlpf(self.ln_2(hidden_states)))
         return output
 
 
 class ModuleFormerPreTrainedModel(PreTrainedModel):
+    """What transformers has to know of the architecture."""
+
     config: ModuleFormerConfig
     config_class = ModuleFormerConfig
     base_model_prefix = "transformer"
@@ -176,7 +189,7 @@ def stick_breaking(query_BKHTD: Tensor, key_BHSD: Tensor, value_BHSD: Tensor, al
     return attended_BKHTD
 
 
-class ModuleFormerModel(ModuleFormerPreTrainedModel):
+class ModuleFormerModel(ModuleFormerPreTrainedModel, MoeDecoder):
     """The decoder, without positions."""
 
     _input_embed_layer = "wte"
@@ -190,46 +203,22 @@ class ModuleFormerModel(ModuleFormerPreTrainedModel):
         self.gradient_checkpointing = False
         self.post_init()
 
-    @merge_with_config_defaults
-    @capture_outputs
-    def forward(
-        self,
-        input_ids: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        position_ids: Tensor | None = None,
-        past_key_values: Cache | None = None,
-        inputs_embeds: Tensor | None = None,
-        use_cache: bool | None = None,
-        **kwargs: Any,
-    ) -> MoeModelOutputWithPast:
-        """``position_ids`` tell where packed examples begin; the model itself knows no positions."""
-        if (input_ids is None) == (inputs_embeds is None):
-            raise ValueError("give exactly one of input_ids and inputs_embeds")
-        if inputs_embeds is None:
-            inputs_embeds = self.wte(input_ids)
-        if use_cache and past_key_values is None:
-            past_key_values = DynamicCache(config=self.config)
-        mask = create_causal_mask(
-            config=self.config,
-            inputs_embeds=inputs_embeds,
-            attention_mask=attention_mask,
-            past_key_values=past_key_values,
-            position_ids=position_ids,
-        )
-        hidden_states, allowed_BTS = self.drop(inputs_embeds), mask[:, 0] == 0
+    def decode(self, hidden_states: Tensor, mask: Tensor, position_ids: Tensor, **kwargs: Any) -> Tensor:
+        """Run the layers; the model itself knows no positions."""
+        hidden_states, allowed_BTS = self.drop(hidden_states), mask[:, 0] == 0
         for block in self.h:
-            hidden_states = block(
-                hidden_states, allowed_BTS=allowed_BTS, past_key_values=past_key_values, use_cache=use_cache, **kwargs
-            )
-        return MoeModelOutputWithPast(last_hidden_state=self.ln_f(hidden_states), past_key_values=past_key_values)
+            hidden_states = block(hidden_states, allowed_BTS=allowed_BTS, **kwargs)
+        normed: Tensor = self.ln_f(hidden_states)
+        return normed
 
 
 def load_balancing_loss_func(
     gate_logits: tuple[Tensor, ...], num_experts: int, top_k: int, attention_mask: Tensor | None = None
 ) -> Tensor:
-    """Minus the mutual information of tokens and experts, summed over all routers, those of the attention included.
+    """Return minus the mutual information of tokens and experts, summed over all routers (attention included).
 
-    It is least where each token is sure of its experts and all experts are used alike.
+    It is least where each token is sure of its experts and all experts are used alike. Name and arguments are the ones
+    that other architectures of transformers have.
     """
     total = gate_logits[0].new_zeros((), dtype=torch.float32)
     for logits_NE in gate_logits:
