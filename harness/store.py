@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TypeVar
 
@@ -121,26 +121,26 @@ def run_in(folder: Path) -> Run:
     return Run(folder.resolve())
 
 
+def stage(run: Run, name: str) -> AbstractContextManager[None]:
+    """Mark a stage of a run running, then done or failed with the reason. Interrupts leave it resumable."""
+    return marked(lambda stage: run.update(stages={**run.manifest.stages, name: stage}))
+
+
 @contextmanager
-def stage(run: Run, name: str) -> Iterator[None]:
-    """Mark a stage running, then done or failed with the reason. Interrupts leave it resumable."""
+def marked(mark: Callable[[Stage], object]) -> Iterator[None]:
+    """Report a stage to ``mark`` as running, then as done or failed with the reason. Interrupts leave it planned."""
     started = now()
-
-    def mark(**fields: object) -> None:
-        stages = dict(run.manifest.stages)
-        stages[name] = Stage.model_validate({"started": started, **fields})
-        run.update(stages=stages)
-
-    mark(status="running")
+    mark(Stage(status="running", started=started))
     try:
         yield
     except KeyboardInterrupt:
-        mark(status="planned")
+        mark(Stage(started=started))
         raise
     except BaseException as error:
-        mark(status="failed", finished=now(), error=str(error) or type(error).__name__)
+        text = str(error) or type(error).__name__
+        mark(Stage(status="failed", started=started, finished=now(), error=text))
         raise
-    mark(status="done", finished=now())
+    mark(Stage(status="done", started=started, finished=now()))
 
 
 class Store:

@@ -54,11 +54,7 @@ def upcycle(
 ) -> tuple[PreTrainedModel, Report]:
     """Upcycle a dense model.
 
-    Args:
-        dense: a dense causal LM in float32.
-        tokenizer: its tokenizer; needed where there are sources.
-        model: what to make.
-        sources: the data from which routers are made; may be empty where ``model.router_init`` is ``random``.
+    Routers are made from the sources, unless ``model.router_init`` is ``random``.
 
     Returns:
         the MoE, and how it compares with the dense model; nothing where no data was given.

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from harness.errors import MoemixError
 from harness.files import whole_directory, write_json
-from harness.provenance import now, provenance
+from harness.provenance import provenance
 from harness.recipe import CheckpointModel, Part, Source, SplitModel, TinyModel, UpcycledModel
-from harness.records import ModelManifest, Stage
-from harness.store import Store, checkpoint_hash, exclusive
+from harness.records import ModelManifest
+from harness.store import Store, checkpoint_hash, exclusive, marked
 from trainers.data import load_sources
 from trainers.making.from_dense import split, upcycle
 from trainers.making.tiny import pretrain, random_model
@@ -52,7 +51,7 @@ def make_model(folder: Path) -> Path:
         manifest = ModelManifest.read(path)
         if manifest.stage.status == "done" and (checkpoint / "config.json").is_file():
             return checkpoint
-        with _stage(path):
+        with marked(lambda stage: _update(path, stage=stage)):
             made = _make(manifest, folder)
             _save(made, checkpoint)
             report = {**_size(made[0]), **made[2]}
@@ -65,13 +64,7 @@ def make_model(folder: Path) -> Path:
 def make_from_dense(
     model: UpcycledModel | SplitModel, sources: Sequence[Source], root: Path | None, out: Path
 ) -> Report:
-    """Write an MoE made from a dense checkpoint into a folder, with ``report.json``.
-
-    Args:
-        model: what to make from which checkpoint.
-        sources: the data from which routers and clusters are made; may be empty where neither is.
-        root: the data root.
-        out: a new folder.
+    """Write an MoE made from a dense checkpoint into the new folder ``out``, with ``report.json``.
 
     Returns:
         the report: the model's fields, its size, and how it compares with the dense model.
@@ -169,20 +162,3 @@ def _save(made: Made, folder: Path, report: Report | None = None) -> None:
 
 def _update(path: Path, **changes: object) -> None:
     ModelManifest.read(path).model_copy(update=changes).write(path)
-
-
-@contextmanager
-def _stage(path: Path) -> Iterator[None]:
-    """Mark the model running, then done or failed with the reason. Interrupts leave it resumable."""
-    started = now()
-    _update(path, stage=Stage(status="running", started=started))
-    try:
-        yield
-    except KeyboardInterrupt:
-        _update(path, stage=Stage(started=started))
-        raise
-    except BaseException as error:
-        text = str(error) or type(error).__name__
-        _update(path, stage=Stage(status="failed", started=started, finished=now(), error=text))
-        raise
-    _update(path, stage=Stage(status="done", started=started, finished=now()))

@@ -39,11 +39,6 @@ def random_model(
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Build the architecture with seeded random weights in float32, over a tokenizer trained on the sources.
 
-    Args:
-        model: what to make.
-        sources: the texts for the tokenizer: the pretraining sources, or those of the mixture.
-        root: the data root.
-
     Raises:
         MoemixError: the architecture or a configuration field does not exist, its MoE layers cannot be observed, or the
             sources are not valid.
@@ -72,16 +67,7 @@ def pretrain(
     cache: Path,
     folder: Path,
 ) -> TrainResult:
-    """Train a model on the pretraining sources, with weights by their sizes.
-
-    Args:
-        network: the model, trained in place.
-        tokenizer: its tokenizer.
-        model: names the model and seeds its data.
-        plan: the sources and how to train.
-        root: the data root.
-        cache: the folder of token caches.
-        folder: gets states, metrics and trace.
+    """Train a model in place on the pretraining sources, with weights by their sizes.
 
     Raises:
         StageFailed: pretraining failed.

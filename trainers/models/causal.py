@@ -18,7 +18,7 @@ from transformers.utils.output_capturing import capture_outputs
 class MoeDecoder(PreTrainedModel):
     """A decoder whose subclasses only run their layers; arguments and outputs are those of transformers."""
 
-    def decode(self, hidden_states: Tensor, mask: Tensor, position_ids: Tensor, **kwargs: Any) -> Tensor:
+    def decode(self, hidden_states: Tensor, mask: Tensor, position_ids: Tensor, **kwargs: object) -> Tensor:
         """Run the layers.
 
         Args:
@@ -42,7 +42,7 @@ class MoeDecoder(PreTrainedModel):
         past_key_values: Cache | None = None,
         inputs_embeds: Tensor | None = None,
         use_cache: bool | None = None,
-        **kwargs: Any,
+        **kwargs: object,
     ) -> MoeModelOutputWithPast:
         """Embed tokens and run the layers; ``position_ids`` show where packed examples begin."""
         if (input_ids is None) == (inputs_embeds is None):
@@ -77,7 +77,7 @@ class MoeForCausalLM(PreTrainedModel, GenerationMixin):
         labels: Tensor | None = None,
         use_cache: bool | None = None,
         logits_to_keep: int | Tensor = 0,
-        **kwargs: Any,
+        **kwargs: object,
     ) -> MoeCausalLMOutputWithPast:
         """Compute logits, and the loss where there are labels; arguments and output are those of transformers."""
         outputs = self.base_model(

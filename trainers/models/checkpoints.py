@@ -65,7 +65,7 @@ def packaged_gguf(package: str) -> Path:
     return found[0]
 
 
-def _locate(reference: str, revision: str | None) -> tuple[str, dict[str, Any]]:
+def _locate(reference: str, revision: str | None) -> tuple[str, dict[str, object]]:
     """Return the name and the further arguments with which ``from_pretrained`` finds a checkpoint."""
     if reference.startswith(_PACKAGE):
         file = packaged_gguf(reference.removeprefix(_PACKAGE))
@@ -79,7 +79,7 @@ def _locate(reference: str, revision: str | None) -> tuple[str, dict[str, Any]]:
     return reference, {"revision": revision}
 
 
-def _load_model(name: str, where: str, dtype: str, location: dict[str, Any]) -> PreTrainedModel:
+def _load_model(name: str, where: str, dtype: str, location: dict[str, object]) -> PreTrainedModel:
     """Load a causal LM with exactly the parameters of its checkpoint; transformers would fill gaps at random.
 
     Raises:

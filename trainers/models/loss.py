@@ -27,6 +27,7 @@ from trainers.data.batches import Forward
 from trainers.models.balance import balance_loss
 from trainers.models.routers import RouterObserver, Routing
 
+RouterLogits = tuple[Tensor, ...] | None
 CHUNK_LOGITS = 1 << 23  # logits in memory at a time: 32 MB in float32
 
 
@@ -98,7 +99,7 @@ class TargetLosses(nn.Module):
         with self._autocast():
             self._decode(batch)
 
-    def _target_losses(self, batch: Forward, scale_N: Tensor | None) -> tuple[Tensor, Tensor, Any]:
+    def _target_losses(self, batch: Forward, scale_N: Tensor | None) -> tuple[Tensor, Tensor, RouterLogits]:
         """Return the sum of the losses, each of them, and the router logits where the model was asked for them."""
         if self._linear_head:
             outputs = self._decode(batch)
@@ -121,7 +122,7 @@ class TargetLosses(nn.Module):
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.model.device.type, torch.bfloat16, enabled=self.autocast)
 
-    def _arguments(self, batch: Forward) -> dict[str, Any]:
+    def _arguments(self, batch: Forward) -> dict[str, object]:
         """Return the arguments of a forward pass, without an attention mask and a cache.
 
         So transformers' attention masks learn from the restarted positions where an example begins. Unlike a ready-made
@@ -228,7 +229,7 @@ def _logits_are_linear(model: PreTrainedModel) -> bool:
         model.train(was_training)
 
 
-def _own_balance_loss(model: PreTrainedModel) -> Callable[[tuple[Tensor, ...], Tensor], Tensor]:
+def _own_balance_loss(model: PreTrainedModel) -> Callable[[RouterLogits, Tensor], Tensor]:
     """Return the auxiliary loss that an architecture defines beside its model, over real tokens only."""
     function = getattr(sys.modules[type(model).__module__], "load_balancing_loss_func", None)
     coefficient = getattr(model.config, "router_aux_loss_coef", getattr(model.config, "aux_loss_coef", None))
@@ -240,7 +241,7 @@ def _own_balance_loss(model: PreTrainedModel) -> Callable[[tuple[Tensor, ...], T
             hint="set training.balance_loss=none",
         )
 
-    def weighted(router_logits: tuple[Tensor, ...], real_RT: Tensor) -> Tensor:
+    def weighted(router_logits: RouterLogits, real_RT: Tensor) -> Tensor:
         loss: Tensor = coefficient * function(router_logits, experts, top_k, real_RT)
         return loss
 

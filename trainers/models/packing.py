@@ -81,8 +81,8 @@ def check_packing(model: PreTrainedModel) -> None:
 
 
 def _add_masks(
-    decoder: PreTrainedModel, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    decoder: PreTrainedModel, args: tuple[object, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[object, ...], dict[str, object]]:
     """Give the decoder the masks that follow from positions, where it is called as training calls it."""
     ids, positions = kwargs.get("input_ids"), kwargs.get("position_ids")
     if ids is None or positions is None or kwargs.get("attention_mask") is not None or kwargs.get("use_cache"):

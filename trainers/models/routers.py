@@ -186,7 +186,7 @@ class RouterObserver:
         seen: set[str] = set()
 
         def hook(name: str) -> Callable[..., None]:
-            def call_see(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+            def call_see(_: nn.Module, args: tuple[object, ...], kwargs: dict[str, object], output: object) -> None:
                 if name not in seen:
                     see(name, Call(args, kwargs, output))
                     seen.add(name)

@@ -8,13 +8,14 @@ with what was launched before anything is trained.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from accelerate import Accelerator
+from accelerate.tracking import GeneralTracker
 
 from harness.errors import MoemixError
 from harness.launch import is_first, process_count
@@ -27,6 +28,13 @@ _OFFLOADING = "offloading is not supported", "leave it out"
 # Settings of a launcher that training would not follow: (variable, its default, accepted values, what is wrong, what to
 # do). Variables that are missing have their default.
 _Setting = tuple[str, str, tuple[str, ...], str, str]
+_ACCUMULATION: _Setting = (
+    "ACCELERATE_GRADIENT_ACCUMULATION_STEPS",
+    "1",
+    ("1", "auto"),
+    "gradient accumulation follows from batch_examples and rows_per_forward",
+    "leave --gradient_accumulation_steps out",
+)
 _FSDP: tuple[_Setting, ...] = (
     ("FSDP_VERSION", "1", ("2",), "the first version of FSDP is not supported", "--fsdp_version 2"),
     ("FSDP_OFFLOAD_PARAMS", "false", ("false", "0", "no", ""), *_OFFLOADING),
@@ -58,21 +66,23 @@ def launched_strategy() -> Strategy:
         MoemixError: the launcher has a setting that training would not follow.
     """
     if _flag("ACCELERATE_USE_DEEPSPEED"):
-        return _checked("zero1", _DEEPSPEED)
+        _check(_DEEPSPEED)
+        return "zero1"
     if _flag("ACCELERATE_USE_FSDP"):
-        return _checked("fsdp2", _FSDP)
+        _check(_FSDP)
+        return "fsdp2"
     for name in ("ACCELERATE_USE_MEGATRON_LM", "ACCELERATE_USE_PARALLELISM_CONFIG"):
         if _flag(name):
             raise MoemixError(f"{name} is not supported", where=_LAUNCH, hint="use ddp, fsdp2 or zero1")
     return "ddp"
 
 
-def connect(dtype: str | None = None, **options: Any) -> Accelerator:
+def connect(dtype: str | None = None, trackers: Sequence[GeneralTracker] = ()) -> Accelerator:
     """Connect this process with its peers, through gloo on a machine without GPUs.
 
     Args:
         dtype: the recipe's ``training.dtype``, which the launcher's setting must not contradict.
-        options: further options of the ``Accelerator`` (trackers).
+        trackers: the experiment trackers of the run.
 
     Raises:
         MoemixError: the launched processes would not train together, or not as the launcher says.
@@ -92,9 +102,9 @@ def connect(dtype: str | None = None, **options: Any) -> Accelerator:
         os.environ["FSDP_CPU_RAM_EFFICIENT_LOADING"] = "false"
     with _without("ACCELERATE_USE_FSDP"):  # sharding is torch's, the same on every device: see sharded.py
         if strategy == "zero1":
-            accelerator = Accelerator(**_deepspeed_options(on_cpu), **options)
+            accelerator = Accelerator(**_deepspeed_options(on_cpu), log_with=list(trackers))
         else:
-            accelerator = Accelerator(cpu=on_cpu, mixed_precision="no", **options)
+            accelerator = Accelerator(cpu=on_cpu, mixed_precision="no", log_with=list(trackers))
     if accelerator.num_processes != launched:
         raise MoemixError(
             f"{launched} processes were launched, but accelerate connects {accelerator.num_processes}",
@@ -105,7 +115,7 @@ def connect(dtype: str | None = None, **options: Any) -> Accelerator:
     return accelerator
 
 
-def _deepspeed_options(on_cpu: bool) -> dict[str, Any]:
+def _deepspeed_options(on_cpu: bool) -> dict[str, object]:
     """Return the options that make accelerate use DeepSpeed.
 
     On CPUs it needs the gloo backend, and no ``cpu`` option, with which it would train replicas without an error.
@@ -163,12 +173,11 @@ def made_by_first(make: Callable[[], str]) -> str:
     return str(store.get(key).decode())
 
 
-def _checked(strategy: Strategy, settings: tuple[_Setting, ...]) -> Strategy:
+def _check(settings: tuple[_Setting, ...]) -> None:
     for name, default, accepted, wrong, hint in settings:
         value = os.environ.get(name, default)
         if value.lower() not in accepted:
             raise MoemixError(wrong.format(value), where=_LAUNCH, hint=hint)
-    return strategy
 
 
 def _check_against_recipe(dtype: str | None) -> None:
@@ -179,12 +188,7 @@ def _check_against_recipe(dtype: str | None) -> None:
             where=_LAUNCH,
             hint="leave --mixed_precision out and set training.dtype",
         )
-    if os.environ.get("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "1") not in ("1", "auto"):
-        raise MoemixError(
-            "gradient accumulation follows from batch_examples and rows_per_forward",
-            where=_LAUNCH,
-            hint="leave --gradient_accumulation_steps out",
-        )
+    _check((_ACCUMULATION,))
 
 
 def _flag(name: str) -> bool:

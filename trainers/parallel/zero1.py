@@ -60,14 +60,14 @@ class Zero1(Parallel):
         self._engine.set_gradient_accumulation_boundary(is_boundary=self._last)
         self._engine.backward(loss)
 
-    def step(self, losses: nn.Module, optimizer: Any, max_norm: float | None) -> float:
+    def step(self, losses: nn.Module, optimizer: Optimizer, max_norm: float | None) -> float:
         """Let DeepSpeed clip gradients and step, which it does only where their norm is finite."""
         self._engine.step()
-        return math.inf if optimizer.optimizer.overflow else float(self._engine.get_global_grad_norm())
+        return math.inf if _zero(optimizer).overflow else float(self._engine.get_global_grad_norm())
 
-    def moments(self, model: nn.Module, optimizer: Any) -> dict[str, Tensor]:
+    def moments(self, model: nn.Module, optimizer: Optimizer) -> dict[str, Tensor]:
         """Return whole moments on the first rank, nothing on the others."""
-        zero, found = optimizer.optimizer, {}
+        zero, found = _zero(optimizer), {}
         counts = {
             id(parameter): zero.optimizer.state[flat]["step"]
             for group, flat in zip(zero.bit16_groups, zero.single_partition_of_fp32_groups, strict=True)
@@ -86,10 +86,10 @@ class Zero1(Parallel):
 
     @torch.no_grad()
     def restore(
-        self, model: nn.Module, optimizer: Any, weights: Mapping[str, Tensor], moments: Mapping[str, Tensor]
+        self, model: nn.Module, optimizer: Optimizer, weights: Mapping[str, Tensor], moments: Mapping[str, Tensor]
     ) -> None:
         """Give DeepSpeed whole tensors, of which it keeps this rank's share."""
-        zero = optimizer.optimizer
+        zero = _zero(optimizer)
         for name, tensor in stored_tensors(model).items():
             tensor.copy_(weights[name])
         zero.refresh_fp32_params()
@@ -112,6 +112,11 @@ class Zero1(Parallel):
         self._engine.destroy()
         for parameter in model.parameters():
             parameter.data = parameter.data.clone()
+
+
+def _zero(optimizer: Optimizer) -> Any:
+    """Return DeepSpeed's optimizer inside accelerate's."""
+    return vars(optimizer)["optimizer"]
 
 
 def _link(zero: Any) -> None:

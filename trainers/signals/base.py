@@ -131,16 +131,10 @@ def plain(array: np.ndarray) -> object:
 class Probe:
     """Some held-out examples of each source, drawn anew for every update; the same for all signals of one update.
 
-    Args:
-        sources: the sources.
-        examples: the number of examples of each source; all of a source that holds out fewer.
-        layout: how they become forward passes.
-        seed: the seed of the run.
-        ranks: the processes that share the work.
-        wanted_for: what is measured, for the error.
+    A source that holds out fewer than ``examples`` gives all of them.
 
     Raises:
-        MoemixError: a source holds out no examples.
+        MoemixError: a source holds out no examples, which ``wanted_for`` needs.
     """
 
     def __init__(
@@ -161,10 +155,7 @@ class Probe:
     def forwards(self, step: int, device: torch.device, only: int | None = None) -> Iterator[Forward]:
         """Yield this rank's share of the forward passes after ``step`` steps; every rank gets equally many.
 
-        Args:
-            step: the number of finished steps, which seeds the draw.
-            device: where the forward passes run.
-            only: the one source whose examples to take; None for all sources, in mixed rows.
+        With ``only``, they hold examples of that source alone; otherwise those of all sources, in mixed rows.
         """
         examples, source_ids = [], []
         for k, source in enumerate(self._sources):

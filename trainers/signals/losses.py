@@ -103,17 +103,9 @@ class ExcessLoss(ProbeLoss):
 def mean_by_source(
     probe: Probe, ranks: Ranks, device: torch.device, step: int, each: Callable[[Forward], Tensor]
 ) -> NDArray[np.float64]:
-    """Average over the target tokens of held-out examples.
+    """Return f64[K], the mean over the targets of held-out examples; nan for a source without targets.
 
-    Args:
-        probe: the examples.
-        ranks: the processes that share the work.
-        device: where the forward passes run.
-        step: the number of finished steps.
-        each: gives f[N], a value for each target of a forward pass.
-
-    Returns:
-        f64[K], the mean of each source; nan for a source without targets.
+    ``each`` gives f[N], a value for each target of a forward pass.
     """
     sums_2K = np.zeros((2, probe.num_sources))
     with torch.no_grad():

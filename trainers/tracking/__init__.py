@@ -28,13 +28,7 @@ Point = dict[str, float]
 
 
 class Tracker:
-    """Receives the training loop's records, step after step.
-
-    Args:
-        accelerator: was created with the trackers.
-        run: the run in training.
-        project: the name under which trackers group runs.
-    """
+    """Receives the training loop's records, step after step, and logs them to an accelerator's trackers."""
 
     def __init__(self, accelerator: Accelerator, run: Run, project: str) -> None:
         self._accelerator, self._run, self._project = accelerator, run, project
@@ -81,7 +75,7 @@ def tracked(run: Run, first: bool) -> Iterator[Tracker | None]:
     services = [SERVICES[name](wanted, manifest, run.folder / FOLDER) for name in sorted(set(wanted.trackers))]
     for service in services:
         service.require()
-    accelerator = connect(log_with=[BackgroundTracker(service) for service in services])
+    accelerator = connect(trackers=[BackgroundTracker(service) for service in services])
     try:
         yield Tracker(accelerator, run, wanted.project)
     except BaseException:

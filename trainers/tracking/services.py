@@ -17,7 +17,7 @@ import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 from urllib.parse import urlsplit
 
 from accelerate.tracking import GeneralTracker, TensorBoardTracker, TrackioTracker, WandBTracker
@@ -66,11 +66,11 @@ class Service:
         """Return accelerate's tracker, not started yet."""
         raise NotImplementedError
 
-    def first_missing(self, tracker: Any) -> int:
+    def first_missing(self, tracker: GeneralTracker) -> int:
         """Return the first step that a started tracker does not have yet."""
         return 0
 
-    def _named(self) -> dict[str, Any]:
+    def _named(self) -> dict[str, object]:
         """Return how a run is filed: its name, its group, and all that determines it."""
         return {"name": self.run.run_id, "group": self.run.recipe, "config": self.run.config.model_dump(mode="json")}
 
@@ -120,7 +120,7 @@ class WandB(Service):
             **self._named(),
         )
 
-    def first_missing(self, tracker: Any) -> int:
+    def first_missing(self, tracker: GeneralTracker) -> int:
         """Ask W&B, which counts from the step after the last one that it has."""
         return int(tracker.tracker.starting_step)
 
@@ -134,7 +134,7 @@ class Trackio(Service):
         """Resume the run of this name."""
         return TrackioTracker(self.wanted.project, resume="allow", embed=False, **self._named())
 
-    def first_missing(self, tracker: Any) -> int:
+    def first_missing(self, tracker: GeneralTracker) -> int:
         """Ask trackio."""
         return int(tracker.tracker._next_step)
 

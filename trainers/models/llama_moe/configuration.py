@@ -4,8 +4,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from huggingface_hub.dataclasses import strict
 from transformers import LlamaConfig
 
@@ -53,7 +51,7 @@ class LlamaMoEConfig(LlamaConfig):
     add_weight_norm: bool = False
     output_router_logits: bool = False
 
-    def __post_init__(self, **kwargs: Any) -> None:
+    def __post_init__(self, **kwargs: object) -> None:
         super().__post_init__(**kwargs)
         if self.size_experts is None:
             if self.intermediate_size % self.num_experts:

@@ -9,8 +9,6 @@ parameters: the paper's runs freeze the one and train the other.
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -112,7 +110,7 @@ class LlamaMoEDecoderLayer(GradientCheckpointingLayer):
         self.input_layernorm = LlamaRMSNorm(config.hidden_size, eps=config.rms_norm_eps)
         self.post_attention_layernorm = LlamaRMSNorm(config.hidden_size, eps=config.rms_norm_eps)
 
-    def forward(self, hidden_states: Tensor, **kwargs: Any) -> Tensor:
+    def forward(self, hidden_states: Tensor, **kwargs: object) -> Tensor:
         """Add attention and experts to f[B, T, H]."""
         attended, _ = self.self_attn(hidden_states=self.input_layernorm(hidden_states), **kwargs)
         hidden_states = hidden_states + attended
@@ -164,7 +162,7 @@ class LlamaMoEModel(LlamaMoEPreTrainedModel, MoeDecoder):
         self.gradient_checkpointing = False
         self.post_init()
 
-    def decode(self, hidden_states: Tensor, mask: Tensor, position_ids: Tensor, **kwargs: Any) -> Tensor:
+    def decode(self, hidden_states: Tensor, mask: Tensor, position_ids: Tensor, **kwargs: object) -> Tensor:
         """Run the layers with rotary positions."""
         rotary = self.rotary_emb(hidden_states, position_ids=position_ids)
         for layer in self.layers[: self.config.num_hidden_layers]:

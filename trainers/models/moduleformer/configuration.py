@@ -4,8 +4,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
@@ -70,7 +68,7 @@ class ModuleFormerConfig(PreTrainedConfig):
     gate_type: str = "mlp"
     output_router_logits: bool = False
 
-    def __post_init__(self, **kwargs: Any) -> None:
+    def __post_init__(self, **kwargs: object) -> None:
         if self.n_positions is None:
             self.n_positions = self.block_size + self.history_length
         super().__post_init__(**kwargs)

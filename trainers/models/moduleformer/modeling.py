@@ -8,8 +8,6 @@ output projection of their own; its feed-forward experts are two matrices. Both 
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -106,7 +104,7 @@ class ModuleFormerAttention(nn.Module):
         self.v_proj: nn.Module = nn.Identity() if plain else nn.Linear(config.n_embd, config.att_hidden)
 
     def forward(
-        self, hidden_states: Tensor, allowed_BTS: Tensor, past_key_values: Cache | None = None, **kwargs: Any
+        self, hidden_states: Tensor, allowed_BTS: Tensor, past_key_values: Cache | None = None, **kwargs: object
     ) -> Tensor:
         """Attend within f[B, T, H]; ``allowed_BTS`` says which tokens a token may see."""
         rows, tokens, width = hidden_states.shape
@@ -132,7 +130,7 @@ class ModuleFormerBlock(GradientCheckpointingLayer):
         self.mlpf = ModuleFormerMoE(config)
         self.resid_dropout = nn.Dropout(config.resid_pdrop)
 
-    def forward(self, hidden_states: Tensor, **kwargs: Any) -> Tensor:
+    def forward(self, hidden_states: Tensor, **kwargs: object) -> Tensor:
         """Add attention and experts to f[B, T, H]."""
         hidden_states = hidden_states + self.resid_dropout(self.attn(self.ln_1(hidden_states), **kwargs))
         output: Tensor = hidden_states + self.resid_dropout(self.mlpf(self.ln_2(hidden_states)))
@@ -203,7 +201,7 @@ class ModuleFormerModel(ModuleFormerPreTrainedModel, MoeDecoder):
         self.gradient_checkpointing = False
         self.post_init()
 
-    def decode(self, hidden_states: Tensor, mask: Tensor, position_ids: Tensor, **kwargs: Any) -> Tensor:
+    def decode(self, hidden_states: Tensor, mask: Tensor, position_ids: Tensor, **kwargs: object) -> Tensor:
         """Run the layers; the model itself knows no positions."""
         hidden_states, allowed_BTS = self.drop(hidden_states), mask[:, 0] == 0
         for block in self.h:
