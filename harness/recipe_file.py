@@ -43,14 +43,23 @@ def load_recipe(name_or_path: str, overrides: Iterable[str] = ()) -> Recipe:
         raise MoemixError("a recipe is a mapping of keys", where=str(path))
     tree.setdefault("name", path.stem.lower())
     for override in overrides:
-        key, separator, text = override.partition("=")
-        if not separator:
-            raise MoemixError(f"`--set {override}` has no `=`", hint="expected --set key.subkey=value")
-        try:
-            set_value(tree, key.strip(), yaml.safe_load(text))
-        except yaml.YAMLError as error:
-            raise MoemixError(f"the value is not valid YAML: {error}", where=f"--set {override}") from None
+        set_value(tree, *parse_setting(override))
     return parse(Recipe, tree, where=str(path))
+
+
+def parse_setting(text: str) -> tuple[str, Any]:
+    """Return the key and the value of ``--set key.subkey=value``; the value is YAML.
+
+    Raises:
+        MoemixError: there is no ``=``, or the value is not YAML.
+    """
+    key, separator, value = text.partition("=")
+    if not separator:
+        raise MoemixError(f"`--set {text}` has no `=`", hint="expected --set key.subkey=value")
+    try:
+        return key.strip(), yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise MoemixError(f"the value is not valid YAML: {error}", where=f"--set {text}") from None
 
 
 def override(recipe: Recipe, changes: dict[str, Any]) -> Recipe:

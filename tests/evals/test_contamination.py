@@ -117,7 +117,7 @@ def test_the_command_reports_pairs_with_examples_from_any_file(mini_suite, tmp_p
     assert result.exit_code == 0
     assert "train.jsonl × " in result.output
     assert "mini_choice: 1 of 24 questions (1 word by word, 0 reworded) in 1 rows" in result.output
-    assert "train.jsonl:21 holds question 7 (exact, 100%)" in result.output
+    assert "train.jsonl:21 contains question 7 (exact, 100%)" in result.output
     assert "training: no What is the colour of thing 7" in result.output
 
 
@@ -139,7 +139,7 @@ def test_what_is_found_in_a_recipes_source_is_kept_in_the_store(mini_suite, tmp_
     )
     arguments = ["check", str(recipe), "--data-root", str(tmp_path), "--store", str(tmp_path / "runs")]
     result = CliRunner().invoke(data, arguments, catch_exceptions=False)
-    assert "none of the questions stands there" in result.output
+    assert "none of the questions was found" in result.output
     store = Store(tmp_path / "runs")
     for source, expected in zip(load_recipe(str(recipe), ()).data.sources, ((3,), ()), strict=True):
         mark = fingerprint(source, tmp_path)

@@ -21,8 +21,7 @@ from harness.plan import build
 from harness.recipe_file import load_recipe
 from harness.store import Store
 from trainers.commands.propose import propose
-from trainers.proposals.design import proxy_mixes, samples
-from trainers.proposals.laws import folds, law
+from trainers.proposals.laws import folds, law, proxy_mixes, sample_mixes
 from trainers.proposals.propose import cross_validated, quality, shares
 from trainers.proposals.records import Proposal
 
@@ -43,7 +42,7 @@ def test_the_first_proxy_runs_the_prior_and_more_proxies_begin_with_the_same():
 
 def test_mixes_scatter_around_the_prior_from_few_sources_to_the_prior():
     prior = np.array([0.5, 0.3, 0.2])
-    mixes = samples(prior, 20_000, np.random.default_rng(0))
+    mixes = sample_mixes(prior, 20_000, np.random.default_rng(0))
     assert mixes.mean(axis=0) == pytest.approx(prior, abs=0.01)
     assert (mixes.max(axis=1) > 0.9).mean() > 0.03
     assert (np.abs(mixes - prior).max(axis=1) < 0.1).mean() > 0.05
@@ -75,7 +74,7 @@ def test_the_mixing_law_is_recovered_from_exact_losses_with_its_optimum(target: 
     proposed = fitted.best(EVEN, seed=0)
     assert proposed == pytest.approx(expected, abs=0.01)
     assert (truth(proposed[None]) @ target)[0] <= lowest + 1e-6
-    unseen = samples(EVEN, 50, np.random.default_rng(9))
+    unseen = sample_mixes(EVEN, 50, np.random.default_rng(9))
     assert fitted.predict(unseen) == pytest.approx(truth(unseen) @ target, rel=1e-3)
 
 
@@ -131,9 +130,9 @@ def test_what_is_asked_for_must_fit_the_recipe():
     assert shares({"a": 2}, "abc", "target").tolist() == [1, 0, 0]
     for given, what, message in (
         ({"d": 1}, "target", "unknown source 'd'"),
-        ({"a": -1}, "target", "no share"),
-        ({"a": 1}, "prior", "gives 'b' nothing"),
-        ({"a": 0}, "target", "nothing counts"),
+        ({"a": -1}, "target", "must be finite and >= 0, got -1"),
+        ({"a": 1}, "prior", "prior weight of source 'b' is 0"),
+        ({"a": 0}, "target", "all target weights are zero"),
     ):
         with pytest.raises(MoemixError, match=message):
             shares(given, "abc", what)
@@ -151,7 +150,7 @@ def test_a_missing_lightgbm_is_told_with_what_to_install(monkeypatch: pytest.Mon
     [
         (["regmax", "quickstart"], "did you mean 'regmix'"),
         (["mixing_law", "quickstart", "--proxies", "5"], "5 proxies are too few for mixing_law over 4 sources"),
-        (["regmix", "quickstart", "--target", "math"], "'math' is not name=share"),
+        (["regmix", "quickstart", "--target", "math"], "'math' is not of the form name=weight"),
         (["regmix", "quickstart", "--target", "maths=1"], "did you mean 'math'"),
         (["regmix", "quickstart", "--model", "tony"], "did you mean 'tiny'"),
         (["regmix", "quickstart", "--set", "data.sources.math.probe_examples=0"], "source math: holds out no examples"),

@@ -16,16 +16,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness.errors import MoemixError
+from harness.grid import Number
+from trainers.simulation.records import Simulation
 from trainers.commands.simulate import simulate
 from trainers.mixing import MixingStrategy, MixtureState, load_strategy, strategy_cards
 from trainers.mixing.contract import SIGNALS
-from trainers.simulation import WORLDS, follow, load_world
-from trainers.simulation.best import best_fixed
-from trainers.simulation.comparison import compare, regrets
-from trainers.simulation.course import fixed_exposure
-from trainers.simulation.ground import Ground
-from trainers.simulation.observing import Moment, Observer
-from trainers.simulation.records import Simulation
+from trainers.simulation.comparison import best_fixed, compare, regrets
+from trainers.simulation.signals import Observer, Snapshot
+from trainers.simulation.training import simulate_run
+from trainers.simulation.worlds import WORLDS, DrawnWorld, load_world
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,17 +39,17 @@ class Fixed(MixingStrategy):
         return MixtureState(np.array(self.weights))
 
 
-def drawn(seed: int = 0, **changes) -> Ground:
-    return Ground.draw(load_world("redundant", changes), np.random.default_rng(seed))
+def drawn(seed: int = 0, **changes) -> DrawnWorld:
+    return DrawnWorld.draw(load_world("redundant", changes), np.random.default_rng(seed))
 
 
-def observer(ground: Ground, seed: int = 0) -> Observer:
-    return Observer(ground, fixed_exposure(ground).mean(axis=0), (seed,))
+def observer(drawn_world: DrawnWorld, seed: int = 0) -> Observer:
+    return Observer(drawn_world, drawn_world.exposure().mean(axis=0), (seed,))
 
 
-def moment(ground: Ground, examples: int, at: float = 0.5) -> Moment:
-    learnt_M = at * fixed_exposure(ground).mean(axis=0)
-    return Moment(at, learnt_M, np.full(len(ground.names), examples))
+def moment(drawn_world: DrawnWorld, examples: int, at: float = 0.5) -> Snapshot:
+    learned = at * drawn_world.exposure().mean(axis=0)
+    return Snapshot(at, learned, np.full(len(drawn_world.names), examples))
 
 
 # --- the best fixed mix -----------------------------------------------------------------------------
@@ -59,37 +58,37 @@ def moment(ground: Ground, examples: int, at: float = 0.5) -> Moment:
 @pytest.mark.parametrize("name", WORLDS)
 def test_the_best_fixed_mix_is_best_to_within_a_gap_that_is_next_to_nothing(name: str):
     for seed in range(3):
-        ground = Ground.draw(WORLDS[name], np.random.default_rng(seed))
-        best = best_fixed(ground, fixed_exposure(ground))
+        drawn_world = DrawnWorld.draw(WORLDS[name], np.random.default_rng(seed))
+        best = best_fixed(drawn_world)
         assert 0 <= best.gap < 1e-6
         assert best.weights.min() >= 0
         assert best.weights.sum() == pytest.approx(1)
 
 
 def test_the_best_fixed_mix_is_that_of_a_fine_grid():
-    ground = drawn(3, groups=[2, 1], skills=5)
-    exposure = fixed_exposure(ground)
-    best = best_fixed(ground, exposure)
+    drawn_world = drawn(3, groups=[2, 1], skills=5)
+    exposure = drawn_world.exposure()
+    best = best_fixed(drawn_world)
     steps = np.arange(201) / 200
     grid = [np.array([a, b, 1 - a - b]) for a in steps for b in steps if a + b <= 1]
-    losses = [ground.objective(weights @ exposure) for weights in grid]
+    losses = [drawn_world.objective(weights @ exposure) for weights in grid]
     assert best.loss <= min(losses) + 1e-9
     assert best.loss > min(losses) - 1e-3
     assert np.abs(best.weights - grid[int(np.argmin(losses))]).max() < 0.02
 
 
 def test_what_four_sources_repeat_is_worth_as_much_as_what_one_says():
-    ground = drawn(groups=[4, 1], redundancy=1.0, skills=2)
+    drawn_world = drawn(groups=[4, 1], redundancy=1.0, skills=2)
     teaches_one_each = dataclasses.replace(
-        ground,
-        first_KM=np.array([[1.0, 0]] * 4 + [[0, 1.0]]),
-        last_KM=np.array([[1.0, 0]] * 4 + [[0, 1.0]]),
-        floor_M=np.full(2, 0.5),
-        gain_M=np.full(2, 2.0),
-        scale_M=np.full(2, 5000.0),
-        power_M=np.full(2, 0.5),
+        drawn_world,
+        first=np.array([[1.0, 0]] * 4 + [[0, 1.0]]),
+        last=np.array([[1.0, 0]] * 4 + [[0, 1.0]]),
+        floor=np.full(2, 0.5),
+        gain=np.full(2, 2.0),
+        scale=np.full(2, 5000.0),
+        power=np.full(2, 0.5),
     )
-    best = best_fixed(teaches_one_each, fixed_exposure(teaches_one_each))
+    best = best_fixed(teaches_one_each)
     assert best.weights[4] == pytest.approx(0.5, abs=1e-4)
 
 
@@ -101,20 +100,20 @@ def test_what_four_sources_repeat_is_worth_as_much_as_what_one_says():
 )
 @settings(max_examples=25, deadline=None)
 def test_without_drift_nothing_beats_the_best_fixed_mix(seed, groups, redundancy, logits):
-    ground = drawn(seed, groups=groups, redundancy=redundancy, steps=50, interval=10)
+    drawn_world = drawn(seed, groups=groups, redundancy=redundancy, steps=50, interval=10)
     weights = np.exp(logits[: sum(groups)])
-    course = follow(Fixed(tuple(weights / weights.sum())), ground, (seed,))
-    best = best_fixed(ground, fixed_exposure(ground))
-    assert regrets(ground, best, course)[-1] >= -best.gap - 1e-9
+    course = simulate_run(Fixed(tuple(weights / weights.sum())), drawn_world, (seed,))
+    best = best_fixed(drawn_world)
+    assert regrets(drawn_world, best, course)[-1] >= -best.gap - 1e-9
 
 
 def test_a_strategy_that_follows_the_best_mix_has_next_to_no_regret():
-    ground = drawn(5, noise=0.0, batch=2048)
-    best = best_fixed(ground, fixed_exposure(ground))
-    course = follow(Fixed(tuple(best.weights)), ground, (5,))
-    assert regrets(ground, best, course)[-1] < 1e-4
-    uniform = follow(load_strategy("uniform"), ground, (5,))
-    assert regrets(ground, best, uniform)[-1] > 0.01
+    drawn_world = drawn(5, noise=0.0, batch=2048)
+    best = best_fixed(drawn_world)
+    course = simulate_run(Fixed(tuple(best.weights)), drawn_world, (5,))
+    assert regrets(drawn_world, best, course)[-1] < 1e-4
+    uniform = simulate_run(load_strategy("uniform"), drawn_world, (5,))
+    assert regrets(drawn_world, best, uniform)[-1] > 0.01
 
 
 def test_with_drift_a_change_of_mix_can_beat_every_fixed_one():
@@ -132,41 +131,43 @@ def test_with_drift_a_change_of_mix_can_beat_every_fixed_one():
         def update(self, state, seen):
             return MixtureState(np.array([1.0, 0.0]) if seen.step < 1000 else np.array([0.0, 1.0]))
 
-    ground = dataclasses.replace(
+    drawn_world = dataclasses.replace(
         drawn(groups=[1, 1], drift=1.0, skills=2),
-        first_KM=np.eye(2),
-        last_KM=np.eye(2)[::-1],
-        gain_M=np.array([3.0, 0.01]),
-        scale_M=np.full(2, 5e4),
+        first=np.eye(2),
+        last=np.eye(2)[::-1],
+        gain=np.array([3.0, 0.01]),
+        scale=np.full(2, 5e4),
     )
-    best = best_fixed(ground, fixed_exposure(ground))
-    assert regrets(ground, best, follow(Switch(), ground, (0,)))[-1] < -0.1
-    assert regrets(ground, best, follow(Fixed((0.3, 0.7)), ground, (0,)))[-1] == pytest.approx(0, abs=1e-3)
+    best = best_fixed(drawn_world)
+    assert regrets(drawn_world, best, simulate_run(Switch(), drawn_world, (0,)))[-1] < -0.1
+    assert regrets(drawn_world, best, simulate_run(Fixed((0.3, 0.7)), drawn_world, (0,)))[-1] == pytest.approx(
+        0, abs=1e-3
+    )
 
 
 # --- what is observed --------------------------------------------------------------------------------
 
 
 def test_the_simulation_has_every_signal_that_a_strategy_may_ask_for():
-    ground = drawn()
-    seen = observer(ground).see(sorted(SIGNALS), moment(ground, 100))
+    drawn_world = drawn()
+    seen = observer(drawn_world).observe(sorted(SIGNALS), moment(drawn_world, 100))
     assert seen.keys() == SIGNALS
     for name, array in seen.items():
-        assert len(array) == len(ground.names), name
+        assert len(array) == len(drawn_world.names), name
         assert np.isfinite(array).all(), name
     with pytest.raises(MoemixError, match="did you mean 'gate_load'"):
-        observer(ground).see(["gate_loads"], moment(ground, 1))
+        observer(drawn_world).observe(["gate_loads"], moment(drawn_world, 1))
 
 
 def test_without_noise_signals_are_what_is_true():
-    ground = drawn(noise=0.0)
-    now = moment(ground, 10**6)
-    seen = observer(ground).see(sorted(SIGNALS), now)
-    teaching = ground.teaching_KM(now.time)
+    drawn_world = drawn(noise=0.0)
+    now = moment(drawn_world, 10**6)
+    seen = observer(drawn_world).observe(sorted(SIGNALS), now)
+    teaching = drawn_world.teaching(now.time)
     share = seen["gate_load"] / seen["gate_load"].sum(axis=2, keepdims=True)
-    for layer in range(ground.world.layers):
-        assert np.abs(share[:, layer] - teaching @ ground.routing_LME[layer]).max() < 1e-3
-    loss = teaching @ ground.skill_loss(now.learnt_M)
+    for layer in range(drawn_world.world.layers):
+        assert np.abs(share[:, layer] - teaching @ drawn_world.routing[layer]).max() < 1e-3
+    loss = teaching @ drawn_world.skill_loss(now.learned)
     assert seen["train_loss"] == pytest.approx(loss)
     assert seen["probe_loss"] == pytest.approx(loss)
     assert (seen["reference_loss"] < loss).all(), "the reference has been trained to the end"
@@ -174,8 +175,8 @@ def test_without_noise_signals_are_what_is_true():
 
 
 def test_redundant_sources_look_alike_in_load_embedding_and_gradient():
-    ground = drawn(redundancy=0.95)
-    seen = observer(ground).see(["gate_load", "embedding", "gradient"], moment(ground, 1000))
+    drawn_world = drawn(redundancy=0.95)
+    seen = observer(drawn_world).observe(["gate_load", "embedding", "gradient"], moment(drawn_world, 1000))
     for name, array in seen.items():
         rows = array.reshape(len(array), -1).astype(float)
         rows = rows / np.linalg.norm(rows, axis=1, keepdims=True)
@@ -185,22 +186,23 @@ def test_redundant_sources_look_alike_in_load_embedding_and_gradient():
 
 
 def test_noise_shrinks_with_the_root_of_the_examples_and_an_unseen_source_has_no_loss():
-    ground = drawn(noise=1.0, groups=[300], redundancy=1.0)
+    drawn_world = drawn(noise=1.0, groups=[300], redundancy=1.0)
     spread = [
-        np.log(observer(ground).see(["train_loss"], moment(ground, n))["train_loss"]).std() for n in (100, 10_000)
+        np.log(observer(drawn_world).observe(["train_loss"], moment(drawn_world, n))["train_loss"]).std()
+        for n in (100, 10_000)
     ]
     assert spread[0] == pytest.approx(0.1, rel=0.2)
     assert spread[1] == pytest.approx(0.01, rel=0.2)
-    nothing = observer(ground).see(["train_loss", "gate_load"], moment(ground, 0))
+    nothing = observer(drawn_world).observe(["train_loss", "gate_load"], moment(drawn_world, 0))
     assert np.isnan(nothing["train_loss"]).all()
     assert nothing["gate_load"].sum() == 0
 
 
 def test_the_slope_of_a_learning_curve_is_its_derivative():
-    ground = drawn()
-    learnt = np.linspace(0, 1e5, ground.world.skills)
-    rise = ground.skill_loss(learnt + 1.0) - ground.skill_loss(learnt)
-    assert ground.slope(learnt + 0.5) == pytest.approx(rise, rel=1e-4)
+    drawn_world = drawn()
+    learnt = np.linspace(0, 1e5, drawn_world.world.skills)
+    rise = drawn_world.skill_loss(learnt + 1.0) - drawn_world.skill_loss(learnt)
+    assert drawn_world.slope(learnt + 0.5) == pytest.approx(rise, rel=1e-4)
 
 
 # --- comparing ---------------------------------------------------------------------------------------
@@ -258,7 +260,7 @@ def test_the_command_leaves_a_record_a_picture_and_a_table(tmp_path: Path):
     assert options["dynamic"]["eta"] == 3
     for each in record.strategies:
         row = next(line for line in done.stdout.splitlines() if line.startswith(each.label))
-        assert f"{1000 * each.regret.mean:+.1f} ± {1000 * each.regret.stderr:.1f}" in row
+        assert str(Number(1000 * each.regret.mean, 1000 * each.regret.stderr, decimals=1, signed=True)) in row
     picture = (tmp_path / "simulation.png").read_bytes()
     assert picture.startswith(b"\x89PNG")
     run("uniform", "dynamic", "--world", "drifting", "--steps", "400", "--set", "dynamic.eta=3", out=tmp_path / "again")

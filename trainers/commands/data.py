@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -33,13 +33,13 @@ def make(world: str, out: Path, seed: int) -> None:
 @click.option("--suite", metavar="NAME|FILE", help="The evaluation questions.  [default: the recipe's suites]")
 @click.option("--tasks", metavar="A,B", default="", help="Only these tasks or columns of the suite.")
 @click.option("--data-root", metavar="DIR", help="Folder of local data files. [env: MOEMIX_DATA_ROOT]")
-@click.option("--store", metavar="DIR", help="Run store, where tables find the result. [env: MOEMIX_STORE]")
+@click.option("--store", metavar="DIR", help="Run store for the results. [env: MOEMIX_STORE]")
 @click.option("--format", "style", type=click.Choice(["text", "json"]), default="text", show_default=True)
 def check(target: str, suite: str | None, tasks: str, data_root: str | None, store: str | None, style: str) -> None:
-    """Look for evaluation questions in training data: those of a recipe, of a run, or in a file.
+    """Search the training data of a recipe, a run or a file for evaluation questions.
 
-    Reports how many questions stand there word by word or reworded, with examples. What is found about a recipe's or
-    run's sources is kept in the store, and tables footnote the columns it concerns.
+    Reports how many questions it contains word by word or reworded, with examples. Results for the sources of a recipe
+    or a run are stored in the run store, and tables add a footnote to the columns concerned.
     """
     import json
 
@@ -51,30 +51,29 @@ def check(target: str, suite: str | None, tasks: str, data_root: str | None, sto
         click.echo(json.dumps([record.model_dump(mode="json") for record in found], indent=1, ensure_ascii=False))
         return
     for record in found:
-        for line in _told(record):
-            click.echo(line)
+        click.echo("\n".join(_report(record)))
 
 
-def _told(record: Contamination) -> list[str]:
-    """A source's findings as lines to read."""
+def _report(record: Contamination) -> list[str]:
+    """Return the findings of one source as lines."""
     lines = [f"{record.source} × {record.suite}: {record.rows:,} rows, {len(record.tasks)} tasks"]
-    clean = True
     for task, hits in record.tasks.items():
         if not hits.rows:
             continue
-        clean = False
         count = len(hits.exact) + len(hits.near)
         words = f"{len(hits.exact)} word by word, {len(hits.near)} reworded"
         lines.append(f"  {task}: {count} of {hits.questions:,} questions ({words}) in {hits.rows:,} rows")
         for example in hits.examples:
-            lines.append(f"    {example.where} holds question {example.doc_id} ({example.kind}, {example.share:.0%})")
+            lines.append(
+                f"    {example.where} contains question {example.doc_id} ({example.kind}, {example.share:.0%})"
+            )
             lines.append(f"      question: {_short(example.question)}")
             lines.append(f"      training: {_short(example.text)}")
-    if clean:
-        lines.append("  none of the questions stands there")
+    if len(lines) == 1:
+        lines.append("  none of the questions was found")
     return lines + [f"  {task}: not compared: {why}" for task, why in record.unchecked.items()]
 
 
-def _short(text: Any) -> str:
+def _short(text: object) -> str:
     line = " ".join(str(text).split())
     return line if len(line) <= 160 else f"{line[:159]}…"

@@ -11,14 +11,16 @@ from harness.options import request_option
 
 @click.command("gate-load")
 @click.argument("run", required=False, type=click.Path(exists=True, file_okay=False, path_type=Path))
-@click.option("--examples", type=click.IntRange(min=1), default=100, show_default=True, help="Of each, at most.")
-@click.option("--benchmarks", is_flag=True, help="Also the prompts of the run's evaluations.")
+@click.option(
+    "--examples", type=click.IntRange(min=1), default=100, show_default=True, help="Examples of each source, at most."
+)
+@click.option("--benchmarks", is_flag=True, help="Also count the prompts of the run's evaluations.")
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="[default: RUN/gate_load/sources]")
 @request_option
 def gate_load(run: Path | None, examples: int, benchmarks: bool, out: Path | None, request: Path | None) -> None:
-    """Count the tokens that the checkpoint of RUN sends to each expert, by source (its held-out examples).
+    """Count the tokens that the checkpoint of RUN sends to each expert, for each source (its held-out examples).
 
-    A run of the strategy `none` holds the base checkpoint: that is the gate load before training.
+    A run of the strategy `none` has the base checkpoint, so it gives the gate load before training.
     """
     from harness.requests import GateLoadConfig, GateLoadJobRequest, read_request
     from harness.store import run_in

@@ -1,4 +1,4 @@
-"""``moemix propose``: a fixed mix from proxy runs."""
+"""``moemix propose``: fixed weights from proxy runs."""
 
 from __future__ import annotations
 
@@ -19,9 +19,11 @@ if TYPE_CHECKING:
 @click.argument("recipe")
 @click.option("--proxies", type=click.IntRange(min=1), metavar="N", default=16, show_default=True, help="Proxy runs.")
 @click.option("--model", metavar="NAME", help="Which of the recipe's models.  [default: its first]")
-@click.option("--prior", metavar="A=X,B=Y", help="What proxies' mixes scatter around.  [default: even]")
-@click.option("--target", metavar="A=X,B=Y", help="How much each source's held-out loss counts.  [default: all alike]")
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the mixes and the search.")
+@click.option("--prior", metavar="A=X,B=Y", help="Weights around which mixes are sampled.  [default: even]")
+@click.option("--target", metavar="A=X,B=Y", help="Weight of each source's held-out loss.  [default: even]")
+@click.option(
+    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the mixes and the search."
+)
 @recipe_options
 @click.option(
     "--out", type=click.Path(file_okay=False, path_type=Path), help="Folder for the proposal.  [default: in the store]"
@@ -39,12 +41,13 @@ def propose(
     data_root: str | None,
     out: Path | None,
 ) -> None:
-    """Propose fixed weights for RECIPE: train proxies under many mixes, fit a law, search its best mix.
+    """Propose fixed weights for RECIPE: train proxies under many mixes, fit a law, and search its best mix.
 
-    --set changes what the proxies run (`--set training.steps=100`), not the recipe that the weights are for. Whatever
-    is done is kept; more --proxies, or the other method, begin with the same runs.
+    --set changes the proxy runs (`--set training.steps=100`), not the recipe that the weights are for. Finished
+    proxies are used again, also with more --proxies or with the other method.
     """
     from harness.recipe_file import load_recipe
+    from trainers.proposals.records import Proposal
     from harness.store import Store, store_root
     from harness.store import data_root as find_data_root
     from trainers.proposals.laws import law
@@ -64,9 +67,7 @@ def propose(
         seed=seed,
     )
     folder = run(chosen, request, Store(store_root(store)), find_data_root(data_root), out)
-    from trainers.proposals.records import Proposal
-
-    _tell(Proposal.read(folder / "proposal.json"), folder)
+    _report(Proposal.read(folder / "proposal.json"), folder)
 
 
 def _shares(text: str | None, where: str) -> dict[str, float] | None:
@@ -80,33 +81,32 @@ def _shares(text: str | None, where: str) -> dict[str, float] | None:
                 raise ValueError
             found[name.strip()] = float(share)
         except ValueError:
-            raise MoemixError(f"{part!r} is not name=share, each name once", where=where) from None
+            raise MoemixError(f"{part!r} is not of the form name=weight, each name once", where=where) from None
     return found
 
 
-def _tell(proposal: Proposal, folder: Path) -> None:
-    from tabulate import tabulate
-
-    from trainers.proposals.figures import fit_in_words
+def _report(proposal: Proposal, folder: Path) -> None:
+    from harness.grid import Grid, terminal_table
+    from trainers.proposals.figures import describe_fit
 
     best = min(proposal.proxies, key=lambda proxy: proxy.measured)
     rows = [
         (name, f"{weight:.3f}", f"{proposal.prior[name]:.3f}", f"{best.weights[name]:.3f}")
         for name, weight in proposal.weights.items()
     ]
-    click.echo(tabulate(rows, headers=("source", "proposed", "prior", "best proxy"), tablefmt="simple"))
+    click.echo(terminal_table(Grid(("source", "proposed", "prior", "best proxy"), rows)))
     cost, fit = proposal.cost, proposal.fit
     click.echo(
         f"\nHeld-out loss: {proposal.predicted:.4f} predicted for the proposal, {proposal.at_prior:.4f} measured at the"
         f" prior, {proposal.lowest_measured:.4f} of the best proxy."
-        f"\nFit: {fit_in_words(proposal)}; error {fit.error:.4f}."
-        f"\nCost: {cost.runs} runs of together {cost.examples:,} examples ({cost.of_a_run:.2f} runs of the recipe),"
+        f"\nFit: {describe_fit(proposal)}; error {fit.error:.4f}."
+        f"\nCost: {cost.runs} runs with {cost.examples:,} examples in all ({cost.of_a_run:.2f} runs of the recipe),"
         f" {cost.train_seconds:.0f} s training, {cost.measure_seconds + cost.fit_seconds:.0f} s measuring and fitting."
     )
     if fit.r2 is None or fit.r2 <= 0:
         click.echo(
-            "warning: the law predicts runs it has not seen no better than their mean does; the proposal is a guess."
-            " More proxies, or longer ones, may help.",
+            "warning: for runs that it was not fitted on, the law predicts no better than their mean; the proposal is a"
+            " guess. More or longer proxies may help.",
             err=True,
         )
     row = folder / "strategy.yaml"

@@ -1,27 +1,33 @@
-"""``moemix simulate``: strategies in a simulated world, in seconds."""
+"""``moemix simulate``: strategies in a simulated world, without training."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
-import yaml
 
 from harness.errors import MoemixError, nearest
+
+if TYPE_CHECKING:
+    from trainers.mixing import MixingStrategy
 
 
 @click.command()
 @click.argument("strategies", nargs=-1, metavar="[STRATEGY...]")
 @click.option("--all", "every", is_flag=True, help="Every strategy that `moemix strategies` lists.")
-@click.option("--world", metavar="NAME", default="redundant", show_default=True, help="One of docs/simulation.md.")
+@click.option("--world", metavar="NAME", default="redundant", show_default=True, help="A world of docs/simulation.md.")
 @click.option(
     "--set", "changes", metavar="KEY=VALUE", multiple=True,
     help="Change a key of the world (`redundancy=0.5`) or an option of a strategy (`dynamic.eta=5`).",
 )  # fmt: skip
-@click.option("--steps", type=click.IntRange(min=1), metavar="N", help="Optimizer steps; short for --set steps=N.")
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of worlds, draws and noise.")
-@click.option("--repeats", type=click.IntRange(min=1), default=8, show_default=True, help="Worlds to average over.")
+@click.option("--steps", type=click.IntRange(min=1), metavar="N", help="Optimizer steps; same as --set steps=N.")
+@click.option(
+    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of worlds, draws and noise."
+)
+@click.option(
+    "--repeats", type=click.IntRange(min=1), default=8, show_default=True, help="Number of worlds to average over."
+)
 @click.option(
     "--out", type=click.Path(file_okay=False, path_type=Path), default=Path("simulation"), show_default=True,
     help="Folder for simulation.json and simulation.png.",
@@ -36,9 +42,9 @@ def simulate(
     repeats: int,
     out: Path,
 ) -> None:
-    """Run STRATEGY… against a simulated world with known redundancy, drift and noise; nothing is trained.
+    """Run STRATEGY… in a simulated world with known redundancy, drift and noise; nothing is trained.
 
-    Tells the regret against the best fixed mix, how stable the weights are, and draws them over time.
+    Prints the regret against the best fixed mix and how stable the weights are, and draws weights over time.
     """
     if bool(strategies) == every:
         raise click.UsageError("name strategies, or give --all")
@@ -48,11 +54,11 @@ def simulate(
     from trainers.simulation.worlds import load_world
 
     labels = _labels(strategies, every)
-    of_world, of_strategies = _sort(changes, labels)
+    world_changes, options = _sort(changes, labels)
     if steps is not None:
-        of_world["steps"] = steps
-    chosen = load_world(world, of_world)
-    rules = _rules(labels, of_strategies)
+        world_changes["steps"] = steps
+    chosen = load_world(world, world_changes)
+    rules = _rules(labels, options)
     with progress("simulate", len(rules) * repeats) as bar:
         found = compare(rules, chosen, seed, repeats, bar.advance)
     found.write(out / "simulation.json")
@@ -63,10 +69,10 @@ def simulate(
 
 
 def _labels(strategies: tuple[str, ...], every: bool) -> dict[str, str]:
-    """Label → name. A file's class is called by its name alone, as in a recipe."""
+    """Return label → name. The label of a class in a file is the class's name alone, as in a recipe."""
     from trainers.mixing import strategy_cards
 
-    if every:  # what needs an option has nothing to be simulated with
+    if every:  # a strategy that requires an option cannot be simulated without one
         return {card.name: card.name for card in strategy_cards() if card.trains and not card.required}
     labels = {name.rpartition(":")[2]: name for name in strategies}
     if len(labels) < len(strategies):
@@ -74,19 +80,15 @@ def _labels(strategies: tuple[str, ...], every: bool) -> dict[str, str]:
     return labels
 
 
-def _sort(changes: tuple[str, ...], labels: dict[str, str]) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
-    """The ``--set`` of the world, and those of each strategy."""
-    of_world: dict[str, Any] = {}
-    of_strategies: dict[str, dict[str, Any]] = {}
+def _sort(changes: tuple[str, ...], labels: dict[str, str]) -> tuple[dict[str, object], dict[str, dict[str, object]]]:
+    """Return the ``--set`` values of the world, and those of each strategy."""
+    from harness.recipe_file import parse_setting
+
+    of_world: dict[str, object] = {}
+    of_strategies: dict[str, dict[str, object]] = {}
     for change in changes:
-        key, separator, text = change.partition("=")
-        if not separator:
-            raise MoemixError(f"`--set {change}` has no `=`", hint="expected --set key=value")
-        try:
-            value = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise MoemixError(f"the value is not valid YAML: {error}", where=f"--set {change}") from None
-        label, dot, option = key.strip().rpartition(".")
+        key, value = parse_setting(change)
+        label, dot, option = key.rpartition(".")
         if not dot:
             of_world[option] = value
         elif label in labels:
@@ -98,7 +100,7 @@ def _sort(changes: tuple[str, ...], labels: dict[str, str]) -> tuple[dict[str, A
     return of_world, of_strategies
 
 
-def _rules(labels: dict[str, str], options: dict[str, dict[str, Any]]) -> dict[str, Any]:
+def _rules(labels: dict[str, str], options: dict[str, dict[str, object]]) -> dict[str, MixingStrategy]:
     from trainers.mixing import load_strategy
 
     rules = {label: load_strategy(name, **options.get(label, {})) for label, name in labels.items()}

@@ -106,3 +106,28 @@ def fill_unknown(values: Floats) -> Floats:
 def last_known(values: Floats, before: Floats | None) -> Floats:
     """Replace values that are not finite by the earlier ones; nan stays where neither is known."""
     return values.copy() if before is None else np.where(np.isfinite(values), values, before)
+
+
+def minimise(value: Callable[[Floats], tuple[float, Floats]], start: Floats, *, tolerance: float) -> tuple[Floats, str]:
+    """Minimise a smooth function over all weights, by sequential quadratic programming.
+
+    Args:
+        value: weights, f64[K] → the value and its gradient.
+        start: the weights to start from, f64[K].
+        tolerance: of the value.
+
+    Returns:
+        The best weights, f64[K], and the solver's message.
+    """
+    from scipy.optimize import minimize
+
+    found = minimize(
+        value,
+        start,
+        jac=True,
+        bounds=[(0.0, 1.0)] * len(start),
+        constraints={"type": "eq", "fun": lambda weights: weights.sum() - 1.0, "jac": np.ones_like},
+        method="SLSQP",
+        options={"ftol": tolerance, "maxiter": 1000},
+    )
+    return normalised(np.maximum(found.x, 0.0)), str(found.message)

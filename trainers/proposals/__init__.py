@@ -1,1 +1,1 @@
-"""Offline mixing: proxy runs under many fixed mixes, a law fitted to what they came to, and the mix it calls best."""
+"""Fixed mixes from proxy runs: train under many mixes, fit a law to the losses, and propose the mix it calls best."""

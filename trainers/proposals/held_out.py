@@ -1,4 +1,4 @@
-"""Checkpoints' losses on what their sources held out of training."""
+"""Measure the losses of checkpoints on the held-out examples of their sources."""
 
 from __future__ import annotations
 
@@ -23,19 +23,20 @@ from trainers.signals.base import Probe, evaluating
 from trainers.signals.losses import each_loss, mean_by_source
 
 
-def held_out(runs: Sequence[Run], shown: Callable[[], None] = lambda: None) -> list[HeldOut]:
-    """The losses of finished runs of one recipe, each measured once and kept in ``held_out.json`` beside its manifest.
+def held_out(runs: Sequence[Run], on_run: Callable[[], None] = lambda: None) -> list[HeldOut]:
+    """Measure the losses of finished runs of one recipe. Each is stored in ``held_out.json`` beside the run's manifest.
 
     Args:
-        shown: called after each run.
+        runs: the finished runs.
+        on_run: called after each run.
 
     Raises:
-        MoemixError: a source holds out nothing, or a checkpoint cannot be loaded.
-        StageFailed: a checkpoint is no longer what its run left.
+        MoemixError: a source has no held-out examples, or a checkpoint cannot be loaded.
+        StageFailed: a checkpoint has changed since its run wrote it.
     """
     found, sources = [], None
     for run in runs:
-        record = _kept(run)
+        record = _stored(run)
         if record is None:
             started = time.perf_counter()
             model, tokenizer = load_checkpoint(str(run.checkpoint))
@@ -49,22 +50,22 @@ def held_out(runs: Sequence[Run], shown: Callable[[], None] = lambda: None) -> l
             )
             record.write(run.folder / "held_out.json")
         found.append(record)
-        shown()
+        on_run()
     return found
 
 
-def _kept(run: Run) -> HeldOut | None:
-    """What was measured of this checkpoint before. The checkpoint itself is no longer needed then."""
+def _stored(run: Run) -> HeldOut | None:
+    """Return the stored losses of this checkpoint, if there are any. Then the checkpoint itself is no longer needed."""
     path, expected = run.folder / "held_out.json", run.manifest.checkpoint_hash
-    if path.is_file() and (kept := HeldOut.read(path)).checkpoint_hash == expected:
-        return kept
+    if path.is_file() and (stored := HeldOut.read(path)).checkpoint_hash == expected:
+        return stored
     if expected is not None and expected != checkpoint_hash(run.checkpoint):
-        raise StageFailed("the checkpoint is not what its run left", where=str(run.checkpoint))
+        raise StageFailed("the checkpoint has changed since its run wrote it", where=str(run.checkpoint))
     return None
 
 
 def _losses(run: Run, model: PreTrainedModel, sources: Sequence[TokenSource], padding: int) -> dict[str, float]:
-    """Mean loss per target token over all that each source holds out."""
+    """Return the mean loss per target token over all held-out examples of each source."""
     training, seed = run.manifest.config.training, run.manifest.config.seed
     layout = Layout(training.max_length, training.pack, training.rows_per_forward, padding)
     if training.pack:
@@ -74,5 +75,5 @@ def _losses(run: Run, model: PreTrainedModel, sources: Sequence[TokenSource], pa
     most = max(len(source.probe) for source in sources)
     probe = Probe(sources, most, layout, seed, alone, wanted_for="held-out loss")
     with evaluating(losses):
-        mean_K = mean_by_source(probe, alone, losses.model.device, 0, lambda batch: each_loss(losses, batch))
-    return dict(zip((source.name for source in sources), np.asarray(mean_K).tolist(), strict=True))
+        mean = mean_by_source(probe, alone, losses.model.device, 0, lambda batch: each_loss(losses, batch))
+    return dict(zip((source.name for source in sources), np.asarray(mean).tolist(), strict=True))

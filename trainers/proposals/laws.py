@@ -1,73 +1,235 @@
-"""A law maps a mix to the losses it leads to; it is fitted on proxy runs and says which mix is best."""
+"""Laws: each maps a mix to the losses it leads to, is fitted on proxy runs, and returns the mix that it calls best.
+
+Shapes: N runs, K sources, of which each has a loss.
+"""
 
 from __future__ import annotations
 
-from typing import ClassVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from harness.errors import MoemixError, StageFailed, unknown
 from trainers.mixing.base import Floats
+from trainers.mixing.simplex import minimise, normalised
+
+if TYPE_CHECKING:
+    from lightgbm import Booster
+
+# Dirichlet concentrations per source around the prior, from mixes like the prior to mixes of few sources. RegMix (Liu
+# et al. 2024, arXiv:2407.01492) likewise multiplies its prior by factors from 0.1 to 5.
+NARROWEST, WIDEST = 5.0, 0.5
+STARTS = 12  # of the least-squares fit of the mixing law
+CANDIDATES, BEST = 100_000, 100  # of RegMix's search
+
+
+def proxy_mixes(prior: Floats, count: int, seed: int) -> Floats:
+    """Return the mixes of the proxy runs, f64[count, K]: the prior itself, then samples around it.
+
+    A larger count begins with the same mixes, so that earlier runs can be used again.
+    """
+    rows = [prior]
+    for i in range(1, count):
+        rows.append(sample_mixes(prior, 1, np.random.default_rng((seed, i)))[0])
+    # Mixes are part of a run's identity; rounded to six digits they are the same on every machine.
+    mixes: Floats = np.array(rows).round(6)
+    return mixes
+
+
+def sample_mixes(prior: Floats, count: int, rng: np.random.Generator) -> Floats:
+    """Return samples of Dirichlet(s · K · prior) with log s uniform, f64[count, K]."""
+    scale = np.exp(rng.uniform(np.log(WIDEST), np.log(NARROWEST), count))
+    gamma = rng.gamma(scale[:, None] * len(prior) * prior) + 1e-12
+    total: Floats = gamma.sum(axis=1, keepdims=True)
+    return gamma / total
 
 
 class Law:
-    """What every law can do. N runs, K sources.
+    """The interface of a law.
 
     Class attributes:
-        name: what the command line calls it.
+        name: the name on the command line.
         source: the paper and the variant.
     """
 
     name: ClassVar[str]
     source: ClassVar[str]
 
-    @staticmethod
-    def fewest(sources: int) -> int:
-        """Runs without which there is nothing to fit."""
-        raise NotImplementedError
-
     @classmethod
-    def fit(cls, mixes_NK: Floats, losses_NK: Floats, target_K: Floats, seed: int) -> Law:
-        """A law from runs under ``mixes_NK`` that came to the held-out ``losses_NK``.
+    def fit(cls, mixes: Floats, losses: Floats, target: Floats, seed: int) -> Law:
+        """Fit the law.
 
         Args:
-            target_K: how much the loss of each source counts in what is to be low; sums to 1.
+            mixes: f64[N, K], the weights of each run.
+            losses: f64[N, K], the held-out loss of each source in each run.
+            target: f64[K], how much the loss of each source counts; sums to 1.
+            seed: the seed of the fit.
         """
         raise NotImplementedError
 
-    def predict(self, mixes_NK: Floats) -> Floats:
-        """f64[N], the target's loss under each mix."""
+    def predict(self, mixes: Floats) -> Floats:
+        """Return the target's loss under each mix, f64[N]."""
         raise NotImplementedError
 
-    def best(self, prior_K: Floats, seed: int) -> Floats:
-        """f64[K], the mix with the lowest predicted loss."""
+    def best(self, prior: Floats, seed: int) -> Floats:
+        """Return the mix with the lowest predicted loss, f64[K]."""
         raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class MixingLaw(Law):
+    """L_j(w) = e^{c_j} + e^{t_j·w} for every source j, by least squares from several starts.
+
+    The factor k_j of the paper's L_j = c_j + k_j e^{t_j·w} is included in t_j, because the weights sum to 1. Errors are
+    relative to the spread of each source's losses, and large errors count linearly (the paper uses a Huber loss).
+
+    Attributes:
+        constant: f64[K], c.
+        slope: f64[K, K], t.
+        target: f64[K], how much the loss of each source counts.
+    """
+
+    name = "mixing_law"
+    source = "Ye et al. 2024, Data Mixing Laws (arXiv:2403.16952), equation 7; the proxies' losses, not extrapolated"
+
+    constant: Floats
+    slope: Floats
+    target: Floats
+
+    @classmethod
+    def fit(cls, mixes: Floats, losses: Floats, target: Floats, seed: int) -> MixingLaw:
+        """Fit c and t of every source."""
+        rng = np.random.default_rng(seed)
+        found = [_fit_one(mixes, of_source, rng) for of_source in losses.T]
+        return cls(np.array([c for c, _ in found]), np.array([t for _, t in found]), target)
+
+    def predict(self, mixes: Floats) -> Floats:
+        """Return the target's loss under each mix, f64[N]."""
+        losses: Floats = np.exp(self.constant) + np.exp(mixes @ self.slope.T)
+        return losses @ self.target
+
+    def best(self, prior: Floats, seed: int) -> Floats:
+        """Return the minimum over all mixes; the sum of exponentials is convex, so there is only one.
+
+        Raises:
+            StageFailed: the solver did not reach it.
+        """
+
+        def value(weights: Floats) -> tuple[float, Floats]:
+            rising = self.target * np.exp(self.slope @ weights)
+            return float(rising.sum()), rising @ self.slope
+
+        weights, message = minimise(value, prior, tolerance=1e-12)
+        _, gradient = value(weights)
+        gap = float(weights @ gradient - gradient.min())
+        if not gap < 1e-3 * max(1.0, float(np.abs(gradient).max())):
+            raise StageFailed(f"the search for the best mix under the law failed: {message}")
+        return weights
+
+
+def _fit_one(mixes: Floats, losses: Floats, rng: np.random.Generator) -> tuple[float, Floats]:
+    """Fit c and t of one source to its losses, f64[N]."""
+    from scipy.optimize import least_squares
+
+    low, spread = float(losses.min()), max(float(losses.std()), 1e-9)
+
+    def residuals(p: Floats) -> Floats:
+        errors: Floats = (np.exp(p[0]) + np.exp(mixes @ p[1:]) - losses) / spread
+        return errors
+
+    def jacobian(p: Floats) -> Floats:
+        rising = np.exp(mixes @ p[1:])[:, None]
+        slopes: Floats = np.hstack([np.full_like(rising, np.exp(p[0])), rising * mixes]) / spread
+        return slopes
+
+    best, lowest = np.zeros(1 + mixes.shape[1]), np.inf
+    for start in range(STARTS):
+        # The constant takes a part of the lowest loss; the logarithm of the rest is then linear in the mix.
+        share = 0.5 if start == 0 else rng.uniform(0.02, 0.98)
+        slope, *_ = np.linalg.lstsq(mixes, np.log(losses - share * low), rcond=None)
+        first = np.append(np.log(share * low), np.clip(slope, -20, 20))
+        found = least_squares(residuals, first, jacobian, loss="soft_l1", bounds=(-30, 30), x_scale="jac")
+        if found.cost < lowest:
+            best, lowest = found.x, found.cost
+    return float(best[0]), best[1:]
+
+
+@dataclass(frozen=True)
+class RegMix(Law):
+    """LightGBM regression from the mix to the target's loss; the best mix is the mean of the best 100 of 100,000.
+
+    Learning rate 0.01 and 1,000 trees, as released. There is no early stopping, because few proxies leave no run for
+    it, and leaves may contain few runs for the same reason.
+
+    Attributes:
+        trees: the fitted booster.
+    """
+
+    name = "regmix"
+    source = "Liu et al. 2024, RegMix (arXiv:2407.01492): LightGBM, Dirichlet search, mean of the best 100"
+
+    trees: Booster
+
+    @classmethod
+    def fit(cls, mixes: Floats, losses: Floats, target: Floats, seed: int) -> RegMix:
+        """Fit the trees to the target's loss."""
+        import lightgbm
+
+        count = len(mixes)
+        parameters = {
+            "objective": "regression",
+            "learning_rate": 0.01,
+            "num_leaves": max(2, min(31, count // 2)),
+            "min_data_in_leaf": max(1, count // 20),
+            "min_data_in_bin": 1,
+            "seed": seed % 2**31,
+            "deterministic": True,
+            "force_col_wise": True,
+            "num_threads": 1,
+            "verbose": -1,
+        }
+        data = lightgbm.Dataset(mixes, losses @ target, params={"verbose": -1, "min_data_in_bin": 1})
+        return cls(lightgbm.train(parameters, data, num_boost_round=1000))
+
+    def predict(self, mixes: Floats) -> Floats:
+        """Return the target's loss under each mix, f64[N]."""
+        return np.asarray(self.trees.predict(mixes, num_threads=1), dtype=np.float64)
+
+    def best(self, prior: Floats, seed: int) -> Floats:
+        """Return the mean of the best of very many sampled mixes."""
+        candidates = sample_mixes(prior, CANDIDATES, np.random.default_rng(seed))
+        lowest = np.argsort(self.predict(candidates), kind="stable")[:BEST]
+        mean: Floats = candidates[lowest].mean(axis=0)
+        return normalised(mean)
 
 
 def law(name: str) -> type[Law]:
-    """A law by name.
+    """Return a law by name.
 
     Raises:
-        MoemixError: no such law, or a package it needs is not installed.
+        MoemixError: there is no such law, or it needs a package that is not installed.
     """
-    from harness.errors import MoemixError, unknown
-    from trainers.proposals.mixing_law import MixingLaw
-    from trainers.proposals.regmix import RegMix
-
-    laws: dict[str, type[Law]] = {RegMix.name: RegMix, MixingLaw.name: MixingLaw}
+    laws: dict[str, type[Law]] = {each.name: each for each in (RegMix, MixingLaw)}
     if name not in laws:
         raise unknown("proposer", name, laws)
-    if name == RegMix.name:
+    if laws[name] is RegMix:
         try:
             import lightgbm  # noqa: F401
-        except (ImportError, OSError) as error:  # OSError: the package is there and the OpenMP library is not
+        except (ImportError, OSError) as error:  # OSError: the OpenMP library is missing
             raise MoemixError(
                 f"regmix needs the package lightgbm: {error}", hint="pip install 'moemix[propose]' (and libgomp)"
             ) from None
     return laws[name]
 
 
+def fewest_runs(sources: int) -> int:
+    """Return the number of runs that a law needs at least: the law of one source has sources + 1 parameters."""
+    return sources + 2
+
+
 def folds(count: int, most: int = 10) -> list[NDArray[np.bool_]]:
-    """For each of at most ``most`` folds, which of ``count`` runs are left out of it: bool[count]."""
+    """Return for each of at most ``most`` folds which of ``count`` runs it leaves out, bool[count]."""
     number = min(count, most)
     return [np.arange(count) % number == fold for fold in range(number)]

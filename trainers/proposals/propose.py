@@ -1,4 +1,4 @@
-"""From a recipe to a proposed mix: plan the proxy runs, run what is missing, measure, fit, and write it down."""
+"""Propose a mix for a recipe: run the missing proxies, measure their losses, fit a law, and write its best mix."""
 
 from __future__ import annotations
 
@@ -13,32 +13,32 @@ import yaml
 from harness.conductor import conduct
 from harness.errors import MoemixError, StageFailed, nearest, unknown
 from harness.files import hash_value, write_text
-from harness.plan import Plan, PlannedRun, build
+from harness.plan import PlannedRun, build
 from harness.progress import progress
 from harness.provenance import provenance
 from harness.recipe import Evaluation, Recipe, Strategy
 from harness.records import RunManifest
+from trainers.proposals.records import Fit, HeldOut, Proposal, ProposalCost, ProxyRun
 from harness.store import Store
 from trainers.mixing.base import Floats
-from trainers.proposals.design import proxy_mixes
-from trainers.proposals.laws import Law, folds
-from trainers.proposals.records import Fit, HeldOut, Proposal, ProposalCost, ProxyRun
+from trainers.mixing.simplex import even, normalised
+from trainers.proposals.laws import Law, fewest_runs, folds, proxy_mixes
 
-PROXIES = "proxies"  # their folder in the store: they are runs like any other, and no rows of the recipe's table
+PROXIES = "proxies"  # their folder in the store; proxies are ordinary runs, but no rows of the recipe's table
 
 
 @dataclass(frozen=True)
 class Request:
-    """What to propose.
+    """The arguments of a proposal.
 
     Attributes:
-        recipe: what the proxies run, overrides applied.
-        overrides: those, to be told.
-        run_examples: examples of one run of the recipe without them.
-        model: name of the model that proxies are trained from; None for the recipe's first.
-        proxies: how many runs.
-        prior, target: source → share; None for even ones.
-        seed: of the design and the search.
+        recipe: the recipe of the proxies, with overrides applied.
+        overrides: these overrides, for the record.
+        run_examples: the examples of one run of the recipe without overrides.
+        model: the name of the model that proxies are trained from; None for the recipe's first.
+        proxies: the number of proxy runs.
+        prior, target: source → share; None for even shares.
+        seed: the seed of the mixes, the fit and the search.
     """
 
     recipe: Recipe
@@ -52,39 +52,42 @@ class Request:
 
 
 def propose(law: type[Law], request: Request, store: Store, data_root: Path | None, out: Path | None) -> Path:
-    """Run the proxies that are not done yet, and write the proposal. Run again after an interruption, it goes on.
+    """Run the proxies that are not finished yet, and write the proposal. After an interruption, call it again.
 
     Returns:
-        the folder of ``proposal.json``, ``strategy.yaml`` (a row for a recipe) and ``fit.png``.
+        The folder of ``proposal.json``, ``strategy.yaml`` (a row for a recipe) and ``fit.png``.
 
     Raises:
-        MoemixError: the request does not fit the recipe.
+        MoemixError: the request does not match the recipe.
         StageFailed: a proxy failed.
     """
     names = sorted(source.name for source in request.recipe.data.sources)
-    prior_K = shares(request.prior, names, "prior")
-    target_K = shares(request.target, names, "target")
-    if request.proxies < law.fewest(len(names)):
+    prior = shares(request.prior, names, "prior")
+    target = shares(request.target, names, "target")
+    if request.proxies < fewest_runs(len(names)):
         raise MoemixError(
             f"{request.proxies} proxies are too few for {law.name} over {len(names)} sources",
             where="--proxies",
-            hint=f"at least {law.fewest(len(names))}; the more, the better the fit",
+            hint=f"give at least {fewest_runs(len(names))}; more proxies give a better fit",
         )
-    bare = [source.name for source in request.recipe.data.sources if not source.probe_examples]
-    if bare:
-        raise MoemixError(
-            "holds out no examples, and what a mix is worth is measured on them",
-            where=f"source {bare[0]}",
-            hint=f"--set data.sources.{bare[0]}.probe_examples=100",
-        )
-    mixes_NK = proxy_mixes(prior_K, request.proxies, request.seed)
-    plan = build(proxy_recipe(request, names, mixes_NK), store, data_root)
+    for source in request.recipe.data.sources:
+        if not source.probe_examples:
+            raise MoemixError(
+                "the source has no held-out examples, on which mixes are compared",
+                where=f"source {source.name}",
+                hint=f"add --set data.sources.{source.name}.probe_examples=100",
+            )
+    mixes = proxy_mixes(prior, request.proxies, request.seed)
+    plan = build(proxy_recipe(request, names, mixes), store, data_root)
     outcome = conduct(plan)
     if outcome.failed:
         job, reason = next(iter(outcome.failed.items()))
         raise StageFailed(f"{len(outcome.failed)} proxies failed; {job}: {reason}")
-    measured = _measure(plan)
-    proposal = _proposal(law, request, names, prior_K, target_K, plan.runs, measured, store)
+    from trainers.proposals.held_out import held_out
+
+    with progress("held-out losses", len(plan.runs)) as bar:
+        measured = held_out([planned.run for planned in plan.runs], bar.advance)
+    proposal = _proposal(law, request, prior, target, plan.runs, measured, store.root)
     identity = {"runs": [proxy.run for proxy in proposal.proxies], "target": proposal.target, "seed": request.seed}
     name = f"{law.name}-{request.proxies}-{hash_value(identity)[:8]}"
     folder = out or store.root / PROXIES / request.recipe.name / name
@@ -92,34 +95,39 @@ def propose(law: type[Law], request: Request, store: Store, data_root: Path | No
     return folder
 
 
-def shares(given: dict[str, float] | None, names: Sequence[str], what: str) -> Floats:
-    """f64[K], even if nothing is given; sources that are not named get nothing."""
+def shares(given: dict[str, float] | None, names: Sequence[str], option: str) -> Floats:
+    """Return a user's shares, normalised, f64[K]; even ones if none are given. Sources that are not named get 0.
+
+    Raises:
+        MoemixError: a source is unknown, a share is negative or not finite, all are 0, or a prior has a 0.
+    """
     if given is None:
-        return np.full(len(names), 1.0 / len(names))
+        return even(len(names))
     for name, share in given.items():
         if name not in names:
-            raise unknown("source", name, names, where=f"--{what}")
+            raise unknown("source", name, names, where=f"--{option}")
         if not (np.isfinite(share) and share >= 0):
-            raise MoemixError(f"{share} is no share", where=f"--{what} {name}")
+            raise MoemixError(f"weight must be finite and >= 0, got {share}", where=f"--{option} {name}")
     found = np.array([given.get(name, 0.0) for name in names])
-    if what == "prior" and not found.all():
+    if option == "prior" and not found.all():
         missing = names[int(found.argmin())]
-        raise MoemixError(f"gives {missing!r} nothing, so no proxy would try it", where="--prior")
+        raise MoemixError(
+            f"prior weight of source {missing!r} is 0; every source needs a positive prior", where="--prior"
+        )
     if not found.sum():
-        raise MoemixError("nothing counts", where=f"--{what}")
-    total: Floats = found / found.sum()
-    return total
+        raise MoemixError(f"all {option} weights are zero", where=f"--{option}")
+    return normalised(found)
 
 
-def proxy_recipe(request: Request, names: Sequence[str], mixes_NK: Floats) -> Recipe:
-    """The recipe of the proxy runs: one model, one seed, a row of fixed weights for each mix, no evaluation."""
+def proxy_recipe(request: Request, names: Sequence[str], mixes: Floats) -> Recipe:
+    """Return the recipe of the proxy runs: one model, one seed, fixed weights for each mix, no evaluation."""
     recipe = request.recipe
     models = {model.name: model for model in recipe.models}
     if request.model is not None and request.model not in models:
         raise MoemixError(f"the recipe has no model {request.model!r}", hint=nearest(request.model, models))
     rows = tuple(
         Strategy(name="static", label=f"proxy-{i:04}", options={"weights": dict(zip(names, mix.tolist(), strict=True))})
-        for i, mix in enumerate(mixes_NK)
+        for i, mix in enumerate(mixes)
     )
     return recipe.model_copy(
         update={
@@ -132,34 +140,27 @@ def proxy_recipe(request: Request, names: Sequence[str], mixes_NK: Floats) -> Re
     )
 
 
-def _measure(plan: Plan) -> list[HeldOut]:
-    from trainers.proposals.held_out import held_out
-
-    with progress("held-out losses", len(plan.runs)) as bar:
-        return held_out([planned.run for planned in plan.runs], bar.advance)
-
-
 def _proposal(
     law: type[Law],
     request: Request,
-    names: Sequence[str],
-    prior_K: Floats,
-    target_K: Floats,
+    prior: Floats,
+    target: Floats,
     runs: Sequence[PlannedRun],
     measured: Sequence[HeldOut],
-    store: Store,
+    store: Path,
 ) -> Proposal:
+    names = sorted(source.name for source in request.recipe.data.sources)
     manifests = [planned.run.manifest for planned in runs]
-    mixes_NK = np.array([[m.config.strategy.options["weights"][name] for name in names] for m in manifests])
-    losses_NK = np.array([[each.losses[name] for name in names] for each in measured])
-    if not np.isfinite(losses_NK).all():
-        raise StageFailed("a proxy's held-out loss is not a finite number", hint="see held_out.json in its folder")
+    mixes = np.array([[m.config.strategy.options["weights"][name] for name in names] for m in manifests])
+    losses = np.array([[each.losses[name] for name in names] for each in measured])
+    if not np.isfinite(losses).all():
+        raise StageFailed("a proxy's held-out loss is not finite", hint="see held_out.json in its folder")
     started = time.perf_counter()
-    fitted = law.fit(mixes_NK, losses_NK, target_K, request.seed)
-    weights_K = fitted.best(prior_K, request.seed)
-    predicted_N = cross_validated(law, mixes_NK, losses_NK, target_K, request.seed)
+    fitted = law.fit(mixes, losses, target, request.seed)
+    weights = fitted.best(prior, request.seed)
+    predicted = cross_validated(law, mixes, losses, target, request.seed)
     fit_seconds = time.perf_counter() - started
-    target_N = losses_NK @ target_K
+    targets = losses @ target
     return Proposal(
         method=law.name,
         source=law.source,
@@ -167,52 +168,50 @@ def _proposal(
         overrides=request.overrides,
         model=runs[0].model,
         seed=request.seed,
-        prior=_named(names, prior_K),
-        target=_named(names, target_K),
-        weights=_named(names, np.round(weights_K, 6)),
-        predicted=float(fitted.predict(weights_K[None])[0]),
-        at_prior=float(target_N[0]),
-        lowest_measured=float(target_N.min()),
-        fit=quality(predicted_N, target_N),
+        prior=_named(names, prior),
+        target=_named(names, target),
+        weights=_named(names, np.round(weights, 6)),
+        predicted=float(fitted.predict(weights[None])[0]),
+        at_prior=float(targets[0]),
+        lowest_measured=float(targets.min()),
+        fit=quality(predicted, targets),
         cost=_cost(manifests, measured, fit_seconds, request.run_examples),
         proxies=tuple(
             ProxyRun(
-                run=str(planned.run.folder.relative_to(store.root)),
+                run=str(planned.run.folder.relative_to(store)),
                 weights=_named(names, mix),
                 losses=each.losses,
                 measured=float(target),
                 predicted=float(predicted),
             )
-            for planned, mix, each, target, predicted in zip(
-                runs, mixes_NK, measured, target_N, predicted_N, strict=True
-            )
+            for planned, mix, each, target, predicted in zip(runs, mixes, measured, targets, predicted, strict=True)
         ),
         provenance=provenance(),
     )
 
 
-def cross_validated(law: type[Law], mixes_NK: Floats, losses_NK: Floats, target_K: Floats, seed: int) -> Floats:
-    """f64[N], each run's target by a law fitted without the runs of its fold."""
-    predicted_N = np.empty(len(mixes_NK))
-    for out in folds(len(mixes_NK)):
-        fitted = law.fit(mixes_NK[~out], losses_NK[~out], target_K, seed)
-        predicted_N[out] = fitted.predict(mixes_NK[out])
-    return predicted_N
+def cross_validated(law: type[Law], mixes: Floats, losses: Floats, target: Floats, seed: int) -> Floats:
+    """Predict each run's target loss, f64[N], by a law that was fitted without the runs of its fold."""
+    predicted = np.empty(len(mixes))
+    for out in folds(len(mixes)):
+        fitted = law.fit(mixes[~out], losses[~out], target, seed)
+        predicted[out] = fitted.predict(mixes[out])
+    return predicted
 
 
-def quality(predicted_N: Floats, measured_N: Floats) -> Fit:
-    """How well predictions of runs left out agree with what was measured."""
+def quality(predicted: Floats, measured: Floats) -> Fit:
+    """Compare predictions of left-out runs, f64[N], with the measured target losses."""
     from scipy.stats import spearmanr
 
-    error_N = predicted_N - measured_N
-    spread = float(((measured_N - measured_N.mean()) ** 2).sum())
-    varied = spread > 0 and float(np.ptp(predicted_N)) > 0
+    error = predicted - measured
+    spread = float(((measured - measured.mean()) ** 2).sum())
+    varied = spread > 0 and float(np.ptp(predicted)) > 0
     return Fit(
-        runs=len(measured_N),
-        folds=len(folds(len(measured_N))),
-        r2=1.0 - float((error_N**2).sum()) / spread if spread > 0 else None,
-        rank_correlation=float(spearmanr(predicted_N, measured_N).statistic) if varied else None,
-        error=float(np.sqrt((error_N**2).mean())),
+        runs=len(measured),
+        folds=len(folds(len(measured))),
+        r2=1.0 - float((error**2).sum()) / spread if spread > 0 else None,
+        rank_correlation=float(spearmanr(predicted, measured).statistic) if varied else None,
+        error=float(np.sqrt((error**2).mean())),
     )
 
 
@@ -233,12 +232,12 @@ def _cost(
     )
 
 
-def _named(names: Sequence[str], values_K: Floats) -> dict[str, float]:
-    return dict(zip(names, values_K.tolist(), strict=True))
+def _named(names: Sequence[str], values: Floats) -> dict[str, float]:
+    return dict(zip(names, values.tolist(), strict=True))
 
 
 def write(proposal: Proposal, folder: Path) -> None:
-    """The record, the row for a recipe, and the picture of the fit."""
+    """Write the record, the row for a recipe, and the figure of the fit."""
     from trainers.proposals.figures import draw_fit
 
     cost = proposal.cost

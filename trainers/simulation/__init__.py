@@ -1,9 +1,4 @@
-"""Understanding a strategy without training: the real classes in a simulated world whose best answer is known.
+"""Study a strategy without training: its class runs in a simulated world whose best mix is known.
 
-Numpy and scipy only. ``docs/simulation.md`` states the model with its formulas.
+This package needs numpy and scipy only. ``docs/simulation.md`` states the model with its formulas.
 """
-
-from trainers.simulation.course import Course, follow
-from trainers.simulation.worlds import WORLDS, World, load_world
-
-__all__ = ["WORLDS", "Course", "World", "follow", "load_world"]

@@ -1,4 +1,4 @@
-"""Strategies in the same simulated worlds, side by side."""
+"""Compare strategies in the same simulated worlds, with the best fixed mix as the yardstick."""
 
 from __future__ import annotations
 
@@ -6,150 +6,211 @@ import dataclasses
 from collections.abc import Callable, Sequence
 
 import numpy as np
-from tabulate import tabulate
 
+from harness.grid import Grid, Number, terminal_table
 from harness.provenance import provenance
+from trainers.simulation.records import BestMix, Estimate, SimulatedStrategy, Simulation
 from trainers.mixing import MixingStrategy, load_strategy
 from trainers.mixing.base import Floats
-from trainers.simulation.best import Best, best_fixed
-from trainers.simulation.course import Course, fixed_exposure, follow
-from trainers.simulation.ground import Ground
-from trainers.simulation.records import BestMix, Estimate, SimulatedStrategy, Simulation
-from trainers.simulation.worlds import World
+from trainers.mixing.simplex import minimise
+from trainers.simulation.training import SimulatedRun, simulate_run
+from trainers.simulation.worlds import DrawnWorld, World
+
+TOLERANCE = 1e-7  # of the objective, which is of order 1
+NEW_SOURCES = 8
+
+
+@dataclasses.dataclass(frozen=True)
+class Best:
+    """The best fixed mix of a world.
+
+    Attributes:
+        weights: f64[K].
+        loss: the objective at the end of training.
+        gap: no fixed mix has an objective below ``loss - gap``.
+    """
+
+    weights: Floats
+    loss: float
+    gap: float
+
+
+def best_fixed(drawn: DrawnWorld) -> Best:
+    """Return the fixed weights w that minimise the objective at the end of training.
+
+    The objective is convex in the skills, which are linear in w, so a local minimum is the minimum. For its gradient g
+    at any w, w·g − min g bounds how far the minimum can be below (the Frank–Wolfe gap). A best mix needs at most M + 1
+    sources. So few are used at first, and those with the lowest gradient are added until the gap is closed.
+    """
+    exposure = drawn.exposure()
+    count = len(exposure)
+
+    def slopes(weights: Floats) -> Floats:
+        return exposure @ (drawn.slope(weights @ exposure) / drawn.world.skills)
+
+    def gap(weights: Floats) -> float:
+        return float(weights @ slopes(weights) - slopes(weights).min())
+
+    weights = np.full(count, 1.0 / count)
+    chosen = np.zeros(0, np.int64)
+    for _ in range(count + 1):
+        new = np.setdiff1d(np.argsort(slopes(weights), kind="stable")[:NEW_SOURCES], chosen)
+        if gap(weights) < TOLERANCE or (not new.size and len(chosen)):
+            break
+        chosen = np.union1d(chosen[weights[chosen] > 0], new)
+        weights = np.zeros(count)
+        weights[chosen] = _best_among(drawn, exposure[chosen])
+    return Best(weights, drawn.objective(weights @ exposure), max(0.0, gap(weights)))
+
+
+def _best_among(drawn: DrawnWorld, exposure: Floats) -> Floats:
+    """Return the best weights of a few sources."""
+
+    def value(weights: Floats) -> tuple[float, Floats]:
+        learned = np.maximum(weights, 0) @ exposure
+        return drawn.objective(learned), exposure @ drawn.slope(learned) / drawn.world.skills
+
+    return minimise(value, np.full(len(exposure), 1.0 / len(exposure)), tolerance=1e-14)[0]
 
 
 def compare(
-    rules: dict[str, MixingStrategy], world: World, seed: int, repeats: int, shown: Callable[[], None] = lambda: None
+    rules: dict[str, MixingStrategy], world: World, seed: int, repeats: int, on_run: Callable[[], None] = lambda: None
 ) -> Simulation:
-    """Every strategy in the same ``repeats`` worlds.
+    """Simulate every strategy in the same worlds.
 
     Args:
         rules: label → strategy.
-        shown: called after each strategy's course through a world.
+        world: what the worlds are drawn from.
+        seed: the seed of worlds, draws and noise.
+        repeats: the number of worlds.
+        on_run: called after each simulated run.
     """
     seeds = [(seed, repeat) for repeat in range(repeats)]
-    grounds = [Ground.draw(world, np.random.default_rng(each)) for each in seeds]
-    bests = [best_fixed(ground, fixed_exposure(ground)) for ground in grounds]
+    worlds = [DrawnWorld.draw(world, np.random.default_rng(each)) for each in seeds]
+    bests = [best_fixed(drawn) for drawn in worlds]
     uniform = load_strategy("uniform")
-    even = [follow(uniform, ground, each) for ground, each in zip(grounds, seeds, strict=True)]
+    even = [simulate_run(uniform, drawn, each) for drawn, each in zip(worlds, seeds, strict=True)]
     found = []
     for label, rule in rules.items():
-        courses = []
-        for ground, each in zip(grounds, seeds, strict=True):
-            courses.append(follow(rule, ground, each))
-            shown()
-        found.append(_summary(label, rule, grounds, bests, even, courses))
+        runs = []
+        for drawn, each in zip(worlds, seeds, strict=True):
+            runs.append(simulate_run(rule, drawn, each))
+            on_run()
+        found.append(_summary(label, rule, worlds, bests, even, runs))
     first = bests[0]
     return Simulation(
         world=world,
         seed=seed,
         repeats=repeats,
-        names=grounds[0].names,
-        groups=tuple(grounds[0].group_K.tolist()),
+        names=worlds[0].names,
+        groups=tuple(worlds[0].group.tolist()),
         best=BestMix(weights=tuple(first.weights.tolist()), loss=first.loss, gap=first.gap),
         strategies=tuple(sorted(found, key=lambda each: (each.regret.mean, each.label))),
         provenance=provenance(),
     )
 
 
-def regrets(ground: Ground, best: Best, course: Course) -> Floats:
-    """f64[U + 1], the objective at each step of a course above that of the best fixed mix at the same step."""
-    total = ground.world.steps * ground.world.batch
+def regrets(drawn: DrawnWorld, best: Best, run: SimulatedRun) -> Floats:
+    """Return the objective at each step of a run minus that of the best fixed mix at the same step, f64[U + 1]."""
+    total = drawn.world.steps * drawn.world.batch
     excess = []
-    for step, learnt_M in zip(course.steps.tolist(), course.learnt, strict=True):
-        time = step / ground.world.steps
-        fixed_M = total * time * (best.weights @ ground.teaching_KM(time / 2))
-        excess.append(ground.objective(learnt_M) - ground.objective(fixed_M))
+    for step, learned in zip(run.steps.tolist(), run.learned, strict=True):
+        time = step / drawn.world.steps
+        fixed = total * time * (best.weights @ drawn.teaching(time / 2))
+        excess.append(drawn.objective(learned) - drawn.objective(fixed))
     return np.array(excess)
 
 
 def _summary(
     label: str,
     rule: MixingStrategy,
-    grounds: Sequence[Ground],
+    worlds: Sequence[DrawnWorld],
     bests: Sequence[Best],
-    even: Sequence[Course],
-    courses: Sequence[Course],
+    even: Sequence[SimulatedRun],
+    runs: Sequence[SimulatedRun],
 ) -> SimulatedStrategy:
-    regret_RU = np.array([regrets(*each) for each in zip(grounds, bests, courses, strict=True)])
-    loss_R, even_R = (
-        np.array([ground.objective(course.learnt[-1]) for ground, course in zip(grounds, each, strict=True)])
-        for each in (courses, even)
+    """Summarise one strategy. Shapes: R repeats, U intervals, K sources."""
+    regret = np.array([regrets(*each) for each in zip(worlds, bests, runs, strict=True)])  # [R, U + 1]
+    loss, even_loss = (
+        np.array([drawn.objective(run.learned[-1]) for drawn, run in zip(worlds, each, strict=True)])
+        for each in (runs, even)
     )
-    spans_U = np.diff(courses[0].steps)
-    weights_RUK = np.array([course.weights for course in courses])
-    variation_R = np.abs(np.diff(weights_RUK, axis=1)).sum(axis=2).mean(axis=1) / 2 if len(spans_U) > 1 else loss_R * 0
-    entropy_RU = -(weights_RUK * np.log(np.maximum(weights_RUK, 1e-300))).sum(axis=2)
+    spans = np.diff(runs[0].steps)
+    weights = np.array([run.weights for run in runs])  # [R, U, K]
+    variation = np.abs(np.diff(weights, axis=1)).sum(axis=2).mean(axis=1) / 2 if len(spans) > 1 else loss * 0
+    entropy = -(weights * np.log(np.maximum(weights, 1e-300))).sum(axis=2)
     return SimulatedStrategy(
         label=label,
         name=rule.name,
-        options=dataclasses.asdict(rule),  # type: ignore[call-overload]
-        loss=_estimate(loss_R),
-        regret=_estimate(regret_RU[:, -1]),
-        regret_over_time=_estimate((regret_RU[:, 1:] + regret_RU[:, :-1]) @ spans_U / 2 / spans_U.sum()),
-        over_uniform=_estimate(loss_R - even_R),
-        variation=_estimate(variation_R),
-        effective_sources=_estimate(np.exp(entropy_RU) @ spans_U / spans_U.sum()),
-        smallest_weight=float(weights_RUK.min()),
-        seconds=float(np.mean([course.seconds for course in courses])),
-        steps=tuple(courses[0].steps.tolist()),
-        weights=tuple(map(tuple, courses[0].weights.tolist())),
-        regrets=tuple(regret_RU.mean(axis=0).tolist()),
+        options=dataclasses.asdict(rule) if dataclasses.is_dataclass(rule) else {},
+        loss=_estimate(loss),
+        regret=_estimate(regret[:, -1]),
+        regret_over_time=_estimate((regret[:, 1:] + regret[:, :-1]) @ spans / 2 / spans.sum()),
+        over_uniform=_estimate(loss - even_loss),
+        variation=_estimate(variation),
+        effective_sources=_estimate(np.exp(entropy) @ spans / spans.sum()),
+        smallest_weight=float(weights.min()),
+        seconds=float(np.mean([run.seconds for run in runs])),
+        steps=tuple(runs[0].steps.tolist()),
+        weights=tuple(map(tuple, runs[0].weights.tolist())),
+        regrets=tuple(regret.mean(axis=0).tolist()),
     )
 
 
-def _estimate(values_R: Floats) -> Estimate:
-    count = len(values_R)
-    stderr = float(values_R.std(ddof=1) / np.sqrt(count)) if count > 1 else None
-    return Estimate(mean=float(values_R.mean()), stderr=stderr)
+def _estimate(values: Floats) -> Estimate:
+    count = len(values)
+    stderr = float(values.std(ddof=1) / np.sqrt(count)) if count > 1 else None
+    return Estimate(mean=float(values.mean()), stderr=stderr)
 
 
 def table(simulation: Simulation) -> str:
-    """For a terminal: one row a strategy, the least regret first."""
+    """Return a table for a terminal: one row per strategy, the least regret first, and the world below."""
+    header = (
+        "strategy",
+        "final regret",
+        "vs uniform",
+        "mean regret",
+        "variation",
+        "eff. sources",
+        "min weight",
+        "ms/update",
+    )
     rows = [
-        (
+        [
             each.label,
-            _milli(each.regret),
-            _milli(each.over_uniform),
-            _milli(each.regret_over_time),
+            *(_thousandths(estimate) for estimate in (each.regret, each.over_uniform, each.regret_over_time)),
             f"{each.variation.mean:.4f}",
             f"{each.effective_sources.mean:.2f}",
             f"{each.smallest_weight:.1g}",
             f"{1000 * each.seconds / max(1, len(each.steps) - 2):.2f}",
-        )
+        ]
         for each in simulation.strategies
     ]
-    headers = (
-        "strategy",
-        "regret at the end",
-        "loss − uniform's",
-        "regret over time",
-        "variation per update",
-        "effective sources",
-        "smallest weight",
-        "ms per update",
+    best = simulation.best
+    return (
+        f"{terminal_table(Grid(header, rows))}\n\nWorld {world_text(simulation)}. Regrets are in thousandths of a nat ±"
+        f" standard error over the repeats.\nBest fixed mix of the first repeat: loss {best.loss:.4f} (no fixed mix is"
+        f" lower by more than {best.gap:.1g}); {_mix(simulation)}."
     )
-    world, best = simulation.world, simulation.best
-    told = (
-        f"World {world.name}: {len(simulation.names)} sources in {len(world.groups)} groups, redundancy"
-        f" {world.redundancy:g}, drift {world.drift:g}, noise {world.noise:g}; {world.steps} steps of {world.batch}"
-        f" examples; seed {simulation.seed}, {simulation.repeats} repeats. Losses and regrets in thousandths of a nat"
-        f" ± standard error over the repeats.\nBest fixed mix of the first repeat: loss {best.loss:.4f}"
-        f" (none is lower by more than {best.gap:.1g}); {_mix(simulation)}."
-    )
-    wrapped = [header.replace(" ", "\n", 1) for header in headers]
-    return tabulate(rows, headers=wrapped, tablefmt="simple", disable_numparse=True) + "\n\n" + told
 
 
-def _milli(estimate: Estimate) -> str:
-    error = "" if estimate.stderr is None else f" ± {1000 * estimate.stderr:.1f}"
-    return f"{1000 * estimate.mean:+.1f}{error}"
+def world_text(simulation: Simulation) -> str:
+    """Describe the world of a simulation in one line."""
+    world = simulation.world
+    return (
+        f"{world.name}: {len(simulation.names)} sources in {len(world.groups)} groups, redundancy {world.redundancy:g},"
+        f" drift {world.drift:g}, noise {world.noise:g}; {world.steps} steps of {world.batch} examples; seed"
+        f" {simulation.seed}, {simulation.repeats} repeats"
+    )
+
+
+def _thousandths(estimate: Estimate) -> str:
+    error = None if estimate.stderr is None else 1000 * estimate.stderr
+    return str(Number(1000 * estimate.mean, error, decimals=1, signed=True))
 
 
 def _mix(simulation: Simulation) -> str:
-    """The sources of the best fixed mix with their shares, the largest first."""
-    weights = simulation.best.weights
-    order = sorted(range(len(weights)), key=lambda k: -weights[k])
-    largest = [f"{simulation.names[k]} {weights[k]:.2f}" for k in order[:8] if weights[k] >= 0.005]
-    rest = sum(1 for weight in weights if weight >= 0.005) - len(largest)
-    return ", ".join(largest) + (f" and {rest} more" if rest > 0 else "")
+    """Return the sources of the best fixed mix with their shares, the largest first."""
+    pairs = sorted(zip(simulation.best.weights, simulation.names, strict=True), key=lambda pair: -pair[0])
+    shown = [f"{name} {weight:.2f}" for weight, name in pairs if weight >= 0.005]
+    return ", ".join(shown[:8]) + (f" and {len(shown) - 8} more" if len(shown) > 8 else "")

@@ -1,70 +1,64 @@
-"""One picture of a simulation: regret and stability of every strategy, then its weights over time."""
+"""The figure of a simulation: regret and stability of every strategy, then its weights over time."""
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
-from harness.files import write_bytes
 from trainers.simulation.records import SimulatedStrategy, Simulation
+from trainers.figures import write_png
+from trainers.mixing.base import Ints
+from trainers.simulation.comparison import world_text
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 COLUMNS = 5
-MOST_CURVES = 6  # strategies with a curve of their own colour; the rest are drawn grey
+MOST_CURVES = 6  # strategies with a coloured curve; the others are grey
 _DASHES = ("-", "--", "-.", ":")
 
 
 def draw(simulation: Simulation, path: Path) -> None:
-    """The picture as PNG, the same bytes for the same record."""
-    from matplotlib import rc_context, rcParamsDefault
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    settings = {key: value for key, value in rcParamsDefault.items() if not key.startswith(("backend", "interactive"))}
+    """Write the figure as PNG."""
     found = simulation.strategies
     lines = math.ceil(len(found) / COLUMNS)
-    with rc_context(settings | {"font.size": 8, "axes.spines.top": False, "axes.spines.right": False}):
-        height = max(3.0, 0.17 * len(found) + 1.0)
-        figure = Figure(figsize=(13, height + 1.75 * lines + 0.5), layout="constrained")
-        FigureCanvasAgg(figure)
-        halves: Any = figure.subfigures(2, 1, height_ratios=(height, 1.75 * lines))
-        upper, lower = halves
+    height = max(3.0, 0.17 * len(found) + 1.0)
+
+    def panels(figure: Figure) -> None:
+        subfigures: NDArray[np.object_] = np.asarray(figure.subfigures(2, 1, height_ratios=(height, 1.75 * lines)))
+        upper, lower = subfigures
         curves, regret, stability = upper.subplots(1, 3, width_ratios=(1.4, 1, 1))
         _curves(curves, found)
         _dots(regret, found)
         _stability(stability, found)
-        panels = lower.subplots(lines, COLUMNS, sharex=True, sharey=True, squeeze=False)
-        for panel, strategy in zip(panels.flat, found, strict=False):
+        grid = lower.subplots(lines, COLUMNS, sharex=True, sharey=True, squeeze=False)
+        for panel, strategy in zip(grid.flat, found, strict=False):
             _weights(panel, strategy, simulation)
-        panels.flat[0].set_ylim(0, 1.05 * max(np.max(simulation.best.weights), *(np.max(s.weights) for s in found)))
-        for panel in list(panels.flat)[len(found) :]:
+        grid.flat[0].set_ylim(0, 1.05 * max(np.max(simulation.best.weights), *(np.max(s.weights) for s in found)))
+        for panel in list(grid.flat)[len(found) :]:
             panel.set_axis_off()
-        lower.supxlabel("step (one line a source, one colour a group; marks at the right: the best fixed mix)")
+        lower.supxlabel("step (one line per source, one colour per group; marks on the right: the best fixed mix)")
         lower.supylabel("weight")
-        world = simulation.world
-        figure.suptitle(
-            f"world {world.name}: {len(simulation.names)} sources in {len(world.groups)} groups, redundancy"
-            f" {world.redundancy:g}, drift {world.drift:g}, noise {world.noise:g}; seed {simulation.seed},"
-            f" {simulation.repeats} repeats",
-            parse_math=False,
-        )
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format="png", dpi=110, metadata={"Software": None})
-    write_bytes(path, buffer.getvalue())
+        figure.suptitle(f"world {world_text(simulation)}", parse_math=False)
+
+    write_png(path, (13, height + 1.75 * lines + 0.5), panels, font_size=8, dpi=110)
 
 
-def _colour(position: int, count: int) -> Any:
+def _colour(position: int, count: int) -> tuple[float, float, float, float]:
     from matplotlib import colormaps
 
-    return colormaps["viridis"](0.85 * position / max(1, count - 1))
+    red, green, blue, alpha = colormaps["viridis"](0.85 * position / max(1, count - 1))
+    return red, green, blue, alpha
 
 
-def _curves(panel: Any, found: Sequence[SimulatedStrategy]) -> None:
-    """Regret over time: the best few strategies in colour."""
+def _curves(panel: Axes, found: Sequence[SimulatedStrategy]) -> None:
+    """Draw regret over time, the best strategies in colour."""
     for position, strategy in reversed(list(enumerate(found))):
         named = position < MOST_CURVES
         panel.plot(
@@ -81,8 +75,8 @@ def _curves(panel: Any, found: Sequence[SimulatedStrategy]) -> None:
     panel.set_ylabel("regret, thousandths of a nat")
 
 
-def _rows(panel: Any, found: Sequence[SimulatedStrategy]) -> np.ndarray:
-    """One row a strategy, the least regret on top."""
+def _rows(panel: Axes, found: Sequence[SimulatedStrategy]) -> Ints:
+    """Make one row per strategy, the least regret on top, and return their heights."""
     height = np.arange(len(found))[::-1]
     panel.set_yticks(height, [strategy.label for strategy in found], parse_math=False)
     panel.grid(axis="y", color="0.93")
@@ -90,7 +84,7 @@ def _rows(panel: Any, found: Sequence[SimulatedStrategy]) -> np.ndarray:
     return height
 
 
-def _dots(panel: Any, found: Sequence[SimulatedStrategy]) -> None:
+def _dots(panel: Axes, found: Sequence[SimulatedStrategy]) -> None:
     height = _rows(panel, found)
     mean = np.array([strategy.regret.mean for strategy in found]) * 1000
     error = np.array([strategy.regret.stderr or 0.0 for strategy in found]) * 1000
@@ -102,7 +96,7 @@ def _dots(panel: Any, found: Sequence[SimulatedStrategy]) -> None:
     panel.legend(frameon=False, fontsize=7)
 
 
-def _stability(panel: Any, found: Sequence[SimulatedStrategy]) -> None:
+def _stability(panel: Axes, found: Sequence[SimulatedStrategy]) -> None:
     height = _rows(panel, found)
     panel.tick_params(labelleft=False)
     panel.plot([strategy.variation.mean for strategy in found], height, "o", color="0.15", markersize=3.5)
@@ -115,15 +109,15 @@ def _stability(panel: Any, found: Sequence[SimulatedStrategy]) -> None:
     panel.set_title("effective sources", fontsize=7, loc="right", color="0.4")
 
 
-def _weights(panel: Any, strategy: SimulatedStrategy, simulation: Simulation) -> None:
-    weights_UK = np.array(strategy.weights)
+def _weights(panel: Axes, strategy: SimulatedStrategy, simulation: Simulation) -> None:
+    weights = np.array(strategy.weights)
     groups = len(simulation.world.groups)
     crowded = len(simulation.names) > 12
     for source, group in enumerate(simulation.groups):
         before = simulation.groups[:source].count(group)
         colour = _colour(group, groups)
         panel.stairs(
-            weights_UK[:, source], strategy.steps, color=colour, linewidth=0.5 if crowded else 1.2, baseline=None,
+            weights[:, source], strategy.steps, color=colour, linewidth=0.5 if crowded else 1.2, baseline=None,
             linestyle="-" if crowded else _DASHES[before % len(_DASHES)],
         )  # fmt: skip
         if simulation.best.weights[source] > 0:

@@ -1,22 +1,28 @@
-"""The worlds that strategies are simulated in, by name, and how one is changed."""
+"""Simulated worlds: by name, and drawn: what sources teach, how skills are learned, and how good a model is.
+
+Shapes: K sources, M skills, L layers, E experts.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass
+
+import numpy as np
 
 from harness.errors import unknown
-from harness.schema import parse
+from harness.recipe_file import parse
 from trainers.simulation.records import SimulatedWorld
+from trainers.mixing.base import Floats, Ints
 
 World = SimulatedWorld
 
 WORLDS: dict[str, World] = {
     world.name: world
     for world in (
-        World(name="redundant", description="six sources, of which four say almost the same"),
-        World(name="independent", description="four sources, each a thing of its own", groups=(1, 1, 1, 1)),
-        World(name="drifting", description="what the sources have to teach changes while training goes on", drift=0.8),
-        World(name="noisy", description="small batches whose every observation is far off", noise=4.0, batch=8),
+        World(name="redundant", description="six sources, four of which are almost the same"),
+        World(name="independent", description="four sources that share nothing", groups=(1, 1, 1, 1)),
+        World(name="drifting", description="what the sources teach changes during training", drift=0.8),
+        World(name="noisy", description="small batches and very noisy observations", noise=4.0, batch=8),
         World(
             name="many",
             description="a hundred sources in eight groups, the largest of forty",
@@ -27,13 +33,103 @@ WORLDS: dict[str, World] = {
     )
 }
 
+# Dirichlet concentrations of what a source teaches and of where a skill's tokens are routed: both are sparse.
+PROFILE, ROUTING = 0.3, 0.3
 
-def load_world(name: str, changes: dict[str, Any]) -> World:
-    """A world by name, with keys replaced.
+
+def load_world(name: str, changes: dict[str, object]) -> World:
+    """Return a world by name, with keys replaced.
 
     Raises:
-        MoemixError: no such world or key, or a value that the key cannot take.
+        MoemixError: there is no such world or key, or a key does not accept the value.
     """
     if name not in WORLDS:
         raise unknown("world", name, WORLDS)
     return parse(World, {**WORLDS[name].model_dump(mode="json"), **changes}, where=f"world {name}")
+
+
+@dataclass(frozen=True)
+class DrawnWorld:
+    """A world with all its random quantities.
+
+    Attributes:
+        world: what it was drawn from.
+        names: K source names, sorted: a letter for the group, then a number.
+        group: i64[K], the group of each source.
+        sizes: i64[K], examples.
+        lengths: f64[K], tokens in an example.
+        first, last: f64[K, M], what an example of each source teaches at the beginning and, with a drift of 1, at the
+            end; rows sum to 1.
+        routing: f64[L, M, E], where the tokens of a skill are routed; rows sum to 1.
+        floor, gain, scale, power: f64[M], the parameters of the skills' learning curves (:meth:`skill_loss`).
+    """
+
+    world: World
+    names: tuple[str, ...]
+    group: Ints
+    sizes: Ints
+    lengths: Floats
+    first: Floats
+    last: Floats
+    routing: Floats
+    floor: Floats
+    gain: Floats
+    scale: Floats
+    power: Floats
+
+    @classmethod
+    def draw(cls, world: World, rng: np.random.Generator) -> DrawnWorld:
+        """Draw all random quantities of a world."""
+        sizes = np.array(world.groups)
+        group = np.repeat(np.arange(len(sizes)), sizes)
+        count, skills = len(group), world.skills
+
+        def teaching() -> Floats:
+            shared = rng.dirichlet(np.full(skills, PROFILE), len(sizes))
+            own = rng.dirichlet(np.full(skills, PROFILE), count)
+            return world.redundancy * shared[group] + (1.0 - world.redundancy) * own
+
+        return cls(
+            world=world,
+            names=_names(group),
+            group=group,
+            sizes=np.exp(rng.normal(np.log(10_000), 1.0, count)).astype(np.int64) + 1,
+            lengths=np.exp(rng.normal(np.log(200), 0.5, count)),
+            first=teaching(),
+            last=teaching(),
+            routing=rng.dirichlet(np.full(world.experts, ROUTING), (world.layers, skills)),
+            floor=rng.uniform(0.2, 0.8, skills),
+            gain=rng.uniform(1.0, 3.0, skills),
+            scale=np.exp(rng.normal(np.log(world.examples_to_learn), 0.5, skills)),
+            power=rng.uniform(0.3, 0.8, skills),
+        )
+
+    def teaching(self, time: float) -> Floats:
+        """Return what an example teaches at ``time``, from 0 (start) to 1 (end), f64[K, M]."""
+        share = self.world.drift * time
+        return (1.0 - share) * self.first + share * self.last
+
+    def exposure(self) -> Floats:
+        """Return what a whole training on each source alone teaches, f64[K, M]. Drift is linear: its mean is at 1/2."""
+        return self.world.steps * self.world.batch * self.teaching(0.5)
+
+    def skill_loss(self, learned: Floats) -> Floats:
+        """Return ε + β (1 + n/ν)^−α, f64[M], a power law in the n examples that taught the skill."""
+        return self.floor + self.gain * (1.0 + learned / self.scale) ** -self.power
+
+    def slope(self, learned: Floats) -> Floats:
+        """Return the derivative of :meth:`skill_loss`, f64[M]: negative, rising to 0."""
+        ratio = self.power / self.scale
+        return -self.gain * ratio * (1.0 + learned / self.scale) ** (-self.power - 1.0)
+
+    def objective(self, learned: Floats) -> float:
+        """Return the mean of the skills' losses. All count equally, however often they are taught."""
+        return float(self.skill_loss(learned).mean())
+
+
+def _names(group: Ints) -> tuple[str, ...]:
+    """Return ``a1, a2, b1, …``, padded so that their order is alphabetical."""
+    groups, counts = int(group.max()) + 1, np.bincount(group)
+    letters = [chr(ord("a") + g) for g in range(groups)] if groups <= 26 else [f"g{g:04}_" for g in range(groups)]
+    width = len(str(counts.max()))
+    return tuple(f"{letters[g]}{i + 1:0{width}}" for g in range(groups) for i in range(counts[g]))

@@ -1,0 +1,108 @@
+"""One strategy in one simulated world."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import ParamSpec, TypeVar
+
+import numpy as np
+
+from trainers.mixing import MixingStrategy, MixtureState, Observation, Sources, load_strategy
+from trainers.mixing.base import Array, Floats, Ints, Reference
+from trainers.simulation.signals import PROBE, Observer, Snapshot
+from trainers.simulation.worlds import DrawnWorld
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class SimulatedRun:
+    """The result of one strategy in one world, with U intervals between updates.
+
+    Attributes:
+        steps: i64[U + 1], 0 and the end of each interval.
+        weights: f64[U, K], the weights of each interval.
+        learned: f64[U + 1, M], what had been taught of each skill at ``steps``.
+        state: the strategy's last state.
+        losses: f64[K], the sources' last training losses; nan where a source was never seen.
+        seconds: time spent in the strategy's own functions.
+    """
+
+    steps: Ints
+    weights: Floats
+    learned: Floats
+    state: MixtureState
+    losses: Floats
+    seconds: float
+
+
+def simulate_run(rule: MixingStrategy, drawn: DrawnWorld, seed: tuple[int, ...]) -> SimulatedRun:
+    """Let a strategy choose the mix of a simulated training.
+
+    Each interval between two updates draws its examples by the current weights, adds what they teach, and is then
+    observed. If the strategy scales the loss, draws are even, and each example counts by its weight.
+
+    Args:
+        rule: the strategy.
+        drawn: the world.
+        seed: the seed of draws and noise; with the same seed two strategies see the same noise.
+
+    Raises:
+        MoemixError: the strategy needs a signal that the simulation does not have.
+    """
+    world, count = drawn.world, len(drawn.names)
+    sources = Sources(drawn.names, drawn.sizes, steps=world.steps, seed=seed[-1])
+    if rule.needs:
+        before = simulate_run(load_strategy(rule.needs), drawn, seed)
+        sources = replace(sources, reference=Reference(before.weights[-1], before.losses))
+    clock = _Clock()
+    state = clock(rule.init, sources)
+    observer = Observer(
+        drawn, drawn.exposure().mean(axis=0), seed
+    )  # the reference model learned from all sources alike
+    draws = np.random.default_rng([*seed, 10**6])
+    learned, total, losses = np.zeros(world.skills), np.zeros(count, np.int64), np.full(count, np.nan)
+    if rule.at_start:
+        seen = observer.observe(rule.at_start, Snapshot(0.0, learned, np.full(count, PROBE)))
+        state = clock(rule.start, state, _observation(drawn, 0, total, seen))
+    interval = (rule.interval(sources) or world.interval) if rule.updates else world.interval
+    ends = [*range(interval, world.steps, interval), world.steps]
+    all_weights, all_learned, begin = [], [learned], 0
+    for end in ends:
+        all_weights.append(state.weights)
+        examples, scaled = (end - begin) * world.batch, rule.scales == "loss"
+        chances = np.full(count, 1.0 / count) if scaled else state.weights / state.weights.sum()
+        fresh = draws.multinomial(examples, chances)
+        worth = fresh * state.weights if scaled else fresh
+        learned = learned + (worth * (examples / worth.sum())) @ drawn.teaching((begin + end) / 2 / world.steps)
+        total = total + fresh
+        all_learned.append(learned)
+        signals = {*rule.signals, "train_loss"} if rule.updates else {"train_loss"}
+        seen = observer.observe(sorted(signals), Snapshot(end / world.steps, learned, fresh))
+        losses = np.where(fresh > 0, seen["train_loss"], losses)
+        if rule.updates and end < world.steps:
+            shown = {signal: seen[signal] for signal in rule.signals}
+            state = clock(rule.update, state, _observation(drawn, end, total, shown))
+        begin = end
+    steps = np.array([0, *ends])
+    return SimulatedRun(steps, np.array(all_weights), np.array(all_learned), state, losses, clock.seconds)
+
+
+def _observation(drawn: DrawnWorld, step: int, total: Ints, seen: dict[str, Array]) -> Observation:
+    return Observation(step, drawn.names, total, np.rint(total * drawn.lengths).astype(np.int64), **seen)
+
+
+class _Clock:
+    """Calls functions and sums the time that they take."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def __call__(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        started = time.perf_counter()
+        result = function(*args, **kwargs)
+        self.seconds += time.perf_counter() - started
+        return result
