@@ -184,11 +184,11 @@ def test_a_new_strategy_overwrites_nothing_and_takes_no_name_that_means_somethin
         return str(error.value)
 
     (tmp_path / "test_mine.py").write_text("precious")
-    assert "test_mine.py: the file is there already" in refused("mine")
+    assert "test_mine.py: the file already exists" in refused("mine")
     assert "for instance: hardest_of_all" in refused("HardestOf-all")
     assert "for instance: hardest_first" in refused("lambda")
     assert "for instance: hardest_first" in refused("../../1")
-    assert "there is a strategy called 'dynamic' already" in refused("dynamic")
+    assert "there is already a strategy called 'dynamic'" in refused("dynamic")
     assert "a Python module is called 'numpy'" in refused("numpy")
     assert [path.name for path in tmp_path.iterdir()] == ["test_mine.py"]
     assert (tmp_path / "test_mine.py").read_text() == "precious"

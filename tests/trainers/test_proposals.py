@@ -153,7 +153,10 @@ def test_a_missing_lightgbm_is_told_with_what_to_install(monkeypatch: pytest.Mon
         (["regmix", "quickstart", "--target", "math"], "'math' is not of the form name=weight"),
         (["regmix", "quickstart", "--target", "maths=1"], "did you mean 'math'"),
         (["regmix", "quickstart", "--model", "tony"], "did you mean 'tiny'"),
-        (["regmix", "quickstart", "--set", "data.sources.math.probe_examples=0"], "source math: holds out no examples"),
+        (
+            ["regmix", "quickstart", "--set", "data.sources.math.probe_examples=0"],
+            "source math: the source has no held-out examples",
+        ),
     ],
 )
 def test_a_mistake_is_told_before_anything_is_trained(arguments: list[str], message: str, tmp_path: Path):

@@ -1,11 +1,11 @@
-"""``moemix model``: making MoE checkpoints."""
+"""``moemix model``: make MoE checkpoints."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import click
 
@@ -35,10 +35,10 @@ def model(context: click.Context, request: Path | None) -> None:
 def make(folder: Path) -> None:
     """Make the model that MODEL_DIR/model.json describes, into MODEL_DIR/checkpoint.
 
-    A model that is finished is left as it is.
+    A model that already exists is not made again.
     """
     if not (folder / "model.json").is_file():
-        raise MoemixError("there is no model.json in this folder", where=str(folder), hint="`moemix plan` lists models")
+        raise MoemixError("the folder has no model.json", where=str(folder), hint="`moemix plan` lists models")
     _make(folder.resolve())
 
 
@@ -48,12 +48,12 @@ def _make(folder: Path) -> None:
     from trainers.making.stage import make_model
 
     if not sys.stderr.isatty():
-        logging.disable_progress_bar()
+        cast("Callable[[], None]", logging.disable_progress_bar)()  # transformers declares no type
     click.echo(make_model(folder))
 
 
 def _from_dense_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """What upcycling and splitting have in common."""
+    """Add the options that upcycling and splitting share."""
     for option in (
         click.option("--data-root", metavar="DIR", help="Folder of local data files. [env: MOEMIX_DATA_ROOT]"),
         click.option("--seed", type=int, default=0, show_default=True),
@@ -61,11 +61,11 @@ def _from_dense_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option(
             "--router-init",
             type=click.Choice(["data", "random"]),
-            help="From hidden states of the data, or random.  [default: data if there is some]",
+            help="Make routers from hidden states of the data, or at random.  [default: data if there is some]",
         ),
-        click.option("--source", "given", metavar="NAME=ADAPTER:FILE", multiple=True, help="Data: one source."),
-        click.option("--sources", "recipe", metavar="RECIPE", help="Data: the sources of a recipe."),
-        click.option("--top-k", type=click.IntRange(min=1), default=2, show_default=True, help="Experts of a token."),
+        click.option("--source", "given", metavar="NAME=ADAPTER:FILE", multiple=True, help="One source of the data."),
+        click.option("--sources", "recipe", metavar="RECIPE", help="Take the data from the sources of a recipe."),
+        click.option("--top-k", type=click.IntRange(min=1), default=2, show_default=True, help="Experts per token."),
         click.option("--out", type=click.Path(path_type=Path), required=True, metavar="DIR", help="A new folder."),
         click.option("--revision", help="Commit or tag of a hub id."),
         click.argument("source"),
@@ -80,8 +80,8 @@ def _from_dense_options(command: Callable[..., Any]) -> Callable[..., Any]:
 def upcycle(**options: Any) -> None:
     """Copy the feed-forward blocks of a dense SOURCE into experts.
 
-    SOURCE is a checkpoint folder, a hub id, or package:NAME for the weights in a Python package. The new model begins
-    by computing what SOURCE does. DIR gets the checkpoint and report.json.
+    SOURCE is a checkpoint folder, a hub id, or package:NAME for the weights in a Python package. At first the new model
+    computes the same function as SOURCE. The checkpoint and report.json are written to DIR.
     """
     from harness.recipe import UpcycledModel
 
@@ -90,26 +90,26 @@ def upcycle(**options: Any) -> None:
 
 @model.command()
 @_from_dense_options
-@click.option("--experts", type=click.IntRange(min=2), default=8, show_default=True, help="Shares of each block.")
+@click.option("--experts", type=click.IntRange(min=2), default=8, show_default=True, help="Parts of each block.")
 @click.option(
     "--partition",
     type=click.Choice(["contiguous", "random", "clustered"]),
     default="random",
     show_default=True,
-    help="Which neurons share an expert; clustered: those active on the same tokens of the data.",
+    help="Which neurons form an expert; clustered: neurons that are active on the same tokens of the data.",
 )
 @click.option(
     "--architecture",
     type=click.Choice(["mixtral", "llama_moe"]),
     default="mixtral",
     show_default=True,
-    help="What the checkpoint is written as.",
+    help="Architecture of the checkpoint.",
 )
 def split(**options: Any) -> None:
     """Divide the feed-forward neurons of a dense SOURCE among experts (the LLaMA-MoE way).
 
-    With as many experts selected as there are, the new model computes what SOURCE does; with fewer it needs training.
-    DIR gets the checkpoint and report.json.
+    If all experts are selected, the new model computes the same function as SOURCE; with fewer it needs training. The
+    checkpoint and report.json are written to DIR.
     """
     from harness.recipe import SplitModel
 
@@ -117,14 +117,10 @@ def split(**options: Any) -> None:
 
 
 def _make_from_dense(schema: type[UpcycledModel] | type[SplitModel], kind: str, options: dict[str, Any]) -> None:
-    from transformers.utils import logging
-
-    from harness.recipe_file import load_recipe
-    from harness.schema import parse
+    from harness.recipe_file import load_recipe, parse
     from harness.store import data_root
     from trainers.making.stage import describe, make_from_dense, parse_source
 
-    logging.disable_progress_bar()
     out, recipe, given = (options.pop(name) for name in ("out", "recipe", "given"))
     root = data_root(options.pop("data_root"))
     sources = tuple(load_recipe(recipe).data.sources if recipe else ()) + tuple(parse_source(text) for text in given)

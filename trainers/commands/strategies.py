@@ -1,12 +1,11 @@
-"""``moemix strategies``: what can be compared, what it needs, where it comes from; and a file to begin your own."""
+"""``moemix strategies``: list the mixing strategies, and write the file of a new one."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import click
 
@@ -45,11 +44,10 @@ def strategies(context: click.Context, style: str) -> None:
         }
         for card in cards
     ]
-    widths = [None, 32, 14, 7, 12, 18, 32]
-    click.echo(tabulate(rows, headers="keys", tablefmt="simple_grid", maxcolwidths=widths))
     click.echo(
-        "\nYour own: `moemix strategies new NAME` writes a file to begin with. Use it as `path/to/file.py:ClassName`,"
-        "\nor install an entry point `moemix.strategies`."
+        tabulate(rows, headers="keys", tablefmt="simple_grid", maxcolwidths=[None, 32, 14, 7, 12, 18, 32])
+        + "\n\nTo add your own, run `moemix strategies new NAME`, which writes a working file. Use it as"
+        "\n`path/to/file.py:ClassName`, or install it with an entry point in the group `moemix.strategies`."
     )
 
 
@@ -60,12 +58,12 @@ _COSTS = {
     "excess_loss": "two forward passes over the probe examples, a second model in memory",
     "gradient": "a forward and backward pass over the probe examples, one gradient in memory",
     "reference_loss": "a forward pass of the reference model over the probe examples",
-    "embedding": "all-MiniLM-L6-v2 over `embedding_examples` texts, kept for other runs",
+    "embedding": "all-MiniLM-L6-v2 over `embedding_examples` texts, cached for other runs",
 }
 
 
 def strategy_table(cards: Sequence[StrategyCard]) -> str:
-    """The strategies as the documentation has them: signals, what they cost, variant and source, in Markdown."""
+    """Return the table of the documentation, in Markdown: signals, their cost, variant and source."""
     header = "| strategy | what it does | signals | what measuring costs | source and variant |"
     lines = [header, "|---|---|---|---|---|"]
     for card in cards:
@@ -76,7 +74,7 @@ def strategy_table(cards: Sequence[StrategyCard]) -> str:
 
 
 def _cost(card: StrategyCard) -> str:
-    """What a strategy costs beside the training itself, in words."""
+    """Return what a strategy costs in addition to training, in words."""
     before = [f"before each update: {_COSTS[signal]}" for signal in card.signals if _COSTS[signal] != "nothing"]
     once = [f"once: {_COSTS[signal].removeprefix('gate load: nothing online, else ')}" for signal in card.at_start]
     first = [f"a finished `{card.needs}` run" if card.needs else ""]
@@ -84,11 +82,10 @@ def _cost(card: StrategyCard) -> str:
 
 
 def _signals(card: StrategyCard) -> str:
-    wanted = [*card.signals, *(f"{signal} (at the start)" for signal in card.at_start)]
-    return ", ".join(wanted) or "–"
+    return ", ".join([*card.signals, *(f"{signal} (at the start)" for signal in card.at_start)]) or "–"
 
 
-def _options(defaults: dict[str, Any]) -> str:
+def _options(defaults: Mapping[str, object]) -> str:
     return "\n".join(f"{option}={value}" for option, value in defaults.items()) or "–"
 
 
@@ -98,7 +95,7 @@ def _options(defaults: dict[str, Any]) -> str:
     "--out", type=click.Path(file_okay=False, path_type=Path), default=Path("."), help="Folder.  [default: this one]"
 )
 def new(name: str, out: Path) -> None:
-    """Write NAME.py with a strategy that works, and test_NAME.py that checks it."""
+    """Write NAME.py with a working strategy, and test_NAME.py, which checks it."""
     from trainers.commands.strategy_template import class_name, write_strategy
     from trainers.mixing import strategy_names
 

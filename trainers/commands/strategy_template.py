@@ -1,4 +1,4 @@
-"""The file that a new strategy starts from, and its test: both work as they are written."""
+"""The file that a new strategy starts from, and its test; both work without changes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from harness.errors import MoemixError
 from harness.files import write_text
 
-STRATEGY = '''"""{title}: say in a line what it does, and name the paper it follows, if there is one."""
+STRATEGY = '''"""{title}: describe it in one line, and name the paper that it follows, if there is one."""
 
 from dataclasses import dataclass
 
@@ -32,24 +32,24 @@ class {cls}(MixingStrategy):
     floor: float = 0.05  # share of the weights that is spread evenly, so that no source is lost
 
     def init(self, sources):
-        """The weights before the first step; sources.names and sources.sizes say what there is."""
+        """Return the weights before the first step; sources.names and sources.sizes describe the sources."""
         count = len(sources.names)
         return MixtureState(weights=np.full(count, 1 / count))
 
     def update(self, state, seen):
-        """The weights after an observation. Pure: no randomness, no files, and nothing is changed in place."""
-        loss = seen.need("train_loss")  # one number a source; nan where a source was not seen
+        """Return the weights after an observation. Use no random numbers and no files, and change no argument."""
+        loss = seen.need("train_loss")  # one number per source; nan if a source was not seen
         known = np.isfinite(loss)
         if not known.any():
             return state
         gain = np.where(known, loss, loss[known].mean())
-        gain = gain / np.abs(gain).max(initial=1e-300)  # in proportion, so that no loss is too large for exp
+        gain = gain / np.abs(gain).max(initial=1e-300)  # at most 1, so that exp cannot overflow
         share = state.weights * np.exp(self.eta * gain)
         share = share / share.sum()
         return MixtureState(weights=(1 - self.floor) * share + self.floor / len(share))
 '''
 
-TEST = '''"""{cls} keeps the contract of a mixing strategy, and does what it says."""
+TEST = '''"""{cls} keeps the contract of a mixing strategy, and moves weight as intended."""
 
 from pathlib import Path
 
@@ -79,26 +79,28 @@ def test_weight_moves_to_the_source_with_the_highest_loss():
 
 
 def write_strategy(name: str, folder: Path, taken: set[str]) -> tuple[Path, Path]:
-    """``folder/NAME.py`` with a strategy of this name, and ``folder/test_NAME.py``.
+    """Write ``folder/NAME.py`` with a strategy of this name, and ``folder/test_NAME.py``.
 
     Args:
-        taken: names that mean another strategy already.
+        name: the name of the strategy.
+        folder: the folder of both files.
+        taken: names of other strategies.
 
     Raises:
-        MoemixError: a name that cannot be a strategy's, or a file that is there already; nothing is written then.
+        MoemixError: the name is not valid or already in use, or a file exists; nothing is written then.
     """
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or keyword.iskeyword(name):
         raise MoemixError(
-            f"{name!r} cannot be a strategy's name: small letters, digits and underscores, a letter first, no word of"
-            " Python's own",
+            f"{name!r} is not a valid strategy name: use small letters, digits and underscores, begin with a letter,"
+            " and use no Python keyword",
             hint=f"for instance: {_valid(name)}",
         )
     if name in taken:
-        raise MoemixError(f"there is a strategy called {name!r} already", hint="`moemix strategies` lists all names")
+        raise MoemixError(f"there is already a strategy called {name!r}", hint="`moemix strategies` lists all names")
     texts = {folder / f"{name}.py": STRATEGY, folder / f"test_{name}.py": TEST}
     for path in texts:
         if path.exists():
-            raise MoemixError("the file is there already, and nothing is overwritten", where=str(path))
+            raise MoemixError("the file already exists and is not overwritten", where=str(path))
     if importlib.util.find_spec(name) is not None:
         raise MoemixError(f"a Python module is called {name!r}, and a file of that name would hide it")
     names = {"name": name, "cls": class_name(name), "title": name.replace("_", " ").capitalize()}
@@ -109,12 +111,12 @@ def write_strategy(name: str, folder: Path, taken: set[str]) -> tuple[Path, Path
 
 
 def _valid(name: str) -> str:
-    """The nearest valid name."""
-    apart = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
-    words = re.sub(r"[^a-z0-9]+", "_", apart).strip("_0123456789")
+    """Return a valid name that is similar."""
+    separated = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
+    words = re.sub(r"[^a-z0-9]+", "_", separated).strip("_0123456789")
     return words if words and not keyword.iskeyword(words) else "hardest_first"
 
 
 def class_name(name: str) -> str:
-    """``hardest_first`` → ``HardestFirst``."""
+    """Return ``HardestFirst`` for ``hardest_first``."""
     return "".join(word.capitalize() for word in name.split("_"))

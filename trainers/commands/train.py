@@ -1,4 +1,4 @@
-"""``moemix train``: one model under one mixing strategy."""
+"""``moemix train``: train one model with one mixing strategy."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 @click.option("--model", metavar="NAME", help="Which of the recipe's models.  [default: its first]")
 @click.option("--seed", type=int, help="Which of the recipe's seeds.  [default: its first]")
 @recipe_options
-@click.option("--run", "run_folder", metavar="DIR", help="Train the run whose manifest lies in DIR, without a RECIPE.")
+@click.option("--run", "run_folder", metavar="DIR", help="Train the run of the manifest in DIR, without a RECIPE.")
 @request_option
 def train(
     recipe: str | None,
@@ -37,10 +37,10 @@ def train(
     run_folder: str | None,
     request: Path | None,
 ) -> None:
-    """Train one model of RECIPE under one mixing strategy, and leave its checkpoint in the run store.
+    """Train one model of RECIPE with one mixing strategy, and write its checkpoint to the run store.
 
-    A run that is finished is left as it is; one that was interrupted goes on where it stopped. Several processes:
-    `--set launcher.processes=2`, or start this command by `accelerate launch`.
+    A finished run is not trained again; an interrupted one continues where it stopped. For several processes use
+    `--set launcher.processes=2`, or start this command with `accelerate launch`.
     """
     given = run_folder or request
     if given is None:
@@ -49,7 +49,7 @@ def train(
         _train_recipe(recipe, strategy or "dynamic", model, seed, overrides, store, data_root)
         return
     if recipe or strategy or model or seed is not None or overrides or store or data_root or (run_folder and request):
-        raise click.UsageError(f"{given} says everything about the run; remove the other arguments")
+        raise click.UsageError(f"{given} defines the whole run; remove the other arguments")
     from harness.requests import TrainJobRequest, read_request
     from harness.store import Run, create_run, run_in
     from trainers.training.run import train as train_run
@@ -105,18 +105,18 @@ def _train_recipe(
 
 
 def _train_launched(launcher: Launcher, job: Callable[[], tuple[Plan, Job]]) -> Path:
-    """Train in these very processes, which a launcher started; the first one makes what the run needs before."""
+    """Train in these processes, which a launcher started; the first one first makes what the run needs."""
     from harness.conductor import run_only
     from harness.store import Run
     from trainers.parallel import launched_strategy, made_by_first
     from trainers.training.run import train
 
-    asked, here = (launcher.processes, launcher.strategy), (process_count(), launched_strategy())
-    if launcher.processes > 1 and asked != here:
+    wanted, here = (launcher.processes, launcher.strategy), (process_count(), launched_strategy())
+    if launcher.processes > 1 and wanted != here:
         raise MoemixError(
-            f"the recipe asks for {asked[0]} processes under {asked[1]}, and {here[0]} under {here[1]} were launched",
+            f"the recipe requests {wanted[0]} processes with {wanted[1]}, but {here[0]} with {here[1]} were launched",
             where="launcher",
-            hint="launch what it asks for, or start one process and let it launch the others",
+            hint="launch what the recipe requests, or start one process, which launches the others",
         )
 
     def prepared() -> str:
