@@ -17,11 +17,11 @@ from hypothesis import strategies as st
 
 from harness.errors import MoemixError
 from harness.grid import Number
-from trainers.simulation.records import Simulation
 from trainers.commands.simulate import simulate
 from trainers.mixing import MixingStrategy, MixtureState, load_strategy, strategy_cards
 from trainers.mixing.contract import SIGNALS
 from trainers.simulation.comparison import best_fixed, compare, regrets
+from trainers.simulation.records import Simulation
 from trainers.simulation.signals import Observer, Snapshot
 from trainers.simulation.training import simulate_run
 from trainers.simulation.worlds import WORLDS, DrawnWorld, load_world

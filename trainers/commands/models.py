@@ -117,7 +117,8 @@ def split(**options: Any) -> None:
 
 
 def _make_from_dense(schema: type[UpcycledModel] | type[SplitModel], kind: str, options: dict[str, Any]) -> None:
-    from harness.recipe_file import load_recipe, parse
+    from harness.recipe_file import load_recipe
+    from harness.schema import parse
     from harness.store import data_root
     from trainers.making.stage import describe, make_from_dense, parse_source
 

@@ -47,12 +47,12 @@ def propose(
     proxies are used again, also with more --proxies or with the other method.
     """
     from harness.recipe_file import load_recipe
-    from trainers.proposals.records import Proposal
     from harness.store import Store, store_root
     from harness.store import data_root as find_data_root
     from trainers.proposals.laws import law
     from trainers.proposals.propose import Request
     from trainers.proposals.propose import propose as run
+    from trainers.proposals.records import Proposal
 
     chosen = law(method)
     plain = load_recipe(recipe).training

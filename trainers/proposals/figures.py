@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from trainers.proposals.records import Proposal
 from trainers.figures import write_png
+from trainers.proposals.records import Proposal
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

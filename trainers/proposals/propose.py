@@ -18,11 +18,11 @@ from harness.progress import progress
 from harness.provenance import provenance
 from harness.recipe import Evaluation, Recipe, Strategy
 from harness.records import RunManifest
-from trainers.proposals.records import Fit, HeldOut, Proposal, ProposalCost, ProxyRun
 from harness.store import Store
 from trainers.mixing.base import Floats
 from trainers.mixing.simplex import even, normalised
 from trainers.proposals.laws import Law, fewest_runs, folds, proxy_mixes
+from trainers.proposals.records import Fit, HeldOut, Proposal, ProposalCost, ProxyRun
 
 PROXIES = "proxies"  # their folder in the store; proxies are ordinary runs, but no rows of the recipe's table
 

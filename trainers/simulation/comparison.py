@@ -9,10 +9,10 @@ import numpy as np
 
 from harness.grid import Grid, Number, terminal_table
 from harness.provenance import provenance
-from trainers.simulation.records import BestMix, Estimate, SimulatedStrategy, Simulation
 from trainers.mixing import MixingStrategy, load_strategy
 from trainers.mixing.base import Floats
 from trainers.mixing.simplex import minimise
+from trainers.simulation.records import BestMix, Estimate, SimulatedStrategy, Simulation
 from trainers.simulation.training import SimulatedRun, simulate_run
 from trainers.simulation.worlds import DrawnWorld, World
 

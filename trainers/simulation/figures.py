@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from trainers.simulation.records import SimulatedStrategy, Simulation
 from trainers.figures import write_png
 from trainers.mixing.base import Ints
 from trainers.simulation.comparison import world_text
+from trainers.simulation.records import SimulatedStrategy, Simulation
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

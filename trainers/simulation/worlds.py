@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from harness.errors import unknown
-from harness.recipe_file import parse
-from trainers.simulation.records import SimulatedWorld
+from harness.schema import parse
 from trainers.mixing.base import Floats, Ints
+from trainers.simulation.records import SimulatedWorld
 
 World = SimulatedWorld
 
