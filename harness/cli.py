@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import errno
-import logging
 import sys
 from typing import Any
 
 import click
 
 from harness.errors import MoemixError, nearest
+from harness.progress import log_to_stderr
 from harness.stages import load_command
 
 COMMANDS: dict[str, str] = {
@@ -70,7 +70,7 @@ def cli() -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line: what a user can mend is told in words, everything else keeps its traceback."""
-    _log_to_stderr()
+    log_to_stderr()
     try:
         code = cli.main(args=arguments, prog_name="moemix", standalone_mode=False)
     except MoemixError as error:
@@ -90,16 +90,6 @@ def main(arguments: list[str] | None = None) -> None:
             raise
         _fail(f"the disk is full ({error.filename or 'while writing'}); free space and run the same command", 1)
     sys.exit(code if isinstance(code, int) else 0)
-
-
-def _log_to_stderr() -> None:
-    """Write the project's log messages to standard error, as they are."""
-    logger = logging.getLogger("moemix")
-    if not logger.handlers:
-        handler = logging.StreamHandler()
-        handler.setFormatter(logging.Formatter("%(message)s"))
-        logger.addHandler(handler)
-        logger.setLevel(logging.INFO)
 
 
 def _fail(message: str, code: int) -> None:

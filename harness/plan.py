@@ -157,6 +157,28 @@ def build(recipe: Recipe, store: Store, data_root: Path | None) -> Plan:
     return _Builder(recipe, store, root).plan()
 
 
+def training_job(
+    recipe: Recipe, strategy: str, model: str | None, seed: int | None, store: Store, data_root: Path | None
+) -> tuple[Plan, Job]:
+    """Plan a recipe, and return the plan with the job that trains one strategy.
+
+    Args:
+        recipe: the recipe; the strategy need not be one of its rows.
+        strategy: label of a row, or any strategy's name.
+        model: one of the recipe's models; None for its first.
+        seed: one of the recipe's seeds; None for its first.
+        store: where the runs are.
+        data_root: the folder of local data files.
+    """
+    row = next((row for row in recipe.strategies if strategy in (row.label, row.name)), None)
+    if row is None:
+        row = Strategy(name=strategy)
+        recipe = recipe.model_copy(update={"strategies": (*recipe.strategies, row)})
+    plan = build(recipe, store, data_root)
+    folder = plan.select(row.label, model, seed).run.folder
+    return plan, next(job for job in plan.jobs if job.kind == "train" and job.folder == folder)
+
+
 def _checkpoint_fingerprint(source: str) -> dict[str, str]:
     """What a checkpoint reference stands for now; a hub id is told apart by its revision already."""
     if source.startswith("package:"):

@@ -1,15 +1,20 @@
-"""Code that the project is told of: by reference, ``path/to/file.py:name``, and by entry points."""
+"""Loading user-supplied code: by reference (``path/to/file.py:name``) and by entry points."""
 
 from __future__ import annotations
 
+import ast
 import importlib.util
+import inspect
+import linecache
 import sys
+import textwrap
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
-from types import ModuleType
+from types import FunctionType, ModuleType
 
 from harness.errors import MoemixError, nearest
-from harness.files import hash_file
+from harness.files import hash_file, hash_value, write_text
 
 
 def file_reference(reference: str) -> tuple[Path, str] | None:
@@ -61,3 +66,71 @@ def register_architectures() -> None:
     """
     for entry in metadata.entry_points(group="moemix.architectures"):
         entry.load()()
+
+
+def write_source(definition: type, folder: Path) -> Path:
+    """Write the source code of a class that a notebook or script defines to a file of its own.
+
+    The file also gets what the class uses: imports, functions and classes beside it, and constants.
+
+    Returns:
+        the file, named by the hash of what is in it.
+
+    Raises:
+        MoemixError: the source cannot be found, or it uses a value that cannot be written as source code.
+    """
+    parts: dict[str, str] = {}
+    _collect(definition.__name__, definition, vars(sys.modules[definition.__module__]), parts)
+    imports = sorted(text for text in parts.values() if text.startswith(("import ", "from ")))
+    others = [text for text in parts.values() if text not in imports]
+    text = "\n".join(["from __future__ import annotations\n", *imports]) + "\n\n\n" + "\n\n\n".join(others) + "\n"
+    path = folder / f"{definition.__name__}-{hash_value(text)[:12]}.py"
+    if not path.is_file():
+        write_text(path, text)
+    return path
+
+
+def _collect(name: str, value: object, scope: Mapping[str, object], parts: dict[str, str]) -> None:
+    """Add the source of a name to ``parts``, after the source of everything that it uses."""
+    origin = getattr(value, "__module__", None)
+    if inspect.ismodule(value):
+        parts[name] = f"import {value.__name__} as {name}" if value.__name__ != name else f"import {name}"
+    elif isinstance(value, type | FunctionType) and origin == scope["__name__"]:
+        source = _source(value)
+        parts[name] = ""  # it may use itself
+        for node in ast.walk(ast.parse(source)):
+            used = node.id if isinstance(node, ast.Name) else ""
+            if used in scope and used not in parts:
+                _collect(used, scope[used], scope, parts)
+        del parts[name]
+        parts[name] = source
+    elif origin is not None and hasattr(value, "__name__") and origin != scope["__name__"]:
+        original = value.__name__
+        parts[name] = f"from {origin} import {original}" + ("" if original == name else f" as {name}")
+    else:
+        text = repr(value)
+        try:
+            same = ast.literal_eval(text) == value
+        except (ValueError, SyntaxError):
+            same = False
+        if not same:
+            raise MoemixError(
+                f"the class uses {name!r}, a value that cannot be written as source code",
+                hint="make it an option of the strategy, or put the class into a file and name it file.py:ClassName",
+            )
+        parts[name] = f"{name} = {text}"
+
+
+def _source(definition: type | FunctionType) -> str:
+    """Return the source of a class or function, also of one that a notebook's cell defines."""
+    functions = [definition] if isinstance(definition, FunctionType) else vars(definition).values()
+    files = [function.__code__.co_filename for function in functions if isinstance(function, FunctionType)]
+    for lines in map(linecache.getlines, dict.fromkeys(files)):
+        for node in reversed(list(ast.walk(ast.parse("".join(lines))))):
+            if isinstance(node, ast.ClassDef | ast.FunctionDef) and node.name == definition.__name__:
+                first = min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])
+                return textwrap.dedent("".join(lines[first - 1 : node.end_lineno])).rstrip()
+    raise MoemixError(
+        f"the source of {definition.__name__} cannot be found",
+        hint="put the class into a file and name it file.py:ClassName",
+    )

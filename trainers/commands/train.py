@@ -77,22 +77,15 @@ def _train_recipe(
     data_root: str | None,
 ) -> None:
     from harness.conductor import run_only
-    from harness.plan import build
-    from harness.recipe import Strategy
+    from harness.plan import training_job
     from harness.recipe_file import load_recipe
     from harness.store import Store, store_root
     from harness.store import data_root as find_data_root
 
     tree = load_recipe(recipe, overrides)
-    row = next((row for row in tree.strategies if strategy in (row.label, row.name)), None)
-    if row is None:  # any strategy can be trained on a recipe, whether or not it is one of its rows
-        row = Strategy(name=strategy)
-        tree = tree.model_copy(update={"strategies": (*tree.strategies, row)})
 
     def job() -> tuple[Plan, Job]:
-        plan = build(tree, Store(store_root(store)), find_data_root(data_root))
-        folder = plan.select(row.label, model, seed).run.folder
-        return plan, next(job for job in plan.jobs if job.kind == "train" and job.folder == folder)
+        return training_job(tree, strategy, model, seed, Store(store_root(store)), find_data_root(data_root))
 
     if process_count() > 1:
         folder = _train_launched(tree.launcher, job)

@@ -1,0 +1,324 @@
+"""The Python interface of moemix: what the command line does, for notebooks and scripts.
+
+    import moemix
+
+    recipe = moemix.recipe("quickstart", seeds=[0])
+    moemix.bench(recipe)                       # run everything that is not done, and return the table
+    moemix.table(recipe).to_pandas()           # one row per number
+
+Nothing heavy is imported before a function needs it. ``docs/python.md`` shows all of it at work.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import pandas
+
+    from harness.judging import JudgeSummary
+    from harness.plan import Plan
+    from harness.recipe import Recipe
+    from harness.records import EvalSummary
+    from harness.store import Run, Store
+    from leaderboards.table import Comparison
+    from trainers.mixing import MixingStrategy
+
+    AnyPath = str | PathLike[str]
+    AnyRecipe = Recipe | AnyPath | Mapping[str, object]
+
+__version__ = metadata.version("moemix")
+__all__ = ["Table", "bench", "evaluate", "judge", "load_strategy", "plan", "recipe", "register", "table", "train"]
+
+
+def recipe(source: AnyRecipe, **changes: object) -> Recipe:
+    """Return a recipe with some of its keys changed.
+
+    Args:
+        source: the name of a built-in recipe, a YAML file, a mapping with the keys of a recipe, or a recipe.
+        **changes: keys and their new values. A mapping changes only the keys in it:
+            ``recipe("quickstart", training={"steps": 100})``. Dotted keys work too: ``**{"training.steps": 100}``.
+
+    Raises:
+        MoemixError: no such recipe, or a key or value that is not valid.
+    """
+    from harness.recipe import Recipe as RecipeModel
+    from harness.recipe_file import load_recipe, override
+    from harness.schema import parse
+
+    if isinstance(source, Mapping):
+        base = parse(RecipeModel, {"name": "notebook", **source}, where="the recipe")
+    else:
+        base = source if isinstance(source, RecipeModel) else load_recipe(str(source))
+    return override(base, dict(_dotted(changes)))
+
+
+def plan(source: AnyRecipe, *, store: AnyPath | None = None, data_root: AnyPath | None = None) -> Plan:
+    """Return every job that a recipe needs, done or not; ``job.done`` says which. Nothing is started.
+
+    Args:
+        source: as in :func:`recipe`.
+        store: folder of all runs; default: ``MOEMIX_STORE``, else ``runs``.
+        data_root: folder of local data files; default: ``MOEMIX_DATA_ROOT``, else the hub is used.
+
+    Raises:
+        MoemixError: the recipe cannot be run as it stands.
+    """
+    from harness.plan import build
+
+    return build(recipe(source), _store(store), _data(data_root))
+
+
+def bench(source: AnyRecipe, *, store: AnyPath | None = None, data_root: AnyPath | None = None) -> Table:
+    """Run a recipe and return its comparison table; arguments and errors as in :func:`plan`.
+
+    What is done already is kept. A job that fails is logged and does not stop the others; its row in the table has
+    the reason. After an interrupt, the same call goes on.
+    """
+    from harness.conductor import conduct
+    from leaderboards.selection import from_plan
+
+    _log()
+    planned = plan(source, store=store, data_root=data_root)
+    conduct(planned)
+    return Table(tuple(from_plan(planned).compare()))
+
+
+def train(
+    source: AnyRecipe,
+    strategy: str = "dynamic",
+    *,
+    model: str | None = None,
+    seed: int | None = None,
+    store: AnyPath | None = None,
+    data_root: AnyPath | None = None,
+) -> Run:
+    """Train one model of a recipe under one mixing strategy, and return the finished run.
+
+    ``strategy`` is the label of a row of the recipe, or any strategy's name; ``model`` and ``seed`` are by default the
+    recipe's first; the rest is as in :func:`plan`.
+
+    Returns:
+        the run, with ``folder``, ``checkpoint`` (a folder that transformers loads) and ``manifest``.
+
+    Raises:
+        MoemixError: the recipe cannot be run as it stands.
+        StageFailed: training, or making the model, failed.
+    """
+    from harness.conductor import run_only
+    from harness.plan import training_job
+    from harness.store import Run
+
+    _log()
+    planned, job = training_job(recipe(source), strategy, model, seed, _store(store), _data(data_root))
+    run_only(planned, job.id)
+    return Run(job.folder)
+
+
+def evaluate(
+    checkpoint: Run | AnyPath,
+    suite: str,
+    out: AnyPath | None = None,
+    *,
+    tasks: Sequence[str] = (),
+    limit: int | None = None,
+    engine: str = "transformers",
+    dtype: str = "float32",
+    seed: int = 0,
+    data_root: AnyPath | None = None,
+) -> EvalSummary:
+    """Score a checkpoint on a suite. The same call resumes, or returns the scores if it is finished.
+
+    Args:
+        checkpoint: a run, a folder, or a hub id.
+        suite: a suite's name or YAML file (``moemix suites``).
+        out: folder of the results; needed unless ``checkpoint`` is a run.
+        tasks: only these tasks or columns of the suite.
+        limit: questions per task.
+        engine: ``transformers``, ``vllm``, or the URL of an OpenAI-compatible server.
+        dtype: float32, bfloat16 or float16.
+        seed: seed of sampled generations.
+        data_root: folder of local benchmark files; default: that of the run, else ``MOEMIX_DATA_ROOT``.
+
+    Raises:
+        MoemixError: bad input, or ``out`` holds another evaluation.
+        StageFailed: the engine failed.
+    """
+    from evals.runner import evaluate_request, request_for
+    from harness.errors import MoemixError
+    from harness.requests import EvalJobRequest
+
+    _log()
+    config = request_for(suite, tasks=tuple(tasks), limit=limit, engine=engine, dtype=dtype, seed=seed)
+    folder, run = _checkpoint(checkpoint)
+    target = run.eval_folder(config) if run and out is None else out
+    if target is None:
+        raise MoemixError("`out` is missing: the folder of the results", hint="only a run has one of its own")
+    job = EvalJobRequest(config=config, checkpoint=folder, out=Path(target), data_root=_data(data_root, run))
+    return evaluate_request(job)
+
+
+def judge(
+    checkpoint: Run | AnyPath | None,
+    bench: str,
+    out: AnyPath,
+    *,
+    data_root: AnyPath | None = None,
+    **settings: object,
+) -> JudgeSummary:
+    """Judge the answers of a checkpoint to a bench. The same call resumes, or returns the verdicts if it is finished.
+
+    Args:
+        checkpoint: a run, a folder, or a hub id; None if ``answers`` names FastChat files.
+        bench: name of a bench, or a JSONL file of questions.
+        out: folder of the results.
+        data_root: folder of local files; default: that of the run, else ``MOEMIX_DATA_ROOT``.
+        **settings: the options of ``moemix judge``, with underscores: ``judge_url=("http://…/v1",)``,
+            ``judge_model=("name",)``, ``repeats=3``, … Without a judge, answers that can be checked are checked.
+
+    Raises:
+        MoemixError: bad input, or ``out`` holds another judging.
+        StageFailed: an engine or the judge failed.
+    """
+    from evals.judge.cli import run as command
+    from evals.judge.command import judge_request, request_from
+    from harness.errors import unknown
+
+    _log()
+    options = command.make_context("judge", ["--out", str(out)]).params
+    options = {name: value for name, value in options.items() if name != "request"}
+    for name in settings:
+        if name not in options:
+            raise unknown("setting", name, options, where="moemix.judge")
+    folder, run = (None, None) if checkpoint is None else _checkpoint(checkpoint)
+    given = {"checkpoint": folder, "bench": bench, "out": Path(out), "data_root": _data(data_root, run)}
+    return judge_request(request_from(**{**options, **given, **settings}))
+
+
+def table(
+    *targets: Recipe | Plan | Run | AnyPath | Mapping[str, object],
+    suite: str | None = None,
+    baseline: str | None = None,
+    store: AnyPath | None = None,
+    data_root: AnyPath | None = None,
+) -> Table:
+    """Compare the runs of recipes or plans, or runs and folders of runs, in one table.
+
+    ``suite`` selects one suite; ``baseline`` is the label of the row that differences are taken to (default: the
+    recipe's); the rest is as in :func:`plan`.
+    """
+    import dataclasses
+
+    from harness.plan import Plan
+    from harness.store import Run
+    from leaderboards.cli import BASELINE
+    from leaderboards.selection import Selection, from_folders, from_plan, joined
+
+    def selected(target: Recipe | Plan | Run | AnyPath | Mapping[str, object]) -> Selection:
+        if isinstance(target, Plan):
+            return from_plan(target)
+        if isinstance(target, Run):
+            return from_folders([target.folder], BASELINE)
+        if isinstance(target, str | PathLike) and Path(target).is_dir():
+            return from_folders([Path(target)], BASELINE)
+        return from_plan(plan(target, store=store, data_root=data_root))
+
+    selection = joined([selected(target) for target in targets])
+    if baseline is not None:
+        selection = dataclasses.replace(selection, baseline=baseline)
+    return Table(tuple(selection.compare(suite)))
+
+
+@dataclass(frozen=True)
+class Table:
+    """A comparison of runs. ``print(table)`` shows it, a notebook displays it, and it converts to every format."""
+
+    comparisons: tuple[Comparison, ...]
+
+    def render(self, style: str) -> str:
+        """Return the table as ``terminal``, ``markdown``, ``latex``, ``html``, ``csv`` or ``json``."""
+        from leaderboards.exports import render
+
+        return render(self.comparisons, style)
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """Return one row per number: suite, model, strategy, seed, quantity, name, value, stderr, n, difference, …"""
+        import io
+
+        import pandas
+
+        return pandas.read_csv(io.StringIO(self.render("csv")))
+
+    def __str__(self) -> str:
+        return self.render("terminal")
+
+    def _repr_markdown_(self) -> str:
+        return self.render("markdown")
+
+
+def load_strategy(name: str, /, **options: object) -> MixingStrategy:
+    """Return the mixing strategy of this name with these options; see :func:`trainers.mixing.load_strategy`."""
+    from trainers.mixing import load_strategy as load
+
+    return load(name, **options)
+
+
+def register(strategy: type[MixingStrategy], *, store: AnyPath | None = None) -> str:
+    """Make a strategy that was written in a notebook or script known by a name that recipes take.
+
+    Its source code is written to a file in the store, with the imports, constants and functions that it uses, because
+    training runs in other processes. The hash of that file is part of a run's identity: an edited class gives new runs.
+
+    Returns:
+        the name, ``path/to/file.py:ClassName``; as a row of a recipe: ``recipe(…, strategies=["uniform", name])``.
+
+    Raises:
+        MoemixError: the source cannot be found, or it uses something that cannot be written down.
+    """
+    from harness.plugins import write_source
+
+    name = f"{write_source(strategy, _store(store).root / '_strategies')}:{strategy.__name__}"
+    load_strategy(name)
+    return name
+
+
+def _dotted(changes: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, object]]:
+    for key, value in changes.items():
+        if isinstance(value, Mapping) and value and "kind" not in value:
+            yield from _dotted(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _checkpoint(checkpoint: Run | AnyPath) -> tuple[Path, Run | None]:
+    """Return a checkpoint's folder, and the run that it belongs to."""
+    from harness.checkpoint_argument import CheckpointArgument
+    from harness.store import Run
+
+    if isinstance(checkpoint, Run):
+        return checkpoint.checkpoint, checkpoint
+    return CheckpointArgument().convert(str(checkpoint), None, None), None
+
+
+def _data(given: AnyPath | None, run: Run | None = None) -> Path | None:
+    from harness.store import data_root
+
+    return data_root(str(given) if given else run.manifest.data_root if run else None)
+
+
+def _store(given: AnyPath | None) -> Store:
+    from harness.store import Store, store_root
+
+    return Store(store_root(str(given) if given else None))
+
+
+def _log() -> None:
+    """Show progress messages, unless the program has set up logging."""
+    from harness.progress import log_to_stderr
+
+    log_to_stderr()
