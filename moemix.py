@@ -186,7 +186,7 @@ def judge(
         StageFailed: an engine or the judge failed.
     """
     from evals.judge.cli import run as command
-    from evals.judge.command import judge_request, request_from
+    from evals.judge.run import judge_request, request_from
     from harness.errors import unknown
 
     _log()
