@@ -18,9 +18,9 @@ from harness.files import hash_file, hash_value, read_json, whole_directory
 from harness.provenance import now, provenance
 from harness.records import EvalSummary, ModelManifest
 from harness.store import Run, checkpoint_hash
-from harness.submissions import Board, FileEntry, PinnedSuite, Submission
 from leaderboards.board.folder import SUBMISSION, BoardFolder, SubmissionFolder, is_member, is_name
 from leaderboards.board.pins import Engine, evaluate, local_data, mismatch, pin
+from leaderboards.board.submissions import Board, FileEntry, PinnedSuite, Submission
 
 logger = logging.getLogger("moemix.leaderboards")
 _RUN_FILES = ("run.json", "mixture.jsonl", "metrics.jsonl", "contamination.json")

@@ -27,10 +27,10 @@ from harness.errors import MoemixError
 from harness.records import EvalSummary, MixtureUpdate, RunManifest
 from harness.schema import parse
 from harness.statistics.columns import Key
-from harness.submissions import Contamination, Outcome, PinnedSuite, Submission, Verdict, Withdrawal
 from leaderboards.board.folder import SUBMISSION, WITHDRAWN, BoardFolder, SubmissionFolder, is_member
 from leaderboards.board.pins import keys_by_task, mismatch
 from leaderboards.board.samples import TaskSamples, read_task
+from leaderboards.board.submissions import Contamination, Outcome, PinnedSuite, Submission, Verdict, Withdrawal
 from leaderboards.board.untrusted import FILE_BYTES, SUBMISSION_BYTES, read_bytes, read_lines, read_record, walk
 from leaderboards.scores import TOLERANCE, Evaluation
 

@@ -14,9 +14,9 @@ import click
 from harness.checkpoint_argument import CheckpointArgument
 
 if TYPE_CHECKING:
-    from harness.submissions import Verdict
     from leaderboards.board.folder import BoardFolder
     from leaderboards.board.standings import Standings
+    from leaderboards.board.submissions import Verdict
 
 logger = logging.getLogger("moemix.leaderboards")
 Command = TypeVar("Command", bound=Callable[..., object])
@@ -105,9 +105,9 @@ def board() -> None:
 def init(folder: Path, evaluations: tuple[Path, ...], title: str | None, description: str) -> None:
     """Make a board that pins the suites of EVALUATIONs."""
     from harness.schema import parse
-    from harness.submissions import Board
     from leaderboards.board.folder import BoardFolder
     from leaderboards.board.pins import pin
+    from leaderboards.board.submissions import Board
 
     suites = [pin(evaluation).model_dump(mode="json") for evaluation in evaluations]
     name = folder.resolve().name
@@ -124,9 +124,9 @@ def init(folder: Path, evaluations: tuple[Path, ...], title: str | None, descrip
 def pin_command(folder: Path, evaluation: Path, number: str, name: str | None) -> None:
     """Add a suite version to a board."""
     from harness.schema import parse
-    from harness.submissions import PinnedSuite
     from leaderboards.board.folder import BoardFolder
     from leaderboards.board.pins import pin
+    from leaderboards.board.submissions import PinnedSuite
 
     suite = pin(evaluation, version=number, name=name)
     BoardFolder(folder).add_suite(parse(PinnedSuite, suite.model_dump(mode="json"), where="the new pin"))
@@ -199,8 +199,8 @@ def withdraw(folder: Path, submission_id: str, reason: str) -> None:
     """Remove a submission from the ranking; its files stay, and the history shows it."""
     from harness.provenance import now
     from harness.schema import parse
-    from harness.submissions import Withdrawal
     from leaderboards.board.folder import WITHDRAWN, BoardFolder
+    from leaderboards.board.submissions import Withdrawal
 
     where = BoardFolder(folder).find(submission_id)
     tree = {"submission_id": where.name, "reason": reason, "date": now()}

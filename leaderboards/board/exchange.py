@@ -24,10 +24,10 @@ from harness.records import EvalSummary
 from harness.samples import Sample, parse_samples
 from harness.schema import parse
 from harness.statistics.columns import Key
-from harness.submissions import PinnedSuite, Submission
 from leaderboards.board.folder import is_name
 from leaderboards.board.rescoring import filtered_answer
 from leaderboards.board.standings import Standings
+from leaderboards.board.submissions import PinnedSuite, Submission
 from leaderboards.board.untrusted import FILE_BYTES, read_lines, read_record
 
 EEE_SCHEMA = "0.3.0"

@@ -18,10 +18,10 @@ from harness.errors import MoemixError
 from harness.files import read_jsonl, write_text
 from harness.launch import moemix_command
 from harness.samples import parse_samples
-from harness.submissions import Outcome, Scorer, Verdict
 from leaderboards.board.checks import summarise, within
 from leaderboards.board.folder import BoardFolder
 from leaderboards.board.rescoring import ContradictionError, filtered_programs, known_filter
+from leaderboards.board.submissions import Outcome, Scorer, Verdict
 from leaderboards.board.untrusted import read_lines
 from leaderboards.board.verify import Checked, Vector, cache_execution, cached_executions
 from leaderboards.scores import TOLERANCE

@@ -13,7 +13,7 @@ import yaml
 from harness.errors import MoemixError, nearest, unknown
 from harness.files import write_text
 from harness.schema import parse
-from harness.submissions import Board, PinnedSuite, Submission, Withdrawal
+from leaderboards.board.submissions import Board, PinnedSuite, Submission, Withdrawal
 from leaderboards.board.untrusted import read_record, read_yaml
 
 SUBMISSION = "submission.json"

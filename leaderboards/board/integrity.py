@@ -20,8 +20,8 @@ from harness.errors import MoemixError
 from harness.files import hash_value
 from harness.judging import JudgeSummary
 from harness.schema import parse
-from harness.submissions import Outcome, Submission
 from leaderboards.board.checks import Findings, summarise, within
+from leaderboards.board.submissions import Outcome, Submission
 from leaderboards.board.untrusted import read_lines, read_record
 from leaderboards.scores import TOLERANCE
 

@@ -12,10 +12,10 @@ from harness.provenance import now
 from harness.records import MixtureUpdate, RunManifest
 from harness.schema import parse
 from harness.statistics.ranking import RankedColumn, Scores
-from harness.submissions import BoardEntry, Submission
 from leaderboards.board.integrity import judgings
 from leaderboards.board.pairs import has_pair_pages, shortened
 from leaderboards.board.standings import Standing, Standings
+from leaderboards.board.submissions import BoardEntry, Submission
 from leaderboards.board.untrusted import read_lines, read_record
 
 MAX_POINTS = 200  # of the drawn line of a mixture weight

@@ -18,10 +18,10 @@ from harness.launch import run_moemix
 from harness.records import EvalSummary, RunManifest
 from harness.schema import parse
 from harness.statistics.columns import Key
-from harness.submissions import PinnedSuite, PinnedTask
 from leaderboards.board.folder import BoardFolder
 from leaderboards.board.rescoring import scorer_of
 from leaderboards.board.samples import TaskSamples, read_task
+from leaderboards.board.submissions import PinnedSuite, PinnedTask
 from leaderboards.board.untrusted import read_record
 from leaderboards.scores import Evaluation
 

@@ -19,9 +19,9 @@ from harness.records import EvalRequest, EvalSummary
 from harness.samples import FIELDS, Sample, parse_samples
 from harness.schema import parse
 from harness.store import checkpoint_hash
-from harness.submissions import Outcome, PinnedSuite, Submission, Verdict
 from leaderboards.board.folder import BoardFolder
 from leaderboards.board.pins import Engine, evaluate, local_data
+from leaderboards.board.submissions import Outcome, PinnedSuite, Submission, Verdict
 from leaderboards.board.untrusted import read_lines, read_record
 from leaderboards.board.verify import Checked
 

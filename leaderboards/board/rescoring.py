@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import cast
 
 from harness.samples import Sample
-from harness.submissions import Scorer
+from leaderboards.board.submissions import Scorer
 
 Step = Mapping[str, object]  # of a filter: `function` and its arguments
 

@@ -17,8 +17,8 @@ from harness.files import hash_value
 from harness.samples import FIELDS, Sample, parse_samples
 from harness.statistics.clusters import cluster_label
 from harness.statistics.columns import Key
-from harness.submissions import Scorer
 from leaderboards.board.rescoring import ContradictionError, rescore
+from leaderboards.board.submissions import Scorer
 from leaderboards.board.untrusted import read_lines
 
 

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from harness.errors import MoemixError
 from harness.statistics.columns import Key, column_weights
 from harness.statistics.ranking import RankedColumn, Ranking, TaskMatrix, rank
-from harness.submissions import BoardEntry, PinnedSuite, ShownScore, Submission
 from leaderboards.board.folder import BoardFolder
+from leaderboards.board.submissions import BoardEntry, PinnedSuite, ShownScore, Submission
 from leaderboards.board.verify import Checked
 
 Status = Literal["current", "superseded", "withdrawn"]

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from harness.grid import Grid, Number, Value, csv_text, json_text, markdown_table, markdown_text
-from harness.submissions import BoardEntry
 from leaderboards.board.standings import Standing, Standings, rank_text
+from leaderboards.board.submissions import BoardEntry
 
 SCHEMA = 1
 MAX_ROWS = 500  # of a Markdown table; CSV and JSON hold all

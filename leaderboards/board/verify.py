@@ -23,11 +23,11 @@ from harness.files import hash_tree, hash_value
 from harness.progress import progress
 from harness.schema import Strict
 from harness.statistics.columns import Key
-from harness.submissions import Submission, Verdict, Withdrawal
 from leaderboards.board.checks import check_alone
 from leaderboards.board.folder import BoardFolder, SubmissionFolder
 from leaderboards.board.integrity import Origin, check_integrity, find_duplicates, fingerprints
 from leaderboards.board.samples import TaskSamples
+from leaderboards.board.submissions import Submission, Verdict, Withdrawal
 from leaderboards.board.untrusted import walk
 
 FEW = 32  # one process checks so many submissions as quickly as several do

@@ -17,9 +17,9 @@ import numpy as np
 
 from harness.files import hash_file, hash_value
 from harness.records import Column, EvalRequest, EvalResult, EvalSummary, MixtureUpdate, Provenance
-from harness.submissions import Board, FileEntry, Submission
 from leaderboards.board.folder import BoardFolder, SubmissionFolder
 from leaderboards.board.pins import pin
+from leaderboards.board.submissions import Board, FileEntry, Submission
 
 PROVENANCE = Provenance(
     git_sha="0" * 40,

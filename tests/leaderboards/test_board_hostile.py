@@ -14,10 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness.errors import MoemixError
-from harness.submissions import Submission
 from leaderboards.board.build import build_site
 from leaderboards.board.folder import BoardFolder, is_member
 from leaderboards.board.standings import rank_submissions
+from leaderboards.board.submissions import Submission
 from leaderboards.board.untrusted import parse_json, read_yaml
 from leaderboards.board.verify import verify
 
