@@ -15,10 +15,10 @@ from scipy.stats import spearmanr
 from harness.grid import Grid, Number
 from harness.statistics.estimates import mean_over_seeds, p_value
 from harness.statistics.families import adjust, verdict
-from leaderboards.paper.figures import MODEL, PAIR, R_HIGH, R_LOW, FigureData
+from leaderboards.paper.figures import PAIR, R_HIGH, R_LOW, FigureData
 from leaderboards.paper.measures import compare_lines, final_weights
 from leaderboards.paper.runs import Experiments
-from leaderboards.paper.specs import MODELS, STRATEGIES, Column, Line, published
+from leaderboards.paper.specs import MODEL, MODELS, STRATEGIES, Column, Line, published
 from leaderboards.paper.tables import Difference, PaperTable, in_units
 
 AGREES, SAME, OPPOSITE, DISAGREES, UNKNOWN = (

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,9 +18,8 @@ from leaderboards.drawing import Panel, Point, draw_panels
 from leaderboards.mixture import read_trajectory
 from leaderboards.paper.measures import Loads, compare_lines, gate_loads
 from leaderboards.paper.runs import BENCHMARK_LOAD, GATE_LOAD, SCORES, Experiments, Need
-from leaderboards.paper.specs import INTERVALS, SOURCES, STRATEGIES, Line, interval_label, published
+from leaderboards.paper.specs import INTERVALS, MODEL, SOURCES, STRATEGIES, Line, interval_label, published
 
-MODEL = "llama_moe"
 TRAINED = ("datasize", "uniform", "random", "sequential", "ref_loss", "dynamic")
 LENGTHS = ("500", "1000", "1500", "2000")
 PAIR = ("uniform", "dynamic")
@@ -42,30 +42,16 @@ class FigureData:
         self.missing |= dict.fromkeys(f"{strategy}: {reason}" for reason in reasons)
 
 
-def figure_names() -> list[str]:
-    """Return ``figure2`` … ``figure8``."""
-    return list(_FIGURES)
-
-
-def figure_title(name: str) -> str:
-    """Return what a figure shows."""
-    return _known(name)[0]
-
-
-def figure_needs(name: str) -> list[Need]:
-    """Return what a figure needs of which runs."""
-    return _known(name)[1]
-
-
 def figure_data(name: str, experiments: Experiments) -> FigureData:
     """Compute a figure of the paper from what the store holds.
 
     Raises:
         MoemixError: there is no figure of this name, or the records are damaged.
     """
-    title, _, build = _known(name)
-    figure = FigureData(name, title)
-    build(figure, experiments)
+    if name not in FIGURES:
+        raise unknown("figure of the paper", name, FIGURES)
+    figure = FigureData(name, FIGURES[name].title)
+    FIGURES[name].build(figure, experiments)
     return figure
 
 
@@ -74,12 +60,6 @@ def draw_figure(figure: FigureData, path: Path) -> None:
     facts = [f"{name} {ours:.3f}" + (f" (paper {paper})" if paper is not None else "")
              for name, ours, paper in figure.facts if name not in (R_LOW, R_HIGH)]  # fmt: skip
     draw_panels(figure.panels, "; ".join([figure.title, *facts]).replace("-0", "−0"), path)
-
-
-def _known(name: str) -> tuple[str, list[Need], Callable[[FigureData, Experiments], None]]:
-    if name not in _FIGURES:
-        raise unknown("figure of the paper", name, _FIGURES)
-    return _FIGURES[name]
 
 
 def _averages(
@@ -226,12 +206,23 @@ def _needs(strategies: Sequence[str], *kinds: str) -> list[Need]:
 
 _COMBINATIONS = [*PAIR, *(f"without_{name}_{strategy}" for name in SOURCES for strategy in PAIR)]
 _LENGTHS = [*PAIR, *(f"steps_{length}_{strategy}" for length in LENGTHS[:-1] for strategy in PAIR)]
-_FIGURES: dict[str, tuple[str, list[Need], Callable[[FigureData, Experiments], None]]] = {
-    "figure2": ("CV(load)² against the K&R average", _needs(TRAINED, SCORES, GATE_LOAD), _balance),
-    "figure3": ("Combinations of training sets", _needs(_COMBINATIONS, SCORES), _combinations),
-    "figure4": ("Gate-load distances before and after", _needs(("none", "dynamic"), GATE_LOAD), _before_after),
-    "figure5": ("Weights by update interval", _needs([interval_label(m) for m in INTERVALS], ""), _intervals),
-    "figure6": ("Training steps", _needs(_LENGTHS, SCORES), _lengths),
-    "figure7": ("Weights of the inverse", _needs(("inverse", "dynamic"), ""), _inverse),
-    "figure8": ("Gate-load distances to benchmarks", _needs(("dynamic",), BENCHMARK_LOAD), _benchmarks),
-}
+
+
+class FigureSpec(NamedTuple):
+    """What a figure shows, what it needs of which runs, and the function that computes it."""
+
+    title: str
+    needs: list[Need]
+    build: Callable[[FigureData, Experiments], None]
+
+
+FIGURES = {
+    "figure2": FigureSpec("CV(load)² against the K&R average", _needs(TRAINED, SCORES, GATE_LOAD), _balance),
+    "figure3": FigureSpec("Combinations of training sets", _needs(_COMBINATIONS, SCORES), _combinations),
+    "figure4": FigureSpec("Gate-load distances before and after", _needs(("none", "dynamic"), GATE_LOAD),
+                          _before_after),
+    "figure5": FigureSpec("Weights by update interval", _needs([interval_label(m) for m in INTERVALS], ""), _intervals),
+    "figure6": FigureSpec("Training steps", _needs(_LENGTHS, SCORES), _lengths),
+    "figure7": FigureSpec("Weights of the inverse", _needs(("inverse", "dynamic"), ""), _inverse),
+    "figure8": FigureSpec("Gate-load distances to benchmarks", _needs(("dynamic",), BENCHMARK_LOAD), _benchmarks),
+}  # fmt: skip

@@ -6,17 +6,10 @@ import math
 from pathlib import Path
 
 from harness.grid import NOTHING, Cell, Grid, Number, Section, Value, csv_text, json_text, write
-from leaderboards.paper.figures import (
-    FigureData,
-    draw_figure,
-    figure_data,
-    figure_names,
-    figure_needs,
-    figure_title,
-)
+from leaderboards.paper.figures import FIGURES, FigureData, draw_figure, figure_data
 from leaderboards.paper.runs import SCORES, Experiments, Need, line_needs
-from leaderboards.paper.specs import MODELS, Column, Line, printed, source, table_spec
-from leaderboards.paper.tables import PaperCell, PaperTable, fill
+from leaderboards.paper.specs import MODEL, MODELS, Column, Line, printed, source, table_spec
+from leaderboards.paper.tables import PaperTable, fill
 
 MOST_POINTS = 6  # of a series that are shown for reading; CSV and JSON hold all
 LEGEND = "In each cell: ours; below it the paper's figure, and ours minus it."
@@ -29,22 +22,20 @@ FIELDS = (
 
 def title(name: str) -> str:
     """Return what a table or figure shows."""
-    return figure_title(name) if name in figure_names() else table_spec(name).title
+    return FIGURES[name].title if name in FIGURES else table_spec(name).title
 
 
 def needs(name: str) -> list[Need]:
     """Return what a table or figure needs of which runs; table 6 needs any one evaluation."""
-    if name in figure_names():
-        return figure_needs(name)
-    if name == "table6":
-        return [("llama_moe", "none", SCORES)]
+    if name in FIGURES:
+        return FIGURES[name].needs
     spec = table_spec(name)
-    return line_needs(spec.lines, [column.kind for column in spec.columns])
+    return [(MODEL, "none", SCORES)] if name == "table6" else line_needs(spec.lines, [c.kind for c in spec.columns])
 
 
 def render(name: str, experiments: Experiments, style: str) -> str:
     """Write a table or a figure's numbers in one of the formats of :data:`harness.grid.ENDINGS`."""
-    if name in figure_names():
+    if name in FIGURES:
         return figure_text(figure_data(name, experiments), experiments, style)
     return table_text(fill(name, experiments), style)
 
@@ -62,51 +53,32 @@ def table_text(table: PaperTable, style: str) -> str:
     if style == "csv":
         return csv_text(FIELDS, records(table))
     if style == "json":
-        return json_text(
-            {
-                "schema_version": 1,
-                "table": table.spec.name,
-                "title": table.spec.title,
-                "source": source(),
-                "pairs": table.pairs,
-                "detectable": table.detectable,
-                "notes": [*table.shared_notes, *table.notes],
-                "cells": records(table),
-            }
-        )
+        notes = [*table.shared_notes, *table.notes]
+        return json_text({
+            "schema_version": 1, "table": table.spec.name, "title": table.spec.title, "source": source(),
+            "pairs": table.pairs, "detectable": table.detectable, "notes": notes, "cells": records(table),
+        })  # fmt: skip
     return write([table_section(table)], style)
 
 
 def records(table: PaperTable) -> list[dict[str, Value]]:
     """Return every cell as a flat record; what is unknown is None."""
-    return [
-        {
-            "table": table.spec.name,
-            "model": line.model,
-            "strategy": line.strategy,
-            "column": column.key,
-            "baseline": table.baseline.strategy if table.pairs else None,
-            **_record(table.cell(line, column)),
-        }
-        for line in table.spec.lines
-        for column in table.spec.columns
-    ]
-
-
-def _record(cell: PaperCell) -> dict[str, Value]:
-    ours, base = cell.ours, cell.to_base
-    return {
-        "published": cell.published,
-        "ours": ours.value if ours else None,
-        "stderr": ours.se if ours else None,
-        "seeds": ours.seeds if ours else None,
-        "difference": cell.difference,
-        "difference_to_baseline": base.estimate.value if base else None,
-        "difference_to_baseline_stderr": base.estimate.se if base else None,
-        "p_holm": base.p_holm if base else None,
-        "published_difference_to_baseline": cell.published_to_base,
-        "missing": "; ".join(cell.missing) or None,
-    }
+    baseline = table.baseline.strategy if table.pairs else None
+    found: list[dict[str, Value]] = []
+    for line in table.spec.lines:
+        for column in table.spec.columns:
+            cell = table.cell(line, column)
+            ours, base = cell.ours, cell.to_base
+            found.append({
+                "table": table.spec.name, "model": line.model, "strategy": line.strategy, "column": column.key,
+                "published": cell.published, "ours": ours.value if ours else None, "stderr": ours.se if ours else None,
+                "seeds": ours.seeds if ours else None, "difference": cell.difference, "baseline": baseline,
+                "difference_to_baseline": base.estimate.value if base else None,
+                "difference_to_baseline_stderr": base.estimate.se if base else None,
+                "p_holm": base.p_holm if base else None, "published_difference_to_baseline": cell.published_to_base,
+                "missing": "; ".join(cell.missing) or None,
+            })  # fmt: skip
+    return found
 
 
 def table_section(table: PaperTable, *, shared: bool = True) -> Section:

@@ -25,7 +25,7 @@ from harness.grid import (
 )
 from harness.records import ModelManifest, Stage
 from leaderboards.paper.claims import claims_grid, findings, heading, in_words
-from leaderboards.paper.figures import FigureData, draw_figure, figure_data, figure_names
+from leaderboards.paper.figures import FIGURES, FigureData, draw_figure, figure_data
 from leaderboards.paper.rendering import LEGEND, figure_section, figure_text, needs, table_section, table_text, title
 from leaderboards.paper.runs import Experiments, Need
 from leaderboards.paper.specs import source, table_names
@@ -44,7 +44,7 @@ def write_report(experiments: Experiments, out: Path, single: Path | None = None
         single: also write the report to this one Markdown file, its figures to the folder of the same name beside it.
     """
     tables = {name: fill(name, experiments) for name in table_names()}
-    figures = {name: figure_data(name, experiments) for name in figure_names()}
+    figures = {name: figure_data(name, experiments) for name in FIGURES}
     report = _Report(experiments, tables, figures)
     texts = {f"{name}{ENDINGS[style]}": table_text(table, style) for name, table in tables.items() for style in STYLES}
     texts |= {

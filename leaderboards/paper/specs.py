@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib import resources
@@ -47,6 +47,19 @@ SOURCES = {
     "code_instructions": "Code Instructions",
 }
 INTERVALS = ("200", "100", "50", "20")
+MODEL = "llama_moe"  # the model of all tables and figures that have one
+TITLES = {
+    "table1": "Main results",
+    "table2": "Other sampling weights",
+    "table3": "Ablations of the gate",
+    "table4": "Dynamic by update interval",
+    "table5": "The inverse of Dynamic",
+    "table6": "Evaluation settings",
+    "table7": "Against the public SFT model",
+    "table8": "Final sampling weights",
+    "table9": "MT-Bench by turn",
+    "table10": "BBH by subtask",
+}
 
 
 @dataclass(frozen=True)
@@ -121,7 +134,7 @@ def printed(value: float | None, decimals: int = 2) -> str:
 
 def table_names() -> list[str]:
     """Return ``table1`` … ``table10``."""
-    return list(_TABLES)
+    return list(TITLES)
 
 
 def table_spec(name: str) -> TableSpec:
@@ -130,9 +143,60 @@ def table_spec(name: str) -> TableSpec:
     Raises:
         MoemixError: there is no table of this name.
     """
-    if name not in _TABLES:
-        raise unknown("table of the paper", name, _TABLES)
-    return _TABLES[name](name, published()[name])
+    if name not in TITLES:
+        raise unknown("table of the paper", name, TITLES)
+    data = published()[name]
+    rows: dict[Line, list[float | None]]
+    columns: list[Column]
+    match name:
+        case "table1" | "table2":  # model → strategy → column
+            columns = [_score(key) for key in COLUMNS]
+            rows = {_line(m, s): [row[key] for key in COLUMNS] for m, held in data.items() for s, row in held.items()}
+        case "table6":  # benchmark → setting; its lines are benchmarks, read from any evaluation of the preset
+            columns = [Column(key, key, f"suite:{key}", percent=False) for key in ("tasks", "shots")]
+            rows = {
+                Line("", benchmark, COLUMNS.get(benchmark, benchmark)): [held.get(column.key) for column in columns]
+                for benchmark, held in data.items()
+                if benchmark != "mt_bench"
+            }
+        case "table8":
+            columns = [Column(key, SOURCES[key], f"weight:{key}") for key in data["columns"]]
+            keys = {("molm", "dynamic"): "molm", ("llama_moe", "dynamic"): "llama_moe",
+                    ("llama_moe", "balanced"): "llama_moe_balanced"}  # fmt: skip
+            rows = {_line(*line): data[key] for line, key in keys.items()}
+        case "table9":
+            quantities = {"first turn": "judge:first_turn", "second turn": "judge:second_turn",
+                          "overall": "judge:average"}  # fmt: skip
+            columns = [Column(key, title, quantity, percent=False)
+                       for key, (title, quantity) in zip(data["columns"], quantities.items(), strict=True)]  # fmt: skip
+            rows = {_line(model, strategy): row for model in MODELS for strategy, row in data[model].items()}
+        case "table10":
+            columns = [Column(title, title, f"task:{title}") for title in data["rows"]]
+            columns.append(Column("average", "Average", "score:bbh"))
+            rows = {
+                _line(*key.split("/")): [*(row[key] for row in data["rows"].values()), average]
+                for key, average in data["average"].items()
+            }
+        case _:  # the columns are named once, then strategy → list; table 4 has an interval in the strategy's place
+            columns = [_score(key) for key in data["columns"]]
+            found = data["llama_moe"].items()
+            if name == "table4":
+                rows = {Line(MODEL, interval_label(m), f"every {m} steps"): row for m, row in found}
+            else:
+                rows = {_line(MODEL, strategy): row for strategy, row in found}
+    figures = {(line.key, column.key): figure for line, row in rows.items()
+               for column, figure in zip(columns, row, strict=True)}  # fmt: skip
+    return TableSpec(name, TITLES[name], tuple(rows), tuple(columns), figures, transposed=name == "table10")
+
+
+def _line(model: str, strategy: str) -> Line:
+    return Line(model, strategy, STRATEGIES[strategy])
+
+
+def _score(key: str) -> Column:
+    if key == "mt_bench":
+        return Column(key, COLUMNS[key], "judge:average", percent=False)
+    return Column(key, COLUMNS[key], f"score:{key}")
 
 
 def baseline_of(lines: Sequence[Line]) -> Line:
@@ -151,109 +215,3 @@ def with_own_subtasks(spec: TableSpec, titles: Iterable[str]) -> TableSpec:
 def interval_label(interval: str) -> str:
     """Return the recipe's label of `dynamic` with another update interval; the paper's 100 steps are `dynamic`."""
     return "dynamic" if interval == "100" else f"interval_{interval}"
-
-
-# --- one builder for each shape of table --------------------------------------------------------------
-
-
-Rows = Mapping[Line, Iterable[float | None]]
-
-
-def _spec(name: str, title: str, rows: Rows, columns: Iterable[Column], *, transposed: bool = False) -> TableSpec:
-    columns = tuple(columns)
-    figures = {
-        (line.key, column.key): figure
-        for line, row in rows.items()
-        for column, figure in zip(columns, row, strict=True)
-    }
-    return TableSpec(name, title, tuple(rows), columns, figures, transposed)
-
-
-def _line(model: str, strategy: str) -> Line:
-    return Line(model, strategy, STRATEGIES[strategy])
-
-
-def _score(key: str) -> Column:
-    if key == "mt_bench":
-        return Column(key, COLUMNS[key], "judge:average", percent=False)
-    return Column(key, COLUMNS[key], f"score:{key}")
-
-
-def _by_model(title: str) -> Callable[[str, Any], TableSpec]:
-    """Build tables 1 and 2: model → strategy → column."""
-
-    def build(name: str, data: Any) -> TableSpec:
-        rows = {_line(m, s): [row[key] for key in COLUMNS] for m, held in data.items() for s, row in held.items()}
-        return _spec(name, title, rows, map(_score, COLUMNS))
-
-    return build
-
-
-def _listed(title: str) -> Callable[[str, Any], TableSpec]:
-    """Build tables 3, 5 and 7: the columns are named once, then strategy → list."""
-
-    def build(name: str, data: Any) -> TableSpec:
-        rows = {_line("llama_moe", strategy): row for strategy, row in data["llama_moe"].items()}
-        return _spec(name, title, rows, map(_score, data["columns"]))
-
-    return build
-
-
-def _intervals(name: str, data: Any) -> TableSpec:
-    rows = {Line("llama_moe", interval_label(m), f"every {m} steps"): row for m, row in data["llama_moe"].items()}
-    return _spec(name, "Dynamic by update interval", rows, map(_score, data["columns"]))
-
-
-def _settings(name: str, data: Any) -> TableSpec:
-    """Build table 6: what is evaluated and how; its lines are benchmarks, read from any evaluation of the preset."""
-    keys = ("tasks", "shots")
-    rows = {
-        Line("", benchmark, COLUMNS.get(benchmark, benchmark)): [held.get(key) for key in keys]
-        for benchmark, held in data.items()
-        if benchmark != "mt_bench"
-    }
-    return _spec(name, "Evaluation settings", rows, (Column(key, key, f"suite:{key}", percent=False) for key in keys))
-
-
-def _weights(name: str, data: Any) -> TableSpec:
-    rows = {
-        _line("molm", "dynamic"): data["molm"],
-        _line("llama_moe", "dynamic"): data["llama_moe"],
-        _line("llama_moe", "balanced"): data["llama_moe_balanced"],
-    }
-    columns = (Column(key, SOURCES[key], f"weight:{key}") for key in data["columns"])
-    return _spec(name, "Final sampling weights", rows, columns)
-
-
-def _turns(name: str, data: Any) -> TableSpec:
-    rows = {_line(model, strategy): row for model in MODELS for strategy, row in data[model].items()}
-    columns = (
-        Column("first", "first turn", "judge:first_turn", percent=False),
-        Column("second", "second turn", "judge:second_turn", percent=False),
-        Column("overall", "overall", "judge:average", percent=False),
-    )
-    return _spec(name, "MT-Bench by turn", rows, columns)
-
-
-def _subtasks(name: str, data: Any) -> TableSpec:
-    rows = {
-        _line(*key.split("/")): [*(row[key] for row in data["rows"].values()), average]
-        for key, average in data["average"].items()
-    }
-    columns = [*(Column(title, title, f"task:{title}") for title in data["rows"]),
-               Column("average", "Average", "score:bbh")]  # fmt: skip
-    return _spec(name, "BBH by subtask", rows, columns, transposed=True)
-
-
-_TABLES: dict[str, Callable[[str, Any], TableSpec]] = {
-    "table1": _by_model("Main results"),
-    "table2": _by_model("Other sampling weights"),
-    "table3": _listed("Ablations of the gate"),
-    "table4": _intervals,
-    "table5": _listed("The inverse of Dynamic"),
-    "table6": _settings,
-    "table7": _listed("Against the public SFT model"),
-    "table8": _weights,
-    "table9": _turns,
-    "table10": _subtasks,
-}

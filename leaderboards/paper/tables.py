@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from harness.statistics.estimates import ALPHA, Estimate, mean_over_seeds
 from leaderboards.paper.measures import NO_COUNTERPART, Compared, compare_lines, final_weights, setting
@@ -12,16 +13,11 @@ from leaderboards.paper.runs import Experiments
 from leaderboards.paper.specs import Column, Line, TableSpec, baseline_of, table_spec, with_own_subtasks
 
 
-@dataclass(frozen=True)
-class Difference:
+class Difference(NamedTuple):
     """Ours of one line minus ours of another in a column, in the paper's units, corrected inside the table."""
 
     estimate: Estimate
     p_holm: float
-
-    def turned(self) -> Difference:
-        """Return the second line minus the first."""
-        return Difference(replace(self.estimate, value=-self.estimate.value), self.p_holm)
 
 
 @dataclass

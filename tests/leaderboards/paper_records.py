@@ -22,7 +22,7 @@ from harness.records import (
     TrainResult,
 )
 from harness.store import Store, data_root
-from leaderboards.paper.figures import figure_names
+from leaderboards.paper.figures import FIGURES
 from leaderboards.paper.presets import PRESETS
 from leaderboards.paper.rendering import needs
 from leaderboards.paper.runs import BENCHMARK_LOAD, GATE_LOAD, Experiments, open_experiments
@@ -39,7 +39,7 @@ def opened(root: Path, *overrides: str) -> Experiments:
 
 def finish_all(experiments: Experiments) -> None:
     """Every run that a table or figure needs."""
-    wanted = {need[:2]: None for name in (*table_names(), *figure_names()) for need in needs(name)}
+    wanted = {need[:2]: None for name in (*table_names(), *FIGURES) for need in needs(name)}
     for model, strategy in wanted:
         for planned in experiments.runs(model, strategy):
             finish(experiments, planned)

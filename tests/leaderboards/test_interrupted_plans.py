@@ -21,7 +21,7 @@ from harness.conductor import conduct
 from harness.grid import ENDINGS
 from harness.plan import Job
 from leaderboards.exports import render as comparison
-from leaderboards.paper.figures import figure_names
+from leaderboards.paper.figures import FIGURES
 from leaderboards.paper.rendering import needs, render
 from leaderboards.paper.runs import Experiments, restricted
 from leaderboards.paper.specs import table_names
@@ -72,7 +72,7 @@ def tables(experiments: Experiments) -> dict[str, str]:
     """Every table and figure of the paper, and the comparison of the runs, in every format."""
     assert experiments.plan is not None
     found = {}
-    for name in (*table_names(), *figure_names()):
+    for name in (*table_names(), *FIGURES):
         found |= {f"{name} {style}": render(name, experiments, style) for style in ENDINGS}
     compared = from_plan(experiments.plan).compare(None)
     return found | {f"comparison {style}": comparison(compared, style) for style in ("markdown", "csv", "json")}
@@ -101,7 +101,7 @@ def copies(experiments: Experiments, whole: Experiments) -> tuple[Copy, ...]:
     assert experiments.plan is not None
     assert whole.plan is not None
     here, there = experiments.plan.store.root, whole.plan.store.root
-    jobs = experiments.jobs(need for name in (*table_names(), *figure_names()) for need in needs(name))
+    jobs = experiments.jobs(need for name in (*table_names(), *FIGURES) for need in needs(name))
     return tuple(Copy(**vars(job), whole=there / job.folder.relative_to(here)) for job in jobs)
 
 

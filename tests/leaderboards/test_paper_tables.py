@@ -27,7 +27,7 @@ from harness.statistics.seeds import cautious_p_value, pool_seed_variance
 from leaderboards.mixture import read_trajectory
 from leaderboards.paper.claims import Finding, findings, in_words
 from leaderboards.paper.cli import paper
-from leaderboards.paper.figures import figure_data, figure_names
+from leaderboards.paper.figures import FIGURES, figure_data
 from leaderboards.paper.measures import compare_lines
 from leaderboards.paper.presets import PRESETS
 from leaderboards.paper.rendering import draw, needs, render
@@ -133,7 +133,7 @@ def test_every_table_and_figure_is_full_where_the_preset_has_runs_for_it(done):
         missing = {reason for cell in table.cells.values() for reason in cell.missing}
         assert missing <= {"nothing corresponds to it in preset mini"}, name
         assert not any("To make what is missing" in note for note in table.notes), name
-    for name in figure_names():
+    for name in FIGURES:
         figure = figure_data(name, done)
         assert figure.panels, name
         assert not figure.missing, name
@@ -145,7 +145,7 @@ def test_every_job_of_every_target_is_planned_once_and_in_order(done, fresh):
     assert len(ids) == len(set(ids))
     assert all(other in ids[:i] for i, job in enumerate(jobs) for other in job.after)
     assert {job.kind for job in jobs} == {"model", "train", "eval", "judge", "gate-load"}
-    everything = done.jobs(need for name in figure_names() for need in needs(name))
+    everything = done.jobs(need for name in FIGURES for need in needs(name))
     assert all(job.done for job in everything if job.kind != "model")
 
 
@@ -159,7 +159,7 @@ def test_every_row_of_every_target_is_a_row_of_the_presets_recipe(tmp_path, name
         if held.name in names
         for strategy in override(recipe, held.overrides).strategies
     }
-    targets = [*table_names(), *figure_names()]
+    targets = [*table_names(), *FIGURES]
     wanted = {(model, strategy) for target in targets for model, strategy, _ in needs(target)}
     assert {row for row in wanted if row[0] in PRESETS[name].models} <= rows
     if name == "full":
@@ -168,7 +168,7 @@ def test_every_row_of_every_target_is_a_row_of_the_presets_recipe(tmp_path, name
 
 
 def test_mini_stays_within_what_two_hours_allow(fresh):
-    names = [*table_names(), *figure_names()]
+    names = [*table_names(), *FIGURES]
     jobs = fresh.jobs(need for name in names for need in needs(name))
     assert len({job.folder for job in jobs if job.kind == "train"}) <= 120
     assert fresh.plan.recipe.seeds == (0, 1, 2)
@@ -290,7 +290,8 @@ def test_what_agrees_is_counted_and_told_in_words(done, claimed):
     assert f"{verdicts.count('disagrees')} are contradicted significantly" in told[0]
     assert any("in the paper Dynamic > RefLoss > Uniform > Random > Sequential > DataSize > w/o IT" in t for t in told)
     assert any("the paper has −0.76" in text for text in told)
-    upside_down = [replace(f, ours=f.ours.turned()) for f in found]
+    turned = [f.ours._replace(estimate=replace(f.ours.estimate, value=-f.ours.estimate.value)) for f in found]
+    upside_down = [replace(finding, ours=ours) for finding, ours in zip(found, turned, strict=True)]
     assert [f.verdict for f in upside_down].count("disagrees") == verdicts.count("agrees") > 0
 
 
