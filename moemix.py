@@ -6,12 +6,13 @@
     moemix.bench(recipe)                       # run everything that is not done, and return the table
     moemix.table(recipe).to_pandas()           # one row per number
 
-Nothing heavy is imported before a function needs it. ``docs/python.md`` shows all of it at work.
+Every function raises ``harness.errors.MoemixError`` where the input is not valid, and its ``StageFailed`` where a job
+failed. Nothing heavy is imported before a function needs it. ``docs/python.md`` shows all functions at work.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from os import PathLike
@@ -43,9 +44,6 @@ def recipe(source: AnyRecipe, **changes: object) -> Recipe:
         source: the name of a built-in recipe, a YAML file, a mapping with the keys of a recipe, or a recipe.
         **changes: keys and their new values. A mapping changes only the keys in it:
             ``recipe("quickstart", training={"steps": 100})``. Dotted keys work too: ``**{"training.steps": 100}``.
-
-    Raises:
-        MoemixError: no such recipe, or a key or value that is not valid.
     """
     from harness.recipe import Recipe as RecipeModel
     from harness.recipe_file import load_recipe, override
@@ -65,9 +63,6 @@ def plan(source: AnyRecipe, *, store: AnyPath | None = None, data_root: AnyPath 
         source: as in :func:`recipe`.
         store: folder of all runs; default: ``MOEMIX_STORE``, else ``runs``.
         data_root: folder of local data files; default: ``MOEMIX_DATA_ROOT``, else the hub is used.
-
-    Raises:
-        MoemixError: the recipe cannot be run as it stands.
     """
     from harness.plan import build
 
@@ -101,14 +96,8 @@ def train(
     """Train one model of a recipe under one mixing strategy, and return the finished run.
 
     ``strategy`` is the label of a row of the recipe, or any strategy's name; ``model`` and ``seed`` are by default the
-    recipe's first; the rest is as in :func:`plan`.
-
-    Returns:
-        the run, with ``folder``, ``checkpoint`` (a folder that transformers loads) and ``manifest``.
-
-    Raises:
-        MoemixError: the recipe cannot be run as it stands.
-        StageFailed: training, or making the model, failed.
+    recipe's first; the rest is as in :func:`plan`. The run has ``folder``, ``checkpoint`` (a folder that transformers
+    loads) and ``manifest``.
     """
     from harness.conductor import run_only
     from harness.plan import training_job
@@ -125,12 +114,8 @@ def evaluate(
     suite: str,
     out: AnyPath | None = None,
     *,
-    tasks: Sequence[str] = (),
-    limit: int | None = None,
-    engine: str = "transformers",
-    dtype: str = "float32",
-    seed: int = 0,
     data_root: AnyPath | None = None,
+    **settings: object,
 ) -> EvalSummary:
     """Score a checkpoint on a suite. The same call resumes, or returns the scores if it is finished.
 
@@ -138,23 +123,19 @@ def evaluate(
         checkpoint: a run, a folder, or a hub id.
         suite: a suite's name or YAML file (``moemix suites``).
         out: folder of the results; needed unless ``checkpoint`` is a run.
-        tasks: only these tasks or columns of the suite.
-        limit: questions per task.
-        engine: ``transformers``, ``vllm``, or the URL of an OpenAI-compatible server.
-        dtype: float32, bfloat16 or float16.
-        seed: seed of sampled generations.
         data_root: folder of local benchmark files; default: that of the run, else ``MOEMIX_DATA_ROOT``.
-
-    Raises:
-        MoemixError: bad input, or ``out`` holds another evaluation.
-        StageFailed: the engine failed.
+        **settings: ``tasks``, ``limit``, ``engine``, ``dtype``, ``seed`` and ``questions``, as in ``moemix eval``.
     """
-    from evals.runner import evaluate_request, request_for
+    from evals.runner import evaluate_request
+    from evals.stage import suite_hash
     from harness.errors import MoemixError
+    from harness.records import EvalRequest
     from harness.requests import EvalJobRequest
+    from harness.schema import parse
 
     _log()
-    config = request_for(suite, tasks=tuple(tasks), limit=limit, engine=engine, dtype=dtype, seed=seed)
+    fields = {"engine": "transformers", **settings, "suite": suite, "suite_hash": suite_hash(suite)}
+    config = parse(EvalRequest, fields, where="moemix.evaluate")
     folder, run = _checkpoint(checkpoint)
     target = run.eval_folder(config) if run and out is None else out
     if target is None:
@@ -179,11 +160,7 @@ def judge(
         out: folder of the results.
         data_root: folder of local files; default: that of the run, else ``MOEMIX_DATA_ROOT``.
         **settings: the options of ``moemix judge``, with underscores: ``judge_url=("http://…/v1",)``,
-            ``judge_model=("name",)``, ``repeats=3``, … Without a judge, answers that can be checked are checked.
-
-    Raises:
-        MoemixError: bad input, or ``out`` holds another judging.
-        StageFailed: an engine or the judge failed.
+            ``judge_model=("name",)``, ``repeats=3``. Without a judge, answers that can be checked are checked.
     """
     from evals.judge.cli import run as command
     from evals.judge.run import judge_request, request_from
@@ -247,7 +224,7 @@ class Table:
         return render(self.comparisons, style)
 
     def to_pandas(self) -> pandas.DataFrame:
-        """Return one row per number: suite, model, strategy, seed, quantity, name, value, stderr, n, difference, …"""
+        """Return one row per number: suite, model, strategy, seed, quantity, name, value, stderr, n, and more."""
         import io
 
         import pandas
@@ -276,9 +253,6 @@ def register(strategy: type[MixingStrategy], *, store: AnyPath | None = None) ->
 
     Returns:
         the name, ``path/to/file.py:ClassName``; as a row of a recipe: ``recipe(…, strategies=["uniform", name])``.
-
-    Raises:
-        MoemixError: the source cannot be found, or it uses something that cannot be written down.
     """
     from harness.plugins import write_source
 

@@ -1,10 +1,9 @@
-"""A checkpoint as the command line takes it: a folder, or a repository of the Hugging Face hub."""
+"""Checkpoints on the command line: a folder, or a repository of the Hugging Face hub."""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
 
 import click
 
@@ -16,20 +15,22 @@ _OTHERS = ["consolidated*", "original/*", "onnx/*"]  # the same weights once mor
 _HUB_ID = re.compile(r"(?P<repository>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?")
 
 
-class CheckpointArgument(click.ParamType):
-    """A folder, or ``organisation/name``, ``organisation/name@revision`` of the hub: always a folder in the end.
+class CheckpointArgument(click.ParamType[Path]):
+    """A folder, or ``organisation/name`` or ``organisation/name@revision`` of the hub, which is downloaded.
 
-    A folder of that name goes before a repository. What is fetched lies in the hub's own cache.
-
-    Raises:
-        MoemixError: neither is there, or the hub cannot give it.
+    If there is a folder of that name, it is taken. Downloads go to the hub's own cache.
     """
 
     name = "folder|hub id"
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
-        if Path(value).is_dir():
-            return Path(value)
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        """Return the folder of the checkpoint.
+
+        Raises:
+            MoemixError: there is neither such a folder nor such a repository.
+        """
+        if Path(str(value)).is_dir():
+            return Path(str(value))
         named = _HUB_ID.fullmatch(str(value))
         if named is None:
             raise MoemixError(
@@ -39,7 +40,7 @@ class CheckpointArgument(click.ParamType):
 
 
 def fetch(repository: str, revision: str | None = None) -> Path:
-    """The folder of a hub repository's checkpoint, fetched unless the hub's cache holds it."""
+    """Download the checkpoint of a hub repository, unless the hub's cache has it, and return its folder."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
@@ -48,17 +49,17 @@ def fetch(repository: str, revision: str | None = None) -> Path:
     except (OSError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError) as error:
         reason = str(error).strip().splitlines()[0]
         raise MoemixError(
-            f"neither a folder, nor to be had from the hub ({type(error).__name__}: {reason})",
+            f"there is no such folder, and the hub did not return it ({type(error).__name__}: {reason})",
             where=repository if revision is None else f"{repository}@{revision}",
-            hint="is the name right, is the hub reachable, does it need a login (`hf auth login`)?",
+            hint="check the name, the connection to the hub, and whether it needs a login (`hf auth login`)",
         ) from None
     if not any(folder.glob("*.safetensors")):
-        raise MoemixError("the repository holds no safetensors weights", where=repository)
+        raise MoemixError("the repository has no safetensors weights", where=repository)
     return folder
 
 
 def checkpoint_name(folder: Path) -> str:
-    """What to call a checkpoint: its folder's name, that of the run or model it belongs to, or ``org--name``."""
+    """Return a name for a checkpoint: of its folder, of the run or model it belongs to, or ``org--name``."""
     folder = folder.resolve()
     if folder.parent.name == "snapshots" and folder.parent.parent.name.startswith("models--"):
         return folder.parent.parent.name.removeprefix("models--")

@@ -1,10 +1,9 @@
-"""The ``moemix`` command. Sub-commands are loaded by name when they are called, so ``--help`` stays quick."""
+"""The ``moemix`` command. A sub-command is loaded when it is called, so ``--help`` stays quick."""
 
 from __future__ import annotations
 
 import errno
 import sys
-from typing import Any
 
 import click
 
@@ -15,7 +14,7 @@ from harness.stages import load_command
 COMMANDS: dict[str, str] = {
     "bench": "Run a recipe to its comparison table; resumes where it stopped.",
     "plan": "Show what a recipe would run, and what is already done.",
-    "status": "Show what runs, waits and failed, with the time left.",
+    "status": "Show which jobs run, wait and failed, with the time left.",
     "train": "Train one model under one mixing strategy.",
     "eval": "Score a checkpoint on a suite of lm-eval tasks.",
     "execute": "Run programs with their tests in the sandbox.",
@@ -25,7 +24,7 @@ COMMANDS: dict[str, str] = {
     "table": "Compare runs in a table.",
     "submit": "Submit a run or a checkpoint to a leaderboard.",
     "board": "Make, verify and build a leaderboard.",
-    "paper": "The paper's tables and figures, ours beside the published.",
+    "paper": "Make the paper's tables and figures, ours beside the published.",
     "model": "Make MoE checkpoints.",
     "data": "Make and inspect training data.",
     "strategies": "List the mixing strategies; `strategies new` begins one.",
@@ -33,7 +32,7 @@ COMMANDS: dict[str, str] = {
     "propose": "Propose fixed weights from proxy runs (regmix, mixing_law).",
     "recipes": "List the built-in recipes.",
     "suites": "List the evaluation suites.",
-    "doctor": "Tell what this machine can do.",
+    "doctor": "Report what this machine can do.",
 }
 """Each sub-command with what it does; the entry points ``moemix.commands`` say where it is."""
 
@@ -42,19 +41,23 @@ class LazyGroup(click.Group):
     """A group that knows its sub-commands by name and imports only the one that is called."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the names of all sub-commands."""
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in COMMANDS:
-            return None
-        return load_command(cmd_name)
+        """Import a sub-command."""
+        return load_command(cmd_name) if cmd_name in COMMANDS else None
 
-    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[Any, Any, list[str]]:
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the sub-command; an unknown name is reported with its nearest neighbour."""
         if args and args[0] not in COMMANDS and not args[0].startswith("-"):
             raise click.UsageError(f"no command {args[0]!r}; {nearest(args[0], COMMANDS)}", ctx)
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the list of sub-commands without importing them."""
         with formatter.section("Commands"):
             formatter.write_dl(list(COMMANDS.items()))
 
@@ -69,7 +72,7 @@ def cli() -> None:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the command line: what a user can mend is told in words, everything else keeps its traceback."""
+    """Run the command line. Errors that a user can correct are printed as a sentence; others keep their traceback."""
     log_to_stderr()
     try:
         code = cli.main(args=arguments, prog_name="moemix", standalone_mode=False)
@@ -83,7 +86,7 @@ def main(arguments: list[str] | None = None) -> None:
     except KeyboardInterrupt:
         _fail("interrupted; run the same command to go on", 130)
     except BrokenPipeError:
-        sys.stderr.close()  # the reader of our output went away (`| head`): nothing to say, nobody to say it to
+        sys.stderr.close()  # the reader of our output has ended (`| head`)
         sys.exit(141)
     except OSError as error:
         if error.errno != errno.ENOSPC:
@@ -93,7 +96,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _fail(message: str, code: int) -> None:
-    print(f"moemix: {message}", file=sys.stderr, flush=True)
+    click.echo(f"moemix: {message}", err=True)
     sys.exit(code)
 
 

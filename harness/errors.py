@@ -1,4 +1,4 @@
-"""What a user is told when something is wrong: what, where, what was expected, the nearest valid choice."""
+"""Errors that a user can correct: what is wrong, where, what is accepted, and the nearest valid choice."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 
 class MoemixError(Exception):
-    """A mistake in the input or the surroundings, worded for the person who can mend it.
+    """A mistake in the input or the environment, described for the person who can correct it.
 
     The command line prints it without a traceback and exits with ``exit_code``.
 
@@ -29,13 +29,13 @@ class MoemixError(Exception):
 
 
 class StageFailed(MoemixError):
-    """The input was fine and the work still failed (a server died, a loss became NaN, a disk filled)."""
+    """The input was valid and the work still failed (a server died, a loss became NaN, a disk filled)."""
 
     exit_code = 1
 
 
 def nearest(name: str, choices: Iterable[str]) -> str:
-    """A sentence that names the closest valid choice, then all of them: for ``hint=``."""
+    """Return a sentence that names the closest valid choice, then all of them: for ``hint=``."""
     ordered = sorted(choices)
     close = difflib.get_close_matches(name, ordered, n=1, cutoff=0.5)
     listing = f"valid: {', '.join(ordered)}" if ordered else "there are none"
@@ -43,5 +43,5 @@ def nearest(name: str, choices: Iterable[str]) -> str:
 
 
 def unknown(kind: str, name: str, choices: Iterable[str], *, where: str | None = None) -> MoemixError:
-    """The error for a name that does not exist, with its neighbour."""
+    """Return the error for a name that does not exist, with its nearest neighbour."""
     return MoemixError(f"unknown {kind} {name!r}", where=where, hint=nearest(name, choices))

@@ -1,11 +1,11 @@
-"""Where and how a recipe's jobs run, and who is told of it: the part of a recipe that determines no result.
+"""Where and how the jobs of a recipe run, and which trackers log them: what determines no result.
 
-None of this enters a run's identity: what was begun in one way goes on in another.
+None of it is part of a run's identity: a run that was started in one way can go on in another.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
@@ -15,8 +15,10 @@ from harness.schema import Strict
 
 
 class Launcher(Strict):
-    """How many processes train a run, and how they share its work. No part of a run's identity: a run that was begun
-    on two processes goes on, with the same draws, on one."""
+    """How many processes train a run, and how they share its work.
+
+    A run that was started on two processes goes on, with the same draws, on one.
+    """
 
     processes: int = Field(1, ge=1, description="on this machine; one for each GPU, as a rule")
     strategy: Literal["ddp", "fsdp2", "zero1"] = Field(
@@ -36,7 +38,7 @@ class Launcher(Strict):
 
 
 class LocalExecutor(Strict):
-    """Jobs as processes of this machine, several at once where it has room for them."""
+    """Jobs as processes of this machine, several at once if there are slots."""
 
     kind: Literal["local"] = "local"
     jobs: int = Field(1, ge=1, description="slots: so many jobs at once, if each takes one")
@@ -52,7 +54,7 @@ class LocalExecutor(Strict):
 
 
 class SlurmResources(Strict):
-    """What a job of one kind asks Slurm for."""
+    """Resources that a job of one kind requests from Slurm."""
 
     minutes: int = Field(24 * 60, ge=1, description="time limit")
     cpus: int = Field(1, ge=1)
@@ -70,15 +72,15 @@ class SlurmExecutor(Strict):
     constraint: str | None = None
     resources: dict[str, SlurmResources] = Field(default_factory=dict, description="by kind: model, train, eval, …")
     at_once: int = Field(64, ge=1, description="most jobs of one array that run at the same time")
-    warning_seconds: int = Field(120, ge=1, description="a job is told so long before its time is up, to write a state")
-    continuations: int = Field(3, ge=0, description="times a job whose time was up is queued again to go on")
-    retries: int = Field(1, ge=0, description="times a job is submitted again that a node or a signal took down")
+    warning_seconds: int = Field(120, ge=1, description="how long before its limit a job is warned, to write a state")
+    continuations: int = Field(3, ge=0, description="how often a job that hit its time limit is requeued to go on")
+    retries: int = Field(1, ge=0, description="how often a job that a node or a signal ended is submitted again")
     poll_seconds: float = Field(10.0, gt=0)
     setup: tuple[str, ...] = Field((), description="shell lines before each job (`module load …`)")
-    options: dict[str, Any] = Field(default_factory=dict, description="further sbatch options, without dashes")
+    options: dict[str, object] = Field(default_factory=dict, description="further sbatch options, without dashes")
 
 
-def _kind_by_name(value: Any) -> Any:
+def _kind_by_name(value: object) -> object:
     if isinstance(value, str):
         return {"kind": value}
     return {"kind": "local", **value} if isinstance(value, dict) else value
@@ -89,21 +91,21 @@ Executor = Annotated[
 ]
 
 
-# --- who is told ----------------------------------------------------------------------------------
+# --- which trackers log it ------------------------------------------------------------------------
 
 
 class Tracking(Strict):
-    """Trackers that are told how training goes, through accelerate (the extra ``tracking``)."""
+    """Experiment trackers that log training, through accelerate (the extra ``tracking``)."""
 
     trackers: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = Field((), description="a bare list means these")
-    project: str = Field("moemix", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", description="what runs are filed under")
+    project: str = Field("moemix", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", description="its name in the tracker")
     mode: Literal["online", "offline"] = Field(
         "online", description="of W&B; offline: files that `wandb sync` sends once there is a network"
     )
 
     @model_validator(mode="before")
     @classmethod
-    def _trackers_by_name(cls, value: Any) -> Any:
+    def _trackers_by_name(cls, value: object) -> object:
         if isinstance(value, str):
             return {"trackers": (value,)}
         return {"trackers": value} if isinstance(value, list | tuple) else value

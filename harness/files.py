@@ -1,4 +1,4 @@
-"""Files that are whole or absent: temporary, fsync, rename; and hashes that say what a file or a value is."""
+"""Files that are complete or absent (temporary file, fsync, rename), and hashes of files and values."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,6 @@ from typing import Any
 import yaml
 
 from harness.errors import MoemixError
-
-_CHUNK = 1 << 20
 
 
 def _fsync_dir(path: Path) -> None:
@@ -32,7 +30,7 @@ def _temporary(path: Path) -> Path:
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Replace ``path`` by ``data`` as a whole: a reader sees the old file or the new one, never a part."""
+    """Replace a file as a whole: a reader sees the old file or the new one, never a part."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = _temporary(path)
     try:
@@ -48,15 +46,17 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
+    """Replace a file by UTF-8 text, as a whole."""
     write_bytes(path, text.encode("utf-8"))
 
 
-def write_json(path: Path, value: Any) -> None:
+def write_json(path: Path, value: object) -> None:
+    """Replace a file by JSON, as a whole."""
     write_text(path, json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def read_json(path: Path) -> Any:
-    """Parse a JSON file; a missing or damaged one is named, with the line."""
+    """Parse a JSON file; an error names the file and line."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -68,7 +68,7 @@ def read_json(path: Path) -> Any:
 
 
 def read_yaml(path: Path) -> Any:
-    """Parse a YAML file; an error names the line."""
+    """Parse a YAML file; an error names the file and line."""
     try:
         return yaml.safe_load(path.read_text(encoding="utf-8"))
     except yaml.MarkedYAMLError as error:
@@ -78,8 +78,8 @@ def read_yaml(path: Path) -> Any:
         raise MoemixError(f"not valid YAML: {error}", where=str(path)) from None
 
 
-def append_jsonl(path: Path, record: dict[str, Any]) -> None:
-    """Add one line and make it durable before returning."""
+def append_jsonl(path: Path, record: Mapping[str, object]) -> None:
+    """Append one line, and return when it is on disk."""
     line = json.dumps(record, ensure_ascii=False) + "\n"
     with open(path, "ab") as file:
         file.write(line.encode("utf-8"))
@@ -88,7 +88,7 @@ def append_jsonl(path: Path, record: dict[str, Any]) -> None:
 
 
 def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
-    """The records of a JSONL file; a torn last line (a writer was killed) is left out, any other bad line an error."""
+    """Yield the records of a JSONL file. An incomplete last line (a writer was killed) is skipped; others raise."""
     with open(path, "rb") as file:
         for number, line in enumerate(file, 1):
             if not line.strip():
@@ -103,9 +103,9 @@ def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
 
 @contextmanager
 def whole_directory(path: Path) -> Iterator[Path]:
-    """A temporary sibling to fill; it becomes ``path``, by fsync and rename, only if the block ends well.
+    """Yield a temporary folder to fill, which replaces ``path`` (by fsync and rename) if the block succeeds.
 
-    An existing ``path`` is replaced. Leftovers of killed writers are removed first.
+    Leftovers of killed writers are removed first.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     for leftover in path.parent.glob(f".{path.name}.*.tmp"):
@@ -135,23 +135,20 @@ def whole_directory(path: Path) -> Iterator[Path]:
 
 
 def hash_file(path: Path) -> str:
-    """SHA-256 of a file's bytes, in hexadecimal."""
-    digest = hashlib.sha256()
+    """Return the SHA-256 of a file's bytes, in hexadecimal."""
     with open(path, "rb") as file:
-        while chunk := file.read(_CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def hash_tree(path: Path, pattern: str = "*") -> str:
-    """SHA-256 over the names and bytes of the files below ``path``, in the order of their names."""
+    """Return the SHA-256 of the names and bytes of the files below ``path``, in the order of their names."""
     digest = hashlib.sha256()
     for file in sorted(p for p in path.rglob(pattern) if p.is_file()):
         digest.update(f"{file.relative_to(path).as_posix()}\0{hash_file(file)}\n".encode())
     return digest.hexdigest()
 
 
-def hash_value(value: Any) -> str:
-    """SHA-256 of a JSON-able value in canonical form (sorted keys, no spaces)."""
+def hash_value(value: object) -> str:
+    """Return the SHA-256 of a JSON value in canonical form (sorted keys, no spaces)."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()

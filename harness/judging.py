@@ -45,7 +45,7 @@ class JudgeConfig(JudgeSettings):
 
     @property
     def id(self) -> str:
-        """Return the hash that identifies this judging."""
+        """The hash that identifies this judging before it starts."""
         return hash_value(self.model_dump(mode="json"))[:12]
 
 
@@ -61,6 +61,7 @@ class JudgeRequest(JudgeSettings):
 
     @property
     def id(self) -> str:
+        """The hash that identifies this judging."""
         return hash_value(self.model_dump(mode="json"))[:12]
 
 

@@ -1,6 +1,6 @@
-"""What a training run takes of each GPU, from the shape of its model: told before anything is downloaded or rented.
+"""Estimate the memory that training takes on each GPU, from the shape of the model, before anything is downloaded.
 
-Bytes on each of n processes, for P parameters of which T learn (``training.freeze``):
+Bytes on each of n processes, for P parameters of which T are trained (``training.freeze``):
 
     weights        4 P       float32, whatever ``training.dtype``; P / n under fsdp2
     gradients      4 T       T / n under fsdp2
@@ -62,15 +62,16 @@ class Shape:
 
     @property
     def parameters(self) -> int:
+        """Number of parameters."""
         experts = (3 if self.gated else 2) * self.width * self.neurons
         layer = self.attention + experts + self.router + 2 * self.norm
         return self.layers * layer + 2 * self.vocabulary * self.width + self.norm
 
-    def learning(self, freeze: str) -> int:
-        """Parameters that learn: ``paper`` also keeps the experts' gate projections, where they have some."""
+    def trained(self, freeze: str) -> int:
+        """Return the number of trained parameters; ``paper`` also freezes the experts' gate projections."""
         gates = self.width * self.neurons if self.gated else 0
-        held = {"none": 0, "router": self.router, "paper": self.router + gates}[freeze]
-        return self.parameters - self.layers * held
+        frozen = {"none": 0, "router": self.router, "paper": self.router + gates}[freeze]
+        return self.parameters - self.layers * frozen
 
 
 def _llama_moe(experts: int, selected: int) -> Shape:
@@ -104,15 +105,15 @@ SHAPES = {
 
 
 def shape_of(model: Model) -> Shape | None:
-    """The shape of a model that is known without looking at its files."""
+    """Return the shape of a model that is known without its files."""
     return SHAPES.get(model.source) if isinstance(model, CheckpointModel) else None
 
 
 def memory_per_process(shape: Shape, training: Training, launcher: Launcher) -> dict[str, float]:
-    """Bytes by what they are for, without what adapters would save."""
+    """Return bytes by purpose, without what adapters would save."""
     share = launcher.processes if launcher.strategy == "fsdp2" else 1
     states = launcher.processes if launcher.strategy in ("fsdp2", "zero1") else 1
-    whole, learning = shape.parameters, shape.learning(training.freeze)
+    whole, trained = shape.parameters, shape.trained(training.freeze)
     tokens = training.rows_per_forward * training.max_length
     number = 2 if training.dtype == "bfloat16" else 4
     met = shape.neurons * shape.selected // shape.experts
@@ -123,8 +124,8 @@ def memory_per_process(shape: Shape, training: Training, launcher: Launcher) -> 
         activations, kept = own + 4 * tokens * shape.width * shape.layers, squares
     parts = {
         "weights": 4 * whole / share,
-        "gradients": 4 * learning / share,
-        "optimizer": (12 if launcher.strategy == "zero1" else 8) * learning / states,
+        "gradients": 4 * trained / share,
+        "optimizer": (12 if launcher.strategy == "zero1" else 8) * trained / states,
         "activations": float(activations),
         "output layer": float(_LOGITS),
     }
@@ -136,14 +137,14 @@ def memory_per_process(shape: Shape, training: Training, launcher: Launcher) -> 
 
 
 def describe(model: Model, training: Training, launcher: Launcher) -> str | None:
-    """A sentence on a model's training; None where its shape is not known beforehand."""
+    """Return a sentence on the memory of training a model; None if its shape is not known."""
     shape = shape_of(model)
     if shape is None or training.lora is not None:
         return None
     parts = memory_per_process(shape, training, launcher)
     listed = ", ".join(f"{name} {size / GIB:.1f}" for name, size in parts.items())
     return (
-        f"{model.name}: {shape.parameters / 1e9:.2f} billion parameters, {shape.learning(training.freeze) / 1e9:.2f}"
-        f" billion of them learn; on each of {launcher.processes} processes ({launcher.strategy}) about"
+        f"{model.name}: {shape.parameters / 1e9:.2f} billion parameters, {shape.trained(training.freeze) / 1e9:.2f}"
+        f" billion of them trained; on each of {launcher.processes} processes ({launcher.strategy}) about"
         f" {sum(parts.values()) / GIB:.0f} GiB: {listed}"
     )

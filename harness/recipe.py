@@ -1,12 +1,12 @@
-"""The recipe: one typed tree that names models, data, strategies, training and evaluation.
+"""The recipe: one typed tree of models, data, strategies, training and evaluation.
 
-Everything a run depends on is in here, strict and frozen; ``harness/recipe_file.py`` reads it.
+Everything that a run depends on is in it; ``harness/recipe_file.py`` reads it from a file.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
@@ -16,7 +16,7 @@ from harness.files import read_yaml
 from harness.schema import Strict
 
 ROUTER_MODULES = frozenset({"gate", "router"})
-"""What MoE layers call their router, in transformers and in the paper's models."""
+"""Names of the router in MoE layers, in transformers and in the paper's models."""
 
 
 # --- data -----------------------------------------------------------------------------------------
@@ -31,7 +31,7 @@ class Part(Strict):
     revision: str | None = Field(None, description="commit or tag of the hub dataset; required to be reproducible")
     subset: str | None = None
     split: str = "train"
-    options: dict[str, Any] = Field(default_factory=dict, description="the adapter's own options (column names, …)")
+    options: dict[str, object] = Field(default_factory=dict, description="the adapter's own options (column names, …)")
 
     @model_validator(mode="after")
     def _one_location(self) -> Part:
@@ -51,7 +51,7 @@ class Source(Strict):
 
 
 class Data(Strict):
-    """The sources of a mixture and where they lie."""
+    """The sources of a mixture and where they are."""
 
     sources: tuple[Source, ...] = ()
     world: str | None = Field(None, description="a generated data root (`quickstart`), made on the spot")
@@ -59,9 +59,7 @@ class Data(Strict):
 
     @model_validator(mode="after")
     def _distinct(self) -> Data:
-        names = [source.name for source in self.sources]
-        if repeated := {name for name in names if names.count(name) > 1}:
-            raise ValueError(f"source names must differ; repeated: {', '.join(sorted(repeated))}")
+        _check_distinct("source names", [source.name for source in self.sources])
         return self
 
 
@@ -69,7 +67,7 @@ class Data(Strict):
 
 
 class LoRA(Strict):
-    """Low-rank adapters on linear layers, by peft; the frozen weights get them added when training is done."""
+    """Low-rank adapters on linear layers, by peft; they are merged into the weights after training."""
 
     r: int = Field(16, ge=1, description="the rank")
     alpha: float = Field(32.0, gt=0, description="the adapters' outputs are scaled by alpha / r")
@@ -120,7 +118,7 @@ class Training(Strict):
 
 
 class Mixing(Strict):
-    """When and from what the weights are updated; the strategy says how."""
+    """When and from which signals the weights are updated; the strategy says how."""
 
     interval: int = Field(100, ge=1, description="optimizer steps between updates (the paper's m)")
     gate_load: Literal["online", "probe"] = Field("online", description="online: counted from the training batches")
@@ -132,8 +130,8 @@ class Mixing(Strict):
     )
 
 
-def _by_name(value: Any) -> Any:
-    """A strategy's row: a mapping, a name, or a YAML file that holds the mapping (``moemix propose`` writes one)."""
+def _by_name(value: object) -> object:
+    """Return the mapping of a strategy's row, from a name or a YAML file too (``moemix propose`` writes one)."""
     if not isinstance(value, str):
         return value
     if not value.endswith((".yaml", ".yml")):
@@ -142,12 +140,12 @@ def _by_name(value: Any) -> Any:
         raise MoemixError("the strategy file does not exist", where=value)
     row = read_yaml(Path(value))
     if not isinstance(row, dict):
-        raise MoemixError("a strategy's row is a mapping with a `name`", where=value)
+        raise MoemixError("expected a mapping with a `name`, the row of a strategy", where=value)
     return row
 
 
-class Spent(Strict):
-    """What it took to find a strategy's options before its run: the table counts it in the run's total cost."""
+class SearchCost(Strict):
+    """Cost of the proxy runs used to tune a strategy's options; the table adds it to the run's total cost."""
 
     runs: int = Field(ge=0, description="proxy runs")
     steps: int = Field(ge=0)
@@ -160,13 +158,15 @@ class Strategy(Strict):
 
     name: str
     label: str = Field("", description="the row in tables; default: the name")
-    options: dict[str, Any] = Field(default_factory=dict)
-    overrides: dict[str, Any] = Field(default_factory=dict, description="`a.b: c` changes to the recipe for this row")
-    spent: Spent | None = Field(None, description="on proxy runs that its options were fitted on (`moemix propose`)")
+    options: dict[str, object] = Field(default_factory=dict)
+    overrides: dict[str, object] = Field(
+        default_factory=dict, description="`a.b: c` changes to the recipe for this row"
+    )
+    spent: SearchCost | None = Field(None, description="cost of tuning its options (`moemix propose`)")
 
     @model_validator(mode="before")
     @classmethod
-    def _label_defaults_to_name(cls, value: Any) -> Any:
+    def _label_defaults_to_name(cls, value: object) -> object:
         if isinstance(value, dict) and not value.get("label") and isinstance(value.get("name"), str):
             name: str = value["name"]
             value = {**value, "label": name.rsplit(":", 1)[-1]}
@@ -190,10 +190,12 @@ class Pretrain(Strict):
 
 
 class Named(Strict):
-    """What every model has, however it is made."""
+    """Fields that all models share."""
 
     name: str
-    overrides: dict[str, Any] = Field(default_factory=dict, description="`a.b: c` changes to the recipe for this model")
+    overrides: dict[str, object] = Field(
+        default_factory=dict, description="`a.b: c` changes to the recipe for this model"
+    )
 
 
 class TinyModel(Named):
@@ -201,47 +203,48 @@ class TinyModel(Named):
 
     kind: Literal["tiny"]
     architecture: str = Field("mixtral", description="a transformers model type")
-    config: dict[str, Any] = Field(default_factory=dict, description="fields of the architecture's configuration")
+    config: dict[str, object] = Field(default_factory=dict, description="fields of the architecture's configuration")
     tokenizer: Tokenizer = Tokenizer()
     pretrain: Pretrain | None = None
     seed: int = 0
 
 
-class UpcycledModel(Named):
-    """A dense checkpoint whose feed-forward blocks are copied into experts (sparse upcycling)."""
+class FromDense(Named):
+    """Fields of the models that are made from a dense checkpoint."""
 
-    kind: Literal["upcycle"]
     source: str = Field(description="a checkpoint folder, a hub id, or `package:NAME` for a Python package's weights")
     revision: str | None = None
-    experts: int = Field(4, ge=2)
-    top_k: int = Field(2, ge=1)
+    top_k: int = Field(2, ge=1, description="experts of a token; all experts of a split make the dense model again")
     router_init: Literal["data", "random"] = Field("data", description="data: from hidden states of the sources")
-    router_examples: int = Field(32, ge=1, description="examples per source that the routers are initialised from")
+    router_examples: int = Field(32, ge=1, description="examples per source for routers and clusters")
     seed: int = 0
 
     @property
     def reads_sources(self) -> bool:
+        """Whether examples of the sources determine the model."""
         return self.router_init == "data"
 
 
-class SplitModel(Named):
+class UpcycledModel(FromDense):
+    """A dense checkpoint whose feed-forward blocks are copied into experts (sparse upcycling)."""
+
+    kind: Literal["upcycle"]
+    experts: int = Field(4, ge=2)
+
+
+class SplitModel(FromDense):
     """A dense checkpoint whose feed-forward neurons are divided among experts (the LLaMA-MoE way)."""
 
     kind: Literal["split"]
-    source: str = Field(description="a checkpoint folder, a hub id, or `package:NAME` for a Python package's weights")
-    revision: str | None = None
     experts: int = Field(8, ge=2)
-    top_k: int = Field(2, ge=1, description="all of them make the dense model again")
     architecture: Literal["mixtral", "llama_moe"] = Field("mixtral", description="what the checkpoint is written as")
     partition: Literal["contiguous", "random", "clustered"] = Field(
         "random", description="which neurons share an expert; clustered: those active on the same tokens of the sources"
     )
-    router_init: Literal["data", "random"] = Field("data", description="data: from hidden states of the sources")
-    router_examples: int = Field(32, ge=1, description="examples per source that routers and clusters are made from")
-    seed: int = 0
 
     @property
     def reads_sources(self) -> bool:
+        """Whether examples of the sources determine the model."""
         return self.router_init == "data" or self.partition == "clustered"
 
 
@@ -315,17 +318,17 @@ class Recipe(Strict):
     judging: Judging = Judging()
     engine: str = Field("transformers", description="transformers, vllm, or the URL of an OpenAI-compatible server")
     baseline: str = Field("uniform", description="the row that differences are taken to")
-    executor: Executor = Field(LocalExecutor(), description="where jobs run; changes no result and no run's id")
-    tracking: Tracking = Field(Tracking(), description="who is told how training goes; changes neither, too")
+    executor: Executor = Field(LocalExecutor(), description="where jobs run; does not affect results or run ids")
+    tracking: Tracking = Field(Tracking(), description="experiment trackers; does not affect results or run ids")
 
     @model_validator(mode="after")
     def _distinct(self) -> Recipe:
-        for kind, names in (
-            ("strategy labels", [strategy.label for strategy in self.strategies]),
-            ("model names", [model.name for model in self.models]),
-        ):
-            if repeated := {name for name in names if names.count(name) > 1}:
-                raise ValueError(f"{kind} must differ; repeated: {', '.join(sorted(repeated))}")
-        if len(set(self.seeds)) != len(self.seeds):
-            raise ValueError("seeds must differ")
+        _check_distinct("strategy labels", [strategy.label for strategy in self.strategies])
+        _check_distinct("model names", [model.name for model in self.models])
+        _check_distinct("seeds", [str(seed) for seed in self.seeds])
         return self
+
+
+def _check_distinct(kind: str, names: list[str]) -> None:
+    if repeated := sorted({name for name in names if names.count(name) > 1}):
+        raise ValueError(f"{kind} must differ; repeated: {', '.join(repeated)}")

@@ -1,13 +1,12 @@
-"""Reading a recipe: a YAML file or a built-in name, changed by dotted keys, every mistake named with its neighbour.
+"""Reading a recipe from a YAML file or by its built-in name, and changing it by dotted keys.
 
-One override language: ``a.b=c`` (``--set`` on the command line, ``overrides:`` on a strategy).
+There is one override language: ``a.b=c`` (``--set`` on the command line, ``overrides:`` on a strategy or model).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
 
 import yaml
 
@@ -20,12 +19,12 @@ RECIPES = Path(__file__).parent / "recipes"
 
 
 def recipe_names() -> list[str]:
-    """The built-in recipes, by name (``paper/table1`` for a file in a folder)."""
+    """Return the names of the built-in recipes (``paper/table1`` for a file in a folder)."""
     return sorted(path.relative_to(RECIPES).with_suffix("").as_posix() for path in RECIPES.rglob("*.yaml"))
 
 
 def load_recipe(name_or_path: str, overrides: Iterable[str] = ()) -> Recipe:
-    """A recipe by name or from a YAML file, with ``a.b=c`` overrides applied.
+    """Load a recipe by name or from a YAML file, with ``a.b=c`` overrides applied.
 
     Raises:
         MoemixError: no such recipe, a bad YAML line, an unknown key, or a value of the wrong kind.
@@ -40,14 +39,14 @@ def load_recipe(name_or_path: str, overrides: Iterable[str] = ()) -> Recipe:
         raise unknown("recipe", name_or_path, recipe_names())
     tree = read_yaml(path)
     if not isinstance(tree, dict):
-        raise MoemixError("a recipe is a mapping of keys", where=str(path))
+        raise MoemixError("expected a mapping of keys, a recipe", where=str(path))
     tree.setdefault("name", path.stem.lower())
     for override in overrides:
         set_value(tree, *parse_setting(override))
     return parse(Recipe, tree, where=str(path))
 
 
-def parse_setting(text: str) -> tuple[str, Any]:
+def parse_setting(text: str) -> tuple[str, object]:
     """Return the key and the value of ``--set key.subkey=value``; the value is YAML.
 
     Raises:
@@ -62,8 +61,8 @@ def parse_setting(text: str) -> tuple[str, Any]:
         raise MoemixError(f"the value is not valid YAML: {error}", where=f"--set {text}") from None
 
 
-def override(recipe: Recipe, changes: dict[str, Any]) -> Recipe:
-    """The recipe with dotted keys replaced, validated again."""
+def override(recipe: Recipe, changes: Mapping[str, object]) -> Recipe:
+    """Return the recipe with dotted keys replaced, validated again."""
     if not changes:
         return recipe
     tree = recipe.model_dump(mode="json")
@@ -72,7 +71,7 @@ def override(recipe: Recipe, changes: dict[str, Any]) -> Recipe:
     return parse(Recipe, tree, where=f"recipe {recipe.name}")
 
 
-def set_value(tree: Any, dotted: str, value: Any) -> None:
+def set_value(tree: object, dotted: str, value: object) -> None:
     """Set ``a.b.c`` in nested mappings and lists; a list takes an index or the ``name`` of an item."""
     *parents, last = dotted.split(".")
     node = tree
@@ -83,18 +82,18 @@ def set_value(tree: Any, dotted: str, value: Any) -> None:
         elif isinstance(node, dict):
             node = node.setdefault(key, {})
             if node is None:
-                raise MoemixError("has no keys below it", where=path)
+                raise MoemixError("this key is null and has no keys below it", where=path)
         else:
-            raise MoemixError("is a single value and has no keys below it", where=".".join(parents[:depth]))
+            raise MoemixError("this key is a single value and has no keys below it", where=".".join(parents[:depth]))
     if isinstance(node, list):
         node[_position(node, last, dotted)] = value
     elif isinstance(node, dict):
         node[last] = value
     else:
-        raise MoemixError("is a single value and has no keys below it", where=".".join(parents))
+        raise MoemixError("this key is a single value and has no keys below it", where=".".join(parents))
 
 
-def _position(items: list[Any], key: str, where: str) -> int:
+def _position(items: list[object], key: str, where: str) -> int:
     names = [str(item["name"]) if isinstance(item, dict) and "name" in item else str(item) for item in items]
     if key in names:
         return names.index(key)

@@ -1,13 +1,12 @@
-"""Every record the project stores: the whole language in one file.
+"""The records through which the stages communicate, stored as JSON in the run store.
 
-Stages meet only in these, as JSON in the run store. Each carries the version of its schema, so a reader
-can refuse what it does not understand instead of guessing.
+Each stored record has the version of its schema, so that a reader can refuse what it does not understand.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Literal, TypeVar
 
 from pydantic import Field, ValidationError
 
@@ -27,17 +26,17 @@ class Record(Strict):
     schema_version: Literal[1] = 1
 
     def write(self, path: Path) -> None:
-        """Store as JSON, whole or not at all."""
+        """Store the record as JSON, completely or not at all."""
         write_json(path, self.model_dump(mode="json"))
 
     @classmethod
     def read(cls: type[R], path: Path) -> R:
-        """Read and check; a damaged or foreign file is named with what is wrong in it."""
+        """Load and validate a file; an error names the file and what is wrong in it."""
         return cls.checked(read_json(path), path)
 
     @classmethod
     def checked(cls: type[R], tree: object, path: Path, **context: object) -> R:
-        """Build the record from parsed JSON; an error names ``path`` and the key that is wrong."""
+        """Build the record from parsed JSON; an error names the file and the key that is wrong."""
         try:
             return cls.model_validate(tree, context=context)
         except ValidationError as error:
@@ -49,7 +48,7 @@ class Record(Strict):
 
 
 class Provenance(Strict):
-    """What produced a record, enough to produce it again."""
+    """The code, packages and machine that produced a record."""
 
     git_sha: str | None
     git_dirty: bool | None
@@ -67,7 +66,7 @@ Status = Literal["planned", "running", "done", "failed"]
 
 
 class Stage(Strict):
-    """Where a stage of a run stands."""
+    """The status of a stage of a run."""
 
     status: Status = "planned"
     started: str | None = None
@@ -79,7 +78,7 @@ class Stage(Strict):
 
 
 class ModelConfig(Strict):
-    """All that determines a made model. Its hash is the model's id."""
+    """Everything that determines a made model. Its hash is the model's id."""
 
     model: Model
     sources: tuple[Source, ...] = Field((), description="the data that tokenizer, pretraining or routers see")
@@ -87,6 +86,7 @@ class ModelConfig(Strict):
 
     @property
     def id(self) -> str:
+        """The model's name, and the hash of everything but its overrides."""
         identity = self.model_dump(mode="json")
         identity["model"].pop("overrides")
         return f"{self.model.name}-{hash_value(identity)[:12]}"
@@ -100,7 +100,9 @@ class ModelManifest(Record):
     data_root: str | None = None
     stage: Stage = Stage()
     checkpoint_hash: str | None = None
-    report: dict[str, Any] = Field(default_factory=dict, description="what making it measured (parameters, losses, …)")
+    report: dict[str, object] = Field(
+        default_factory=dict, description="what making it measured (parameters, losses, …)"
+    )
     provenance: Provenance
 
 
@@ -108,7 +110,7 @@ class ModelManifest(Record):
 
 
 class RunConfig(Strict):
-    """All that determines a run's result. Its hash is the run's id: the same thing again is the same run."""
+    """Everything that determines a run's result. Its hash is the run's id."""
 
     model_id: str
     strategy: Strategy
@@ -123,6 +125,7 @@ class RunConfig(Strict):
 
     @property
     def id(self) -> str:
+        """The label, the seed, and the hash of everything that determines the result."""
         identity = self.model_dump(mode="json")
         for key in ("label", "overrides", "spent"):
             identity["strategy"].pop(key)
@@ -164,7 +167,7 @@ class RunManifest(Record):
     base_checkpoint: str = Field(description="folder of the model that training starts from, relative to the store")
     reference_run: str | None = Field(None, description="folder of the referenced run, relative to the store")
     data_root: str | None = None
-    tracking: Tracking = Field(Tracking(), description="who is told how training goes")
+    tracking: Tracking = Field(Tracking(), description="experiment trackers")
     stages: dict[str, Stage] = Field(default_factory=lambda: {"train": Stage()})
     result: TrainResult | None = None
     checkpoint_hash: str | None = None
@@ -178,7 +181,7 @@ class MixtureUpdate(Record):
     names: tuple[str, ...] = Field(description="the sources; every list below follows this order")
     before: tuple[float, ...]
     after: tuple[float, ...]
-    observation: dict[str, Any] = Field(default_factory=dict, description="the signals that caused it")
+    observation: dict[str, object] = Field(default_factory=dict, description="the signals that caused it")
     scales: Literal["draws", "loss"] = Field("draws", description="what the weights act on")
     requested: tuple[float, ...] = Field(description="share of draws in force since the last update")
     realised_examples: tuple[int, ...] = Field(description="examples drawn since the last update")
@@ -235,6 +238,7 @@ class EvalRequest(Strict):
 
     @property
     def id(self) -> str:
+        """The hash that identifies this evaluation of a checkpoint."""
         return hash_value(self.model_dump(mode="json", exclude=None if self.questions else {"questions"}))[:12]
 
 
@@ -251,7 +255,7 @@ class EvalResult(Strict):
     shots: int
     task_version: str
     prompt_hash: str = Field(description="over every prompt of the task, in order")
-    engine: dict[str, Any] = Field({}, description="what answered: name, version, dtype, arguments")
+    engine: dict[str, object] = Field({}, description="what answered: name, version, dtype, arguments")
     note: str | None = None
 
 
@@ -275,7 +279,7 @@ class EvalSummary(Record):
     request: EvalRequest
     checkpoint: str
     checkpoint_hash: str
-    engine: dict[str, Any] = Field(description="name, version, dtype, arguments")
+    engine: dict[str, object] = Field(description="name, version, dtype, arguments")
     results: tuple[EvalResult, ...]
     columns: dict[str, Column]
     seconds: float

@@ -1,4 +1,4 @@
-"""Where a source's files lie, and the fingerprint that says what is in them."""
+"""The files of a source, and the fingerprint of their contents."""
 
 from __future__ import annotations
 
@@ -12,12 +12,7 @@ from harness.recipe import Part, Source
 
 
 def part_files(part: Part, root: Path | None, *, where: str) -> list[Path]:
-    """The local files of a part, globs expanded, in the order of their names.
-
-    Args:
-        root: the data root that relative paths start from.
-        where: the source's name, for errors.
-    """
+    """Return the local files of a part of the source ``where``, globs expanded, in the order of their names."""
     found: list[Path] = []
     for pattern in part.files:
         path = Path(pattern)
@@ -38,16 +33,16 @@ def part_files(part: Part, root: Path | None, *, where: str) -> list[Path]:
 
 
 def hub_folder(part: Part, root: Path | None) -> Path | None:
-    """The local folder that stands for a part's hub id, if there is one below the data root."""
+    """Return the local folder in place of a part's hub id, if there is one below the data root."""
     if part.hub is None or root is None or not (root / part.hub).is_dir():
         return None
     return root / part.hub
 
 
 def fingerprint(source: Source, root: Path | None) -> str:
-    """What a source is made of: the bytes of its files, its hub ids with revisions, and adapters of the user's own.
+    """Return the hash of what a source is made of: files, hub ids with revisions, and the user's own adapters.
 
-    A hub id that is a folder below the data root is read from there, so it is known by what is in it.
+    A hub id that is a folder below the data root is read from there, so the contents of the folder count.
     """
     contents = []
     for part in source.parts:

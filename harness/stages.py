@@ -8,11 +8,12 @@ behind each sub-command (group ``moemix.commands``). Nothing else in the project
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Iterable, Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, cast
+from typing import TYPE_CHECKING, ClassVar, Protocol, cast
 
 from harness.errors import StageFailed
 
@@ -30,10 +31,11 @@ Finding = tuple[str, bool, str]
 class StrategyRules(Protocol):
     """What a plan must know of a strategy; a frozen dataclass, whose fields are the options."""
 
-    needs: str | None
-    trains: bool
-    updates: bool
-    at_start: frozenset[str]
+    __dataclass_fields__: ClassVar[dict[str, dataclasses.Field[object]]]
+    needs: ClassVar[str | None]
+    trains: ClassVar[bool]
+    updates: ClassVar[bool]
+    at_start: ClassVar[frozenset[str]]
 
 
 class TrainingStage(Protocol):

@@ -1,4 +1,4 @@
-"""``moemix status``: what runs, what waits and for what, what failed and why, and how long is left."""
+"""``moemix status``: which jobs run, wait, failed and why, and how much time is left."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from harness.commands import build_plan
 from harness.errors import StageFailed
 from harness.execution import LocalExecutor
 from harness.files import read_jsonl
-from harness.options import recipe_options
+from harness.grid import Grid, terminal_table
+from harness.options import format_option, recipe_options
 from harness.plan import Job, Plan
 from harness.progress import duration
 from harness.records import ModelManifest, RunManifest, Stage
@@ -28,7 +29,7 @@ State = Literal["done", "running", "queued", "waiting", "interrupted", "failed",
 
 @dataclass(frozen=True)
 class JobStatus:
-    """One job: how it stands, why, and the seconds it still needs where that can be told."""
+    """The state of one job, the reason for it, and the seconds that it still needs where that is known."""
 
     id: str
     title: str
@@ -40,56 +41,51 @@ class JobStatus:
 @click.command()
 @click.argument("recipe", required=False)
 @recipe_options
-@click.option("--format", "style", type=click.Choice(["text", "json"]), default="text", show_default=True)
+@format_option
 def status(
     recipe: str | None, overrides: tuple[str, ...], store: str | None, data_root: str | None, style: str
 ) -> None:
     """Show the jobs of RECIPE, or every run of the store: running, waiting, failed and why, with the time left."""
+    left = None
     if recipe is None:
         rows = list(store_status(Store(store_root(store))))
-        left = None
     else:
         plan = build_plan(recipe, overrides, store, data_root)
         rows = plan_status(plan)
         left = time_left(plan, rows)
     if style == "json":
-        jobs = [row.__dict__ for row in rows]
-        click.echo(json.dumps({"jobs": jobs, "seconds_left": left}, indent=1))
+        click.echo(json.dumps({"jobs": [row.__dict__ for row in rows], "seconds_left": left}, indent=1))
         return
-    from tabulate import tabulate
-
-    click.echo(tabulate([(r.state, r.title, r.detail) for r in rows], headers=("state", "job", ""), tablefmt="simple"))
-    counts = Counter(row.state for row in rows)
-    told = ", ".join(f"{count} {state}" for state, count in counts.items()) or "nothing has been started"
-    click.echo(f"\n{told}" + (f"; about {duration(left)} left" if left else ""))
+    click.echo(terminal_table(Grid(("state", "job", ""), [(row.state, row.title, row.detail) for row in rows])))
+    counts = [f"{count} {state}" for state, count in Counter(row.state for row in rows).items()]
+    summary = ", ".join(counts) or "nothing has been started"
+    click.echo(f"\n{summary}" + (f"; about {duration(left)} left" if left else ""))
 
 
 def plan_status(plan: Plan) -> list[JobStatus]:
-    """How every job of a plan stands."""
+    """Return the state of every job of a plan."""
     queue = _queue(plan)
-    found: dict[str, JobStatus] = {}
+    rows: dict[str, JobStatus] = {}
     for job in plan.jobs:
         status = _job_status(job, queue)
         if status.state == "waiting":
-            obstacle = next((o for o in job.after if found[o].state in ("failed", "blocked")), None)
-            needed = [found[other].title for other in job.after if found[other].state != "done"]
-            if obstacle is not None:
-                status = replace(status, state="blocked", detail=f"behind: {found[obstacle].title}")
-            elif needed and not status.detail:
-                status = replace(status, detail=f"for: {'; '.join(needed)}")
-        found[job.id] = status
-    return list(found.values())
+            failed = next((rows[o] for o in job.after if rows[o].state in ("failed", "blocked")), None)
+            open_jobs = [rows[other].title for other in job.after if rows[other].state != "done"]
+            if failed is not None:
+                status = replace(status, state="blocked", detail=f"behind: {failed.title}")
+            elif open_jobs and not status.detail:
+                status = replace(status, detail=f"for: {'; '.join(open_jobs)}")
+        rows[job.id] = status
+    return list(rows.values())
 
 
 def _job_status(job: Job, queue: Mapping[str, tuple[State, str]]) -> JobStatus:
     stage = _stage(job)
     if job.done:
-        seconds = _seconds(stage) if stage else None
+        seconds = _seconds(stage)
         return JobStatus(job.id, job.title, "done", f"in {duration(seconds)}" if seconds else "", 0.0)
-    state: State = "waiting"
-    detail, left = "", None
-    if job.id in queue:
-        state, detail = queue[job.id]
+    state, detail = queue.get(job.id, ("waiting", ""))
+    left = None
     if state == "running" or _is_locked(job.folder / ".lock"):
         progress, left = _progress(job)
         state, detail = "running", "; ".join(filter(None, (progress, detail)))
@@ -101,7 +97,7 @@ def _job_status(job: Job, queue: Mapping[str, tuple[State, str]]) -> JobStatus:
 
 
 def _stage(job: Job) -> Stage | None:
-    """What the records say of a job; None before they say anything."""
+    """Return the recorded stage of a job; None if nothing is recorded yet."""
     if job.kind == "model":
         path = job.folder / "model.json"
         return ModelManifest.read(path).stage if path.is_file() else None
@@ -111,83 +107,75 @@ def _stage(job: Job) -> Stage | None:
     return run.manifest.stages.get("train" if job.kind == "train" else f"{job.kind}:{job.folder.name}")
 
 
-def _seconds(stage: Stage) -> float | None:
-    if stage.status != "done" or stage.started is None or stage.finished is None:
+def _seconds(stage: Stage | None) -> float | None:
+    if stage is None or stage.status != "done" or stage.started is None or stage.finished is None:
         return None
     return (datetime.fromisoformat(stage.finished) - datetime.fromisoformat(stage.started)).total_seconds()
 
 
 def _progress(job: Job) -> tuple[str, float | None]:
-    """How far a running job is, and the seconds it still needs: from its metrics, else from its log's last words."""
+    """Return how far a running job is, and the seconds it needs: from its metrics, or else its log's last line."""
     run = Run(job.folder)
-    if job.kind == "train" and run.metrics.is_file():
-        lines = list(read_jsonl(run.metrics))
-        if lines:
-            total = run.manifest.config.training.steps
-            step = int(lines[-1]["step"])
-            left = (total - step) * fmean(float(line["seconds"]) for line in lines[-10:])
-            return f"step {step} of {total}, loss {float(lines[-1]['loss']):.3f}, {duration(left)} left", left
+    lines = list(read_jsonl(run.metrics)) if job.kind == "train" and run.metrics.is_file() else []
+    if lines:
+        total, step = run.manifest.config.training.steps, int(lines[-1]["step"])
+        left = (total - step) * fmean(float(line["seconds"]) for line in lines[-10:])
+        return f"step {step} of {total}, loss {float(lines[-1]['loss']):.3f}, {duration(left)} left", left
     words = job.log.read_bytes()[-4000:].decode(errors="replace").splitlines() if job.log.is_file() else []
     return (words[-1].rsplit("\r", 1)[-1][:100] if words else ""), None
 
 
 def _queue(plan: Plan) -> dict[str, tuple[State, str]]:
-    """Job id → how it stands in Slurm's queue, where the plan was sent there."""
+    """Return job id → its state in Slurm's queue, for a plan that was sent there."""
     from harness.slurm_queue import ACTIVE, queue_states, submitted
 
     ids = submitted(plan.store.root / plan.recipe.name)
-    if not ids:
-        return {}
     try:
         states = queue_states(ids.values())
-    except StageFailed as failure:
-        return {job: ("queued", f"{failure} (Slurm job {slurm})") for job, slurm in ids.items()}
-    found: dict[str, tuple[State, str]] = {}
+    except StageFailed as error:
+        return {job: ("queued", f"{error} (Slurm job {slurm})") for job, slurm in ids.items()}
+    queue: dict[str, tuple[State, str]] = {}
     for job, slurm in ids.items():
         state = states[slurm]
         if state.name in ACTIVE:
             running = state.name in ("RUNNING", "COMPLETING")
             limit = f", {state.left} to its limit" if running and state.left else ""
-            found[job] = ("running" if running else "queued", state.in_queue + limit)
-    return found
+            queue[job] = ("running" if running else "queued", state.in_queue + limit)
+    return queue
 
 
 def time_left(plan: Plan, rows: list[JobStatus]) -> float | None:
-    """Seconds, by how long jobs of the same kind took; None while no job of some kind has finished."""
+    """Estimate the seconds left from finished jobs of the same kind; None while a kind has no finished job."""
     by_id = {job.id: job for job in plan.jobs}
-    took: dict[str, list[float]] = {}
+    durations: dict[str, list[float]] = {}
     for job in plan.jobs:
-        stage = _stage(job) if job.done else None
-        seconds = _seconds(stage) if stage else None
-        if seconds is not None:
-            took.setdefault(job.kind, []).append(seconds)
+        if job.done and (seconds := _seconds(_stage(job))) is not None:
+            durations.setdefault(job.kind, []).append(seconds)
     total = 0.0
     for row in rows:
         if row.state in ("done", "failed", "blocked"):
             continue
-        kind = by_id[row.id].kind
-        if row.seconds_left is None and kind not in took:
+        finished = durations.get(by_id[row.id].kind)
+        if row.seconds_left is None and not finished:
             return None
-        total += row.seconds_left if row.seconds_left is not None else fmean(took[kind])
+        total += fmean(finished or ()) if row.seconds_left is None else row.seconds_left
     executor = plan.recipe.executor
-    at_once = executor.jobs if isinstance(executor, LocalExecutor) else executor.at_once
-    return total / at_once
+    return total / (executor.jobs if isinstance(executor, LocalExecutor) else executor.at_once)
 
 
 def store_status(store: Store) -> Iterator[JobStatus]:
-    """Every run that lies in the store, whatever recipe it belongs to."""
+    """Yield the state of every run in the store, whatever recipe it belongs to."""
     for path in sorted(store.root.rglob("run.json")):
         manifest = RunManifest.read(path)
-        stages = {name: stage.status for name, stage in manifest.stages.items()}
-        failed = [f"{n}: {s.error or 'no reason recorded'}" for n, s in manifest.stages.items() if s.status == "failed"]
-        open_stages = [name for name, state in stages.items() if state != "done"]
-        state: State = "done" if not open_stages else "waiting"
-        detail = ", ".join(f"{name} {state}" for name, state in stages.items())
+        stages = manifest.stages
+        failed = [f"{n}: {s.error or 'no reason recorded'}" for n, s in stages.items() if s.status == "failed"]
+        detail = ", ".join(f"{name} {stage.status}" for name, stage in stages.items())
+        state: State = "done" if all(stage.status == "done" for stage in stages.values()) else "waiting"
         if any(_is_locked(lock) for lock in (path.parent / ".lock", *path.parent.glob("evals/*/.lock"))):
             state = "running"
         elif failed:
             state, detail = "failed", "; ".join(failed)
-        elif any(status == "running" for status in stages.values()):
+        elif any(stage.status == "running" for stage in stages.values()):
             state, detail = "interrupted", f"{detail} (no process works on it)"
         yield JobStatus(manifest.run_id, f"{manifest.recipe}/{manifest.run_id}", state, detail)
 

@@ -1,8 +1,8 @@
-"""The run store: one folder per run and per made model, whole files only, one writer at a time.
+"""The run store: one folder for each run and each made model, complete files only, one writer at a time.
 
 <store>/<recipe>/<run_id>/   a run (run.json, mixture.jsonl, metrics.jsonl, state/, checkpoint/, evals/, judge/)
 <store>/_models/<model_id>/  a made model (model.json, checkpoint/)
-<store>/_contamination/      which suites' questions stand in which sources (`moemix data check`)
+<store>/_contamination/      which suites' questions are in which sources (`moemix data check`)
 <store>/_cache/              tokenised data and generated worlds: safe to delete
 """
 
@@ -27,12 +27,12 @@ DEFAULT_STORE = "runs"
 
 
 def store_root(given: str | None = None) -> Path:
-    """The store: the argument, else ``MOEMIX_STORE``, else ``runs/`` here."""
+    """Return the folder of the store: the argument, else ``MOEMIX_STORE``, else ``runs/`` here."""
     return Path(given or os.environ.get("MOEMIX_STORE") or DEFAULT_STORE).resolve()
 
 
 def data_root(given: str | None = None) -> Path | None:
-    """The folder of local data: the argument, else ``MOEMIX_DATA_ROOT``, else none."""
+    """Return the folder of local data: the argument, else ``MOEMIX_DATA_ROOT``, else none."""
     name = given or os.environ.get("MOEMIX_DATA_ROOT")
     if not name:
         return None
@@ -44,7 +44,11 @@ def data_root(given: str | None = None) -> Path | None:
 
 @contextmanager
 def exclusive(folder: Path) -> Iterator[None]:
-    """Hold ``folder`` against other writers; the lock goes with the process, however it ends."""
+    """Lock a folder against other writers. The lock ends with the process, however it ends.
+
+    Raises:
+        StageFailed: another process works on it.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / ".lock")
     try:
@@ -72,29 +76,31 @@ class Run:
 
     @property
     def store(self) -> Path:
-        """The store this run lies in: recipe names may hold slashes, so the manifest says how deep."""
+        """Folder of the store. Recipe names may have slashes, so the manifest says how deep the run is."""
         return self.folder.parents[len(Path(self.manifest.recipe).parts)]
 
     @property
     def manifest(self) -> RunManifest:
+        """The manifest as it is now."""
         return RunManifest.read(self.manifest_path)
 
     def update(self, **changes: object) -> RunManifest:
-        """Replace fields of the manifest, as a whole."""
+        """Replace fields of the manifest."""
         manifest = self.manifest.model_copy(update=changes)
         manifest.write(self.manifest_path)
         return manifest
 
     @property
     def trained(self) -> bool:
+        """Whether training is done."""
         return self.manifest_path.is_file() and self.manifest.stages["train"].status == "done"
 
     def eval_folder(self, request: EvalRequest) -> Path:
-        """Where this evaluation lies or may go: the suite's name, unless another request already has that folder."""
+        """Return the folder of this evaluation: the suite's name, unless another request already has that folder."""
         return _folder_of(request, self.folder / "evals" / Path(request.suite).stem, eval_request)
 
     def judge_folder(self, config: JudgeConfig) -> Path:
-        """Where this judging lies or may go: the bench's name, unless another judging already has that folder."""
+        """Return the folder of this judging: the bench's name, unless another judging already has that folder."""
         return _folder_of(config, self.folder / "judge" / Path(config.bench).stem, judge_config)
 
 
@@ -149,18 +155,18 @@ class Store:
     def __init__(self, root: Path) -> None:
         self.root = root
 
-    @property
-    def cache(self) -> Path:
-        return self.root / "_cache"
+        self.cache = root / "_cache"
 
     def model_folder(self, config: ModelConfig) -> Path:
+        """Return the folder of a made model."""
         return self.root / "_models" / config.id
 
     def run(self, recipe: str, config: RunConfig) -> Run:
+        """Return a run of a recipe, whether or not it exists yet."""
         return Run(self.root / recipe / config.id)
 
     def contamination_path(self, suite_hash: str, fingerprint: str) -> Path:
-        """Where the record of a suite's questions in a source lies, if the two were compared."""
+        """Return the file of the record of a suite's questions in a source; it exists if they were compared."""
         return self.root / "_contamination" / f"{hash_value([suite_hash, fingerprint])[:24]}.json"
 
 
@@ -203,7 +209,7 @@ def _text(path: Path | None) -> str | None:
 
 
 def checkpoint_hash(folder: Path) -> str:
-    """What a checkpoint is: its weights, configuration and tokenizer, not when or where it was written."""
+    """Return the hash of a checkpoint's weights, configuration and tokenizer."""
     if not (folder / "config.json").is_file():
         raise MoemixError("not a checkpoint: there is no config.json", where=str(folder))
     return hash_value({p: hash_tree(folder, p) for p in ("*.safetensors", "*.json", "*.jinja", "*.model")})

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from harness.recipe import Spent
+from harness.recipe import SearchCost
 from harness.records import RunManifest, TrainResult
 from harness.store import Run
 from leaderboards.members import Member
 from leaderboards.table import Row
 
-Cost = TrainResult | Spent | None
+Cost = TrainResult | SearchCost | None
 
 
 @dataclass(frozen=True)

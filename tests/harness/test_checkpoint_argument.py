@@ -46,9 +46,9 @@ def test_what_is_neither_is_told_by_name(hub):
     with pytest.raises(MoemixError, match="no such folder") as error:
         given("/nowhere/at all")
     assert "ORG/NAME" in str(error.value)
-    with pytest.raises(MoemixError, match="lab/other: neither a folder, nor to be had from the hub"):
+    with pytest.raises(MoemixError, match="lab/other: there is no such folder, and the hub did not return it"):
         given("lab/other")
-    with pytest.raises(MoemixError, match="lab/tiny-moe@v2: neither"):
+    with pytest.raises(MoemixError, match="lab/tiny-moe@v2: there is no such folder"):
         given("lab/tiny-moe@v2")
 
 

@@ -19,8 +19,8 @@ def test_the_plan_of_the_papers_setting_tells_batch_tokens_and_memory_offline(tm
     assert "train dynamic on llama-moe-3.5b-2of8" in said.output
     assert "2000 steps × 128 examples of at most 2048 tokens (bfloat16)" in said.output
     assert said.output.count("Global batch: at most 262,144 tokens; a run sees at most 524,288,000 tokens") == 2
-    assert "llama-moe-3.5b-2of8: 6.74 billion parameters, 5.30 billion of them learn" in said.output
-    assert "molm-700m-4b: 4.19 billion parameters, 4.18 billion of them learn" in said.output
+    assert "llama-moe-3.5b-2of8: 6.74 billion parameters, 5.30 billion of them trained" in said.output
+    assert "molm-700m-4b: 4.19 billion parameters, 4.18 billion of them trained" in said.output
     assert said.output.count("on each of 4 processes (fsdp2)") == 2
     assert "train public_sft on llama-moe-3.5b-2of8-sft" in said.output
     assert not (tmp_path / "runs").exists()

@@ -13,7 +13,7 @@ import pytest
 from run_records import ENGINE, Bench  # type: ignore[import-not-found]
 
 from harness.grid import ENDINGS, latex_text, markdown_text, plain
-from harness.recipe import Spent
+from harness.recipe import SearchCost
 from harness.records import Column, Stage
 from leaderboards.comparison import Comparison, compare
 from leaderboards.exports import FIELDS, as_csv, as_json, render
@@ -234,7 +234,7 @@ def test_what_a_run_needed_first_counts_in_its_total_cost(bench, answers):
 
 def test_proxy_runs_that_weights_were_fitted_on_count_in_the_total_cost(bench, answers):
     run = bench.run("regmix", {"arc": answers(7, 100, 0.5)})
-    spent = Spent(runs=12, steps=300, tokens=7_000, seconds=30.5)
+    spent = SearchCost(runs=12, steps=300, tokens=7_000, seconds=30.5)
     config = run.manifest.config
     run.update(config=config.model_copy(update={"strategy": config.strategy.model_copy(update={"spent": spent})}))
     assert run.manifest.config.id == config.id, "what was spent is told, and makes no other run"
