@@ -4,9 +4,8 @@ import pytest
 
 from harness.errors import MoemixError
 from harness.recipe_file import load_recipe
-from trainers.data.adapters import ADAPTERS, MalformedRowError, UnusableRowError, load_adapter
+from trainers.data.adapters import ADAPTERS, MalformedRowError, PartAdapter, UnusableRowError, load_adapter
 from trainers.data.reading import read_part
-from trainers.data.tokenise import PartAdapter
 
 
 def adapt(name, row, **options):

@@ -11,8 +11,8 @@ from test_mixing_strategies import observed, some_sources
 
 from harness.errors import MoemixError
 from trainers.mixing import Observation, Reference, Sources, load_strategy
-from trainers.mixing.balanced import imbalance
 from trainers.mixing.distances import dissimilarity, pairwise
+from trainers.mixing.dynamic import imbalance
 
 LOAD = np.array([[70, 20, 10, 0], [60, 25, 15, 0], [10, 10, 40, 40], [25, 25, 25, 25]])
 

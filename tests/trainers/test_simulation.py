@@ -268,7 +268,7 @@ def test_the_command_leaves_a_record_a_picture_and_a_table(tmp_path: Path):
 
 
 def test_a_strategy_of_ones_own_is_simulated_from_its_file(tmp_path: Path):
-    from trainers.commands.strategy_template import write_strategy
+    from trainers.commands.strategies import write_strategy
 
     file, _ = write_strategy("my_own", tmp_path, set())
     done = run(f"{file}:MyOwn", "--steps", "200", "--set", "MyOwn.eta=2", out=tmp_path)

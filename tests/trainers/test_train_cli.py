@@ -143,8 +143,8 @@ def test_a_disk_that_fills_up_keeps_the_last_good_state_and_the_run_goes_on_once
     ("arguments", "said"),
     [
         ([], "give a RECIPE"),
-        (["quickstart", "--run", "somewhere"], "takes everything from the run's manifest"),
-        (["--run", "somewhere", "--set", "a.b=c"], "takes everything from the run's manifest"),
+        (["quickstart", "--run", "somewhere"], "defines the whole run"),
+        (["--run", "somewhere", "--set", "a.b=c"], "defines the whole run"),
     ],
 )
 def test_arguments_that_do_not_go_together_are_told(arguments, said):

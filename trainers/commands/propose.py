@@ -87,7 +87,7 @@ def _shares(text: str | None, where: str) -> dict[str, float] | None:
 
 def _report(proposal: Proposal, folder: Path) -> None:
     from harness.grid import Grid, terminal_table
-    from trainers.proposals.figures import describe_fit
+    from trainers.proposals.propose import describe_fit
 
     best = min(proposal.proxies, key=lambda proxy: proxy.measured)
     rows = [

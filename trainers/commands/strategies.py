@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import json
+import keyword
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import click
 
+from harness.errors import MoemixError
+from harness.files import write_text
 from trainers.mixing.registry import StrategyCard
 
 
@@ -96,9 +101,120 @@ def _options(defaults: Mapping[str, object]) -> str:
 )
 def new(name: str, out: Path) -> None:
     """Write NAME.py with a working strategy, and test_NAME.py, which checks it."""
-    from trainers.commands.strategy_template import class_name, write_strategy
     from trainers.mixing import strategy_names
 
     file, test = write_strategy(name, out, set(strategy_names()))
     click.echo(f"written: {file}\nwritten: {test}")
     click.echo(f"\ncheck:  pytest {test}\ntrain:  moemix train quickstart --strategy {file}:{class_name(name)}")
+
+
+STRATEGY = '''"""{title}: describe it in one line, and name the paper that it follows, if there is one."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from trainers.mixing import MixingStrategy, MixtureState
+
+
+@dataclass(frozen=True)
+class {cls}(MixingStrategy):
+    """Weight moves to sources whose training loss is high."""
+
+    name = "{name}"
+    signals = frozenset({{"train_loss"}})  # the fields of trainers.mixing.Observation that it needs
+    source = ""  # the paper and the variant, for the listing
+
+    # options: a recipe sets them under `options:`
+    eta: float = 0.5  # step size
+    floor: float = 0.05  # share of the weights that is spread evenly, so that no source is lost
+
+    def init(self, sources):
+        """Return the weights before the first step; sources.names and sources.sizes describe the sources."""
+        count = len(sources.names)
+        return MixtureState(weights=np.full(count, 1 / count))
+
+    def update(self, state, seen):
+        """Return the weights after an observation. Use no random numbers and no files, and change no argument."""
+        loss = seen.need("train_loss")  # one number per source; nan if a source was not seen
+        known = np.isfinite(loss)
+        if not known.any():
+            return state
+        gain = np.where(known, loss, loss[known].mean())
+        gain = gain / np.abs(gain).max(initial=1e-300)  # at most 1, so that exp cannot overflow
+        share = state.weights * np.exp(self.eta * gain)
+        share = share / share.sum()
+        return MixtureState(weights=(1 - self.floor) * share + self.floor / len(share))
+'''
+
+TEST = '''"""{cls} keeps the contract of a mixing strategy, and moves weight as intended."""
+
+from pathlib import Path
+
+import numpy as np
+
+from trainers.mixing import Observation, Sources, load_strategy
+from trainers.mixing.contract import check_strategy
+
+FILE = Path(__file__).with_name("{name}.py")
+
+
+def test_it_keeps_the_contract():
+    check_strategy(load_strategy(f"{{FILE}}:{cls}"))
+
+
+def test_weight_moves_to_the_source_with_the_highest_loss():
+    sources = Sources(("chat", "code", "math"), np.array([1000, 1000, 1000]))
+    seen = np.array([100, 100, 100])
+    rule = load_strategy(f"{{FILE}}:{cls}")
+    state = rule.init(sources)
+    for step in (100, 200, 300):
+        loss = np.array([1.0, 2.0, 3.0])
+        state = rule.update(state, Observation(step, sources.names, seen, seen, train_loss=loss))
+    chat, code, math = state.weights
+    assert chat < code < math
+'''
+
+
+def write_strategy(name: str, folder: Path, taken: set[str]) -> tuple[Path, Path]:
+    """Write ``folder/NAME.py`` with a strategy of this name, and ``folder/test_NAME.py``.
+
+    Args:
+        name: the name of the strategy.
+        folder: the folder of both files.
+        taken: names of other strategies.
+
+    Raises:
+        MoemixError: the name is not valid or already in use, or a file exists; nothing is written then.
+    """
+    if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or keyword.iskeyword(name):
+        raise MoemixError(
+            f"{name!r} is not a valid strategy name: use small letters, digits and underscores, begin with a letter,"
+            " and use no Python keyword",
+            hint=f"for instance: {_valid(name)}",
+        )
+    if name in taken:
+        raise MoemixError(f"there is already a strategy called {name!r}", hint="`moemix strategies` lists all names")
+    texts = {folder / f"{name}.py": STRATEGY, folder / f"test_{name}.py": TEST}
+    for path in texts:
+        if path.exists():
+            raise MoemixError("the file already exists and is not overwritten", where=str(path))
+    if importlib.util.find_spec(name) is not None:
+        raise MoemixError(f"a Python module is called {name!r}, and a file of that name would hide it")
+    names = {"name": name, "cls": class_name(name), "title": name.replace("_", " ").capitalize()}
+    for path, text in texts.items():
+        write_text(path, text.format(**names))
+    file, test = texts
+    return file, test
+
+
+def _valid(name: str) -> str:
+    """Return a valid name that is similar."""
+    separated = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
+    words = re.sub(r"[^a-z0-9]+", "_", separated).strip("_0123456789")
+    return words if words and not keyword.iskeyword(words) else "hardest_first"
+
+
+def class_name(name: str) -> str:
+    """Return ``HardestFirst`` for ``hardest_first``."""
+    return "".join(word.capitalize() for word in name.split("_"))

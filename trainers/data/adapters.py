@@ -14,8 +14,9 @@ import typing
 from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, TypedDict
 
-from harness.errors import unknown
+from harness.errors import MoemixError, unknown
 from harness.plugins import file_reference, module_from
+from harness.recipe import Part
 
 
 class Message(TypedDict):
@@ -228,6 +229,71 @@ def load_adapter(name: str, options: Mapping[str, object], *, where: str) -> Ada
         if choices and value not in choices:
             raise unknown(f"value of `{option}`:", str(value), choices, where=where)
     return functools.partial(function, **options)
+
+
+class PartAdapter:
+    """A part's adapter, and the selection of its rows.
+
+    ``select``, an option of every adapter, keeps the rows whose columns have the given values:
+    ``select: {label: true, task_id: {min: 601, max: 974}}``.
+    """
+
+    def __init__(self, part: Part, where: str) -> None:
+        options: dict[str, object] = dict(part.options)
+        select = options.pop("select", {})
+        if not isinstance(select, Mapping):
+            raise MoemixError("`select` should be a mapping of columns to values", where=where)
+        for column, wanted in select.items():
+            for bound in wanted if isinstance(wanted, Mapping) else ():
+                if bound not in ("min", "max"):
+                    raise unknown(f"bound of `select.{column}`:", bound, ("min", "max"), where=where)
+        self.part, self._select = part, select
+        self._adapter: Callable[[Row], object] = load_adapter(part.adapter, options, where=where)
+
+    def wants(self, row: Row) -> bool:
+        """Return whether ``select`` keeps the row.
+
+        Raises:
+            MalformedRowError: a column is missing or cannot be compared.
+        """
+        return all(self._matches(row, column, wanted) for column, wanted in self._select.items())
+
+    def adapt(self, row: Row) -> str | Conversation:
+        """Return the row as raw text that is not blank, or as a list of turns.
+
+        Raises:
+            MalformedRowError: the row does not have the format.
+            UnusableRowError: the row has nothing to train on.
+        """
+        try:
+            result = self._adapter(row)
+        except (MalformedRowError, UnusableRowError, MoemixError):
+            raise
+        except Exception as error:  # a user's adapter may raise anything
+            raise MalformedRowError(f"the adapter failed with {error!r}") from error
+        if isinstance(result, str):
+            if not result.strip():
+                raise UnusableRowError("empty text")
+            return result
+        if not isinstance(result, list) or not all(_is_message(turn) for turn in result):
+            raise MalformedRowError("the adapter should return text or a list of {role, content}")
+        return result
+
+    @staticmethod
+    def _matches(row: Row, column: str, wanted: object) -> bool:
+        if column not in row:
+            raise MalformedRowError(f"the column `{column}` of `select` is missing")
+        value = row[column]
+        if not isinstance(wanted, Mapping):
+            return bool(value == wanted)
+        try:
+            return bool(wanted.get("min", value) <= value <= wanted.get("max", value))
+        except TypeError:
+            raise MalformedRowError(f"`{column}` cannot be compared with the bounds in `select`: {value!r}") from None
+
+
+def _is_message(turn: object) -> bool:
+    return isinstance(turn, Mapping) and all(isinstance(turn.get(key), str) for key in ("role", "content"))
 
 
 # --- parts of adapters ------------------------------------------------------------------------------

@@ -15,9 +15,8 @@ from harness.recipe_file import load_recipe
 from harness.records import Contamination
 from harness.sources import fingerprint
 from harness.store import Run, Store, data_root, store_root
-from trainers.data.adapters import MalformedRowError, UnusableRowError
+from trainers.data.adapters import MalformedRowError, PartAdapter, UnusableRowError
 from trainers.data.reading import read_part
-from trainers.data.tokenise import PartAdapter
 
 Texts = tuple[str, Sequence[str]]
 """The location of a row, and its messages or its one text."""

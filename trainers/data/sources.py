@@ -1,11 +1,11 @@
-"""Sources for the trainer: tokenised, split into train and probe examples, with a report of every row."""
+"""Sources for the trainer: read, tokenised, split into train and probe examples, with a report of every row."""
 
 from __future__ import annotations
 
 import json
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,16 +15,19 @@ from numpy.typing import NDArray
 
 from harness.errors import MoemixError
 from harness.files import hash_value
+from harness.progress import progress
 from harness.recipe import Source
 from harness.sources import fingerprint
 from harness.store import Run, Store
-from trainers.data.template import Encoder
-from trainers.data.tokenise import prepare
-from trainers.data.tokens import Example, SourceReport, TokenTable, cached
+from trainers.data.adapters import MalformedRowError, PartAdapter, UnusableRowError
+from trainers.data.reading import Located, read_part
+from trainers.data.template import Encoder, Rendered
+from trainers.data.tokens import Example, SourceReport, TokenTable, TokenWriter, cached
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
+_BATCH = 512  # rows tokenised at once
 _FORMAT = 2  # increase it when the same input gives other tokens than before
 
 logger = logging.getLogger("moemix.trainers")
@@ -96,7 +99,7 @@ def load_sources(
     identity = _tokenizer_fingerprint(encoder.tokenizer)
     loaded = []
     for source in sorted(sources, key=lambda source: source.name):
-        build = prepare(source, encoder, max_length, root)
+        build = _prepare(source, encoder, max_length, root)
         key = hash_value([_FORMAT, identity, max_length, fingerprint(source, root)])
         table = cached(cache / f"{source.name}-{key[:16]}", build)
         report = table.report
@@ -142,3 +145,73 @@ def _tokenizer_fingerprint(tokenizer: PreTrainedTokenizerFast) -> str:
     for setting in ("truncation", "padding"):  # left over from the last call
         backend.pop(setting, None)
     return hash_value([backend, tokenizer.chat_template, tokenizer.special_tokens_map])
+
+
+# --- from rows to tokens -----------------------------------------------------------------------------
+
+
+def _prepare(source: Source, encoder: Encoder, max_length: int, root: Path | None) -> Callable[[], TokenWriter]:
+    """Check a source's options now, and return the function that reads and tokenises its files."""
+    parts = [PartAdapter(part, f"source {source.name}") for part in source.parts]
+    return lambda: _tokenise(source.name, parts, encoder, max_length, root)
+
+
+def _tokenise(
+    name: str, parts: Iterable[PartAdapter], encoder: Encoder, max_length: int, root: Path | None
+) -> TokenWriter:
+    writer = TokenWriter()
+    readings = [(part, *read_part(part.part, root=root, source=name)) for part in parts]
+    with progress(f"tokenising {name}", sum(count for _, count, _ in readings)) as bar:
+        for part, _, rows in readings:
+            waiting: list[tuple[Rendered, str]] = []
+            for rendered, where in _render_rows(part, rows, encoder, writer.report):
+                if rendered is not None:
+                    waiting.append((rendered, where))
+                if len(waiting) == _BATCH:
+                    _encode(waiting, encoder, max_length, writer)
+                    waiting = []
+                bar.advance()
+            _encode(waiting, encoder, max_length, writer)
+    report = writer.report
+    if not report.examples and not report.bad:
+        raise MoemixError("`select` leaves no row", where=f"source {name}")
+    if not report.examples:
+        commonest = max(report.bad, key=lambda reason: report.bad[reason])
+        message = f"no row of source {name} can be trained on: {report.describe_bad()}"
+        raise MoemixError(message, where=report.bad_at[commonest][0])
+    return writer
+
+
+def _render_rows(
+    part: PartAdapter, rows: Iterator[Located], encoder: Encoder, report: SourceReport
+) -> Iterator[tuple[Rendered | None, str]]:
+    """Yield each row as text, or None if it was left out; count it in either case."""
+    for row, where in rows:
+        report.rows += 1
+        rendered = None
+        try:
+            if part.wants(row):
+                rendered = encoder.render(part.adapt(row))
+            else:
+                report.not_selected += 1
+        except UnusableRowError as reason:
+            report.count_bad(str(reason), where)
+        except MalformedRowError as reason:
+            raise MoemixError(f"the row is not in the format `{part.part.adapter}`: {reason}", where=where) from reason
+        yield rendered, where
+
+
+def _encode(waiting: list[tuple[Rendered, str]], encoder: Encoder, max_length: int, writer: TokenWriter) -> None:
+    encoded = encoder.encode([rendered for rendered, _ in waiting])
+    for result, (_, where) in zip(encoded, waiting, strict=True):
+        if isinstance(result, UnusableRowError):
+            writer.report.count_bad(str(result), where)
+            continue
+        input_ids, is_target = result
+        if is_target[:max_length].any():
+            writer.report.truncated += len(input_ids) > max_length
+            writer.add(input_ids[:max_length], is_target[:max_length])
+        elif is_target.any():
+            writer.report.count_bad(f"no answer within {max_length} tokens", where)
+        else:
+            writer.report.count_bad("a single token", where)

@@ -58,13 +58,18 @@ class Encoder:
                 "the tokenizer has no character offsets", where=self._where, hint="use a fast one (tokenizer.json)"
             )
 
-    def render(self, messages: Conversation) -> Rendered:
-        """Return the text of a conversation and the positions of its answers.
+    def render(self, content: Conversation | str) -> Rendered:
+        """Return the text of a conversation and the positions of its answers, or raw text as it is.
+
+        A blank system turn is left out.
 
         Raises:
             UnusableRowError: there is no answer, one is empty, or the template refuses or changes the conversation.
             MoemixError: there is no chat template, or it has no token that ends the assistant's turn.
         """
+        if isinstance(content, str):
+            return Rendered(content)
+        messages = [turn for turn in content if turn["role"] != "system" or turn["content"].strip()]
         answers = [turn["content"] for turn in messages if turn["role"] == "assistant"]
         if not answers:
             raise UnusableRowError("no assistant turn")

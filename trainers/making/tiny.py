@@ -22,10 +22,9 @@ from harness.errors import MoemixError, unknown
 from harness.recipe import Mixing, Pretrain, Source, TinyModel
 from harness.records import TrainResult
 from trainers.data import load_sources
-from trainers.data.adapters import MalformedRowError, UnusableRowError
+from trainers.data.adapters import MalformedRowError, PartAdapter, UnusableRowError
 from trainers.data.reading import read_part
 from trainers.data.template import Encoder
-from trainers.data.tokenise import PartAdapter
 from trainers.making.tokenizer import train_tokenizer
 from trainers.mixing import load_strategy
 from trainers.models.routers import RouterObserver
@@ -103,7 +102,7 @@ def texts(sources: Sequence[Source], root: Path | None) -> Iterator[str]:
             for row, where in read_part(part, root=root, source=source.name)[1]:
                 try:
                     if adapter.wants(row):
-                        yield adapter.render(row, encoder).text
+                        yield encoder.render(adapter.adapt(row)).text
                 except UnusableRowError:
                     continue
                 except MalformedRowError as reason:

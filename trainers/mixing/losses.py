@@ -1,13 +1,23 @@
-"""Weights from each source's loss, alone or compared with the loss of a finished uniform run."""
+"""Weights from each source's loss: alone, as a bandit's reward, or compared with a finished uniform run."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 
 from trainers.mixing.base import Floats, MixingStrategy, MixtureState, Observation, Sources
-from trainers.mixing.simplex import check_options, even, fill_unknown, last_known, reweigh, softmax
+from trainers.mixing.simplex import (
+    SMALLEST,
+    check_options,
+    even,
+    fill_unknown,
+    last_known,
+    normalised,
+    reweigh,
+    softmax,
+)
 from trainers.mixing.static import PAPER
 
 
@@ -32,14 +42,9 @@ class LossSoftmax(MixingStrategy):
     def __post_init__(self) -> None:
         check_options(self, temperature="positive", c="share")
 
-    def init(self, sources: Sources) -> MixtureState:
-        """Return even weights; no loss is known."""
-        count = len(sources.names)
-        return MixtureState(even(count), {"loss": np.full(count, np.nan)})
-
     def update(self, state: MixtureState, seen: Observation) -> MixtureState:
         """Return the softmax of the last known losses."""
-        loss = last_known(seen.need("train_loss"), state.memory["loss"])
+        loss = last_known(seen.need("train_loss"), state.memory.get("loss"))
         return MixtureState(softmax(fill_unknown(loss) / self.temperature, self.c), {"loss": loss})
 
 
@@ -132,3 +137,95 @@ class VersaTune(Sheared):
     source = "Lu et al. 2024, VersaTune (arXiv:2411.11266): w ∝ w exp(loss − reference loss), held-out losses"
 
     c: float = 0.0
+
+
+_BANDIT_PAPER = "Albalak et al. 2023, Efficient Online Data Mixing (arXiv:2312.02406)"
+
+
+@dataclass(frozen=True)
+class OnlineMixing(MixingStrategy):
+    """Sources with a high training loss are drawn more, with decreasing exploration (moving average).
+
+    The variant of the released code: the reward is a moving average of the exponential of the loss, and probabilities
+    are normalised rewards. At the t-th update, for every source seen since the last one,
+
+        R_i ← α R_i + (1 − α) e^{loss_i},   p = (1 − Kε) R / ΣR + ε,   ε = min(1/K, √(ln K / (K t))).
+
+    R begins at zero. Rewards are stored as logarithms, so no loss is too large.
+
+    Attributes:
+        alpha: the share α of the old reward that is kept.
+    """
+
+    name = "odm"
+    signals = frozenset({"train_loss"})
+    source = f"{_BANDIT_PAPER}, as in the released code"
+
+    alpha: float = 0.9
+
+    def __post_init__(self) -> None:
+        check_options(self, alpha="share below 1")
+
+    def update(self, state: MixtureState, seen: Observation) -> MixtureState:
+        """Add the losses to the moving averages, and draw in proportion to them."""
+        loss = seen.need("train_loss")
+        updates = int(state.memory.get("updates", 0)) + 1
+        log_reward = state.memory.get("log_reward", np.full(len(loss), -np.inf)).copy()
+        known = np.isfinite(loss)
+        with np.errstate(divide="ignore"):
+            kept = np.log(self.alpha) + log_reward[known]
+        log_reward[known] = np.logaddexp(kept, math.log1p(-self.alpha) + loss[known])
+        weights = mix_exploration(log_reward, updates)
+        return MixtureState(weights, {"log_reward": log_reward, "updates": np.array(updates)})
+
+
+@dataclass(frozen=True)
+class OnlineMixingExp3(MixingStrategy):
+    """Sources with a high training loss are drawn more, with decreasing exploration (Exp3).
+
+    The rule of the paper itself. At the t-th update, for every source seen since the last one, with ε_t as in `odm`,
+
+        R_i ← R_i + (loss_i / scale) / p_i,   p = (1 − K ε_t) softmax(ε_{t−1} R) + ε_t.
+
+    Attributes:
+        scale: losses are divided by it, so that rewards are about one at most (10 in the paper).
+        warmup: number of first updates after which weights stay even while rewards are collected.
+    """
+
+    name = "odm_exp3"
+    signals = frozenset({"train_loss"})
+    source = f"{_BANDIT_PAPER}, Algorithm 1 (Exp3)"
+
+    scale: float = 10.0
+    warmup: int = 1
+
+    def __post_init__(self) -> None:
+        check_options(self, scale="positive", warmup="not negative")
+
+    def update(self, state: MixtureState, seen: Observation) -> MixtureState:
+        """Add the losses to the rewards, and draw by their softmax."""
+        loss = seen.need("train_loss")
+        updates = int(state.memory.get("updates", 0)) + 1
+        gain = np.where(np.isfinite(loss), loss, 0.0) / self.scale / state.weights
+        reward = state.memory.get("reward", 0.0) + gain
+        weights = state.weights
+        if updates > self.warmup:
+            weights = mix_exploration(exploration(len(loss), updates - 1) * reward, updates)
+        return MixtureState(weights.copy(), {"reward": reward, "updates": np.array(updates)})
+
+
+def exploration(count: int, updates: int) -> float:
+    """Return ε = min(1/K, √(ln K / (K t))), the least probability at the t-th update; 1/K before the first."""
+    return min(1.0 / count, math.sqrt(math.log(count) / (count * updates))) if updates else 1.0 / count
+
+
+def mix_exploration(log_reward: Floats, updates: int) -> Floats:
+    """Return (1 − Kε) R / ΣR + ε, f64[K], given log R; even weights where no source has a reward."""
+    count = len(log_reward)
+    top = log_reward.max()
+    if top == -np.inf:
+        return even(count)
+    share = np.exp(log_reward - top)
+    epsilon = exploration(count, updates)
+    weights = np.maximum((1.0 - count * epsilon) * share / share.sum() + epsilon, SMALLEST)
+    return normalised(weights)

@@ -223,10 +223,6 @@ def _card(name: str, strategy: StrategyClass) -> StrategyCard:
         defaults={option: value for option, value in options.items() if value is not dataclasses.MISSING},
         required=tuple(option for option, value in options.items() if value is dataclasses.MISSING),
         summary=(inspect.getdoc(strategy) or "").partition("\n")[0],
-        source=strategy.source,
-        needs=strategy.needs,
-        trains=strategy.trains,
-        updates=strategy.updates,
         at_start=tuple(sorted(strategy.at_start)),
-        scales=strategy.scales,
+        **{name: getattr(strategy, name) for name in ("source", "needs", "trains", "updates", "scales")},
     )

@@ -6,6 +6,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import yaml
@@ -19,10 +20,15 @@ from harness.provenance import provenance
 from harness.recipe import Evaluation, Recipe, Strategy
 from harness.records import RunManifest
 from harness.store import Store
+from trainers.figures import write_png
 from trainers.mixing.base import Floats
 from trainers.mixing.simplex import even, normalised
 from trainers.proposals.laws import Law, fewest_runs, folds, proxy_mixes
 from trainers.proposals.records import Fit, HeldOut, Proposal, ProposalCost, ProxyRun
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 
 PROXIES = "proxies"  # their folder in the store; proxies are ordinary runs, but no rows of the recipe's table
 
@@ -238,8 +244,6 @@ def _named(names: Sequence[str], values: Floats) -> dict[str, float]:
 
 def write(proposal: Proposal, folder: Path) -> None:
     """Write the record, the row for a recipe, and the figure of the fit."""
-    from trainers.proposals.figures import draw_fit
-
     cost = proposal.cost
     seconds = round(cost.train_seconds + cost.measure_seconds + cost.fit_seconds, 3)
     spent = {"runs": cost.runs, "steps": cost.steps, "tokens": cost.tokens, "seconds": seconds}
@@ -250,3 +254,36 @@ def write(proposal: Proposal, folder: Path) -> None:
     draw_fit(proposal, folder / "fit.png")
     write_text(folder / "strategy.yaml", head + yaml.safe_dump(row, sort_keys=False))
     proposal.write(folder / "proposal.json")
+
+
+def draw_fit(proposal: Proposal, path: Path) -> None:
+    """Write the figure as PNG."""
+
+    def panels(figure: Figure) -> None:
+        agreement, mix = figure.subplots(1, 2)
+        measured = [proxy.measured for proxy in proposal.proxies]
+        predicted = [proxy.predicted for proxy in proposal.proxies]
+        ends = (min(measured + predicted), max(measured + predicted))
+        agreement.plot(ends, ends, color="0.7", linewidth=0.8)
+        agreement.plot(measured, predicted, "o", color="0.15", markersize=4)
+        agreement.set_xlabel("measured held-out loss of a proxy")
+        agreement.set_ylabel("predicted without it")
+        agreement.set_title(f"{proposal.method}: {describe_fit(proposal)}", fontsize=9, loc="left", parse_math=False)
+        names = list(proposal.weights)
+        height = np.arange(len(names))[::-1]
+        for proxy in proposal.proxies:
+            mix.plot([proxy.weights[name] for name in names], height, "|", color="0.75", markersize=8)
+        mix.plot([proposal.weights[name] for name in names], height, "o", color="0.1", label="proposed")
+        mix.plot([proposal.prior[name] for name in names], height, "|", color="0.1", markersize=12, label="prior")
+        mix.set_yticks(height, names, parse_math=False)
+        mix.set_xlabel("weight (grey: proxies)")
+        mix.legend(frameon=False, fontsize=8)
+
+    write_png(path, (9, 3.4), panels, font_size=9, dpi=130)
+
+
+def describe_fit(proposal: Proposal) -> str:
+    """Return ``R² 0.91, rank correlation 0.88 on 16 left-out runs in 10 folds``."""
+    fit = proposal.fit
+    r2, rank = ("–" if value is None else f"{value:.2f}" for value in (fit.r2, fit.rank_correlation))
+    return f"R² {r2}, rank correlation {rank} on {fit.runs} left-out runs in {fit.folds} folds"
