@@ -44,14 +44,14 @@ class Number:
     signed: bool = False
 
     def __str__(self) -> str:
+        if math.isnan(self.value):
+            return NOTHING
         text = self._fixed(self.value, "+" if self.signed else "")
-        if self.error is None or math.isnan(self.value):
+        if self.error is None:
             return text
         return f"{text} ± {'?' if math.isnan(self.error) else self._fixed(self.error)}"
 
     def _fixed(self, value: float, sign: str = "") -> str:
-        if math.isnan(value):
-            return NOTHING
         rounded = round(value, self.decimals) + 0.0  # adding 0 turns a negative zero into zero
         return f"{rounded:{sign}.{self.decimals}f}".replace("-", "−")
 
@@ -164,13 +164,7 @@ def html_text(text: str) -> str:
 
 @dataclass(frozen=True)
 class _Format:
-    """How one format writes a cell, a grid and a section.
-
-    Attributes:
-        escape: a text → the text in this format.
-        marks: mark → template of a marked cell.
-        legend: template with ``{best}`` and ``{tied}``.
-    """
+    """How one format escapes a text, and its templates of marked cells, of a legend and of a second line."""
 
     escape: Callable[[str], str]
     marks: Mapping[str, str]
@@ -191,9 +185,7 @@ class _Format:
 
 
 _TERMINAL = _Format(plain, {"best": "{} ◆", "tied": "{} ◇"}, "◆ {best}; ◇ {tied}.", "\n{}")
-_PIPE = _Format(
-    markdown_text, {"best": "**{}**", "tied": "_{}_"}, "**Bold**: {best}; _italic_: {tied}.", "<br>{}"
-)  # fmt: skip
+_PIPE = _Format(markdown_text, {"best": "**{}**", "tied": "_{}_"}, "**Bold**: {best}; _italic_: {tied}.", "<br>{}")
 _TEX = _Format(
     latex_text, {"best": r"\textbf{{{}}}", "tied": r"\underline{{{}}}"},
     r"\textbf{{Bold}}: {best}; \underline{{underlined}}: {tied}.", r"{{\footnotesize {}}}",
@@ -205,12 +197,7 @@ _HTML = _Format(
 
 
 def write(sections: Iterable[Section], style: str) -> str:
-    """Write sections one below the other.
-
-    Args:
-        sections: at least one.
-        style: ``terminal``, ``markdown``, ``latex`` or ``html`` (a whole page without scripts).
-    """
+    """Write sections one below the other; ``style`` is ``terminal``, ``markdown``, ``latex`` or ``html`` (a page)."""
     held = list(sections)
     if style == "html":
         return html_page(held[0].title, "".join(html_section(section) for section in held))
@@ -293,13 +280,7 @@ def _latex_section(section: Section) -> str:
 
 
 def html_section(section: Section, name: str = "", picture: str = "") -> str:
-    """Write a section as HTML.
-
-    Args:
-        section: what to write.
-        name: the id of its heading.
-        picture: HTML that stands in the place of the grid.
-    """
+    """Write a section as HTML: ``name`` is the id of its heading, ``picture`` is HTML in place of its grid."""
     mark = f' id="{html_text(name)}"' if name else ""
     notes = "".join(f"<li>{note}</li>" for note in _HTML.notes(section))
     more = "".join(f"<p>{html_text(grid.caption)}</p>{html_table(grid)}" for grid in section.more)

@@ -52,6 +52,7 @@ def table(
     """
     from harness.files import write_text
     from leaderboards.exports import render
+    from leaderboards.figures import draw_weights, trajectories
 
     comparisons = select(targets, overrides, store, data_root, baseline).compare(suite)
     chosen = style or next((name for name, ending in ENDINGS.items() if out and out.suffix == ending), "terminal")
@@ -61,8 +62,8 @@ def table(
     else:
         write_text(out, text)
     written = [out] if out else []
-    if figure is not None:
-        draw(comparisons, figure)
+    if figure is not None:  # all comparisons have the same runs, so the first will do
+        draw_weights(trajectories(comparisons[0]), figure)
         written.append(figure)
     if report is not None:
         written += write_report(comparisons, report)
@@ -79,8 +80,12 @@ def select(
     from harness.errors import MoemixError
     from leaderboards.selection import from_folders, from_plan, joined
 
-    folders = [Path(target) for target in targets if _holds_runs(Path(target))]
-    recipes = [target for target in targets if not _holds_runs(Path(target))]
+    folders = [
+        path
+        for path in map(Path, targets)
+        if path.is_dir() and ((path / "run.json").is_file() or any(path.glob("*/run.json")))
+    ]
+    recipes = [target for target in targets if Path(target) not in folders]
     if overrides and not recipes:
         raise MoemixError("`--set` changes a recipe, and only run folders were given", where=f"--set {overrides[0]}")
     found = [from_plan(build_plan(recipe, overrides, store, root)) for recipe in recipes]
@@ -88,17 +93,6 @@ def select(
         found.append(from_folders(folders, BASELINE))
     selection = joined(found)
     return dataclasses.replace(selection, baseline=baseline) if baseline else selection
-
-
-def _holds_runs(path: Path) -> bool:
-    return path.is_dir() and ((path / "run.json").is_file() or any(path.glob("*/run.json")))
-
-
-def draw(comparisons: list[Comparison], path: Path) -> None:
-    """Draw the weights over time of every trained run. All comparisons hold the same runs, so the first will do."""
-    from leaderboards.figures import draw_weights, trajectories
-
-    draw_weights(trajectories(comparisons[0]), path)
 
 
 def write_report(comparisons: list[Comparison], folder: Path) -> list[Path]:

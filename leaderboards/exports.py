@@ -58,14 +58,12 @@ def _score_lines(table: Table, row: Row) -> Iterator[dict[str, Value]]:
     for column in table.columns:
         cell = row.cells[column.name]
         line: dict[str, Value] = {"quantity": "score", "name": column.name, "best": cell.best, "tied": cell.tied}
-        if cell.score:
-            lower, upper = cell.score.interval(_bounds(column))
-            line |= {"value": cell.score.value, "stderr": cell.score.se, "n": cell.n, "lower": lower, "upper": upper}
-        if cell.difference:
-            lower, upper = cell.difference.interval(_bounds(column, difference=True))
-            line |= {"difference": cell.difference.value, "difference_stderr": cell.difference.se}
-            line |= {"difference_lower": lower, "difference_upper": upper}
-            line |= {"p": cell.p, "p_holm": cell.p_holm, "verdict": _verdict(cell, column)}
+        if score := _score(cell, column):
+            line |= {key: score[key] for key in ("value", "stderr", "n", "lower", "upper")}
+        if difference := _difference(cell, column):
+            line["difference"] = difference["value"]
+            line |= {f"difference_{key}": difference[key] for key in ("stderr", "lower", "upper")}
+            line |= {key: difference[key] for key in ("p", "p_holm", "verdict")}
         yield line | {"note": "; ".join(filter(None, (reason, cell.note)))}
 
 
@@ -90,19 +88,16 @@ def as_json(comparisons: Sequence[Comparison]) -> str:
 
 
 def _table(table: Table) -> dict[str, object]:
+    plain = ("model", "model_id", "baseline", "conditions", "comparisons", "notes")
     return {
-        "model": table.model,
-        "model_id": table.model_id,
-        "baseline": table.baseline,
-        "conditions": table.conditions,
-        "comparisons": table.comparisons,
-        "notes": table.notes,
+        **{name: getattr(table, name) for name in plain},
         "columns": [_heading(column) for column in table.columns],
         "rows": [_row(row, table.columns) for row in table.rows],
     }
 
 
 def _heading(column: Heading) -> dict[str, object]:
+    plain = ("columns", "higher_is_better", "fraction", "detectable", "groups", "note")
     return {
         "name": column.name,
         "title": column.title,
@@ -110,12 +105,7 @@ def _heading(column: Heading) -> dict[str, object]:
             {"task": key.task, "metric": key.metric, "filter": key.filter, "shots": column.shots[key], "share": share}
             for key, share in column.shares.items()
         ],
-        "columns": column.columns,
-        "higher_is_better": column.higher_is_better,
-        "fraction": column.fraction,
-        "detectable": column.detectable,
-        "groups": column.groups,
-        "note": column.note,
+        **{name: getattr(column, name) for name in plain},
     }
 
 
@@ -132,30 +122,28 @@ def _row(row: Row, columns: Sequence[Heading]) -> dict[str, object]:
 
 
 def _cell(cell: Cell, column: Heading) -> dict[str, object]:
-    score = _estimate(cell.score, _bounds(column)) | {"n": cell.n} if cell.score else None
-    difference = None
-    if cell.difference:
-        tested = {"p": cell.p, "p_holm": cell.p_holm, "significant": cell.significant}
-        difference = _estimate(cell.difference, _bounds(column, difference=True))
-        difference |= tested | {"verdict": _verdict(cell, column)}
     marks = {"best": cell.best, "tied": cell.tied, "ranks": cell.ranks}
-    return {"score": score, "difference": difference, **marks, "note": cell.note}
+    return {"score": _score(cell, column), "difference": _difference(cell, column), **marks, "note": cell.note}
 
 
-def _estimate(found: Estimate, bounds: Bounds) -> dict[str, object]:
+def _score(cell: Cell, column: Heading) -> dict[str, Value] | None:
+    if cell.score is None:
+        return None
+    return _estimate(cell.score, FRACTION if column.fraction else UNBOUNDED) | {"n": cell.n}
+
+
+def _difference(cell: Cell, column: Heading) -> dict[str, Value] | None:
+    """Return the difference to the baseline with its verdict: better, worse or undecided."""
+    if cell.difference is None:
+        return None
+    found = verdict(cell.difference.value, cell.p_holm, higher_is_better=column.higher_is_better)
+    tested = {"p": cell.p, "p_holm": cell.p_holm, "significant": cell.significant, "verdict": found}
+    return _estimate(cell.difference, FRACTION_DIFFERENCE if column.fraction else UNBOUNDED) | tested
+
+
+def _estimate(found: Estimate, bounds: Bounds) -> dict[str, Value]:
     lower, upper = found.interval(bounds)
     return {
         "value": found.value, "stderr": found.se, "lower": lower, "upper": upper, "dof": found.dof,
         "clusters": found.clusters, "seeds": found.seeds, "seed_stderr": found.seed_se,
     }  # fmt: skip
-
-
-def _bounds(column: Heading, *, difference: bool = False) -> Bounds:
-    """Return the ends of what a score, or a difference of two, can be."""
-    return (FRACTION_DIFFERENCE if difference else FRACTION) if column.fraction else UNBOUNDED
-
-
-def _verdict(cell: Cell, column: Heading) -> str:
-    """Return whether a row is better or worse than the baseline, or undecided."""
-    value = cell.difference.value if cell.difference else 0.0
-    return verdict(value, cell.p_holm, higher_is_better=column.higher_is_better)
