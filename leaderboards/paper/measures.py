@@ -24,9 +24,7 @@ from leaderboards.scores import Evaluation
 from leaderboards.table import Cell, Row, Table
 
 NO_COUNTERPART = "nothing corresponds to it in preset"
-TURNS = {"judge:first_turn": "/1", "judge:second_turn": "/2"}  # how the names of a turn's questions end
-Question = tuple[int, str]
-Keep = Callable[[Key, Question], bool]
+Keep = Callable[[Key, tuple[int, str]], bool]  # whether a question of a task belongs to a part of a column
 
 
 @dataclass(frozen=True)
@@ -34,54 +32,43 @@ class Compared:
     """Lines of the paper as ordinary comparisons: one table for each model, all of them one family of tests.
 
     Attributes:
-        tables: model → its table.
         rows: key of a line → its row; a line without runs has none.
-        tested: the difference of every pair of rows in every column.
+        tested: the difference of every pair of rows in every quantity.
     """
 
     experiments: Experiments
-    tables: Mapping[str, Table]
+    tables: Sequence[Table]
     rows: Mapping[str, Row]
     tested: Mapping[Pair, Tested]
 
-    @property
-    def comparisons(self) -> int:
-        """Return the size of the family of tests."""
-        return next((table.comparisons for table in self.tables.values()), 0)
-
     def cell(self, line: Line, quantity: str) -> Cell:
         """Return the cell of a line; an empty one where nothing was measured."""
-        name, row = column_name(self.experiments.preset, quantity), self.rows.get(line.key)
-        return row.cells.get(name or "", Cell()) if row else Cell()
+        return self.rows[line.key].cells.get(quantity, Cell()) if line.key in self.rows else Cell()
 
     def difference(self, line: str, other: str, quantity: str) -> Tested | None:
         """Return the difference of two lines, given by their keys; None where they do not pair."""
-        name = column_name(self.experiments.preset, quantity)
-        if name is None or line not in self.rows or other not in self.rows:
+        if line not in self.rows or other not in self.rows:
             return None
-        return self.tested.get((name, self.rows[line], self.rows[other]))
-
-    def detectable(self, quantity: str) -> float:
-        """Return the difference to the baseline that is detected with 80 % power, the median over models; or nan."""
-        name = column_name(self.experiments.preset, quantity)
-        found = [h.detectable for table in self.tables.values() for h in table.columns if h.name == name]
-        known = [value for value in found if not np.isnan(value)]
-        return float(np.median(known)) if known else np.nan
+        return self.tested.get((quantity, self.rows[line], self.rows[other]))
 
     def missing(self, line: Line, quantity: str) -> tuple[str, ...]:
         """Say why seeds of a line lack a quantity, each reason once."""
-        name = column_name(self.experiments.preset, quantity)
+        preset = self.experiments.preset
         if line.key not in self.rows:
             return (self.experiments.why_none(line.model, line.strategy),)
-        if name is None:
-            return (f"{NO_COUNTERPART} {self.experiments.preset.name}",)
-        row = self.rows[line.key]
+        if (part := _part(preset, quantity)) is None:
+            return (f"{NO_COUNTERPART} {preset.name}",)
         reasons: dict[str, None] = {}
-        for member in row.members:
+        for member in self.rows[line.key].members:
             if member.evaluation is None:
-                reasons[problem_of(member) or "; ".join(row.notes)] = None
-            elif reason := member.evaluation.missing(name):
-                reasons[_judging_problem(member) if quantity.startswith("judge:") else reason] = None
+                reasons[problem_of(member) or "; ".join(self.rows[line.key].notes)] = None
+            elif reason := member.evaluation.missing(quantity):
+                stage = member.manifest.stages.get(f"judge:{preset.bench}") if member.manifest else None
+                if quantity.startswith("judge:"):
+                    reason = f"judging failed: {stage.error}" if stage and stage.error else "not judged yet"
+                else:
+                    reason = member.evaluation.missing(part[0]) or reason
+                reasons[reason.partition(" (log")[0]] = None
         return tuple(reasons)
 
 
@@ -91,29 +78,17 @@ def compare_lines(experiments: Experiments, lines: Sequence[Line], quantities: S
     Raises:
         MoemixError: two lines of a model did not answer the same questions, or their records are damaged.
     """
-    names = {q: name for q in quantities if (name := column_name(experiments.preset, q)) is not None}
     baseline = baseline_of(lines).strategy
     rows: dict[str, Row] = {}
     tables: dict[str, Table] = {}
     for line in lines:
-        members = [_with_parts(m, experiments.preset, names) for m in experiments.members(line.model, line.strategy)]
+        members = experiments.members(line.model, line.strategy)
         if members:
-            rows[line.key] = Row(line.title, line.strategy, tuple(members))
+            named = tuple(_with_quantities(member, experiments.preset, quantities) for member in members)
+            rows[line.key] = Row(line.title, line.strategy, named)
             table = tables.setdefault(line.model, Table(line.model, MODELS[line.model], baseline, []))
             table.rows.append(rows[line.key])
-    return Compared(experiments, tables, rows, fill(list(tables.values()), set(names.values())))
-
-
-def column_name(preset: Preset, quantity: str) -> str | None:
-    """Return the name of a quantity's column in the comparison; None where the preset has no counterpart."""
-    kind, _, name = quantity.partition(":")
-    if kind == "score":
-        return preset.columns.get(name)
-    if kind == "task":
-        return quantity if preset.task_prefix is not None else None
-    if kind == "judge" and name == "average":
-        return f"{PREFIX}{preset.bench}"
-    return quantity if kind in ("kind", "judge") else None
+    return Compared(experiments, list(tables.values()), rows, fill(list(tables.values()), quantities))
 
 
 def problem_of(member: Member) -> str:
@@ -121,52 +96,55 @@ def problem_of(member: Member) -> str:
     return (member.problem or "").partition(" (log")[0]
 
 
-def _judging_problem(member: Member) -> str:
-    stages = member.manifest.stages.items() if member.manifest else ()
-    failed = [stage.error for name, stage in stages if name.startswith("judge:") and stage.status == "failed"]
-    return (
-        f"judging failed: {(failed[0] or 'no reason recorded').partition(' (log')[0]}" if failed else "not judged yet"
-    )
+# --- quantities as columns ----------------------------------------------------------------------------
 
 
-# --- parts of columns ---------------------------------------------------------------------------------
+def _with_quantities(member: Member, preset: Preset, quantities: Sequence[str]) -> Member:
+    """Add each quantity as a column: a column of the suite or the judging under the quantity's name, or a part of one.
 
-
-def _with_parts(member: Member, preset: Preset, names: Mapping[str, str]) -> Member:
-    """Add the columns that are a part of another one: a subtask of BBH, a kind of questions, a turn of the judging."""
+    Subtasks of BBH, kinds of questions and turns of the judging are parts.
+    """
     evaluation = member.evaluation
-    for quantity, name in names.items():
-        if evaluation is not None and quantity.partition(":")[0] in ("task", "kind", "judge"):
-            evaluation = _with_part(evaluation, name, *_part(evaluation, preset, quantity))
+    for quantity in quantities:
+        part = _part(preset, quantity)
+        if evaluation is None or part is None or evaluation.missing(part[0]):
+            continue
+        whole, keep = part
+        if quantity.startswith("kind:"):
+            keep = _answers_beginning(evaluation, whole, preset.subtasks[quantity.removeprefix("kind:")])
+        if keep is not None:
+            evaluation = _with_part(evaluation, quantity, whole, keep)
+        else:
+            columns = evaluation.summary.columns
+            summary = evaluation.summary.model_copy(update={"columns": {**columns, quantity: columns[whole]}})
+            evaluation = replace(evaluation, summary=summary)
     return replace(member, evaluation=evaluation)
 
 
-def _part(evaluation: Evaluation, preset: Preset, quantity: str) -> tuple[str, Keep]:
-    """Return the column that a quantity is a part of, and which of its questions belong to it."""
-    kind, _, title = quantity.partition(":")
+def _part(preset: Preset, quantity: str) -> tuple[str, Keep | None] | None:
+    """Return the column that a quantity is or is a part of, and which questions belong to it; None without one."""
+    kind, _, name = quantity.partition(":")
+    if kind == "score":
+        return (preset.columns[name], None) if name in preset.columns else None
+    if kind == "judge":
+        turn = {"first_turn": "/1", "second_turn": "/2"}.get(name)  # how the names of a turn's questions end
+        return f"{PREFIX}{preset.bench}", (lambda _, question: question[1].endswith(turn)) if turn else None
     if kind == "task":
-        task = f"{preset.task_prefix}{title.lower().replace(' ', '_')}"
-        return preset.columns["bbh"], lambda key, _: key.task == task
-    if kind == "kind":
-        wanted = _answers_beginning(evaluation, preset.columns["bbh"], preset.subtasks[title])
-        return preset.columns["bbh"], lambda _, question: question in wanted
-    end = TURNS.get(quantity, "")
-    return f"{PREFIX}{preset.bench}", lambda _, question: question[1].endswith(end)
+        task = f"{preset.task_prefix}{name.lower().replace(' ', '_')}"
+        return (preset.columns["bbh"], lambda key, _: key.task == task) if preset.task_prefix else None
+    return preset.columns["bbh"], None
 
 
-def _answers_beginning(evaluation: Evaluation, column: str, start: str) -> set[Question]:
-    """Return the questions of a column whose right answer begins with ``start``."""
-    if evaluation.missing(column):
-        return set()
+def _answers_beginning(evaluation: Evaluation, column: str, start: str) -> Keep:
+    """Return a filter for the questions of a column whose right answer begins with ``start``."""
     paths = {scores.path for scores in evaluation.column(column).values()}
     samples = (sample for path in paths for sample in read_samples(path))
-    return {(sample.doc_id, sample.doc_hash) for sample in samples if str(sample.target).startswith(start)}
+    wanted = {(sample.doc_id, sample.doc_hash) for sample in samples if str(sample.target).startswith(start)}
+    return lambda _, question: question in wanted
 
 
 def _with_part(evaluation: Evaluation, name: str, whole: str, keep: Keep) -> Evaluation:
     """Add a column of those questions of the column ``whole`` that are to be kept; nothing if there are none."""
-    if name == whole or evaluation.missing(whole):
-        return evaluation
     column, results, samples = evaluation.summary.columns[whole], [], dict(evaluation.samples)
     for key, scores in evaluation.column(whole).items():
         kept = scores.on({question for question in scores.questions if keep(key, question)})

@@ -67,7 +67,7 @@ def records(table: PaperTable) -> list[dict[str, Value]]:
     found: list[dict[str, Value]] = []
     for line in table.spec.lines:
         for column in table.spec.columns:
-            cell = table.cell(line, column)
+            cell = table.cells[line.key, column.key]
             ours, base = cell.ours, cell.to_base
             found.append({
                 "table": table.spec.name, "model": line.model, "strategy": line.strategy, "column": column.key,
@@ -101,7 +101,7 @@ def table_section(table: PaperTable, *, shared: bool = True) -> Section:
 
 
 def _cell(table: PaperTable, line: Line, column: Column) -> Cell:
-    cell = table.cell(line, column)
+    cell = table.cells[line.key, column.key]
     whole = column.kind == "suite"
     published = printed(cell.published, 0 if whole else 2)
     if cell.ours is None:

@@ -32,7 +32,6 @@ from leaderboards.paper.specs import source, table_names
 from leaderboards.paper.tables import PaperTable, agreement, fill
 
 STYLES = ("markdown", "latex", "csv", "json")
-KINDS = ("png", "pdf")
 
 
 def write_report(experiments: Experiments, out: Path, single: Path | None = None) -> list[Path]:
@@ -57,7 +56,7 @@ def write_report(experiments: Experiments, out: Path, single: Path | None = None
     for path, text in zip(written, texts.values(), strict=True):
         write_text(path, text)
     for name, figure in figures.items():
-        for kind in KINDS:
+        for kind in ("png", "pdf"):
             draw_figure(figure, out / f"{name}.{kind}")
             written.append(out / f"{name}.{kind}")
     if single is not None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
+
+import numpy as np
 
 from harness.statistics.estimates import ALPHA, Estimate, mean_over_seeds
 from leaderboards.paper.measures import NO_COUNTERPART, Compared, compare_lines, final_weights, setting
@@ -67,10 +68,6 @@ class PaperTable:
     shared_notes: tuple[str, ...] = ()
     notes: list[str] = field(default_factory=list)
 
-    def cell(self, line: Line, column: Column) -> PaperCell:
-        """Return the cell of a line in a column."""
-        return self.cells[line.key, column.key]
-
     @property
     def baseline(self) -> Line:
         """Return the line that others are compared with."""
@@ -79,15 +76,17 @@ class PaperTable:
     @property
     def pairs(self) -> int:
         """Return how many pairs of lines the correction is over, in all columns together."""
-        return self.compared.comparisons if self.compared else 0
+        return self.compared.tables[0].comparisons if self.compared and self.compared.tables else 0
 
     @property
     def detectable(self) -> dict[str, float]:
-        """Return column → the smallest difference to the baseline that is found with 80 % power after correction."""
-        if self.compared is None:
-            return {}
-        found = {c.key: (100.0 if c.percent else 1.0) * self.compared.detectable(c.quantity) for c in self.spec.columns}
-        return {key: value for key, value in found.items() if not math.isnan(value)}
+        """Return column → the difference to the baseline that is detected with 80 % power, the median over models."""
+        found: dict[str, list[float]] = {}
+        for heading in (h for table in (self.compared.tables if self.compared else ()) for h in table.columns):
+            column = next(column for column in self.spec.columns if column.quantity == heading.name)
+            if not math.isnan(heading.detectable):
+                found.setdefault(column.key, []).append((100 if column.percent else 1) * heading.detectable)
+        return {key: float(np.median(values)) for key, values in found.items()}
 
     def difference(self, column: Column, line: str, other: str) -> Difference | None:
         """Return ours of a line minus ours of another, given by their keys; None where the two do not pair."""
@@ -137,9 +136,9 @@ def _cell(table: PaperTable, experiments: Experiments, line: Line, column: Colum
     base = f"{line.model}/{table.baseline.strategy}"
     if line.key != base:
         cell.to_base = table.difference(column, line.key, base)
-        told = figures.get((base, column.key))
-        if told is not None and cell.published is not None:
-            cell.published_to_base = cell.published - told
+        published = figures.get((base, column.key))
+        if published is not None and cell.published is not None:
+            cell.published_to_base = cell.published - published
     return cell
 
 
@@ -195,15 +194,15 @@ def _remarks(table: PaperTable) -> list[str]:
 
 def _missing(table: PaperTable, experiments: Experiments) -> list[str]:
     """Say what is missing and why, and the command that makes it; a whole line or column is named once."""
-    reasons: Mapping[tuple[str, str], tuple[str, ...]] = {at: cell.missing for at, cell in table.cells.items()}
 
     def lacks(at: tuple[str, str], reason: str) -> bool:
-        return reason in reasons[at] or any(NO_COUNTERPART in other for other in reasons[at])
+        missing = table.cells[at].missing
+        return reason in missing or any(NO_COUNTERPART in other for other in missing)
 
     places: dict[str, dict[str, None]] = {}
     for line in table.spec.lines:
         for column in table.spec.columns:
-            for reason in reasons[line.key, column.key]:
+            for reason in table.cells[line.key, column.key].missing:
                 in_line = all(lacks((line.key, other.key), reason) for other in table.spec.columns)
                 in_column = all(lacks((other.key, column.key), reason) for other in table.spec.lines)
                 place = line.key.strip("/") + ("" if in_line else f" {column.title}")
