@@ -44,7 +44,11 @@ class LocalExecutor(Strict):
     jobs: int = Field(1, ge=1, description="slots: so many jobs at once, if each takes one")
     slots: dict[str, int] = Field(default_factory=dict, description="slots that a job of a kind takes (`train: 2`); 1")
     devices: tuple[str, ...] = Field((), description="GPUs, one a slot, dealt out in CUDA_VISIBLE_DEVICES")
-    threads: int | None = Field(None, ge=1, description="OMP_NUM_THREADS of each job; null: as the environment says")
+    threads: int | None = Field(
+        None,
+        ge=1,
+        description="OMP_NUM_THREADS of each job; null: the environment's, or the cores divided by the slots",
+    )
 
     @model_validator(mode="after")
     def _a_slot_is_a_device(self) -> LocalExecutor:

@@ -49,9 +49,14 @@ def launch_environment(launcher: Launcher) -> dict[str, str]:
     On CPUs each process gets its share of the cores, unless ``OMP_NUM_THREADS`` is set: together they use no more
     than one alone.
     """
-    threads = str(max(1, (os.cpu_count() or 1) // launcher.processes))
+    threads = str(max(1, core_count() // launcher.processes))
     threads = os.environ.get("OMP_NUM_THREADS", threads)
     return {"OMP_NUM_THREADS": threads, "PYTHONSAFEPATH": "1", **WANTED[launcher.strategy]}
+
+
+def core_count() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
 def process_count() -> int:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+import os
 import selectors
 import time
 from dataclasses import dataclass
 
 from harness.errors import StageFailed
 from harness.execution import LocalExecutor
+from harness.launch import core_count
 from harness.plan import Job
 from harness.process import JobProcess, Outcome
 from harness.progress import duration
@@ -90,11 +92,7 @@ class _Conductor:
         self.waiting.remove(job)
         title = self.titles[job.id]
         logger.info(title)
-        environment = {}
-        if self.executor.devices:
-            environment["CUDA_VISIBLE_DEVICES"] = ",".join(self.executor.devices[slot] for slot in slots)
-        if self.executor.threads:
-            environment["OMP_NUM_THREADS"] = str(self.executor.threads)
+        environment = self._environment(slots)
         prefix = title.split(" ", 1)[0] + " " if self.slots > 1 else ""
         try:
             process = JobProcess(job, environment, prefix)
@@ -105,6 +103,20 @@ class _Conductor:
         running = _Running(process, title, time.monotonic(), slots)
         self.running.append(running)
         self.selector.register(process, selectors.EVENT_READ, running)
+
+    def _environment(self, slots: list[int]) -> dict[str, str]:
+        """Return the devices and threads of a job. Jobs side by side get an equal share of the cores for each slot.
+
+        Threads that wait would by default spin for a long time, which slows whatever else runs on their cores.
+        """
+        environment = {"GOMP_SPINCOUNT": os.environ.get("GOMP_SPINCOUNT", "1000")}
+        if self.executor.devices:
+            environment["CUDA_VISIBLE_DEVICES"] = ",".join(self.executor.devices[slot] for slot in slots)
+        if self.executor.threads:
+            environment["OMP_NUM_THREADS"] = str(self.executor.threads)
+        elif self.slots > 1 and "OMP_NUM_THREADS" not in os.environ:
+            environment["OMP_NUM_THREADS"] = str(max(1, core_count() * len(slots) // self.slots))
+        return environment
 
     def _end(self, running: _Running) -> None:
         job = running.process.job

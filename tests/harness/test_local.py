@@ -63,6 +63,19 @@ def test_each_slot_has_its_own_device_and_every_job_its_threads(tmp_path):
     assert sorted((job.folder / "sees").read_text() for job in jobs) == ["4|3", "7|3"]
 
 
+@pytest.mark.parametrize(("slots", "kinds"), [(1, {}), (2, {}), (2, {"train": 2}), (4, {"train": 2})])
+def test_jobs_side_by_side_share_the_cores_and_do_not_spin(tmp_path, monkeypatch, slots, kinds):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.delenv("GOMP_SPINCOUNT", raising=False)
+    monkeypatch.setattr("harness.local.core_count", lambda: 8)
+    variables = "[os.environ.get(n) for n in ('OMP_NUM_THREADS', 'GOMP_SPINCOUNT')]"
+    job = trivial(tmp_path, "a", f"(here / 'sees').write_text(json.dumps({variables})); finish()")
+    conduct_locally((job,), LocalExecutor(jobs=slots, slots=kinds))
+    threads, spins = json.loads((job.folder / "sees").read_text())
+    assert threads == (None if slots == 1 else str(8 * kinds.get("train", 1) // slots))
+    assert spins == "1000"
+
+
 def test_dependencies_are_waited_for_and_what_is_behind_a_failure_is_not_started(tmp_path):
     jobs = (
         trivial(tmp_path, "bad", "sys.exit('moemix: no space')"),
