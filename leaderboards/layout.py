@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from harness import grid
 from harness.grid import NOTHING, Grid, Number, Section
-from harness.statistics.estimates import Estimate
 from leaderboards.facts import RunFacts, run_facts
 from leaderboards.judged import PREFIX
 from leaderboards.table import Cell, Comparison, Heading, Table
@@ -48,10 +47,14 @@ def _section(suite: str, table: Table) -> Section:
     facts = [fact for row in table.rows for fact in run_facts(row)]
     scores = _scores(table, footnotes)
     numbered = [f"[{number}] {text}" for number, text in enumerate(footnotes.texts, 1)]
+    columns = [f"{column.title}: {_definition(column, table)}." for column in table.columns]
+    shown = ("suite", "tasks", "questions per task", "engine", "precision", "evaluation seed")
+    conditions = "; ".join(f"{name} {table.conditions[name]}" for name in shown if table.conditions)
+    evaluated = [f"Evaluated under: {conditions}."] if conditions else []
     return Section(
         title=" · ".join(name for name in (suite, table.model) if name),
         grid=scores,
-        notes=[*numbered, *table.notes, *_reading(table), *_columns(table), *_task_notes(table), *_conditions(table)],
+        notes=[*numbered, *table.notes, *_reading(table), *columns, *_task_notes(table), *evaluated],
         legend=LEGEND,
         more=[_mixture(facts), _cost(facts)] if any(fact.weights for fact in facts) else [],
     )
@@ -82,13 +85,10 @@ def _cell(cell: Cell, column: Heading, footnotes: _Footnotes) -> grid.Cell:
         return grid.Cell(NOTHING, note)
     below = ""
     if cell.difference is not None:
-        below = f"({_estimate(cell.difference, column, signed=True)}{'*' if cell.significant else ''})"
+        difference = _number(cell.difference.value, column, cell.difference.se, signed=True)
+        below = f"({difference}{'*' if cell.significant else ''})"
     mark: grid.Mark = "best" if cell.best else "tied" if cell.tied else ""
-    return grid.Cell(_estimate(cell.score, column), note, below, mark)
-
-
-def _estimate(found: Estimate, column: Heading, *, signed: bool = False) -> Number:
-    return _number(found.value, column, found.se, signed=signed)
+    return grid.Cell(_number(cell.score.value, column, cell.score.se), note, below, mark)
 
 
 def _number(value: float, column: Heading, error: float | None = None, *, signed: bool = False) -> Number:
@@ -115,17 +115,19 @@ def _mixture(facts: Sequence[RunFacts]) -> Grid:
     if any(fact.scales == "loss" for fact in facts):
         caption += "; (loss): the weights scale the loss, and draws stay even"
     rows = [
-        [grid.Cell(fact.name, " (loss)" * (fact.scales == "loss")), *(_mix_cell(fact, name) for name in names)]
+        [grid.Cell(fact.name, " (loss)" * (fact.scales == "loss"))]
+        + [
+            grid.Cell(
+                _percent(fact.weights[name]),
+                below=f"({_percent(fact.examples_share.get(name))} / {_percent(fact.tokens_share.get(name))})",
+            )
+            if name in fact.weights
+            else grid.Cell(NOTHING)
+            for name in names
+        ]
         for fact in facts
     ]
     return Grid(["run", *names], rows, caption)
-
-
-def _mix_cell(fact: RunFacts, source: str) -> grid.Cell:
-    if source not in fact.weights:
-        return grid.Cell(NOTHING)
-    drawn = (_percent(share.get(source)) for share in (fact.examples_share, fact.tokens_share))
-    return grid.Cell(_percent(fact.weights[source]), below=f"({' / '.join(drawn)})")
 
 
 def _cost(facts: Sequence[RunFacts]) -> Grid:
@@ -210,52 +212,29 @@ def _seeds(table: Table) -> list[str]:
         text = f"Seeds {', '.join(map(str, sets.pop()))} of every trained strategy; errors span questions and seeds"
     else:
         text = "Seeds: " + "; ".join(f"{r.label} {', '.join(map(str, sorted(r.evaluations)))}" for r in trained)
-    spread = list(filter(None, (_seed_error(table, column) for column in table.columns)))
-    return [
-        f"{text}."
-        + (
-            f" The standard error of the training seeds alone (median over rows): {', '.join(spread)}."
-            if spread
-            else ""
-        )
-    ]
+    spread = []
+    for column in table.columns:
+        known = [s.seed_se for cell in table.cells(column) if (s := cell.score) and not math.isnan(s.seed_se)]
+        if known:
+            spread.append(f"{column.title} {_number(float(np.median(known)), column)}")
+    alone = f" The standard error of training seeds alone (median over rows): {', '.join(spread)}." if spread else ""
+    return [f"{text}.{alone}"]
 
 
-def _seed_error(table: Table, column: Heading) -> str:
-    known = [s.seed_se for cell in table.cells(column) if (s := cell.score) and not math.isnan(s.seed_se)]
-    return f"{column.title} {_number(float(np.median(known)), column)}" if known else ""
-
-
-def _columns(table: Table) -> list[str]:
-    titles = {column.name: column.title for column in table.columns}
-    return [f"{column.title}: {_judged(column, table) or _definition(column, titles)}." for column in table.columns]
-
-
-def _judged(column: Heading, table: Table) -> str:
-    """Say which judge judged a column and how; empty for a column that was not judged."""
-    (task, *_) = (key.task for key in column.shares)
-    if not task.startswith(PREFIX):
-        return ""
-    how = table.conditions.get(task, "").removeprefix("version ").removesuffix(", 0-shot")
-    return f"mean over the turns of its questions ({how})"
-
-
-def _definition(column: Heading, titles: Mapping[str, str]) -> str:
+def _definition(column: Heading, table: Table) -> str:
+    """Say what a column is computed from."""
+    tasks = [key.task for key in column.shares]
+    if tasks[0].startswith(PREFIX):
+        how = table.conditions.get(tasks[0], "").removeprefix("version ").removesuffix(", 0-shot")
+        return f"mean over the turns of its questions ({how})"
     if column.columns:
+        titles = {other.name: other.title for other in table.columns}
         return f"mean of {', '.join(titles.get(name, name) for name in column.columns)}"
     metrics = sorted({key.metric if key.filter == "none" else f"{key.metric} ({key.filter})" for key in column.shares})
     shots = sorted(set(column.shots.values()))
-    tasks = [key.task for key in column.shares]
     what = ", ".join(tasks) if len(tasks) <= MOST_TASKS else f"{len(tasks)} tasks"
     mean = "the mean of " if len(tasks) > 1 else ""
     return f"{', '.join(metrics)} of {mean}{what}, {'/'.join(map(str, shots))}-shot"
-
-
-def _conditions(table: Table) -> list[str]:
-    if not table.conditions:
-        return []
-    shown = ("suite", "tasks", "questions per task", "engine", "precision", "evaluation seed")
-    return ["Evaluated under: " + "; ".join(f"{name} {table.conditions[name]}" for name in shown) + "."]
 
 
 def _task_notes(table: Table) -> list[str]:

@@ -117,16 +117,16 @@ def _of_table(claim: Claim, table: PaperTable) -> Finding:
     above, below = f"{claim.model}/{claim.above}", f"{claim.model}/{claim.below}"
     column = next(column for column in table.spec.columns if column.key == claim.column)
     text = f"{column.title}: {lines[above].title} above {lines[below].title}"
-    published_difference = _figure(table, above, column.key) - _figure(table, below, column.key)
-    ours = table.difference(column, above, below)
-    return Finding(claim.table, claim.model, text, published_difference, ours, column.percent)
+    gap = _gap(table, (above, column.key), (below, column.key))
+    return Finding(claim.table, claim.model, text, gap, table.difference(column, above, below), column.percent)
 
 
-def _figure(table: PaperTable, line: str, column: str) -> float:
-    figure = table.spec.figures[line, column]
-    if figure is None:
-        raise ValueError(f"the paper prints no figure for {line} in {column} of {table.spec.name}")
-    return figure
+def _gap(table: PaperTable, above: tuple[str, str], below: tuple[str, str]) -> float:
+    """Return the difference of two published figures; the cells of claims all have one."""
+    higher, lower = table.spec.figures[above], table.spec.figures[below]
+    assert higher is not None
+    assert lower is not None
+    return higher - lower
 
 
 def _of_weights(experiments: Experiments, table: PaperTable) -> list[Finding]:
@@ -138,7 +138,7 @@ def _of_weights(experiments: Experiments, table: PaperTable) -> list[Finding]:
         pairs = zip(*(final_weights(experiments, line, name)[0] for name in (more, less)), strict=True)
         gaps = [100 * (high - low) for high, low in pairs]
         estimates.append(mean_over_seeds(gaps) if gaps else None)
-        gap = _figure(table, line.key, more) - _figure(table, line.key, less)
+        gap = _gap(table, (line.key, more), (line.key, less))
         found.append(Finding("table8", model, f"final weight: {titles[more]} above {titles[less]}", gap, None))
     corrected = adjust([p_value(estimate) if estimate else float("nan") for estimate in estimates])
     return [

@@ -42,10 +42,10 @@ def write_report(experiments: Experiments, out: Path, single: Path | None = None
         out: folder of the report.
         single: also write the report to this one Markdown file, its figures to the folder of the same name beside it.
     """
-    tables = {name: fill(name, experiments) for name in table_names()}
-    figures = {name: figure_data(name, experiments) for name in FIGURES}
-    report = _Report(experiments, tables, figures)
-    texts = {f"{name}{ENDINGS[style]}": table_text(table, style) for name, table in tables.items() for style in STYLES}
+    report = _report(experiments)
+    figures = report.figures
+    texts = {f"{name}{ENDINGS[style]}": table_text(table, style) for name, table in report.tables.items()
+             for style in STYLES}  # fmt: skip
     texts |= {
         f"{name}{ENDINGS[style]}": figure_text(figure, experiments, style)
         for name, figure in figures.items()
@@ -71,51 +71,53 @@ def write_report(experiments: Experiments, out: Path, single: Path | None = None
 
 @dataclass(frozen=True)
 class _Report:
-    """What the report is written from."""
+    """What the report shows.
+
+    Attributes:
+        parts: title, paragraphs and table of each part before the tables; all of it is computed.
+    """
 
     experiments: Experiments
     tables: dict[str, PaperTable]
     figures: dict[str, FigureData]
+    title: str
+    about: list[str]
+    parts: list[tuple[str, list[str], Grid]]
 
-    @property
-    def title(self) -> str:
-        return f"The paper's tables and figures, preset {self.experiments.preset.name}"
 
-    @property
-    def about(self) -> list[str]:
-        name = self.experiments.preset.name
-        made = f"Made by `moemix paper report --preset {name}` from the runs of `moemix paper run all --preset {name}`."
-        return [f"{source()}. {made}", *self.experiments.preset.notes, LEGEND]
-
-    def parts(self) -> list[tuple[str, list[str], Grid]]:
-        """Return title, paragraphs and table of each part before the tables; all of it is computed."""
-        found = findings(self.experiments, self.tables)
-        words = in_words(found, self.tables, self.figures["figure2"])
-        took = times(self.experiments, [need for name in (*self.tables, *self.figures) for need in needs(name)])
-        return [
+def _report(experiments: Experiments) -> _Report:
+    tables = {name: fill(name, experiments) for name in table_names()}
+    figures = {name: figure_data(name, experiments) for name in FIGURES}
+    found = findings(experiments, tables)
+    took = times(experiments, [need for name in (*tables, *figures) for need in needs(name)])
+    measured = []
+    for name, table in tables.items():
+        there = sum(cell.ours is not None for cell in table.cells.values())
+        agree, of = agreement(table)
+        signs = f"{agree} of {of}" if of else ""
+        measured.append([heading(name), title(name), f"{there} of {len(table.cells)} cells", signs])
+    for name, figure in figures.items():
+        points = f"{sum(len(panel.points) for panel in figure.panels)} points"
+        measured.append([heading(name), title(name), points + ", some missing" * bool(figure.missing), ""])
+    header = ["", "shows", "measured", "sign of the difference to the baseline as in the paper"]
+    preset, run = experiments.preset, f"--preset {experiments.preset.name}"
+    made = f"Made by `moemix paper report {run}` from the runs of `moemix paper run all {run}`."
+    words = in_words(found, tables, figures["figure2"])
+    return _Report(
+        experiments, tables, figures, f"The paper's tables and figures, preset {preset.name}",
+        about=[f"{source()}. {made}", *preset.notes, LEGEND],
+        parts=[
             ("What agrees with the paper at this scale, and what does not", words, claims_grid(found)),
-            ("How much of it was measured", [], self._measured()),
+            ("How much of it was measured", [], Grid(header, measured, align="llll")),
             ("Wall time", [took.in_words()], took.grid()),
-        ]
-
-    def _measured(self) -> Grid:
-        rows = []
-        for name, table in self.tables.items():
-            there = sum(cell.ours is not None for cell in table.cells.values())
-            agree, of = agreement(table)
-            signs = f"{agree} of {of}" if of else ""
-            rows.append([heading(name), title(name), f"{there} of {len(table.cells)} cells", signs])
-        for name, figure in self.figures.items():
-            points = f"{sum(len(panel.points) for panel in figure.panels)} points"
-            rows.append([heading(name), title(name), points + (", some missing" if figure.missing else ""), ""])
-        sign = "sign of the difference to the baseline as in the paper"
-        return Grid(["", "shows", "measured", sign], rows, align="llll")
+        ],
+    )  # fmt: skip
 
 
 def _markdown(report: _Report, pictures: str) -> str:
     """Write the report as Markdown, with its figures' pictures in the folder ``pictures``."""
     texts = [f"# {report.title}", *(markdown_text(text).replace("\\`", "`") for text in report.about)]
-    for name, paragraphs, grid in report.parts():
+    for name, paragraphs, grid in report.parts:
         texts += [f"## {markdown_text(name)}", *map(markdown_text, paragraphs)]
         texts += [markdown_table(grid)] if grid.rows else []
     texts += ["## Tables", *(markdown_section(table_section(t, shared=False)) for t in report.tables.values())]
@@ -132,7 +134,7 @@ def _page(report: _Report) -> str:
     body = [f"<h1>{html_text(report.title)}</h1>", *(f"<p>{html_text(text)}</p>" for text in about)]
     links = (f'<a href="#{name}">{heading(name)}</a>' for name in (*report.tables, *report.figures))
     body.append(f"<nav>{' '.join(links)}</nav>")
-    for name, paragraphs, grid in report.parts():
+    for name, paragraphs, grid in report.parts:
         texts = "".join(f"<p>{html_text(text)}</p>" for text in paragraphs)
         body.append(f"<h2>{html_text(name)}</h2>{texts}{html_table(grid) if grid.rows else ''}")
     for name, table in report.tables.items():
