@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import yaml
@@ -157,7 +157,8 @@ def _proposal(
 ) -> Proposal:
     names = sorted(source.name for source in request.recipe.data.sources)
     manifests = [planned.run.manifest for planned in runs]
-    mixes = np.array([[m.config.strategy.options["weights"][name] for name in names] for m in manifests])
+    weights_of = [cast("dict[str, float]", m.config.strategy.options["weights"]) for m in manifests]
+    mixes = np.array([[weights[name] for name in names] for weights in weights_of])
     losses = np.array([[each.losses[name] for name in names] for each in measured])
     if not np.isfinite(losses).all():
         raise StageFailed("a proxy's held-out loss is not finite", hint="see held_out.json in its folder")
