@@ -9,7 +9,7 @@ from harness.schema import Strict
 
 
 class HeldOut(Record):
-    """``held_out.json`` of a run: its checkpoint's loss on what its sources held out of training."""
+    """``held_out.json`` of a run: the losses of its checkpoint on the held-out examples of its sources."""
 
     checkpoint_hash: str
     losses: dict[str, float] = Field(description="mean loss per target token of each source")
@@ -20,9 +20,9 @@ class HeldOut(Record):
 class ProxyRun(Strict):
     """One run that a proposal was fitted on."""
 
-    run: str = Field(description="its folder, relative to the store")
+    run: str = Field(description="the run's folder, relative to the store")
     weights: dict[str, float]
-    losses: dict[str, float] = Field(description="held-out, by source")
+    losses: dict[str, float] = Field(description="held-out losses by source")
     measured: float = Field(description="the target: the sources' held-out losses, weighted")
     predicted: float = Field(description="the same by a law fitted without this run and those of its fold")
 
@@ -32,13 +32,13 @@ class Fit(Strict):
 
     runs: int
     folds: int
-    r2: float | None = Field(description="1 − squared error / variance; null where all runs came to the same")
-    rank_correlation: float | None = Field(description="Spearman's, predicted to measured")
+    r2: float | None = Field(description="1 − squared error / variance; null if all runs have the same loss")
+    rank_correlation: float | None = Field(description="Spearman's, between predicted and measured")
     error: float = Field(description="root mean square of predicted − measured")
 
 
 class ProposalCost(Strict):
-    """What it took to find the mix, all of which a run under it owes."""
+    """The cost of finding the mix, which a run with this mix owes."""
 
     runs: int
     steps: int
@@ -47,23 +47,23 @@ class ProposalCost(Strict):
     train_seconds: float
     measure_seconds: float
     fit_seconds: float
-    of_a_run: float = Field(description="the proxies' examples over those of one run of the recipe as it stands")
+    of_a_run: float = Field(description="the proxies' examples divided by those of one run of the original recipe")
 
 
 class Proposal(Record):
-    """``proposal.json``: a fixed mix, what it was fitted on, and how far that can be trusted."""
+    """``proposal.json``: a fixed mix, the proxy runs behind it, and the quality of the fit."""
 
     method: str
     source: str = Field(description="the paper and the variant")
     recipe: str
-    overrides: tuple[str, ...] = Field(description="changes to the recipe that the proxies were run with")
+    overrides: tuple[str, ...] = Field(description="changes to the recipe for the proxies")
     model: str
     seed: int
     prior: dict[str, float]
     target: dict[str, float] = Field(description="how much each source's loss counts")
     weights: dict[str, float]
     predicted: float = Field(description="the target's loss under these weights, by the law")
-    at_prior: float = Field(description="measured, of the proxy that ran under the prior itself")
+    at_prior: float = Field(description="measured target of the proxy with the prior itself")
     lowest_measured: float
     fit: Fit
     cost: ProposalCost

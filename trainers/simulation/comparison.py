@@ -6,13 +6,15 @@ import dataclasses
 from collections.abc import Callable, Sequence
 
 import numpy as np
+from pydantic import Field
 
 from harness.grid import Grid, Number, terminal_table
 from harness.provenance import provenance
+from harness.records import Provenance, Record
+from harness.schema import Strict
 from trainers.mixing import MixingStrategy, load_strategy
 from trainers.mixing.base import Floats
 from trainers.mixing.simplex import minimise
-from trainers.simulation.records import BestMix, Estimate, SimulatedStrategy, Simulation
 from trainers.simulation.training import SimulatedRun, simulate_run
 from trainers.simulation.worlds import DrawnWorld, World
 
@@ -20,22 +22,54 @@ TOLERANCE = 1e-7  # of the objective, which is of order 1
 NEW_SOURCES = 8
 
 
-@dataclasses.dataclass(frozen=True)
-class Best:
-    """The best fixed mix of a world.
+class Estimate(Strict):
+    """A mean over repeats and its standard error, which is null if there was one repeat."""
 
-    Attributes:
-        weights: f64[K].
-        loss: the objective at the end of training.
-        gap: no fixed mix has an objective below ``loss - gap``.
-    """
+    mean: float
+    stderr: float | None
 
-    weights: Floats
+
+class SimulatedStrategy(Strict):
+    """The results of one strategy. Losses and regrets are in nats, the unit of the objective."""
+
+    label: str
+    name: str
+    options: dict[str, object]
+    loss: Estimate = Field(description="the objective at the end of training")
+    regret: Estimate = Field(description="loss minus that of the best fixed mix; drift can make it negative")
+    regret_over_time: Estimate = Field(description="mean over training of the regret at each step")
+    over_uniform: Estimate = Field(description="loss minus that of uniform in the same worlds")
+    variation: Estimate = Field(description="mean total variation of an update, ½ Σ |w' − w|")
+    effective_sources: Estimate = Field(description="exp(entropy) of the weights, mean over training")
+    smallest_weight: float = Field(description="the smallest of any source at any time in any repeat")
+    seconds: float = Field(description="time in the strategy's own functions, per repeat")
+    steps: tuple[int, ...] = Field(description="0 and the end of each interval between updates")
+    weights: tuple[tuple[float, ...], ...] = Field(description="the weights of each interval, in the first repeat")
+    regrets: tuple[float, ...] = Field(description="regret at each step of steps, mean over repeats")
+
+
+class BestMix(Strict):
+    """The best fixed mix of a world; in a simulation, that of the first repeat."""
+
+    weights: tuple[float, ...]
     loss: float
-    gap: float
+    gap: float = Field(description="no fixed mix has a loss below ``loss - gap``")
 
 
-def best_fixed(drawn: DrawnWorld) -> Best:
+class Simulation(Record):
+    """``simulation.json``: strategies in a simulated world."""
+
+    world: World
+    seed: int
+    repeats: int
+    names: tuple[str, ...] = Field(description="sources; weights follow this order")
+    groups: tuple[int, ...] = Field(description="the group of each source")
+    best: BestMix
+    strategies: tuple[SimulatedStrategy, ...] = Field(description="sorted by regret, the least first")
+    provenance: Provenance
+
+
+def best_fixed(drawn: DrawnWorld) -> BestMix:
     """Return the fixed weights w that minimise the objective at the end of training.
 
     The objective is convex in the skills, which are linear in w, so a local minimum is the minimum. For its gradient g
@@ -60,7 +94,8 @@ def best_fixed(drawn: DrawnWorld) -> Best:
         chosen = np.union1d(chosen[weights[chosen] > 0], new)
         weights = np.zeros(count)
         weights[chosen] = _best_among(drawn, exposure[chosen])
-    return Best(weights, drawn.objective(weights @ exposure), max(0.0, gap(weights)))
+    loss = drawn.objective(weights @ exposure)
+    return BestMix(weights=tuple(weights.tolist()), loss=loss, gap=max(0.0, gap(weights)))
 
 
 def _best_among(drawn: DrawnWorld, exposure: Floats) -> Floats:
@@ -97,26 +132,25 @@ def compare(
             runs.append(simulate_run(rule, drawn, each))
             on_run()
         found.append(_summary(label, rule, worlds, bests, even, runs))
-    first = bests[0]
     return Simulation(
         world=world,
         seed=seed,
         repeats=repeats,
         names=worlds[0].names,
         groups=tuple(worlds[0].group.tolist()),
-        best=BestMix(weights=tuple(first.weights.tolist()), loss=first.loss, gap=first.gap),
+        best=bests[0],
         strategies=tuple(sorted(found, key=lambda each: (each.regret.mean, each.label))),
         provenance=provenance(),
     )
 
 
-def regrets(drawn: DrawnWorld, best: Best, run: SimulatedRun) -> Floats:
+def regrets(drawn: DrawnWorld, best: BestMix, run: SimulatedRun) -> Floats:
     """Return the objective at each step of a run minus that of the best fixed mix at the same step, f64[U + 1]."""
     total = drawn.world.steps * drawn.world.batch
     excess = []
     for step, learned in zip(run.steps.tolist(), run.learned, strict=True):
         time = step / drawn.world.steps
-        fixed = total * time * (best.weights @ drawn.teaching(time / 2))
+        fixed = total * time * (np.array(best.weights) @ drawn.teaching(time / 2))
         excess.append(drawn.objective(learned) - drawn.objective(fixed))
     return np.array(excess)
 
@@ -125,7 +159,7 @@ def _summary(
     label: str,
     rule: MixingStrategy,
     worlds: Sequence[DrawnWorld],
-    bests: Sequence[Best],
+    bests: Sequence[BestMix],
     even: Sequence[SimulatedRun],
     runs: Sequence[SimulatedRun],
 ) -> SimulatedStrategy:

@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 
 from trainers.figures import write_png
 from trainers.mixing.base import Ints
-from trainers.simulation.comparison import world_text
-from trainers.simulation.records import SimulatedStrategy, Simulation
+from trainers.simulation.comparison import SimulatedStrategy, Simulation, world_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -6,15 +6,35 @@ Shapes: K sources, M skills, L layers, E experts.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
+from pydantic import Field
 
 from harness.errors import unknown
-from harness.schema import parse
+from harness.schema import Strict, parse
 from trainers.mixing.base import Floats, Ints
-from trainers.simulation.records import SimulatedWorld
 
-World = SimulatedWorld
+
+class World(Strict):
+    """A world in which strategies are simulated (the model is stated in ``docs/simulation.md``)."""
+
+    name: str
+    description: str = ""
+    groups: tuple[Annotated[int, Field(ge=1)], ...] = Field(
+        (4, 1, 1), min_length=1, description="sources in each group; those of one group are redundant"
+    )
+    redundancy: float = Field(0.9, ge=0, le=1, description="share of what a source teaches that its whole group does")
+    drift: float = Field(0.0, ge=0, le=1, description="share of what a source teaches that is replaced by the end")
+    noise: float = Field(1.0, ge=0, description="error of one example; an average of c has an error of noise / √c")
+    skills: int = Field(12, ge=1, description="what there is to learn; the objective is the mean of their losses")
+    examples_to_learn: float = Field(5000, gt=0, description="examples until a skill improves noticeably (median)")
+    layers: int = Field(2, ge=1, description="MoE layers")
+    experts: int = Field(8, ge=2)
+    steps: int = Field(2000, ge=1)
+    interval: int = Field(100, ge=1, description="steps between updates")
+    batch: int = Field(128, ge=1, description="examples in a step")
+
 
 WORLDS: dict[str, World] = {
     world.name: world
