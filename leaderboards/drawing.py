@@ -80,15 +80,10 @@ def image_kind(path: Path) -> str:
 
 
 def save(path: Path, inches: tuple[float, float], paint: Callable[[Figure], None]) -> None:
-    """Draw a figure and write it as a whole, with the same settings and the same bytes on every machine.
-
-    Args:
-        path: ends in ``.png``, ``.pdf`` or ``.svg``.
-        inches: width and height.
-        paint: draws on the empty figure that it is given.
+    """Write the figure that ``paint`` draws, with the same settings and the same bytes on every machine.
 
     Raises:
-        MoemixError: the file is of another kind.
+        MoemixError: the file is not a ``.png``, ``.pdf`` or ``.svg``.
     """
     kind = image_kind(path)
     from matplotlib import rc_context, rcParamsDefault
@@ -113,15 +108,7 @@ def colour(position: int, count: int) -> tuple[float, ...]:
 
 
 def draw_panels(panels: Sequence[Panel], title: str, path: Path, *, columns: int = 2, width: float = 5.4) -> None:
-    """Draw panels side by side, or the words that nothing has been measured yet.
-
-    Args:
-        panels: may be none.
-        title: stands above them.
-        path: ends in ``.png``, ``.pdf`` or ``.svg``.
-        columns: at most so many panels stand side by side.
-        width: of a panel, in inches.
-    """
+    """Draw panels, at most ``columns`` side by side and each ``width`` inches wide; without panels, a sentence."""
     columns = max(1, min(columns, len(panels)))
     lines = max(1, math.ceil(len(panels) / columns))
 

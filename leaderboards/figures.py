@@ -49,10 +49,6 @@ def trajectories(comparison: Comparison) -> dict[str, Trajectory]:
 def draw_weights(runs: dict[str, Trajectory], path: Path) -> None:
     """Draw weights over time, one panel per run: thick the weight in force, thin the realised share of examples.
 
-    Args:
-        runs: name → trajectory.
-        path: ends in ``.png``, ``.pdf`` or ``.svg``.
-
     Raises:
         MoemixError: there is no trained run, or the file is of another kind.
     """

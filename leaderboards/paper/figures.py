@@ -37,6 +37,11 @@ class FigureData:
     facts: list[tuple[str, float, float | None]] = field(default_factory=list)
     missing: dict[str, None] = field(default_factory=dict)
 
+    def add(self, kind: str, x_label: str, points: list[Point]) -> None:
+        """Add a panel of K&R averages, if there are any."""
+        if points:
+            self.panels.append(Panel("", kind, x_label, "K&R average, %", tuple(points)))
+
     def lacks(self, strategy: str, reasons: Iterable[str]) -> None:
         """Note why a strategy is missing."""
         self.missing |= dict.fromkeys(f"{strategy}: {reason}" for reason in reasons)
@@ -95,8 +100,7 @@ def _balance(figure: FigureData, experiments: Experiments) -> None:
         if strategy in scores and loads:
             cv = float(np.mean([load.cv_squared for load in loads]))
             points.append(Point(STRATEGIES[strategy], cv, *scores[strategy], rows[strategy]["kr_average"]))
-    if points:
-        figure.panels.append(Panel("", "points", "CV(load)²", "K&R average, %", tuple(points)))
+    figure.add("points", "CV(load)²", points)
     x, y = [float(point.x) for point in points], [point.y for point in points]
     if len(points) > 3 and np.std(x) > 0 and np.std(y) > 0:
         found = pearsonr(x, y)
@@ -117,8 +121,7 @@ def _combinations(figure: FigureData, experiments: Experiments) -> None:
                 paper = rows[strategy]["kr_average"] if name == "all" else None
                 combination = "all four" if name == "all" else f"w/o {SOURCES[name]}"
                 points.append(Point(STRATEGIES[strategy], combination, *scores[label], paper))
-    if points:
-        figure.panels.append(Panel("", "bars", "training sets", "K&R average, %", tuple(points)))
+    figure.add("bars", "training sets", points)
 
 
 def _before_after(figure: FigureData, experiments: Experiments) -> None:
@@ -178,9 +181,7 @@ def _lengths(figure: FigureData, experiments: Experiments) -> None:
             label = strategy if length == "2000" else f"steps_{length}_{strategy}"
             if label in scores:
                 points.append(Point(STRATEGIES[strategy], float(length), *scores[label], paper.get(length)))
-    if points:
-        x_label = "training steps, on the paper's scale"
-        figure.panels.append(Panel("", "lines", x_label, "K&R average, %", tuple(points)))
+    figure.add("lines", "training steps, on the paper's scale", points)
 
 
 def _inverse(figure: FigureData, experiments: Experiments) -> None:

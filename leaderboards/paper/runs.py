@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -127,11 +126,6 @@ def open_experiments(preset: Preset, store: Store, data_root: Path | None, overr
         if overrides:
             raise
         return Experiments(preset, None, str(error).replace("\n", " "))
-
-
-def restricted(plan: Plan, jobs: tuple[Job, ...]) -> Plan:
-    """Return the plan with these jobs alone, for the conductor."""
-    return dataclasses.replace(plan, jobs=jobs)
 
 
 def line_needs(lines: Iterable[Line], kinds: Iterable[str]) -> list[Need]:

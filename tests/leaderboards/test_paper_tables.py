@@ -6,6 +6,7 @@ import csv
 import io
 import itertools
 import json
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -227,6 +228,8 @@ def test_formats_say_the_same(done):
         assert float(row["ours"]) == pytest.approx(cell["ours"])
     text = render("table5", done, "markdown")
     assert f"{cells[0]['ours']:.1f} ± {cells[0]['stderr']:.1f}" in text
+    for name in ("table1", "table5", "figure2"):
+        assert not re.search(r"<br>|&\w+;", render(name, done, "terminal")), "a terminal is shown no markup"
     latex = render("table5", done, "latex")
     assert latex.count(r"\begin{tabular}") == latex.count(r"\end{tabular}") == 1
 
