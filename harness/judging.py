@@ -70,6 +70,8 @@ class Score(Strict):
 
     value: float | None
     stderr: float | None
+    lower: float | None = Field(None, description="lower end of the 95 % interval")
+    upper: float | None = None
     n: int = Field(description="rows: a turn of a question, averaged over judges and repeats")
 
 

@@ -249,7 +249,10 @@ class EvalResult(Strict):
     metric: str
     filter: str = "none"
     value: float | None = Field(description="null when nothing was answered")
-    stderr: float | None
+    stderr: float | None = Field(description="standard error over clusters of questions")
+    lower: float | None = Field(None, description="lower end of the 95 % interval")
+    upper: float | None = None
+    clusters: int | None = Field(None, description="independent clusters among the questions")
     n: int
     higher_is_better: bool = True
     shots: int
@@ -264,6 +267,8 @@ class Column(Strict):
 
     value: float | None
     stderr: float | None
+    lower: float | None = Field(None, description="lower end of the 95 % interval")
+    upper: float | None = None
     n: int
     tasks: tuple[str, ...] = Field((), description="the tasks it is computed from")
     columns: tuple[str, ...] = Field((), description="the columns it is the mean of")

@@ -18,7 +18,7 @@ from harness.judging import Judged, JudgeRequest, JudgeSummary, Score
 from harness.provenance import provenance
 from harness.statistics.bootstrap import variance_components
 from harness.statistics.clusters import number_clusters
-from harness.statistics.estimates import Part, estimate
+from harness.statistics.estimates import Part, bounds_of, estimate
 
 Flags = dict[str, dict[QuestionId, set[str]]]  # model → question → flags of the answer
 SCALES = {"single": (1.0, 10.0), "pairwise": (0.0, 1.0), "reference": (0.0, 1.0)}
@@ -112,9 +112,13 @@ def clustered(values: Sequence[float], questions: Sequence[QuestionId]) -> Score
     """Return the mean of one value per row with its standard error; the turns of a question are one cluster."""
     if not values:
         return Score(value=None, stderr=None, n=0)
-    found = estimate([Part(1.0, np.array([values], dtype=np.float64), number_clusters(questions))])
+    scores = np.array([values], dtype=np.float64)
+    found = estimate([Part(1.0, scores, number_clusters(questions))])
     mean = math.fsum(values) / len(values)  # exact, whatever the order of the judgments
-    return Score(value=mean, stderr=None if math.isnan(found.se) else found.se, n=len(values))
+    if math.isnan(found.se):
+        return Score(value=mean, stderr=None, n=len(values))
+    lower, upper = found.interval(bounds_of(scores))
+    return Score(value=mean, stderr=found.se, lower=lower, upper=upper, n=len(values))
 
 
 def title(request: JudgeRequest, bench: Bench) -> str:

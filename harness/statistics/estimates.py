@@ -94,6 +94,12 @@ class Estimate:
         return float(lower), float(upper)
 
 
+def bounds_of(*scores: Floats) -> Bounds:
+    """Return the bounds of an interval: 0 and 1 if every score is a fraction, else none."""
+    fraction = all(array.min() >= 0 and array.max() <= 1 for array in scores)
+    return FRACTION if fraction else UNBOUNDED
+
+
 def estimate(parts: Sequence[Part]) -> Estimate:
     """Return the weighted sum of task means with its standard error, as the module's text defines it."""
     seeds = parts[0].scores.shape[0]

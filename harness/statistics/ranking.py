@@ -29,6 +29,7 @@ from harness.statistics.estimates import (
     UNBOUNDED,
     Floats,
     Ints,
+    bounds_of,
     intervals,
     p_values,
     quantile,
@@ -230,7 +231,7 @@ def rank(
         higher_is_better: whether rank 1 is the highest score, in every column.
     """
     vectors = {key: _deviations(task) for key, task in tasks.items()}
-    fractions = {key: bool(task.scores.min() >= 0 and task.scores.max() <= 1) for key, task in tasks.items()}
+    fractions = {key: bounds_of(task.scores) == FRACTION for key, task in tasks.items()}
     exact = {name: _Column(shares, tasks, vectors) for name, shares in columns.items()}
     count = len(next(iter(tasks.values())).scores)
     known = {name: column for name, column in exact.items() if column.known}

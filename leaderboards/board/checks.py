@@ -26,7 +26,9 @@ from pydantic import ValidationError
 from harness.errors import MoemixError
 from harness.records import EvalSummary, MixtureUpdate, RunManifest
 from harness.schema import parse
+from harness.statistics.clusters import number_clusters
 from harness.statistics.columns import Key
+from harness.statistics.estimates import Part, estimate
 from leaderboards.board.folder import SUBMISSION, WITHDRAWN, BoardFolder, SubmissionFolder, is_member
 from leaderboards.board.pins import keys_by_task, mismatch
 from leaderboards.board.samples import TaskSamples, read_task
@@ -287,20 +289,33 @@ def _statistics(board: BoardFolder, findings: Findings) -> bool:
     faults, count = [], 0
     for key, vectors in findings.vectors.items():
         evaluation = Evaluation(Path(), findings.summaries[key])
-        errors = {k: _standard_error(values) for k, values in vectors.items()}
-        claims = [(f"standard error of {k.task}", errors[k], evaluation.results[k].stderr) for k in vectors]
+        # Version 0.1 wrote the errors of single questions, clustered or not.
+        known = [
+            {k: _standard_error(values, findings.tasks[key][k.task], clustered) for k, values in vectors.items()}
+            for clustered in (True, False)
+        ]
+        claims = [
+            (f"standard error of {k.task}", [errors[k] for errors in known], evaluation.results[k].stderr)
+            for k in vectors
+        ]
         for name in board.suite(key).columns:
-            error = math.sqrt(sum((share * errors[k]) ** 2 for k, share in evaluation.shares(name).items()))
-            claims.append((f"standard error of column {name} of {key}", error, evaluation.summary.columns[name].stderr))
+            shares = evaluation.shares(name).items()
+            errors = [math.sqrt(sum((share * e[k]) ** 2 for k, share in shares)) for e in known]
+            claims.append(
+                (f"standard error of column {name} of {key}", errors, evaluation.summary.columns[name].stderr)
+            )
         for name, computed, claimed in claims:
             if claimed is not None:
-                faults += _difference(name, computed, claimed)
+                found = [_difference(name, value, claimed) for value in computed]
+                faults += found[0] if all(found) else []
                 count += 1
     return findings.add_result("statistics", faults, f"{count} standard errors agree with the samples")
 
 
-def _standard_error(values: NDArray[np.float64]) -> float:
-    return float(values.std(ddof=1) / math.sqrt(len(values))) if len(values) > 1 else 0.0
+def _standard_error(values: NDArray[np.float64], samples: TaskSamples, clustered: bool) -> float:
+    clusters = number_clusters(samples.groups[number] for number in samples.numbers)
+    found = estimate([Part(1.0, values[None], clusters if clustered else np.arange(len(values)))])
+    return 0.0 if math.isnan(found.se) else found.se
 
 
 def _difference(name: str, computed: float, claimed: float | None) -> list[str]:

@@ -22,6 +22,7 @@ from harness.errors import MoemixError
 from harness.files import hash_tree, hash_value
 from harness.progress import progress
 from harness.schema import Strict
+from harness.statistics.clusters import number_clusters
 from harness.statistics.columns import Key
 from leaderboards.board.checks import check_alone
 from leaderboards.board.folder import BoardFolder, SubmissionFolder
@@ -135,7 +136,7 @@ def _clusters(tasks: Mapping[str, TaskSamples]) -> dict[str, tuple[int, ...]]:
     for task, samples in tasks.items():
         groups = [samples.groups[number] for number in samples.numbers]
         if len(set(groups)) < len(groups):
-            clusters[task] = tuple(int(i) for i in np.unique(np.array(groups, dtype=object), return_inverse=True)[1])
+            clusters[task] = tuple(number_clusters(groups).tolist())
     return clusters
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 
-from evals.scores import columns, refused_result
+from evals.scores import columns, refused_result, task_results
 from evals.suites import Suite
 from harness.errors import MoemixError
 from harness.records import EvalResult
+from harness.statistics.estimates import FRACTION, Part, estimate
 
 
 def result(task, value, stderr, n=100, metric="acc", filter="none"):
@@ -82,3 +84,33 @@ def test_a_metric_that_a_task_does_not_have_names_its_neighbour():
     results = [*RESULTS[:2], result("c", 0.5, 0.1, metric="acc_norm")]
     with pytest.raises(MoemixError, match="did you mean 'acc_norm"):
         columns(suite(), LEAVES, results)
+
+
+def raw_results(scores, passages, value=None, stderr=0.01):
+    """What lm-eval returns for one task whose questions are about passages."""
+    samples = [
+        {"doc_id": i, "doc": {"passage": f"passage {at}"}, "doc_hash": f"{i:064x}", "filter": "none", "acc": score,
+         "arguments": [("a prompt", " a")]}
+        for i, (score, at) in enumerate(zip(scores, passages, strict=True))
+    ]  # fmt: skip
+    numbers = {"acc,none": float(np.mean(scores)) if value is None else value, "acc_stderr,none": stderr}
+    return {"samples": {"c": samples}, "results": {"c": numbers}, "n-samples": {"c": {"effective": len(scores)}},
+            "higher_is_better": {"c": {"acc": True}}, "n-shot": {"c": 0}, "versions": {"c": 1}}  # fmt: skip
+
+
+def test_a_task_and_its_column_have_the_error_of_clustered_questions():
+    """Questions about one passage are not independent; lm-eval's own error, which ignores that, stays in its file."""
+    scores, passages = [1.0] * 12 + [0.0] * 8 + [1.0] * 4, np.arange(24) // 4
+    (found,) = task_results(raw_results(scores, passages), {})
+    expected = estimate([Part(1.0, np.array([scores]), passages)])
+    assert (found.stderr, found.clusters) == (pytest.approx(expected.se), 6)
+    assert expected.se > 1.8 * np.std(scores, ddof=1) / math.sqrt(24)
+    assert (found.lower, found.upper) == pytest.approx(expected.interval(FRACTION))
+    column = columns(suite(), {"c": ("c",)}, [found])["one"]
+    assert (column.stderr, column.lower, column.upper) == (found.stderr, found.lower, found.upper)
+
+
+def test_a_metric_that_is_no_mean_over_questions_keeps_the_error_of_lm_eval():
+    (found,) = task_results(raw_results([0.0, 1.0, 1.0], [0, 1, 2], value=0.5, stderr=0.07), {})
+    assert (found.value, found.stderr, found.clusters) == (0.5, 0.07, 3)
+    assert found.lower < 0.36
