@@ -109,7 +109,7 @@ def _cell(table: PaperTable, line: Line, column: Column) -> Cell:
     decimals = 0 if whole else 1 if column.percent else 2
     ours = Number(cell.ours.value, None if whole else cell.ours.se, decimals)
     star = "*" if cell.significant else ""
-    if cell.difference is None or math.isnan(cell.difference):
+    if cell.difference is None:
         return Cell(ours, star, f"({published})")
     return Cell(ours, star, f"({published}; {Number(cell.difference, decimals=decimals, signed=True)})")
 

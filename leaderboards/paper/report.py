@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -89,7 +89,7 @@ def _report(experiments: Experiments) -> _Report:
     tables = {name: fill(name, experiments) for name in table_names()}
     figures = {name: figure_data(name, experiments) for name in FIGURES}
     found = findings(experiments, tables)
-    took = times(experiments, [need for name in (*tables, *figures) for need in needs(name)])
+    took, by_stage = wall_time(experiments, [need for name in (*tables, *figures) for need in needs(name)])
     measured = []
     for name, table in tables.items():
         there = sum(cell.ours is not None for cell in table.cells.values())
@@ -109,7 +109,7 @@ def _report(experiments: Experiments) -> _Report:
         parts=[
             ("What agrees with the paper at this scale, and what does not", words, claims_grid(found)),
             ("How much of it was measured", [], Grid(header, measured, align="llll")),
-            ("Wall time", [took.in_words()], took.grid()),
+            ("Wall time", [took], by_stage),
         ],
     )  # fmt: skip
 
@@ -159,44 +159,51 @@ STAGES = {"model": "making models", "train": "training", "eval": "evaluating", "
           "gate-load": "measuring gate loads"}  # fmt: skip
 
 
-@dataclass
-class Times:
-    """When the jobs of each stage ran: stage → begin and end of each job."""
+def wall_time(experiments: Experiments, needs: Iterable[Need]) -> tuple[str, Grid]:
+    """Return the wall time of the finished jobs behind ``needs``, in words and by stage.
 
-    intervals: dict[str, list[tuple[datetime, datetime]]] = field(default_factory=dict)
-    processors: set[str] = field(default_factory=set)
+    An interrupted job counts from its last start. Jobs that ran side by side count once in the words.
+    """
+    ran: dict[str, list[tuple[datetime, datetime]]] = {}
+    processors: set[str] = set()
 
-    def add(self, kind: str, stage: Stage) -> None:
-        """Add a job that is done."""
+    def add(kind: str, stage: Stage) -> None:
         if stage.status == "done" and stage.started and stage.finished and kind in STAGES:
-            ran = datetime.fromisoformat(stage.started), datetime.fromisoformat(stage.finished)
-            self.intervals.setdefault(kind, []).append(ran)
+            begun, ended = datetime.fromisoformat(stage.started), datetime.fromisoformat(stage.finished)
+            ran.setdefault(kind, []).append((begun, ended))
 
-    def grid(self) -> Grid:
-        """Lay out, for each stage, the number of jobs and their times."""
-        rows = []
-        for kind, words in STAGES.items():
-            seconds = [(ended - begun).total_seconds() for begun, ended in self.intervals.get(kind, [])]
-            if seconds:
-                median = float(np.median(seconds))
-                rows.append([words, str(len(seconds)), *map(clock, (sum(seconds), median, max(seconds)))])
-        return Grid(["stage", "jobs", "total", "median job", "longest job"], rows)
-
-    def in_words(self) -> str:
-        """Sum up the wall time without the pauses between jobs; jobs that ran side by side count once."""
-        every = sorted(ran for stage in self.intervals.values() for ran in stage)
-        if not every:
-            return "Nothing has been run yet."
-        worked, reached = timedelta(), every[0][0]
-        for begun, ended in every:
-            worked += max(timedelta(), ended - max(begun, reached))
-            reached = max(reached, ended)
-        total = sum((ended - begun).total_seconds() for begun, ended in every)
-        on = f" Processors: {', '.join(sorted(self.processors))}." if self.processors else ""
-        return (
-            f"The {len(every)} jobs took {clock(worked.total_seconds())} of wall time, pauses left out; one after the"
-            f" other they would have taken {clock(total)}.{on}"
-        )
+    models: dict[Path, None] = {}
+    for model, strategy in sorted({(model, strategy) for model, strategy, _ in needs}):
+        for planned in experiments.runs(model, strategy):
+            if planned.run.trained:
+                manifest = planned.run.manifest
+                processors.add(f"{manifest.provenance.processor}, {manifest.provenance.cpu_count} cores")
+                models[planned.run.store / "_models" / planned.config.model_id / "model.json"] = None
+                for name, stage in manifest.stages.items():
+                    add(name.partition(":")[0], stage)
+    for path in models:
+        if path.is_file():
+            add("model", ModelManifest.read(path).stage)
+    rows = []
+    for kind, words in STAGES.items():
+        seconds = [(ended - begun).total_seconds() for begun, ended in ran.get(kind, [])]
+        if seconds:
+            times = map(clock, (sum(seconds), float(np.median(seconds)), max(seconds)))
+            rows.append([words, str(len(seconds)), *times])
+    grid = Grid(["stage", "jobs", "total", "median job", "longest job"], rows)
+    jobs = sorted(job for stage in ran.values() for job in stage)
+    if not jobs:
+        return "Nothing has been run yet.", grid
+    worked, reached = timedelta(), jobs[0][0]
+    for begun, ended in jobs:
+        worked += max(timedelta(), ended - max(begun, reached))
+        reached = max(reached, ended)
+    total = sum((ended - begun).total_seconds() for begun, ended in jobs)
+    words = (
+        f"The {len(jobs)} jobs took {clock(worked.total_seconds())} of wall time, pauses left out; one after the other"
+        f" they would have taken {clock(total)}. Processors: {', '.join(sorted(processors))}."
+    )
+    return words, grid
 
 
 def clock(seconds: float) -> str:
@@ -205,24 +212,3 @@ def clock(seconds: float) -> str:
     if whole >= 3600:
         return f"{whole // 3600}h{whole % 3600 // 60:02d}m"
     return f"{whole // 60}m{whole % 60:02d}s" if whole >= 60 else f"{whole}s"
-
-
-def times(experiments: Experiments, needs: Iterable[Need]) -> Times:
-    """Collect when the finished jobs behind ``needs`` ran; an interrupted job counts from its last start."""
-    found = Times()
-    if experiments.plan is None:
-        return found
-    models = set()
-    for model, strategy in sorted({(model, strategy) for model, strategy, _ in needs}):
-        for planned in experiments.runs(model, strategy):
-            if planned.run.trained:
-                manifest = planned.run.manifest
-                found.processors.add(f"{manifest.provenance.processor}, {manifest.provenance.cpu_count} cores")
-                models.add(planned.config.model_id)
-                for name, stage in manifest.stages.items():
-                    found.add(name.partition(":")[0], stage)
-    for model_id in models:
-        path = experiments.plan.store.root / "_models" / model_id / "model.json"
-        if path.is_file():
-            found.add("model", ModelManifest.read(path).stage)
-    return found

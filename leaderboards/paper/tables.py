@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from harness.grid import Number
 from harness.statistics.estimates import ALPHA, Estimate, mean_over_seeds
 from leaderboards.paper.measures import NO_COUNTERPART, Compared, compare_lines, final_weights, setting
 from leaderboards.paper.runs import Experiments
@@ -28,7 +29,7 @@ class PaperCell:
     Attributes:
         published: None where the paper prints a dash.
         ours: None where nothing was measured; ``missing`` then says why.
-        comparable: whether ours minus published means anything.
+        difference: ours minus published; None where the scales differ.
         to_base: difference of ours to the table's baseline on the same model.
         published_to_base: the same difference of the published figures.
     """
@@ -36,16 +37,9 @@ class PaperCell:
     published: float | None
     ours: Estimate | None
     missing: tuple[str, ...] = ()
-    comparable: bool = True
+    difference: float | None = None
     to_base: Difference | None = None
     published_to_base: float | None = None
-
-    @property
-    def difference(self) -> float | None:
-        """Return ours minus published."""
-        if self.ours is None or self.published is None or not self.comparable:
-            return None
-        return self.ours.value - self.published
 
     @property
     def significant(self) -> bool:
@@ -125,7 +119,6 @@ def _cell(table: PaperTable, experiments: Experiments, line: Line, column: Colum
         score = table.compared.cell(line, column.quantity).score
         cell.ours = in_units(score, column) if score else None
         cell.missing = table.compared.missing(line, column.quantity)
-        cell.comparable = not (kind == "judge" and experiments.preset.judge_title)
     elif kind == "weight":
         weights, cell.missing = final_weights(experiments, line, name)
         cell.ours = in_units(mean_over_seeds(weights), column) if weights else None
@@ -133,6 +126,8 @@ def _cell(table: PaperTable, experiments: Experiments, line: Line, column: Colum
         cell.ours = mean_over_seeds([count])
     else:
         cell.missing = (f"{NO_COUNTERPART} {experiments.preset.name}",)
+    if cell.ours and cell.published is not None and not (kind == "judge" and experiments.preset.judge_title):
+        cell.difference = cell.ours.value - cell.published
     base = f"{line.model}/{table.baseline.strategy}"
     if line.key != base:
         cell.to_base = table.difference(column, line.key, base)
@@ -171,16 +166,14 @@ def _notes(table: PaperTable, experiments: Experiments) -> list[str]:
             f"* differs from {base} at 5 %, paired by question and seed, after Holm's correction over the table's"
             f" {table.pairs} pairs. The sign of the difference to {base} is the paper's in {agree} of {of} cells."
         )
-        found = [_detectable(column, table.detectable[column.key], preset.judge_highest)
-                 for column in table.spec.columns if column.key in table.detectable]  # fmt: skip
+        found = []
+        for column in (column for column in table.spec.columns if column.key in table.detectable):
+            value, highest = table.detectable[column.key], 100.0 if column.percent else preset.judge_highest
+            shown = str(Number(value, decimals=1 if column.percent else 2))
+            found.append(f"{column.title} {shown if value < highest else f'none below {highest:g}'}")
         if found:
             notes.append(f"Detectable difference to {base} (80 % power after correction): {', '.join(found)}.")
     return [*notes, *_remarks(table), *_missing(table, experiments)]
-
-
-def _detectable(column: Column, value: float, judge_highest: float) -> str:
-    highest, decimals = (100.0, 1) if column.percent else (judge_highest, 2)
-    return f"{column.title} " + (f"{value:.{decimals}f}" if value < highest else f"none below {highest:g}")
 
 
 def _remarks(table: PaperTable) -> list[str]:

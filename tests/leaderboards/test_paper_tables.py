@@ -32,7 +32,7 @@ from leaderboards.paper.figures import FIGURES, figure_data
 from leaderboards.paper.measures import compare_lines
 from leaderboards.paper.presets import PRESETS
 from leaderboards.paper.rendering import draw, needs, render
-from leaderboards.paper.report import times, write_report
+from leaderboards.paper.report import wall_time, write_report
 from leaderboards.paper.runs import Experiments
 from leaderboards.paper.specs import published, table_names
 from leaderboards.paper.tables import PaperTable, fill
@@ -314,10 +314,10 @@ def test_wall_time_is_told_by_stage_and_jobs_side_by_side_count_once(fresh):
         finish(fresh, planned)
         stage = Stage(status="done", started=f"2026-01-01T{begun}+00:00", finished=f"2026-01-01T{ended}+00:00")
         planned.run.update(stages={"train": stage})
-    took = times(fresh, [("llama_moe", "balanced", "")])
-    assert took.grid().rows == [["training", "3", "2m40s", "1m00s", "1m30s"]]
-    assert "The 3 jobs took 2m10s of wall time, pauses left out" in took.in_words()
-    assert "one after the other they would have taken 2m40s" in took.in_words()
+    words, grid = wall_time(fresh, [("llama_moe", "balanced", "")])
+    assert grid.rows == [["training", "3", "2m40s", "1m00s", "1m30s"]]
+    assert "The 3 jobs took 2m10s of wall time, pauses left out" in words
+    assert "one after the other they would have taken 2m40s" in words
 
 
 def test_a_run_that_failed_is_missing_with_its_reason(fresh):
