@@ -82,7 +82,7 @@ def test_mistakes_in_a_strategy_file_are_told_with_the_file(own_file: Path):
     for name, message in {
         f"{own_file}:Mein": "did you mean 'Mine'",
         f"{own_file}:Other": "not a MixingStrategy",
-        str(own_file): "which class",
+        str(own_file): "the class in the file is not named",
         f"{own_file.with_name('owm.py')}:Mine": "did you mean 'own.py'",
     }.items():
         with pytest.raises(MoemixError, match=message):

@@ -124,7 +124,7 @@ def _find(name: str) -> StrategyClass:
         file, attribute = reference
         return _strategy_class(module_from(file, "strategy"), attribute, where=str(file))
     if name.endswith(".py"):
-        raise MoemixError("which class of the file?", where=name, hint=f"write {name}:ClassName")
+        raise MoemixError("the class in the file is not named", where=name, hint=f"write {name}:ClassName")
     raise unknown("strategy", name, [*_builtin(), *_plugins()])
 
 
@@ -147,7 +147,7 @@ def _plugins() -> dict[str, metadata.EntryPoint]:
 def _plugin(name: str) -> StrategyClass:
     point, where = _plugins()[name], _where(name)
     if not point.attr:
-        raise MoemixError("which class of the module?", where=where, hint=f"write {point.module}:ClassName")
+        raise MoemixError("the class in the module is not named", where=where, hint=f"write {point.module}:ClassName")
     try:
         module = importlib.import_module(point.module)
     except Exception as error:
