@@ -35,12 +35,12 @@ def on_experiments(command: Callable[..., T]) -> Callable[..., T]:
     ) -> T:  # fmt: skip
         from harness.store import Store, store_root
         from harness.store import data_root as find_data_root
-        from leaderboards.paper.presets import preset as find_preset
+        from leaderboards.paper.presets import PRESETS
         from leaderboards.paper.runs import open_experiments
 
         overrides += executor_settings(executor, jobs)
         where = Store(store_root(runs or store))
-        experiments = open_experiments(find_preset(preset), where, find_data_root(data_root), overrides)
+        experiments = open_experiments(PRESETS[preset], where, find_data_root(data_root), overrides)
         return command(experiments, **options)
 
     return opened

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from harness.errors import unknown
-
 
 @dataclass(frozen=True)
 class Preset:
@@ -100,14 +98,3 @@ PRESETS = {
         notes=("Preset full: the paper's models, data and settings. It needs GPUs and the hub.",),
     ),
 }
-
-
-def preset(name: str) -> Preset:
-    """Return a preset by its name.
-
-    Raises:
-        MoemixError: there is no preset of this name.
-    """
-    if name not in PRESETS:
-        raise unknown("preset", name, PRESETS)
-    return PRESETS[name]
