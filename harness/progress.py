@@ -14,7 +14,11 @@ logger = logging.getLogger("moemix.harness")
 
 
 def duration(seconds: float) -> str:
-    """Return a duration in words: ``75`` → ``1m15s``."""
+    """Return a duration in words.
+
+    >>> duration(75), duration(3 * 3600 + 61)
+    ('1m15s', '3h01m')
+    """
     seconds = round(seconds)
     hours, rest = divmod(seconds, 3600)
     minutes, seconds = divmod(rest, 60)

@@ -22,6 +22,10 @@ def cluster_label(doc: object, digest: str) -> str:
 
 
 def number_clusters(labels: Iterable[Hashable]) -> NDArray[np.int64]:
-    """Return i64[n]: the number of each label's cluster, counted from 0 in the order of first appearance."""
+    """Return i64[n]: the number of each label's cluster, counted from 0 in the order of first appearance.
+
+    >>> number_clusters(["a text", "another", "a text"]).tolist()
+    [0, 1, 0]
+    """
     numbers: dict[Hashable, int] = {}
     return np.array([numbers.setdefault(label, len(numbers)) for label in labels], dtype=np.int64)

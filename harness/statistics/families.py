@@ -25,6 +25,9 @@ def adjust(p_values: Sequence[float] | Floats, comparisons: int | None = None) -
         p_values: nan stays nan and does not count.
         comparisons: size of the family if ``p_values`` is only a part of it. The others count as less significant,
             which can only raise the corrected values.
+
+    >>> adjust([0.01, 0.04, math.nan, 0.03])
+    [0.03, 0.06, nan, 0.06]
     """
     p = np.asarray(p_values, dtype=np.float64)
     known = np.flatnonzero(~np.isnan(p))

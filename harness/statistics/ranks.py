@@ -29,6 +29,9 @@ def tied_groups(ordered: Sequence[T], differ: Callable[[T, T], bool]) -> list[li
 
     If a and b do not differ significantly, and b and c neither, a and c still may. A row can therefore be in several
     groups. This is the compact letter display by insertion and absorption (Piepho 2004).
+
+    >>> tied_groups(["best", "middle", "worst"], lambda a, b: {a, b} == {"best", "worst"})
+    [['best', 'middle'], ['middle', 'worst']]
     """
     groups = [frozenset(range(len(ordered)))] if ordered else []
     for i in range(len(ordered)):

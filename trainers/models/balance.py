@@ -22,10 +22,6 @@ _EPSILON = 1e-10  # added to the squared mean
 def balance_loss(routings: Sequence[Routing], real_RT: Tensor, weight: float = BALANCE_WEIGHT) -> Tensor:
     """Compute eq. 3, summed over layers, times its weight.
 
-    >>> with RouterObserver(model).record() as routings:  # doctest: +SKIP
-    ...     model(input_ids)
-    >>> balance_loss(routings, source_ids >= 0).backward()  # doctest: +SKIP
-
     Args:
         routings: what the routers of the layers decided in one forward pass.
         real_RT: bool[R, T], false in padding, which does not count.
