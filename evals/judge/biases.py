@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from evals.judge.records import QuestionId
-from evals.judge.verdicts import Pair, Rating, by_rater, mean_of_others, scores_by_rater
+from evals.judge.verdicts import Pair, Rating, Unit, by_rater, mean_of_others
 from harness.statistics.bootstrap import BootstrapInterval, ClusterBootstrap, residuals
 from harness.statistics.estimates import Floats
 
@@ -44,10 +44,10 @@ def verbosity(pairs: Sequence[Pair], all_pairs: Sequence[Pair]) -> dict[str, obj
         all_pairs: the pairs of all raters.
     """
     lengths = np.log1p([pair.lengths for pair in pairs])
-    longer, values = lengths[:, 0] - lengths[:, 1], np.array([pair.value for pair in pairs])
+    longer, values = lengths[:, 0] - lengths[:, 1], np.array([pair.value(pair.models[0]) for pair in pairs])
     unequal = np.flatnonzero(longer)
     won = np.sign(longer[unequal]) * values[unequal]
-    votes = by_rater(all_pairs, lambda pair: pair.unit, lambda pair: pair.value_for(min(pair.models)))
+    votes = by_rater(all_pairs, lambda pair: pair.value(min(pair.models)))
     signs = [1.0 if pair.models[0] == min(pair.models) else -1.0 for pair in pairs]
     others = [mean_of_others(votes[pair.unit], pair.judge) for pair in pairs]
     partial, controlled = _partial_correlation(
@@ -63,13 +63,13 @@ def verbosity(pairs: Sequence[Pair], all_pairs: Sequence[Pair]) -> dict[str, obj
 
 def verbosity_of_scores(ratings: Sequence[Rating], all_ratings: Sequence[Rating]) -> dict[str, object]:
     """Return the partial correlation of scores with log length, given model, category, turn and other raters."""
-    votes = scores_by_rater(all_ratings)
+    votes = by_rater(all_ratings, lambda rating: rating.score)
     partial, controlled = _partial_correlation(
         [rating.question for rating in ratings],
         np.log1p([rating.length for rating in ratings]),
         np.array([rating.score for rating in ratings]),
         {"model": [r.model for r in ratings], "category, turn": [f"{r.category} {r.turn}" for r in ratings]},
-        [mean_of_others(votes[r.question, r.turn, r.model], r.judge) for r in ratings],
+        [mean_of_others(votes[r.unit], r.judge) for r in ratings],
     )
     return {"partial_correlation": partial, "controlled_for": controlled}
 
@@ -97,23 +97,21 @@ def self_preference(judge: str, pairs: Sequence[Pair], all_pairs: Sequence[Pair]
     mine = [pair for pair in pairs if judge in pair.models]
     if not mine:
         return None
-    votes = by_rater(
-        (pair for pair in all_pairs if judge in pair.models), lambda p: p.unit, lambda p: p.value_for(judge)
-    )
+    votes = by_rater((pair for pair in all_pairs if judge in pair.models), lambda pair: pair.value(judge))
     others = [(pair, mean_of_others(votes[pair.unit], judge)) for pair in mine]
-    gaps = [(pair.question, pair.value_for(judge) - other) for pair, other in others if other is not None]
+    gaps = [(pair.question, pair.value(judge) - other) for pair, other in others if other is not None]
     return {
-        "own": ClusterBootstrap(pair.question for pair in mine).mean([pair.value_for(judge) for pair in mine]),
+        "own": ClusterBootstrap(pair.question for pair in mine).mean([pair.value(judge) for pair in mine]),
         "excess": ClusterBootstrap(question for question, _ in gaps).mean([gap for _, gap in gaps]),
     }
 
 
 def self_preference_of_scores(judge: str, ratings: Sequence[Rating], all_ratings: Sequence[Rating]) -> Measures | None:
     """Return a judge's score minus the other raters' mean, of its own answers minus of other models' answers."""
-    votes = scores_by_rater(all_ratings)
+    votes = by_rater(all_ratings, lambda rating: rating.score)
     gaps: list[tuple[QuestionId, bool, float]] = []
     for rating in ratings:
-        other = mean_of_others(votes[rating.question, rating.turn, rating.model], judge)
+        other = mean_of_others(votes[rating.unit], judge)
         if other is not None:
             gaps.append((rating.question, rating.model == judge, rating.score - other))
     own, gap = np.array([own for _, own, _ in gaps], dtype=np.float64), np.array([value for *_, value in gaps])
@@ -147,9 +145,9 @@ def stability(ratings: Sequence[Rating]) -> Measures | None:
     ``judge_sd`` is the standard deviation between repeats. ``reliability`` is the share of a single score's variance
     that lies between answers: the intraclass correlation ICC(1) of Shrout and Fleiss (1979).
     """
-    groups: dict[tuple[QuestionId, int, str], list[float]] = defaultdict(list)
+    groups: dict[Unit, list[float]] = defaultdict(list)
     for rating in ratings:
-        groups[rating.question, rating.turn, rating.model].append(rating.score)
+        groups[rating.unit].append(rating.score)
     repeated = {unit: np.array(scores) for unit, scores in groups.items() if len(scores) > 1}
     if len(repeated) < 2:
         return None
@@ -178,10 +176,10 @@ def stability(ratings: Sequence[Rating]) -> Measures | None:
 
 def pair_stability(pairs: Sequence[Pair]) -> Measures | None:
     """Return the share of equal outcomes between repeats of the same two games; None where nothing was repeated."""
-    outcomes: dict[tuple[QuestionId, int, tuple[str, str]], list[str]] = defaultdict(list)
+    winners: dict[Unit, list[str]] = defaultdict(list)
     for pair in pairs:
-        outcomes[pair.question, pair.turn, pair.models].append(pair.outcome)
-    repeated = [(unit[0], pair) for unit, own in outcomes.items() for pair in itertools.combinations(own, 2)]
+        winners[pair.unit].append(pair.winner)
+    repeated = [(unit[0], pair) for unit, own in winners.items() for pair in itertools.combinations(own, 2)]
     same = [(question, float(one == other)) for question, (one, other) in repeated]
     if not same:
         return None

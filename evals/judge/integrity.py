@@ -11,61 +11,38 @@ import re
 import zlib
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from evals.judge.records import Answers, Question, QuestionId
+from harness.files import read_yaml
 
 MASK = "⟦removed⟧"
+PATTERNS = Path(__file__).with_name("passages.yaml")
 NEAR = 0.9  # two answers whose word triples have this Jaccard similarity count as the same
 CONSTANT = 3  # questions with the same answer from which they are flagged (or all, if there are fewer)
 _CONSTANT_SCORES = 20  # rows from which equal scores are suspicious
 _ODD = (0x9E3779B1, 0x85EBCA77, 0xC2B2AE3D, 0x27D4EB2F, 0x165667B1, 0x7FEB352D, 0x846CA68B, 0x68E31DA5)
 _SHORT = 6  # word triples; shorter answers may be equal by chance
 
-# A verdict: brackets right after a word for a verdict, or alone on the last line.
-_RATED = re.compile(
-    r"(?:rating|score|verdict|grade|rated?|judg\w+|winner|better)\b[^\n\[\]]{0,30}"
-    r"\[\[?\s*(?:\d{1,2}(?:\.\d+)?(?:\s*/\s*10)?|[ABC]|rating)\s*\]\]?",
-    re.IGNORECASE,
-)
-_LAST_LINE = re.compile(r"^\s*\[\[\s*(?:10|\d(?:\.\d+)?|[ABC])\s*\]\]\s*\.?\s*\Z", re.MULTILINE)
-_VERDICT_JSON = re.compile(
-    r"\{[^{}]*\"(?:rating|score|verdict|winner)\"\s*:\s*(?:\d{1,2}(?:\.\d+)?|\"(?:[ABC]|tie)\")[^{}]*\}", re.IGNORECASE
-)
-# Marks of FastChat's judge templates, of ours, and of chat templates.
-_TEMPLATE = re.compile(
-    r"\[The (?:Start|End) of (?:the )?(?:Assistant|Reference)[^\]\n]*\]|<\|The (?:Start|End) of [^|\n]*\|>"
-    r"|\[/?(?:User Question|Instruction|INST)\]|<\|(?:im_start|im_end|user|assistant|system|endoftext|eot_id)\|>"
-    r"|</?(?:answer|reference|question)-[0-9a-f]{6,}>|<</?SYS>>|^#{2,3} (?:Assistant A|Assistant B|Reference answer):",
-    re.IGNORECASE | re.MULTILINE,
-)
-_JUDGE = (
-    r"\b(?:dear|hello|hey|attention|note to)\s+(?:the\s+)?(?:judge|grader|evaluator|rater)s?\b",
-    r"\b(?:as|being) an? (?:impartial|fair|objective) (?:judge|grader|evaluator)\b",
-    r"\b(?:ignore|disregard|forget|override)\b[^.\n]{0,40}\b(?:previous|prior|above|all|earlier|your)\b[^.\n]{0,30}"
-    r"\b(?:instruction|prompt|rubric|criteria|guideline|rule)s?\b",
-    r"\b(?:rate|score|grade|judge|evaluate) (?:this|my|the above|the following) (?:answer|response|reply|output)\b",
-    r"\b(?:give|award|assign|output|return)\b[^.\n]{0,50}\b(?:a\s+)?(?:(?:perfect|maximum|highest|full|top|high)\s+"
-    r"(?:score|rating|marks?|grade)|(?:score|rating|grade) of (?:10|ten)|10\s*/\s*10)\b",
-    r"\b(?:this|my) (?:answer|response|reply) (?:deserves?|merits?|should (?:get|receive|be rated|be given))\b",
-    r"\b(?:choose|pick|prefer|select|vote for) (?:assistant )?(?:this|my|[AB])\b[^.\n]{0,20}"
-    r"\b(?:answer|response|reply|as (?:the )?(?:winner|better))\b",
-    r"\byou (?:must|should|will|are (?:required|instructed) to) (?:rate|score|grade|give|assign|output)\b[^.\n]{0,60}"
-    r"(?:\b10\b|\bten\b|\bperfect\b|\bmaximum\b|\bhighest\b)",
-)
-_ADDRESS = re.compile("|".join(f"(?:{pattern})" for pattern in _JUDGE), re.IGNORECASE)
 _CODE = re.compile(r"```.*?(?:```|\Z)|`[^`\n]+`", re.DOTALL)
 
 
-@dataclass(frozen=True)
-class Passage:
+class Passage(NamedTuple):
     """A suspicious passage of an answer: ``text[start:end]``."""
 
-    kind: str
     start: int
     end: int
+    kind: str
+
+
+@functools.cache
+def _patterns() -> dict[str, re.Pattern[str]]:
+    """Return one regular expression for each kind of passage."""
+    joined = {kind: "|".join(f"(?:{part})" for part in parts) for kind, parts in read_yaml(PATTERNS).items()}
+    return {kind: re.compile(pattern, re.IGNORECASE | re.MULTILINE) for kind, pattern in joined.items()}
 
 
 def passages(text: str, question: str = "") -> list[Passage]:
@@ -75,19 +52,17 @@ def passages(text: str, question: str = "") -> list[Passage]:
     last line in brackets is taken for an answer.
     """
     code = [match.span() for match in _CODE.finditer(text)]
-    found = [Passage("template_in_answer", *match.span()) for match in _TEMPLATE.finditer(text)]
-    patterns = [("verdict_in_answer", _RATED), ("verdict_in_answer", _VERDICT_JSON), ("addresses_judge", _ADDRESS)]
-    if "[" not in question:
-        patterns.append(("verdict_in_answer", _LAST_LINE))
-    for kind, pattern in patterns:
-        for match in pattern.finditer(text):
-            if not any(start <= match.start() and match.end() <= end for start, end in code):
-                found.append(Passage(kind, *match.span()))
+    found = []
+    for kind, pattern in _patterns().items():
+        for match in () if kind == "last_line" and "[" in question else pattern.finditer(text):
+            in_code = any(start <= match.start() and match.end() <= end for start, end in code)
+            if kind == "template_in_answer" or not in_code:
+                found.append(Passage(*match.span(), "verdict_in_answer" if kind == "last_line" else kind))
     ordered: list[Passage] = []
     for passage in sorted(found, key=lambda p: (p.start, -p.end)):
         if ordered and passage.start < ordered[-1].end:
             last = ordered.pop()
-            passage = Passage(last.kind, last.start, max(last.end, passage.end))
+            passage = last._replace(end=max(last.end, passage.end))
         ordered.append(passage)
     return ordered
 
@@ -136,7 +111,7 @@ def _repeated(texts: dict[QuestionId, str], at_least: int) -> list[set[QuestionI
         group_of[identity] = {identity}
         for bucket in enumerate(_min_hashes(mine)):
             other = first.setdefault(bucket, identity)
-            if group_of[other] is not group_of[identity] and _similar(mine, triples[other]):
+            if group_of[other] is not group_of[identity] and _similarity(mine, triples[other]) >= NEAR:
                 joined = group_of[other] | group_of[identity]
                 group_of.update(dict.fromkeys(joined, joined))
     groups = {id(group): group for group in group_of.values()}
@@ -153,22 +128,12 @@ def _triples(text: str) -> frozenset[tuple[str, ...]]:
     return frozenset(zip(words, words[1:], words[2:], strict=False))
 
 
-def _similar(one: frozenset[tuple[str, ...]], other: frozenset[tuple[str, ...]]) -> bool:
-    small, large = sorted((len(one), len(other)))
-    if small < NEAR * large:
-        return False
-    shared = len(one & other)
-    return shared >= NEAR * (len(one) + len(other) - shared)
+def _similarity(one: frozenset[tuple[str, ...]], other: frozenset[tuple[str, ...]]) -> float:
+    return len(one & other) / len(one | other)
 
 
 def score_flags(scores: Mapping[QuestionId, list[float]], low: float, high: float) -> dict[str, set[QuestionId]]:
-    """Return the questions of implausible scores by flag: outside the scale, or all the same over 20 rows and more.
-
-    Args:
-        scores: the scores of every question's turns.
-        low: lower end of the scale.
-        high: upper end of the scale.
-    """
+    """Return the questions of implausible scores by flag: outside low to high, or the same in 20 rows or more."""
     rows = [score for of_question in scores.values() for score in of_question]
     outside = {question for question, own in scores.items() if any(not low <= score <= high for score in own)}
     flags = {"score_out_of_range": outside} if outside else {}

@@ -18,6 +18,7 @@ from harness.judging import JudgeRequest, JudgeSummary
 from harness.requests import FILE, RESOLVED
 
 _SYNC_SECONDS = 1.0
+_OF_BOTH = ("question_id", "category", "model_1", "model_2", "judge", "params", "turn", "repeat", "engine")
 
 
 class Journal:
@@ -135,11 +136,8 @@ def claim(out: Path, request: JudgeRequest) -> JudgeSummary | None:
         write_json(out / RESOLVED, request.model_dump(mode="json"))
     elif stored != request:
         different = [name for name in JudgeRequest.model_fields if getattr(stored, name) != getattr(request, name)]
-        raise MoemixError(
-            f"the folder holds a judging with another {', '.join(different)}",
-            where=str(out),
-            hint="choose another --out, or remove the folder",
-        )
+        message = f"the folder holds a judging with another {', '.join(different)}"
+        raise MoemixError(message, where=str(out), hint="choose another --out, or remove the folder")
     return JudgeSummary.read(out / "summary.json") if (out / "summary.json").is_file() else None
 
 
@@ -185,25 +183,16 @@ def match_games(lines: Iterable[Line]) -> Iterator[tuple[Line, Line]]:
 def join_games(lines: Iterable[Line]) -> Iterator[Line]:
     """Yield FastChat's line of every pair, with our fields added."""
     for one, two in match_games(lines):
-        pair: Line = {
-            "question_id": one["question_id"],
-            "category": one["category"],
-            "model_1": one["model_1"],
-            "model_2": one["model_2"],
+        yield {name: one[name] for name in _OF_BOTH if name in one} | {
             "g1_winner": one["winner"],
             "g2_winner": two["winner"],
-            "judge": one["judge"],
             "keys": [one["key"], two["key"]],
-            "params": one["params"],
             "g1_user_prompt": one["user_prompt"],
             "g1_judgment": one["judgment"],
             "g2_user_prompt": two["user_prompt"],
             "g2_judgment": two["judgment"],
-            "turn": one["turn"],
-            "repeat": one["repeat"],
             "reason": one["reason"] or two["reason"],
             "attempts": one["attempts"] + two["attempts"],
             "flags": sorted({*one["flags"], *two["flags"]}),
             "tstamp": max(one["tstamp"], two["tstamp"]),
         }
-        yield pair | {"engine": one["engine"]} if "engine" in one else pair

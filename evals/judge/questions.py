@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Annotated, NotRequired, TypeVar
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
+from typing_extensions import TypedDict
 
 from evals.judge.records import Answer, Answers, Bench, Question, QuestionId
 from harness.errors import MoemixError, nearest
@@ -18,8 +20,22 @@ TITLES = {"mt_bench": "MT-Bench", "vicuna_bench": "Vicuna-Bench"}
 HUB = "lmsys/mt-bench"  # the hub space with FastChat's files
 REFERENCES = "reference_answer/gpt-4.jsonl"  # FastChat's published scores use GPT-4's reference answers
 PROMPTS = "judge_prompts.jsonl"
-_QUESTION = TypeAdapter(Question)
-_OPTIONAL = ("reference", "checks", "required_temperature")
+
+
+class _Choice(TypedDict):
+    turns: Answer
+
+
+class _AnswerRow(TypedDict):
+    """A row of a FastChat answer file."""
+
+    question_id: QuestionId
+    choices: Annotated[list[_Choice], Field(min_length=1)]
+    model_id: NotRequired[str]
+
+
+T = TypeVar("T")
+_QUESTION, _ANSWER = TypeAdapter(Question), TypeAdapter(_AnswerRow)
 
 
 def bench_names() -> list[str]:
@@ -104,30 +120,13 @@ def read_questions(file: Path) -> list[Question]:
     """
     questions: dict[QuestionId, Question] = {}
     for where, row in _rows(file, "question"):
-        question = _question(row, where)
+        question = _parse(_QUESTION, row, where)
         if question.id in questions:
             raise MoemixError(f"question {question.id} appears twice", where=where)
+        if not all("kind" in check for check in question.checks):
+            raise MoemixError("every entry of `checks` needs a `kind`", where=where)
         questions[question.id] = question
     return list(questions.values())
-
-
-def _question(row: dict[str, object], where: str) -> Question:
-    optional = {name: row[name] for name in _OPTIONAL if row.get(name) is not None}
-    category = str(row.get("category") or "general")
-    hint = f"the row has {', '.join(sorted(map(str, row))) or 'no key'}"
-    try:
-        question = _QUESTION.validate_python(
-            {"id": row.get("question_id"), "category": category, "turns": row.get("turns"), **optional}
-        )
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        key = str(first["loc"][0]).replace("id", "question_id")
-        raise MoemixError(f"`{key}` is invalid: {first['msg'].lower()}", where=where, hint=hint) from None
-    if not 1 <= len(question.turns) <= 2:
-        raise MoemixError(f"`turns` holds {len(question.turns)} turns; one or two are supported", where=where)
-    if not all("kind" in check for check in question.checks):
-        raise MoemixError("every entry of `checks` needs a `kind`", where=where)
-    return question
 
 
 def read_answers(file: Path) -> Answers:
@@ -141,43 +140,36 @@ def read_answers(file: Path) -> Answers:
     answers: dict[QuestionId, Answer] = {}
     models: dict[str, None] = {}
     for where, row in _rows(file, "answer"):
-        try:
-            identity, choice = row["question_id"], row["choices"][0]  # type: ignore[index]
-            turns = _texts(choice["turns"])
-        except (KeyError, IndexError, TypeError, AttributeError) as error:
-            raise MoemixError(
-                f"not a FastChat answer ({type(error).__name__}: {error})",
-                where=where,
-                hint='expected {"question_id": 81, "model_id": "…", "choices": [{"index": 0, "turns": ["…", "…"]}]}',
-            ) from None
-        if turns is None:
-            raise MoemixError("`choices[0].turns` must be a list of texts", where=where)
-        if not isinstance(identity, int | str):
-            raise MoemixError("`question_id` must be a number or text", where=where)
-        if identity in answers:
-            raise MoemixError(f"question {identity} is answered twice", where=where)
-        answers[identity] = turns
-        models[str(row.get("model_id") or file.stem)] = None
+        answer = _parse(_ANSWER, row, where)
+        if answer["question_id"] in answers:
+            raise MoemixError(f"question {answer['question_id']} is answered twice", where=where)
+        answers[answer["question_id"]] = answer["choices"][0]["turns"]
+        models[answer.get("model_id") or file.stem] = None
     if len(models) > 1:
-        raise MoemixError(f"the file has answers of several models: {', '.join(models)}", where=str(file),
-                          hint="write one file for each model")  # fmt: skip
+        message = f"the file has answers of several models: {', '.join(models)}"
+        raise MoemixError(message, where=str(file), hint="write one file for each model")
     return Answers(next(iter(models)), answers)
 
 
+def _parse(adapter: TypeAdapter[T], row: dict[str, object], where: str) -> T:
+    try:
+        return adapter.validate_python({"category": "general", **row})
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        key = ".".join(str(part) for part in first["loc"] if part not in ("int", "str"))  # not the type in a union
+        message, keys = f"`{key}` is invalid: {first['msg'].lower()}", ", ".join(sorted(row)) or "no key"
+        raise MoemixError(message, where=where, hint=f"the row has {keys}") from None
+
+
 def _rows(file: Path, kind: str) -> Iterator[tuple[str, dict[str, object]]]:
-    """Yield the place (``file:line``) and the object of every line; a file without lines is an error."""
+    """Yield the place (``file:line``) and the object of every line, without keys that are null."""
     if not file.is_file():
         raise MoemixError(f"the {kind} file does not exist", where=str(file))
-    number = 0
-    for number, row in enumerate(read_jsonl(file), 1):
-        where = f"{file}:{number}"
+    rows = 0
+    for rows, row in enumerate(read_jsonl(file), 1):
+        where = f"{file}:{rows}"
         if not isinstance(row, dict):
             raise MoemixError(f"not a JSON object; expected one {kind} in each line", where=where)
-        yield where, row
-    if not number:
+        yield where, {str(key): value for key, value in row.items() if value is not None}
+    if not rows:
         raise MoemixError(f"the file has no {kind}", where=str(file))
-
-
-def _texts(value: object) -> tuple[str, ...] | None:
-    """Return a list of texts as a tuple; None for anything else."""
-    return tuple(value) if isinstance(value, list) and all(isinstance(text, str) for text in value) else None

@@ -9,7 +9,9 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Annotated, Any, Protocol
+
+from pydantic import Field
 
 from harness.files import hash_value
 from harness.judging import JudgeRequest
@@ -44,9 +46,9 @@ class Question:
         required_temperature: overrides the temperature of the category.
     """
 
-    id: QuestionId
+    id: Annotated[QuestionId, Field(validation_alias="question_id")]
     category: str
-    turns: tuple[str, ...]
+    turns: Annotated[tuple[str, ...], Field(min_length=1, max_length=2)]
     reference: tuple[str, ...] = ()
     checks: tuple[Mapping[str, object], ...] = ()
     required_temperature: float | None = None
@@ -236,12 +238,14 @@ class Judging:
 
     Attributes:
         answers: the answers of every model of the request.
+        flags: model → question → flags of the answer (:func:`evals.judge.integrity.answer_flags`).
         out: the judging's folder.
     """
 
     request: JudgeRequest
     bench: Bench
     answers: Mapping[str, Answers]
+    flags: Mapping[str, Mapping[QuestionId, set[str]]]
     protocol: JudgingProtocol
     out: Path
 
@@ -296,9 +300,9 @@ def _turns(judging: Judging) -> Iterator[tuple[tuple[str, ...], Question, int, t
                 yield models, question, turn, given if len(given) == len(models) else ()
 
 
-def record(task: Task, reply: Reply, protocol: JudgingProtocol, flags: set[str]) -> Line:
+def record(task: Task, reply: Reply, judging: Judging) -> Line:
     """Return the line of a judgment (pairwise: of one game), with the request, the reply and the verdict."""
-    match, prompt = task.match, task.prompt
+    match, prompt, protocol = task.match, task.prompt, judging.protocol
     verdict = Verdict(reason=reply.reason) if reply.reason else protocol.verdict(reply.judgment, match)
     cut_off = verdict.reason == "no_verdict" and reply.finish_reason == "length"
     line: Line = {
@@ -325,7 +329,7 @@ def record(task: Task, reply: Reply, protocol: JudgingProtocol, flags: set[str])
         "user_prompt": prompt.user,
         "params": task.params,
         "masked": prompt.masked,
-        "flags": sorted(flags),
+        "flags": sorted(set().union(*(judging.flags[model].get(match.question.id, ()) for model in match.models))),
         "seconds": round(reply.seconds, 3),
         "tstamp": time.time(),
     }

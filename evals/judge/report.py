@@ -9,20 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from evals.judge import biases
-from evals.judge.verdicts import (
-    PERSON,
-    JudgmentSet,
-    Pair,
-    Rating,
-    agreement,
-    agreement_of_people,
-    krippendorff_of_scores,
-    krippendorff_of_verdicts,
-    read_human,
-    scores_by_rater,
-    winners_by_rater,
-)
+from evals.judge import biases, verdicts
+from evals.judge.verdicts import PERSON, JudgmentSet, Pair, Rating, by_rater, read_human
 from harness.errors import MoemixError
 from harness.statistics.bootstrap import BootstrapInterval, ClusterBootstrap, percentile_interval, resampling_weights
 from harness.statistics.estimates import Floats
@@ -56,7 +44,7 @@ def make_report(folders: Sequence[Path], human: Path | None) -> Report:
         raise MoemixError("nothing has been judged yet", where=", ".join(map(str, folders)))
     pairs_of_people, ratings_of_people = read_human(human) if human else ([], [])
     pairs, ratings = [*judgments.pairs, *pairs_of_people], [*judgments.ratings, *ratings_of_people]
-    judges = {judge: _measure(judge, judgments, pairs, ratings) for judge in judgments.judges}
+    judges = {judge: _measure(judge, judgments, pairs, ratings) for judge in judgments.asked}
     detected = [
         f"{judge} {BIASES[key]}: {x.value:+.3f} (95 % interval {x.low:+.3f} to {x.high:+.3f}, n = {x.n})"
         for judge, measures in judges.items()
@@ -66,7 +54,7 @@ def make_report(folders: Sequence[Path], human: Path | None) -> Report:
     return {
         "folders": [str(folder) for folder in folders],
         "judges": _jsonable(judges),
-        "agreement": _jsonable(_agreements(judgments.judges, pairs, ratings)),
+        "agreement": _jsonable(_agreements(list(judgments.asked), pairs, ratings)),
         "win_rates": _jsonable(_win_rates(judgments.pairs)),
         "biases": detected,
         "accusations": detected,  # the name of `biases` in version 0.1
@@ -87,7 +75,7 @@ def _measure(judge: str, judgments: JudgmentSet, pairs: Sequence[Pair], ratings:
         measures["verbosity"] = biases.verbosity(my_pairs, pairs)
         measures["self_preference"] = biases.self_preference(judge, my_pairs, pairs)
         measures["repeats"] = biases.pair_stability(my_pairs)
-        measures["ties"] = sum(pair.outcome == "tie" for pair in my_pairs) / len(my_pairs)
+        measures["ties"] = sum(pair.winner == "tie" for pair in my_pairs) / len(my_pairs)
     if my_ratings:
         measures["distribution"] = biases.distribution(my_ratings)
         measures["verbosity_of_scores"] = biases.verbosity_of_scores(my_ratings, ratings)
@@ -98,20 +86,22 @@ def _measure(judge: str, judgments: JudgmentSet, pairs: Sequence[Pair], ratings:
 
 def _agreements(judges: Sequence[str], pairs: Sequence[Pair], ratings: Sequence[Rating]) -> Report:
     found: Report = {}
-    votes = winners_by_rater(pairs)
+    votes = by_rater(pairs, lambda pair: pair.winner)
     raters = {pair.judge for pair in pairs}
     people = sorted(name for name in raters if name.startswith(PERSON))
     comparing = [judge for judge in judges if judge in raters]
     others = [*combinations(comparing, 2), *((judge, "human") for judge in comparing if people)]
     for one, other in others:
-        found[f"{one} and {other}"] = agreement(votes, one, other)
+        found[f"{one} and {other}"] = verdicts.agreement(votes, one, other)
     if len(people) > 1:
-        found["people among themselves"] = agreement_of_people(votes)
+        found["people among themselves"] = verdicts.agreement_of_people(votes)
     if len(comparing) + len(people) > 1:
-        found["alpha_of_verdicts"] = krippendorff_of_verdicts(votes, [*comparing, *people])
+        found["alpha_of_verdicts"] = verdicts.krippendorff_of_verdicts(votes, [*comparing, *people])
     scoring = list(dict.fromkeys(rating.judge for rating in ratings))
     if len(scoring) > 1:
-        found["alpha_of_scores"] = krippendorff_of_scores(scores_by_rater(ratings), scoring)
+        found["alpha_of_scores"] = verdicts.krippendorff_of_scores(
+            by_rater(ratings, lambda rating: rating.score), scoring
+        )
     return found
 
 
@@ -132,7 +122,7 @@ def _win_rates(pairs: Sequence[Pair]) -> Report:
 def win_rate(pairs: Sequence[Pair], model: str) -> BootstrapInterval | None:
     """Return the adjusted win rate of a model over its pairs: wins, and half of the ties."""
     mine = [pair for pair in pairs if model in pair.models]
-    return ClusterBootstrap(pair.question for pair in mine).mean([(pair.value_for(model) + 1) / 2 for pair in mine])
+    return ClusterBootstrap(pair.question for pair in mine).mean([(pair.value(model) + 1) / 2 for pair in mine])
 
 
 def length_controlled(pairs: Sequence[Pair], model: str) -> BootstrapInterval | None:
@@ -146,7 +136,7 @@ def length_controlled(pairs: Sequence[Pair], model: str) -> BootstrapInterval | 
     clusters = ClusterBootstrap(pair.question for pair in mine)
     if clusters.count < 2:
         return None
-    won = np.array([(pair.value_for(model) + 1) / 2 for pair in mine])
+    won = np.array([(pair.value(model) + 1) / 2 for pair in mine])
     signs = np.array([1.0 if pair.models[0] == model else -1.0 for pair in mine])
     longer = signs * np.array([pair.lengths[0] - pair.lengths[1] for pair in mine], dtype=np.float64)
     spread = longer.std()
@@ -205,10 +195,7 @@ def as_text(report: Report) -> str:
         share = 100 * measures["failed_share"]
         lines.append(f"judge {judge}: {measures['judgments']} judgments, {share:.1f} % failed")
         lines += [f"  failed {reason}: {count}" for reason, count in measures["failed"].items()]
-        for section, values in measures.items():
-            if isinstance(values, dict) and section != "failed":
-                named = {f"{section}, {key}".replace("_", " "): value for key, value in values.items()}
-                lines += [f"  {name}: {_figure(value)}" for name, value in named.items() if value is not None]
+        lines += _lines({key: value for key, value in measures.items() if isinstance(value, dict) and key != "failed"})
         reliability = (measures.get("stability") or {}).get("reliability")
         if reliability and reliability["high"] < 0.5:
             lines.append(
@@ -217,7 +204,7 @@ def as_text(report: Report) -> str:
             lines.append("  so the averages of models are mostly chance")
     for title, key in (("agreement", "agreement"), ("win rates", "win_rates")):
         if report[key]:
-            lines += [title, *_tree(report[key], "  ")]
+            lines += [title, *_lines(report[key], n=True)]
     if report["biases"]:
         lines += ["biases detected (their 99 % intervals exclude 0):", *(f"  {text}" for text in report["biases"])]
     else:
@@ -235,10 +222,11 @@ def _figure(value: Any, *, n: bool = False) -> str:
     return ", ".join(value) if isinstance(value, list) else f"{value:.3f}"
 
 
-def _tree(tree: Report, indent: str) -> Iterator[str]:
+def _lines(tree: Report, label: str = "  ", *, n: bool = False) -> Iterator[str]:
+    """Yield a line for each figure of a tree; with ``n``, also from how many observations it was computed."""
     for key, value in tree.items():
-        if value is not None and "low" in value:
-            yield f"{indent}{key}: {_figure(value, n=True)}"
+        name = f"{label}{key if n else key.replace('_', ' ')}"
+        if isinstance(value, dict) and "low" not in value and key != "counts":
+            yield from _lines(value, f"{name}, ", n=n)
         elif value is not None:
-            yield f"{indent}{key}"
-            yield from _tree(value, indent + "  ")
+            yield f"{name}: {_figure(value, n=n)}"

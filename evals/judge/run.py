@@ -30,7 +30,7 @@ from evals.judge.judges import Budget, Estimate, Judge, Settings, ask_all, cost_
 from evals.judge.questions import PROMPTS, load_bench, read_answers
 from evals.judge.records import Answers, Bench, Judging, JudgingProtocol, Line, Task, record, tasks
 from evals.judge.reference import NAME, ReferenceGrader, validate_checks
-from evals.judge.scores import Flags, summarise, title
+from evals.judge.scores import summarise, title
 from evals.judge.strict import Strict
 from evals.judge.transcript import write_transcript
 from harness.checkpoint_argument import checkpoint_name
@@ -110,11 +110,12 @@ def judge_request(job: JudgeJobRequest) -> JudgeSummary:
             template = job.chat_template.read_text(encoding="utf-8") if job.chat_template else None
             given, engine = answer_bench(job.checkpoint, model, request, bench.questions, template, job.out)
             answers = {model: given, **answers}
-        judging = Judging(request, bench, answers, protocol, job.out)
-        flags = run_judges(judging, settings)
+        flags = {model: answer_flags(given, bench.questions) for model, given in answers.items()}
+        judging = Judging(request, bench, answers, flags, protocol, job.out)
+        run_judges(judging, settings)
         write_transcript(judging, title(request, bench))
         summary = summarise(
-            judging, flags, price=settings.price, seconds=time.monotonic() - started,
+            judging, price=settings.price, seconds=time.monotonic() - started,
             checkpoint=str(job.checkpoint) if job.checkpoint else None, checkpoint_hash=fingerprint, engine=engine,
         )  # fmt: skip
     logger.info("%s: judged in %s", bench.name, duration(summary.seconds))
@@ -154,10 +155,8 @@ def _protocol(job: JudgeJobRequest, bench: Bench) -> JudgingProtocol:
         return Strict(job.config.judge_max_tokens)
     templates = job.judge_prompts or bench.prompts
     if templates is None:
-        raise MoemixError(
-            "`faithful` needs FastChat's judge templates, which are not part of this project",
-            hint=f"give --judge-prompts FILE, or a data root with mt_bench/{PROMPTS}",
-        )
+        message = "`faithful` needs FastChat's judge templates, which are not part of this project"
+        raise MoemixError(message, hint=f"give --judge-prompts FILE, or a data root with mt_bench/{PROMPTS}")
     return Faithful(templates)
 
 
@@ -174,9 +173,7 @@ def _judges(urls: Sequence[str], names: Sequence[str], checkpoints: Sequence[Pat
     judges += [JudgeSpec(name=checkpoint_name(folder)) for folder in checkpoints]
     all_names = [judge.name for judge in judges]
     if repeated := sorted({name for name in all_names if all_names.count(name) > 1}):
-        raise MoemixError(
-            f"two judges have the name {', '.join(repeated)}", hint="use --repeats to ask one judge again"
-        )
+        raise MoemixError(f"two judges have the name {repeated[0]!r}", hint="use --repeats to ask one judge again")
     return tuple(judges)
 
 
@@ -210,16 +207,14 @@ def _answers(job: JudgeJobRequest) -> dict[str, Answers]:
 # --- asking the judges ------------------------------------------------------------------------------
 
 
-def run_judges(judging: Judging, settings: Settings) -> Flags:
-    """Ask every judge for the judgments that are missing, and return the flags of the answers.
+def run_judges(judging: Judging, settings: Settings) -> None:
+    """Ask every judge for the judgments that are missing.
 
     Raises:
         MoemixError: the estimate exceeds the budget.
         StageFailed: an endpoint is gone or refuses all requests, or the budget is used up; run again to resume.
     """
-    questions = judging.bench.questions
-    flags = {model: answer_flags(answers, questions) for model, answers in judging.answers.items()}
-    run = _Run(judging, settings, flags)
+    run = _Run(judging, settings)
     try:
         missing = run.plan()
         for judge in judging.request.judges:
@@ -231,7 +226,6 @@ def run_judges(judging: Judging, settings: Settings) -> Flags:
     if judging.request.mode == "pairwise":
         for judge in judging.request.judges:
             write_pairs(judging.out, judge.name)
-    return flags
 
 
 class _Run:
@@ -242,17 +236,13 @@ class _Run:
         attempts: key → requests sent earlier for a failed judgment that is repeated.
     """
 
-    def __init__(self, judging: Judging, settings: Settings, flags: Flags) -> None:
-        self.judging, self.settings, self.flags = judging, settings, flags
-        self.request = judging.request
-        self.journals = {
-            judge.name: Journal(journal_path(judging.out, judge.name, self.request.mode))
-            for judge in self.request.judges
-        }  # fmt: skip
+    def __init__(self, judging: Judging, settings: Settings) -> None:
+        self.judging, self.settings, self.request = judging, settings, judging.request
+        paths = {judge.name: journal_path(judging.out, judge.name, self.request.mode) for judge in self.request.judges}
+        self.journals = {judge: Journal(path) for judge, path in paths.items()}
         self.attempts: dict[str, int] = {}
-        self.budget: Budget | None = None
-        if settings.max_cost is not None and settings.price is not None:
-            self.budget = Budget(settings.max_cost, settings.price)
+        limited = settings.max_cost is not None and settings.price is not None
+        self.budget = Budget(settings.max_cost, settings.price) if limited else None
 
     def plan(self) -> dict[str, int]:
         """Return how many judgments each judge has to make; log the estimate and check it against the budget."""
@@ -291,12 +281,7 @@ class _Run:
 
     def _judge(self, judge: Judge | None, task: Task, stop: Event) -> Line:
         """Make one judgment and return its line."""
-        match, protocol = task.match, self.judging.protocol
-        if isinstance(protocol, ReferenceGrader) or judge is None:
-            reply, engine = ReferenceGrader().grade(match), None
-        else:
-            reply, engine = judge.ask(task, stop), judge.engine
-        flags = set[str]().union(*(self.flags[model].get(match.question.id, set()) for model in match.models))
-        line = record(task, reply, protocol, flags)
-        line["attempts"] += self.attempts.get(line["key"], 0)
-        return line | ({"engine": engine} if engine else {})
+        reply = judge.ask(task, stop) if judge else ReferenceGrader().grade(task.match)
+        line = record(task, reply, self.judging)
+        line["attempts"] += self.attempts.get(task.key, 0)
+        return line | ({"engine": judge.engine} if judge and judge.engine else {})

@@ -20,7 +20,6 @@ from harness.statistics.bootstrap import variance_components
 from harness.statistics.clusters import number_clusters
 from harness.statistics.estimates import Part, bounds_of, estimate
 
-Flags = dict[str, dict[QuestionId, set[str]]]  # model → question → flags of the answer
 SCALES = {"single": (1.0, 10.0), "pairwise": (0.0, 1.0), "reference": (0.0, 1.0)}
 _SHOWN = 8  # questions that a note names
 
@@ -129,14 +128,13 @@ def title(request: JudgeRequest, bench: Bench) -> str:
 
 
 def summarise(
-    judging: Judging, flags: Flags, *, price: Price | None, seconds: float, checkpoint: str | None = None,
+    judging: Judging, *, price: Price | None, seconds: float, checkpoint: str | None = None,
     checkpoint_hash: str | None = None, engine: Mapping[str, object] | None = None,
 ) -> JudgeSummary:  # fmt: skip
     """Write ``scores.jsonl`` and then ``summary.json``, which marks the judging as finished.
 
     Args:
         judging: what was judged.
-        flags: the flags of every model's answers.
         price: what tokens cost, if known.
         seconds: how long the judging took.
         checkpoint: folder of the checkpoint that answered, if one did.
@@ -158,7 +156,7 @@ def summarise(
         if "engine" in line:
             engines[line["judge"][0]] = line["engine"]
     models = [model for model in request.answers if model != request.baseline] or list(request.answers)
-    judged = {model: _judged(tallies[model], flags.get(model, {}), judging) for model in models}
+    judged = {model: _judged(tallies[model], judging.flags.get(model, {}), judging) for model in models}
     first, *others = models
     write_jsonl(judging.out / "scores.jsonl", (row for model in models for row in _rows(model, tallies[model], bench)))
     summary = JudgeSummary(

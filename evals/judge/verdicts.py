@@ -24,13 +24,12 @@ TURNS = {"all": None, "turn_1": 1, "turn_2": 2}
 _HUMAN_WINNERS = {"model_a": "model_1", "model_b": "model_2", "model_1": "model_1", "model_2": "model_2"}
 
 
+Unit = tuple[QuestionId | str, ...]  # what several raters may have judged: a question, a turn, and one or two models
+
+
 @dataclass(frozen=True)
 class Rating:
-    """A judge's score of an answer.
-
-    Attributes:
-        length: characters of the answer.
-    """
+    """A judge's score of an answer with ``length`` characters."""
 
     judge: str
     question: QuestionId
@@ -40,6 +39,11 @@ class Rating:
     repeat: int
     score: float
     length: int
+
+    @property
+    def unit(self) -> Unit:
+        """What is rated."""
+        return self.question, self.turn, self.model
 
 
 @dataclass(frozen=True)
@@ -61,26 +65,20 @@ class Pair:
     lengths: tuple[int, int]
 
     @property
-    def outcome(self) -> str:
-        """The winner of both games (``model_1``, ``model_2``), or ``tie``."""
-        return pair_outcome(*self.games)
-
-    @property
-    def value(self) -> float:
-        """1 where the first model wins, −1 where the second wins, 0 for a tie."""
-        return {"model_1": 1.0, "model_2": -1.0}.get(self.outcome, 0.0)
-
-    def value_for(self, model: str) -> float:
-        """Return 1 where ``model`` wins, −1 where it loses, 0 for a tie."""
-        return self.value if self.models[0] == model else -self.value
-
-    @property
     def unit(self) -> Unit:
-        """The question, the turn and the models in alphabetical order: what other raters may have judged too."""
+        """What is compared; the models are in alphabetical order."""
         return self.question, self.turn, *sorted(self.models)
 
+    @property
+    def winner(self) -> str:
+        """The name of the model that wins both games, or ``tie``."""
+        return {"model_1": self.models[0], "model_2": self.models[1]}.get(pair_outcome(*self.games), "tie")
 
-Unit = tuple[QuestionId | str, ...]  # a question and turn with the models judged; the question comes first
+    def value(self, model: str) -> float:
+        """Return 1 where ``model`` wins, −1 where it loses, 0 for a tie."""
+        return {model: 1.0, "tie": 0.0}.get(self.winner, -1.0)
+
+
 Item = TypeVar("Item", Rating, Pair)
 Vote = TypeVar("Vote", str, float)
 Votes = Mapping[Unit, Mapping[str, Sequence[Vote]]]  # unit → rater → its verdicts
@@ -99,11 +97,6 @@ class JudgmentSet:
     pairs: list[Pair] = field(default_factory=list)
     failed: dict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
     asked: Counter[str] = field(default_factory=Counter)
-
-    @property
-    def judges(self) -> list[str]:
-        """The names of all judges."""
-        return list(self.asked)
 
     def read(self, folder: Path) -> None:
         """Add the judgments of a judging folder, whether it is finished or not.
@@ -169,36 +162,17 @@ def read_human(file: Path) -> tuple[list[Pair], list[Rating]]:
             winner = "tie" if stated.startswith("tie") else _HUMAN_WINNERS[stated]
             pairs.append(Pair(name, question, turn, models, "", 0, (winner, winner), (0, 0)))
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise MoemixError(
-                f"not a human verdict: {error!r}",
-                where=f"{file}:{number}",
-                hint="expected question_id, turn, judge and model_a, model_b, winner; or model and score",
-            ) from None
+            hint = "expected question_id, turn, judge and model_a, model_b, winner; or model and score"
+            raise MoemixError(f"not a human verdict: {error!r}", where=f"{file}:{number}", hint=hint) from None
     return pairs, ratings
 
 
-def by_rater(
-    items: Iterable[Item], unit: Callable[[Item], Unit], vote: Callable[[Item], Vote]
-) -> dict[Unit, dict[str, list[Vote]]]:
+def by_rater(items: Iterable[Item], vote: Callable[[Item], Vote]) -> dict[Unit, dict[str, list[Vote]]]:
     """Group verdicts by what they are about and by rater."""
     votes: dict[Unit, dict[str, list[Vote]]] = defaultdict(lambda: defaultdict(list))
     for item in items:
-        votes[unit(item)][item.judge].append(vote(item))
+        votes[item.unit][item.judge].append(vote(item))
     return votes
-
-
-def scores_by_rater(ratings: Iterable[Rating]) -> dict[Unit, dict[str, list[float]]]:
-    """Group scores by question, turn and model, and by rater."""
-    return by_rater(ratings, lambda rating: (rating.question, rating.turn, rating.model), lambda rating: rating.score)
-
-
-def winners_by_rater(pairs: Iterable[Pair]) -> dict[Unit, dict[str, list[str]]]:
-    """Group the winners' names (or ``tie``) by question, turn and models, and by rater."""
-
-    def winner(pair: Pair) -> str:
-        return {"model_1": pair.models[0], "model_2": pair.models[1]}.get(pair.outcome, "tie")
-
-    return by_rater(pairs, lambda pair: pair.unit, winner)
 
 
 def mean_of_others(votes: Mapping[str, Sequence[float]], judge: str) -> float | None:
@@ -210,47 +184,38 @@ def mean_of_others(votes: Mapping[str, Sequence[float]], judge: str) -> float | 
 # --- agreement --------------------------------------------------------------------------------------
 
 Agreement = dict[str, dict[str, BootstrapInterval | None]]  # turn → with_ties, without_ties
+Compare = Callable[[Mapping[str, Sequence[str]]], Iterable[tuple[str, str]]]  # all verdicts on a unit → pairs of them
 
 
 def agreement(votes: Votes[str], one: str, other: str) -> Agreement:
-    """Return the share of equal verdicts of two raters, over every pair of their verdicts on the same answers.
+    """Return the share of equal verdicts of two judges, over every pair of their verdicts on the same answers.
 
-    Args:
-        votes: the winners of pairs.
-        one: a judge's name.
-        other: a judge's name, or ``human`` for all people together.
+    The other may be ``human``, for all people together.
     """
 
-    def compared(unit_votes: Mapping[str, Sequence[str]]) -> Iterator[tuple[str, str]]:
-        names = [name for name in unit_votes if name == other or (other == "human" and name.startswith(PERSON))]
-        return itertools.product(unit_votes.get(one, ()), [vote for name in names for vote in unit_votes[name]])
+    def compared(own: Mapping[str, Sequence[str]]) -> Iterable[tuple[str, str]]:
+        names = [name for name in own if name == other or (other == "human" and name.startswith(PERSON))]
+        return itertools.product(own.get(one, ()), [vote for name in names for vote in own[name]])
 
     return _equal_share(votes, compared)
 
 
 def agreement_of_people(votes: Votes[str]) -> Agreement:
     """Return the share of equal verdicts of any two people, which is what a judge can be measured against."""
-
-    def compared(unit_votes: Mapping[str, Sequence[str]]) -> Iterator[tuple[str, str]]:
-        return itertools.combinations([own[0] for name, own in unit_votes.items() if name.startswith(PERSON)], 2)
-
-    return _equal_share(votes, compared)
+    return _equal_share(
+        votes, lambda own: itertools.combinations([own[name][0] for name in own if name.startswith(PERSON)], 2)
+    )
 
 
-def _equal_share(
-    votes: Votes[str], compared: Callable[[Mapping[str, Sequence[str]]], Iterator[tuple[str, str]]]
-) -> Agreement:
-    pairs = [(unit, mine, theirs) for unit, own in votes.items() for mine, theirs in compared(own)]
-    found: Agreement = {}
-    for name, turn in TURNS.items():
-        of_turn = [pair for pair in pairs if turn in (None, pair[0][1])]
-        decided = [pair for pair in of_turn if "tie" not in pair[1:]]
-        found[name] = {"with_ties": _share(of_turn), "without_ties": _share(decided)}
-    return found
+def _equal_share(votes: Votes[str], compared: Compare) -> Agreement:
+    pairs = [(unit, pair) for unit, own in votes.items() for pair in compared(own)]
 
+    def share(turn: int | None, ties: bool) -> BootstrapInterval | None:
+        chosen = [p for p in pairs if turn in (None, p[0][1]) and (ties or "tie" not in p[1])]
+        equal = [float(one == other) for _, (one, other) in chosen]
+        return ClusterBootstrap(unit[0] for unit, _ in chosen).mean(equal)
 
-def _share(pairs: Sequence[tuple[Unit, str, str]]) -> BootstrapInterval | None:
-    return ClusterBootstrap(unit[0] for unit, *_ in pairs).mean([float(one == other) for _, one, other in pairs])
+    return {name: {"with_ties": share(t, True), "without_ties": share(t, False)} for name, t in TURNS.items()}
 
 
 def krippendorff_of_verdicts(votes: Votes[str], raters: Sequence[str]) -> BootstrapInterval | None:
@@ -262,15 +227,10 @@ def krippendorff_of_verdicts(votes: Votes[str], raters: Sequence[str]) -> Bootst
 
 def krippendorff_of_scores(votes: Votes[float], raters: Sequence[str]) -> BootstrapInterval | None:
     """Return Krippendorff's alpha of scores on an interval scale; repeated scores by one rater count as their mean."""
-    means = {
-        unit: [round(sum(own[r]) / len(own[r]), 6) for r in raters if own.get(r)] for unit, own in votes.items()
-    }  # fmt: skip
-    levels = sorted({value for values in means.values() for value in values})
-    x = np.asarray(levels, dtype=np.float64)
-    return _krippendorff(
-        {unit: [levels.index(value) for value in values] for unit, values in means.items()},
-        (x[:, None] - x[None, :]) ** 2,
-    )
+    means = {unit: [round(np.mean(own[r]), 6) for r in raters if own.get(r)] for unit, own in votes.items()}
+    levels = sorted({float(value) for values in means.values() for value in values})
+    numbers = {unit: [levels.index(value) for value in values] for unit, values in means.items()}
+    return _krippendorff(numbers, np.subtract.outer(levels, levels) ** 2)
 
 
 def _krippendorff(rated: Mapping[Unit, Sequence[int]], distance: Floats) -> BootstrapInterval | None:

@@ -92,7 +92,7 @@ def _served(checkpoint: Path, bench: Bench, scratch: Path) -> Measured:
             judge_max_tokens=JUDGMENT_TOKENS,
         )  # fmt: skip
         started = time.perf_counter()
-        judging = Judging(request, bench, {"m": answers}, Strict(JUDGMENT_TOKENS), scratch)
+        judging = Judging(request, bench, {"m": answers}, {"m": {}}, Strict(JUDGMENT_TOKENS), scratch)
         run_judges(judging, Settings(timeout=1800.0))
         seconds = time.perf_counter() - started
         lines = list(judge_lines(scratch, request))

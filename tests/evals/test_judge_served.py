@@ -57,7 +57,7 @@ def test_both_engines_give_the_same_conversations(endpoint, talker, tmp_path):
     asked = ({"role": "user", "content": "and the text"},)
     requests = [ChatRequest((*turns, *asked), max_tokens=24), ChatRequest(asked, max_tokens=7)]
     with (
-        UrlEngine(endpoint.url, talker) as served,
+        UrlEngine(endpoint.client.url, talker) as served,
         open_engine("transformers", talker, dtype="float32", seed=0, folder=tmp_path) as local,
     ):
         mine, theirs = say(served.lm(), requests), say(local.lm(), requests)
@@ -74,7 +74,7 @@ def test_a_served_judge_gives_verdicts_of_the_schema(endpoint, tmp_path):
     write_lines(tmp_path / "bench.jsonl", rows)
     answers = [{"question_id": n, "model_id": "m", "choices": [{"turns": [f"a {n}", f"b {n}"]}]} for n in (1, 2)]
     write_lines(tmp_path / "mine.jsonl", answers)
-    summary = judged(tmp_path, endpoint.url, judge_model=(endpoint.model,), judge_max_tokens=2000, timeout=600.0)
+    summary = judged(tmp_path, endpoint.client.url, judge_model=(endpoint.model,), judge_max_tokens=2000, timeout=600.0)
     held = lines(next((tmp_path / "out").glob("judgments-*.jsonl")))
     assert all(line["structured"] for line in held)
     assert summary.judged + summary.failed.get("cut_off", 0) == 4  # a random model may talk until its limit
