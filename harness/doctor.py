@@ -87,8 +87,8 @@ def examine(store: str | None, root: str | None) -> Iterator[stages.Finding]:
         if path is None:
             yield "data root", True, "none given (--data-root): the hub is used"
             return
-        names = sorted(entry.name for entry in path.iterdir() if entry.is_dir())
-        yield "data root", True, f"{path}: {', '.join(names) or 'no folders'}"
+        folders = sorted(entry.name for entry in path.iterdir() if entry.is_dir())
+        yield "data root", True, f"{path}: {', '.join(folders) or 'no folders'}"
         for name, fine, detail in [*stages.evaluation().examine_data_root(path), *recipes_from(path)]:
             yield f"  {name}", fine, detail
     except MoemixError as error:

@@ -12,7 +12,14 @@ from harness.errors import MoemixError, StageFailed
 from harness.judging import JudgeConfig, JudgeSpec
 from harness.recipe import Mixing, Part, Source, Strategy, Training
 from harness.records import EvalRequest, RunConfig, RunManifest
-from harness.requests import EvalJobRequest, JudgeJobRequest, TrainJobRequest, read_request
+from harness.requests import (
+    EvalJobRequest,
+    JudgeJobRequest,
+    TrainJobRequest,
+    eval_request,
+    judge_config,
+    read_request,
+)
 from harness.store import Run, Store, create_run, exclusive, stage
 
 SOURCE = Source(name="chat", parts=(Part(adapter="sharegpt", files=("chat.json",)),))
@@ -174,3 +181,16 @@ def test_a_request_of_another_kind_is_refused_with_the_expected_one(run):
     judge_job(run).save()
     with pytest.raises(MoemixError, match=r"request\.json: this is not a request for `moemix eval`"):
         read_request(run.folder / "judge" / "b" / "request.json", EvalJobRequest)
+
+
+def test_evaluations_and_judgings_of_a_store_of_version_0_1_are_found_by_what_they_were_asked():
+    stored = Path(__file__).parents[1] / "data" / "store_0_1" / "quickstart"
+    for folder in stored.glob("*-s0-*"):
+        run = Run(folder)
+        config = judge_config(folder / "judge" / "quickstart")
+        assert (config.limit, config.max_tokens, config.judges, config.engine) == (1, 48, (), "transformers")
+        assert run.judge_folder(config) == folder / "judge" / "quickstart"
+        assert run.judge_folder(config.model_copy(update={"repeats": 2})) != folder / "judge" / "quickstart"
+        request = eval_request(folder / "evals" / "quickstart")
+        assert run.eval_folder(request) == folder / "evals" / "quickstart"
+        assert run.eval_folder(request.model_copy(update={"limit": 5})) != folder / "evals" / "quickstart"
