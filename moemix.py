@@ -126,7 +126,7 @@ def evaluate(
         data_root: folder of local benchmark files; default: that of the run, else ``MOEMIX_DATA_ROOT``.
         **settings: ``tasks``, ``limit``, ``engine``, ``dtype``, ``seed`` and ``questions``, as in ``moemix eval``.
     """
-    from evals.runner import evaluate_request
+    from evals import runner
     from evals.stage import suite_hash
     from harness.errors import MoemixError
     from harness.records import EvalRequest
@@ -141,7 +141,7 @@ def evaluate(
     if target is None:
         raise MoemixError("`out` is missing: the folder of the results", hint="only a run has one of its own")
     job = EvalJobRequest(config=config, checkpoint=folder, out=Path(target), data_root=_data(data_root, run))
-    return evaluate_request(job)
+    return runner.evaluate(job)
 
 
 def judge(

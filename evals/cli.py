@@ -71,8 +71,8 @@ def eval_command(
     Writes lm-eval's results.json and samples_<task>.jsonl, and summary.json. The same command again resumes, or does
     nothing if it is finished.
     """
-    from evals.questions import questions_in
-    from evals.runner import evaluate_request, request_for
+    from evals.runner import evaluate, request_for
+    from evals.selection import include_folders, read_questions
     from harness.requests import EvalJobRequest, read_request
     from harness.store import data_root as find_data_root
 
@@ -83,14 +83,12 @@ def eval_command(
     else:
         only = tuple(name.strip() for name in tasks.split(",") if name.strip())
         if include:
-            from evals.include_path import suite_with
-
-            suite = suite_with(suite, include, only, out)
+            suite = include_folders(suite, include, only, out)
         config = request_for(
             suite,
             tasks=only,
             limit=limit,
-            questions=questions_in(questions) if questions else {},
+            questions=read_questions(questions) if questions else {},
             engine=engine,
             dtype=dtype,
             seed=seed,
@@ -103,7 +101,7 @@ def eval_command(
             keep_answers=not no_cache,
             unsafe_code=unsafe_code,
         )
-    summary = evaluate_request(job)
+    summary = evaluate(job)
     for name, column in summary.columns.items():
         value = "–" if column.value is None else f"{column.value:.4f}"
         error = "" if column.stderr is None else f" ± {column.stderr:.4f}"

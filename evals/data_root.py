@@ -24,7 +24,7 @@ from harness.files import read_jsonl, whole_directory, write_text
 
 if TYPE_CHECKING:
     import datasets
-    import pyarrow  # type: ignore[import-untyped]
+    import pyarrow
 
 
 @contextmanager

@@ -23,7 +23,7 @@ def execute(programs: Path, out: Path, workers: int | None) -> None:
     import os
     from concurrent.futures import ThreadPoolExecutor
 
-    from evals.code_eval import Program, judge, single_tests
+    from evals.code_eval import Program, program_runner, single_tests
     from evals.sandbox import INSTALL_HINT, Verdict, available
     from harness.errors import MoemixError
     from harness.files import read_jsonl, write_text
@@ -38,7 +38,7 @@ def execute(programs: Path, out: Path, workers: int | None) -> None:
         orders.append(Program(line["code"], single_tests(line["tests"])))
     found: list[Verdict] = []
     with ThreadPoolExecutor(workers or os.cpu_count()) as pool, progress("programs", len(orders)) as bar:
-        for verdict in pool.map(judge.verdict, orders):
+        for verdict in pool.map(program_runner.verdict, orders):
             found.append(verdict)
             bar.advance()
     write_text(out, "".join(json.dumps({"passed": v.passed, "reason": v.reason}) + "\n" for v in found))

@@ -1,13 +1,13 @@
-"""A suite's tasks, made ready to run: found, given their shots, and refused where they cannot run honestly."""
+"""Load a suite's tasks: find them, set their shots and options, and refuse those that cannot run honestly here."""
 
 from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from evals import sandbox
 from evals.code_eval import is_sandboxed, run_setup_code, sandboxed_metrics
@@ -15,27 +15,33 @@ from evals.data_root import local_datasets, sentence_model
 from evals.suites import Suite, SuiteColumn, task_folders
 from harness.errors import MoemixError, nearest, unknown
 
+if TYPE_CHECKING:
+    from lm_eval.api.task import Task
+    from lm_eval.tasks import TaskManager
+
+T = TypeVar("T")
+
 
 @dataclass
 class LoadedTasks:
-    """What a suite comes to on this machine.
+    """A suite's tasks on this machine.
 
     Attributes:
-        manager: lm-eval's task manager that knows them.
+        manager: lm-eval's task manager, which knows them.
         tasks: the lm-eval tasks to run, by name, groups flattened.
         limits: task → questions to ask; None for all.
-        leaves: each name in the suite's ``tasks`` → the tasks it stands for.
-        refused: task → why it cannot run, with the column that wants it.
+        leaves: each name in the suite's ``tasks`` → the tasks that it stands for.
+        refused: task → the column that wants it, and why it cannot run.
         unrunnable: of the refused tasks, those that were loaded.
         notes: task → what a reader must know about its numbers.
     """
 
-    manager: Any
-    tasks: dict[str, Any] = field(default_factory=dict)
+    manager: TaskManager
+    tasks: dict[str, Task] = field(default_factory=dict)
     limits: dict[str, int | None] = field(default_factory=dict)
     leaves: dict[str, tuple[str, ...]] = field(default_factory=dict)
     refused: dict[str, tuple[SuiteColumn, str]] = field(default_factory=dict)
-    unrunnable: dict[str, Any] = field(default_factory=dict)
+    unrunnable: dict[str, Task] = field(default_factory=dict)
     notes: dict[str, str] = field(default_factory=dict)
 
 
@@ -43,20 +49,23 @@ def load_tasks(suite: Suite, name: str, *, only: Sequence[str], limit: int | Non
     """Load a suite's tasks with lm-eval's own task manager.
 
     Args:
-        name: the suite's name or file.
-        only: a selection of the suite's tasks or columns; empty for all.
-        limit: questions per task, on top of the columns' own limits.
+        suite: the suite.
+        name: its name or file.
+        only: a selection of its tasks or columns; empty for all.
+        limit: questions per task, in addition to the columns' own limits.
         root: the data root; None for the hub.
+
+    Raises:
+        MoemixError: an unknown task, metric or filter, or a task that cannot be loaded.
     """
     selected = _selected(suite, only)
     folders = tuple(str(folder) for folder in task_folders(name))
     manager = _manager(folders, with_stock=False)
-    if not selected <= set(manager.all_subtasks):
-        manager = _manager(folders, with_stock=True)
-    loaded = LoadedTasks(manager)
+    stock = not selected <= set(manager.all_subtasks)
+    loaded = LoadedTasks(_manager(folders, with_stock=True) if stock else manager)
     with contextlib.ExitStack() as stack:
         stack.enter_context(local_datasets(root))
-        if not selected <= set(_manager(folders, with_stock=False).all_subtasks):
+        if stock:
             stack.enter_context(sandboxed_metrics())
             stack.enter_context(sentence_model())
         for column in suite.columns:
@@ -72,72 +81,64 @@ def load_tasks(suite: Suite, name: str, *, only: Sequence[str], limit: int | Non
 
 
 @functools.cache
-def _manager(folders: tuple[str, ...], *, with_stock: bool) -> Any:
-    """lm-eval's task manager. Its own task files are many thousand, and reading their names takes ten seconds."""
+def _manager(folders: tuple[str, ...], *, with_stock: bool) -> TaskManager:
+    """Make lm-eval's task manager. lm-eval has thousands of task files, and reading their names takes ten seconds."""
     from lm_eval.tasks import TaskManager
 
     return TaskManager(include_path=list(folders), include_defaults=with_stock)
 
 
 def _selected(suite: Suite, only: Sequence[str]) -> set[str]:
+    """Return the names of tasks that a selection of tasks and columns stands for."""
     if not only:
         return set(suite.tasks)
-    by_column = {column.name: column.tasks for column in suite.columns}
-    selected: set[str] = set()
+    names = {column.name: column.tasks for column in suite.columns}
+    names |= {task: (task,) for task in suite.tasks}
     for name in only:
-        if name in suite.tasks:
-            selected.add(name)
-        elif name in by_column:
-            selected.update(by_column[name])
-        else:
-            raise unknown("task", name, {*suite.tasks, *by_column}, where="--tasks")
-    return selected
+        if name not in names:
+            raise unknown("task", name, names, where="--tasks")
+    return {task for name in only for task in names[name]}
 
 
 def _load(name: str, column: SuiteColumn, limit: int | None, loaded: LoadedTasks, *, offline: bool) -> None:
     manager = loaded.manager
     if name not in manager.all_tasks:
         raise MoemixError(
-            f"lm-eval knows no task {name!r}",
+            f"lm-eval has no task {name!r}",
             where=f"column {column.name}",
             hint=nearest(name, manager.all_tasks)[:300],
         )
     try:
-        found = manager.load([name])["tasks"]
+        tasks = manager.load([name])["tasks"]
     except MoemixError:
         raise
-    except (ConnectionError, FileNotFoundError) as error:  # what `datasets` raises where it cannot reach the hub
-        if not offline:
-            raise _not_loaded(name, column, error) from error
-        loaded.leaves[name] = (name,)
-        reason = f"its data is not among what a data root can hold, and not on the hub from here: {error}"
-        loaded.refused[name] = (column, reason.splitlines()[0][:300])
-        return
     except Exception as error:  # a task file is a program of its own: whatever goes wrong in it is the task's
-        raise _not_loaded(name, column, error) from error
-    loaded.leaves[name] = tuple(found)
-    for leaf, task in found.items():
+        # `datasets` raises the first two where it cannot reach the hub
+        if offline and isinstance(error, ConnectionError | FileNotFoundError):
+            loaded.leaves[name] = (name,)
+            reason = f"its data is not in the data root, and the hub cannot be reached: {error}"
+            loaded.refused[name] = (column, reason.splitlines()[0][:300])
+            return
+        raise MoemixError(
+            f"the task {name} could not be loaded: {type(error).__name__}: {error}".splitlines()[0][:500],
+            where=f"column {column.name}",
+            hint="where the hub cannot be reached, give local files with --data-root DIR",
+        ) from error
+    loaded.leaves[name] = tuple(tasks)
+    for leaf, task in tasks.items():
         _configure(task, column)
-        if why := _refusal(task):
-            loaded.refused[leaf] = (column, why)
+        if refusal := _refusal(task):
+            loaded.refused[leaf] = (column, refusal)
             loaded.unrunnable[leaf] = task
-        else:
-            loaded.tasks[leaf] = task
-            if is_sandboxed(task) and (count := run_setup_code(task)):
-                loaded.notes[leaf] = f"the data's own setup code is run before the tests of {count} question(s)"
-            loaded.limits[leaf] = min((n for n in (limit, column.limit) if n is not None), default=None)
+            continue
+        loaded.tasks[leaf] = task
+        loaded.limits[leaf] = min((n for n in (limit, column.limit) if n is not None), default=None)
+        if is_sandboxed(task) and (count := run_setup_code(task)):
+            loaded.notes[leaf] = f"the data's own setup code is run before the tests of {count} question(s)"
 
 
-def _not_loaded(name: str, column: SuiteColumn, error: Exception) -> MoemixError:
-    return MoemixError(
-        f"the task {name} could not be loaded: {type(error).__name__}: {error}".splitlines()[0][:500],
-        where=f"column {column.name}",
-        hint="where the hub cannot be reached, give local files with --data-root DIR",
-    )
-
-
-def _configure(task: Any, column: SuiteColumn) -> None:
-    """A column's settings in place of the task's own."""
+def _configure(task: Task, column: SuiteColumn) -> None:
+    """Put a column's settings in place of the task's own."""
     if column.shots is not None:
         task.set_config(key="num_fewshot", value=column.shots)
     if column.generation:
@@ -151,18 +152,19 @@ def _configure(task: Any, column: SuiteColumn) -> None:
             task._filters = [build_filter_ensemble("none", [["custom", {"filter_fn": _all_answers}]])]
 
 
-def _all_answers(answers: Sequence[Any], docs: Sequence[Any]) -> Sequence[Any]:
+def _all_answers(answers: T, docs: object) -> T:
     return answers
 
 
-def _refusal(task: Any) -> str | None:
-    """Why a task cannot be run here; None if it can."""
+def _refusal(task: Task) -> str | None:
+    """Return why a task cannot run here; None if it can."""
     config = task.config
     if is_sandboxed(task):
-        missing = sandbox.available()
-        if missing and not sandbox.unprotected():
+        if (missing := sandbox.available()) and not sandbox.unsafe_code_allowed():
             return f"it runs generated programs, and {missing}"
-    elif (getattr(task, "UNSAFE_CODE", False) or getattr(config, "unsafe_code", False)) and not sandbox.insisted():
+    elif not sandbox.unsafe_code_allowed() and (
+        getattr(task, "UNSAFE_CODE", False) or getattr(config, "unsafe_code", False)
+    ):
         return "it runs generated programs outside a sandbox"
     if config.num_fewshot and not len(list(task.fewshot_docs() or [])):
         split = task.fewshot_cfg.split or config.training_split
@@ -170,8 +172,8 @@ def _refusal(task: Any) -> str | None:
     return None
 
 
-def _check_metric(task: Any, name: str, column: SuiteColumn) -> None:
-    """Fail before the engine starts, not after hours, if the column's metric does not exist."""
+def _check_metric(task: Task, name: str, column: SuiteColumn) -> None:
+    """Refuse a column whose metric or filter the task does not have, before the engine starts and not after hours."""
     metrics = [name for entry in task.config.metric_list or [] for name in _metric_names(entry)]
     if metrics and column.metric not in metrics:
         raise unknown(f"metric of the task {name}", column.metric, metrics, where=f"column {column.name}")
@@ -180,8 +182,8 @@ def _check_metric(task: Any, name: str, column: SuiteColumn) -> None:
         raise unknown(f"filter of the task {name}", column.filter, filters, where=f"column {column.name}")
 
 
-def _metric_names(entry: dict[str, Any]) -> list[str]:
-    """A metric is named, or is a function of the task's own, which may give several (``pass@k``)."""
+def _metric_names(entry: Mapping[str, Any]) -> list[str]:
+    """Return the names of a metric: its own, or those of a task's function, which may give several (``pass@k``)."""
     metric = entry["metric"]
     if not callable(metric):
         return [str(metric)]

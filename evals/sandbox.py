@@ -1,9 +1,9 @@
-"""Generated programs run here and nowhere else: bubblewrap, no network, nothing of this machine to read or harm.
+"""Run generated programs in a sandbox: bubblewrap, no network, nothing of this machine to read or harm.
 
-Each program gets a sandbox of its own with a read-only Python and system libraries, a small private ``/tmp``, an
-empty environment, no other process in sight, and limits on memory, processor time, processes, file sizes, output
-and wall time. What kills the sandbox kills everything the program started, since that shares its process namespace.
-This guards the machine, not the score: a program that sets out to fool tests run in its own interpreter can.
+Each program has a sandbox of its own with a read-only Python and system libraries, a small private ``/tmp``, an empty
+environment, no other process in sight, and limits on memory, processor time, processes, file sizes, output and wall
+time. Ending the sandbox ends everything that the program started, since that shares its process namespace. This
+protects the machine, not the score: a program can deceive tests that run in its own interpreter.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,18 +28,19 @@ from harness.errors import MoemixError, StageFailed
 INSTALL_HINT = "install bubblewrap (Debian, Ubuntu: apt-get install bubblewrap; Fedora: dnf install bubblewrap)"
 _unsafe = False
 _NOT_STARTED = "the sandbox did not start"
+_PYTHON_OPTIONS = ("-I", "-S", "-B", "-X", "utf8", "-c")
 _START_GRACE = 10.0  # seconds for the sandbox itself to come up on a loaded machine, on top of a program's own time
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What one program may use."""
+    """What one program may use. ``cpu_seconds`` is one more than the wall time if it is None."""
 
     memory_bytes: int = 512 << 20
     processes: int = 16
     file_bytes: int = 16 << 20
     output_bytes: int = 1 << 20
-    cpu_seconds: int | None = None  # None: a second more than the wall time
+    cpu_seconds: int | None = None
 
 
 @dataclass(frozen=True)
@@ -48,10 +48,10 @@ class Verdict:
     """How a program ended.
 
     Attributes:
-        passed: it ran to its last line without an error.
-        reason: ``passed``, ``timeout``, ``output limit``, ``exited early``, ``killed``, or the first exception, in one
+        passed: whether it ran to its last line without an error.
+        reason: ``passed``, ``timeout``, ``output limit``, ``exited early``, ``killed``, or the first exception in one
             line.
-        seconds: wall time, the sandbox's own start included.
+        seconds: wall time, the start of the sandbox included.
         output: what it printed (stdout and stderr), cut at the limit.
         tests: how each test ended: ``passed``, an exception, or ``not reached``.
     """
@@ -63,9 +63,9 @@ class Verdict:
     tests: tuple[str, ...] = ()
 
 
-# Runs inside: reads its order and the program, takes away its own rights, runs the program, then each test in a copy
-# of the program's names, and reports on a pipe, one JSON pair a line. The token, unknown outside these two processes,
-# tells "ran to its last line" from a program that exits with 0.
+# This script runs inside the sandbox. It reads an order and the program, gives up its own rights, runs the program and
+# then each test in a copy of the program's names, and reports on a pipe, one JSON pair a line. The token, which only
+# these two processes know, distinguishes "ran to its last line" from a program that exits with 0.
 _RUNNER = """
 import json, os, resource, signal, sys
 order = json.loads(sys.stdin.readline())
@@ -111,52 +111,47 @@ os._exit(0)
 
 
 def run_program(code: str, timeout: float = 5.0, limits: Limits | None = None, tests: Sequence[str] = ()) -> Verdict:
-    """Run Python source in a sandbox of its own; only the standard library is there.
+    """Run Python source in a sandbox of its own, with the standard library only.
 
     Args:
-        code: the program: an error anywhere, or ending before the last line, is a failure.
-        timeout: wall seconds it has with all its tests.
-        tests: sources run one after the other with the program's names in reach, the next even if one fails; the
-            program passes if all do.
+        code: the program. It fails by an error anywhere, or by ending before its last line.
+        timeout: wall seconds for the program and all its tests.
+        limits: what it may use.
+        tests: sources that run one after the other with the program's names, the next even if one fails. The program
+            passes if all tests do.
 
     Raises:
         MoemixError: the sandbox cannot be used on this machine (see :func:`available`).
-        StageFailed: it worked before and did not start this time.
+        StageFailed: the sandbox worked before and did not start this time.
     """
     missing = available()
     if missing and not _unsafe:
-        raise MoemixError(f"generated programs are not run here: {missing}", hint=INSTALL_HINT)
-    verdict = _run(_bare_command() if missing else _command(), code, timeout, limits or Limits(), tests)
+        raise MoemixError(f"generated programs cannot run here: {missing}", hint=INSTALL_HINT)
+    verdict = _run(_unprotected_command() if missing else _command(), code, timeout, limits or Limits(), tests)
     if verdict.reason == _NOT_STARTED:
         raise StageFailed(f"{_NOT_STARTED}: {verdict.output.strip() or 'no reason given'}")
     return verdict
 
 
-def run_programs(codes: Sequence[str], timeout: float = 5.0, workers: int | None = None) -> list[Verdict]:
-    """:func:`run_program` over many, several at a time, in order."""
-    with ThreadPoolExecutor(workers or os.cpu_count()) as pool:
-        return list(pool.map(lambda code: run_program(code, timeout), codes))
-
-
-def allow_unsafe(allow: bool = True) -> None:
-    """Where there is no sandbox, let this process run programs without one: for a user who insists."""
+def allow_unsafe_code(allow: bool = True) -> None:
+    """Let this process run programs without a sandbox where there is none."""
     global _unsafe
     _unsafe = allow
 
 
-def insisted() -> bool:
-    """Whether the user allowed programs to run without a sandbox."""
+def unsafe_code_allowed() -> bool:
+    """Return whether the user allowed programs to run without a sandbox."""
     return _unsafe
 
 
 def unprotected() -> bool:
-    """Whether programs run here without a sandbox, because the user insisted."""
+    """Return whether programs run here without a sandbox."""
     return _unsafe and available() is not None
 
 
 @functools.cache
 def available() -> str | None:
-    """Why the sandbox cannot be used here; None if it can. Found by running a program, once a process."""
+    """Return why the sandbox cannot be used here; None if it can. It runs one program to see, once a process."""
     if sys.platform != "linux":
         return f"bubblewrap needs Linux, this is {sys.platform}"
     if shutil.which("bwrap") is None:
@@ -167,7 +162,7 @@ def available() -> str | None:
 
 @functools.cache
 def _command() -> tuple[str, ...]:
-    """The bwrap command line, up to the program's own arguments."""
+    """Return the bwrap command line, up to the program's own arguments."""
     root = os.getuid() == 0
     command = ["bwrap", "--unshare-pid", "--unshare-ipc", "--unshare-net", "--unshare-uts", "--unshare-cgroup-try"]
     command += ["--die-with-parent", "--new-session", "--clearenv"]
@@ -188,16 +183,16 @@ def _command() -> tuple[str, ...]:
     command += ["--dev", "/dev", "--remount-ro", "/dev", "--size", str(64 << 20), "--perms", "1777", "--tmpfs", "/tmp"]
     command += ["--remount-ro", "/", "--chdir", "/tmp", "--setenv", "HOME", "/tmp", "--setenv", "LANG", "C.UTF-8"]
     interpreter = str(Path(getattr(sys, "_base_executable", sys.executable)).resolve())
-    return (*command, interpreter, "-I", "-S", "-B", "-X", "utf8", "-c", _RUNNER)
+    return (*command, interpreter, *_PYTHON_OPTIONS, _RUNNER)
 
 
-def _bare_command() -> tuple[str, ...]:
-    """The same runner as a plain process: limits on memory, time, processes and files hold, nothing else does."""
-    return (sys.executable, "-I", "-S", "-B", "-X", "utf8", "-c", _RUNNER)
+def _unprotected_command() -> tuple[str, ...]:
+    """Return the same runner as a plain process; only limits on memory, time, processes and files hold there."""
+    return (sys.executable, *_PYTHON_OPTIONS, _RUNNER)
 
 
 def _run(command: tuple[str, ...], code: str, timeout: float, limits: Limits, tests: Sequence[str]) -> Verdict:
-    """One sandbox from start to end; a reason of ``_NOT_STARTED`` means the program never got its turn."""
+    """Run one sandbox from start to end; the reason is ``_NOT_STARTED`` if the program did not start."""
     token = secrets.token_hex(16)
     report_read, report_write = os.pipe()
     output_read, output_write = os.pipe()
@@ -239,38 +234,44 @@ def _run(command: tuple[str, ...], code: str, timeout: float, limits: Limits, te
         process.wait()
         os.close(report_read)
         os.close(output_read)
-    seconds, said = time.monotonic() - started, output.decode("utf-8", "replace")
-    told = _told(report)
-    ends = ["passed" if verdict == token else verdict for what, verdict in told if what == "test"][: len(tests)]
+    seconds, printed = time.monotonic() - started, output.decode("utf-8", "replace")
+    events = _events(report)
+    ends = ["passed" if verdict == token else verdict for what, verdict in events if what == "test"][: len(tests)]
     ends += ["not reached"] * (len(tests) - len(ends))
-    ending = told[-1][1] if told and told[-1][0] == "end" else ""
-    reason = "passed" if ending == token else cut or ending or ("killed" if told else _NOT_STARTED)
-    return Verdict(reason == "passed", reason, seconds, said, tuple(ends))
+    ending = events[-1][1] if events and events[-1][0] == "end" else ""
+    reason = "passed" if ending == token else cut or ending or ("killed" if events else _NOT_STARTED)
+    return Verdict(reason == "passed", reason, seconds, printed, tuple(ends))
 
 
-def _told(report: bytes) -> list[tuple[str, str]]:
-    """The runner's lines; what a program wrote among them is left out."""
-    told = []
+def _events(report: bytes) -> list[tuple[str, str]]:
+    """Return the runner's lines, without what the program wrote among them."""
+    events = []
     for line in report.decode("utf-8", "replace").split("\n")[:-1]:
         with contextlib.suppress(ValueError, TypeError):
             what, verdict = json.loads(line)
             if isinstance(what, str) and isinstance(verdict, str):
-                told.append((what, verdict))
-    return told
+                events.append((what, verdict))
+    return events
 
 
 def _listen(report: int, output: int, timeout: float, output_bytes: int) -> tuple[str | None, bytes, bytes]:
-    """Read both pipes to their ends, or until time or output run out: why it was cut short, the report, the output."""
+    """Read both pipes until they end, or until time or output run out.
+
+    Returns:
+        why reading was cut short (None if it was not), the report and the output.
+    """
     received = {report: b"", output: b""}
     deadline = time.monotonic() + _START_GRACE
     begun = False
+    cut: str | None = None
     with selectors.DefaultSelector() as selector:
         selector.register(report, selectors.EVENT_READ)
         selector.register(output, selectors.EVENT_READ)
-        while selector.get_map():
+        while selector.get_map() and cut is None:
             ready = selector.select(max(0.0, deadline - time.monotonic()))
             if not ready:
-                return "timeout" if begun else None, received[report], received[output]
+                cut = "timeout" if begun else None
+                break
             for key, _ in ready:
                 chunk = os.read(key.fd, 1 << 16)
                 received[key.fd] += chunk
@@ -279,7 +280,7 @@ def _listen(report: int, output: int, timeout: float, output_bytes: int) -> tupl
             if not begun and received[report]:
                 begun, deadline = True, time.monotonic() + timeout
             if len(received[output]) > output_bytes:
-                return "output limit", received[report], received[output][:output_bytes]
-            if time.monotonic() > deadline:
-                return "timeout", received[report], received[output]
-    return None, received[report], received[output]
+                cut = "output limit"
+            elif time.monotonic() > deadline:
+                cut = "timeout"
+    return cut, received[report], received[output][:output_bytes]

@@ -1,0 +1,1 @@
+"""lm-eval tasks that come with the package, each in a folder of its own."""

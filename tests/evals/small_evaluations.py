@@ -12,6 +12,7 @@ import pytest
 
 from evals.runner import evaluate, request_for
 from harness.records import EvalSummary
+from harness.requests import EvalJobRequest
 
 REQUESTS = 24 * 3 + 24  # of the mini suite: three choices to a question, and one text
 
@@ -20,7 +21,8 @@ def run(
     checkpoint: Path, suite: Path, engine: str, out: Path, *, keep_answers: bool = True, **changes: Any
 ) -> EvalSummary:
     settings = {"tasks": (), "limit": None, "dtype": "float32", "seed": 0, **changes}
-    return evaluate(checkpoint, request_for(str(suite), engine=engine, **settings), out, keep_answers=keep_answers)
+    config = request_for(str(suite), engine=engine, **settings)
+    return evaluate(EvalJobRequest(config=config, checkpoint=checkpoint, out=out, keep_answers=keep_answers))
 
 
 def stored(responses: Path) -> dict[str, int]:

@@ -186,7 +186,7 @@ def test_chosen_questions_have_the_prompts_and_answers_that_they_have_among_all(
     ("text", "said"),
     [("[1]", "task → list"), ('{"mini_choice": []}', "task → list"),
      ('{"mini_choise": [1]}', "did you mean 'mini_choice'"),
-     ('{"mini_choice": [24]}', "there is no question 24: mini_choice has 24")],
+     ('{"mini_choice": [24]}', "mini_choice has no question 24: it has 24")],
 )  # fmt: skip
 def test_questions_that_do_not_exist_are_named(checkpoint, mini_suite, tmp_path, text, said):
     from evals.cli import eval_command

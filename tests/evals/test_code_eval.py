@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from evals import sandbox
-from evals.code_eval import Judge, Program, SandboxedCodeEval, judge_ahead, pass_at_k, single_tests
+from evals.code_eval import Program, ProgramRunner, SandboxedCodeEval, pass_at_k, run_programs_ahead, single_tests
 from evals.loading import load_tasks
 from evals.suites import load_suite
 
@@ -58,10 +58,12 @@ def test_mbpp_is_asked_without_examples_and_sampled_as_released(loaded):
 
 def test_a_verdict_names_each_test():
     reference = "assert f(1) == 1\nassert f(2) == 3, 'two'\nassert f(3) == 3"
-    verdict = Judge().verdict(Program("def f(x): return x", single_tests(reference)))
+    verdict = ProgramRunner().verdict(Program("def f(x): return x", single_tests(reference)))
     assert not verdict.passed
     assert verdict.tests == ("passed", "AssertionError: two", "passed")
-    stuck = Judge().verdict(Program("def f(x):\n while x == 2: pass\n return x", single_tests(reference), seconds=0.3))
+    stuck = ProgramRunner().verdict(
+        Program("def f(x):\n while x == 2: pass\n return x", single_tests(reference), seconds=0.3)
+    )
     assert (stuck.reason, stuck.tests) == ("timeout", ("passed", "not reached", "not reached"))
 
 
@@ -82,7 +84,7 @@ def test_tests_are_told_apart_only_where_that_changes_nothing(reference, count):
 
 def test_names_that_tests_define_do_not_change_the_program():
     reference = "def check(c):\n    helper = 0\n    assert c() == 5\ncheck(f)"
-    assert Judge().verdict(Program("helper = 5\ndef f(): return helper", single_tests(reference))).passed
+    assert ProgramRunner().verdict(Program("helper = 5\ndef f(): return helper", single_tests(reference))).passed
 
 
 def test_pass_at_k_is_that_of_the_metric():
@@ -101,9 +103,9 @@ def test_pass_at_k_is_that_of_the_metric():
 def test_a_program_runs_once_however_often_it_is_asked_about(monkeypatch):
     ran = []
     monkeypatch.setattr("evals.code_eval.run_program", lambda *args: ran.append(1) or sandbox.run_program("pass"))
-    judge = Judge()
+    runner = ProgramRunner()
     with ThreadPoolExecutor(4) as pool:
-        list(pool.map(lambda _: judge.verdict(Program("pass")), range(8)))
+        list(pool.map(lambda _: runner.verdict(Program("pass")), range(8)))
     assert len(ran) == 1
 
 
@@ -117,7 +119,7 @@ def test_programs_run_ahead_and_every_verdict_is_kept(loaded, tmp_path):
         Instance("generate_until", doc, ("p", {}), 0, metadata=("humaneval", i, 1), resps=[answer])
         for i, (doc, answer) in enumerate(zip(docs, [docs[0]["canonical_solution"], "    return 7"], strict=True))
     ]
-    judge_ahead("humaneval", task, tmp_path)
+    run_programs_ahead("humaneval", task, tmp_path)
     task.apply_filters()
     lines = [json.loads(line) for line in (tmp_path / "verdicts_humaneval.jsonl").open()]
     assert [line["programs"][0]["passed"] for line in lines] == [True, False]
@@ -129,7 +131,7 @@ def test_programs_run_ahead_and_every_verdict_is_kept(loaded, tmp_path):
 def no_sandbox(monkeypatch):
     monkeypatch.setattr("evals.sandbox.available", lambda: "bubblewrap (bwrap) is not installed")
     yield
-    sandbox.allow_unsafe(False)
+    sandbox.allow_unsafe_code(False)
 
 
 @pytest.mark.data
@@ -138,7 +140,7 @@ def test_without_a_sandbox_the_task_is_refused_unless_the_user_insists(real_data
     suite = load_suite("paper_extended")
     refused = load_tasks(suite, "paper_extended", only=("humaneval",), limit=None, root=real_data)
     assert "it runs generated programs, and bubblewrap (bwrap) is not installed" in refused.refused["humaneval"][1]
-    sandbox.allow_unsafe()
+    sandbox.allow_unsafe_code()
     assert sandbox.run_program("print(1)").passed
     assert sandbox.run_program("while True: pass", timeout=1.0).reason == "timeout"
     insisted = load_tasks(suite, "paper_extended", only=("humaneval",), limit=None, root=real_data)

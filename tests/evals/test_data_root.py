@@ -15,6 +15,7 @@ from evals.loading import load_tasks
 from evals.runner import evaluate, request_for
 from evals.suites import Suite, load_suite
 from harness.errors import MoemixError
+from harness.requests import EvalJobRequest
 
 
 def suite(task, shots, metric="acc"):
@@ -131,7 +132,7 @@ def test_the_further_log_likelihood_columns_of_the_papers_code_run_where_the_hub
     request = request_for(
         "paper_extended", tasks=only, limit=None, engine="transformers", dtype="float32", seed=0
     )  # fmt: skip
-    summary = evaluate(checkpoint, request, tmp_path / "out")
+    summary = evaluate(EvalJobRequest(config=request, checkpoint=checkpoint, out=tmp_path / "out"))
     assert set(asked) == FURTHER.keys()
     assert {name: column.n for name, column in summary.columns.items()} == dict.fromkeys(only, 2)
     metrics = {name: column.metric for name, column in summary.columns.items()}

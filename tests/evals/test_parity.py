@@ -17,6 +17,7 @@ from tiny_checkpoint import make_checkpoint
 from tiny_server import TinyServer
 
 from evals.runner import evaluate, request_for
+from harness.requests import EvalJobRequest
 
 LIMIT = 3
 SUITE = """
@@ -74,7 +75,11 @@ def both(real_data, tmp_path_factory):
         request = request_for(
             str(folder / "parity.yaml"), tasks=(), limit=LIMIT, engine=server.url, dtype="float32", seed=0
         )
-        summary = evaluate(checkpoint, request, folder / "ours", data_root=real_data, keep_answers=False)
+        summary = evaluate(
+            EvalJobRequest(
+                config=request, checkpoint=checkpoint, out=folder / "ours", data_root=real_data, keep_answers=False
+            )
+        )
         server.shutdown()
     return summary, folder / "ours", folder / "stock"
 

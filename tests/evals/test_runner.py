@@ -15,6 +15,7 @@ from evals.runner import evaluate, request_for
 from harness.cli import cli
 from harness.errors import MoemixError
 from harness.records import EvalSummary
+from harness.requests import EvalJobRequest
 
 
 def request(suite, **changes):
@@ -22,10 +23,14 @@ def request(suite, **changes):
     return request_for(str(suite), **{**settings, **changes})
 
 
+def evaluated(checkpoint, config, out):
+    return evaluate(EvalJobRequest(config=config, checkpoint=checkpoint, out=out))
+
+
 @pytest.fixture(scope="module")
 def out(checkpoint, mini_suite, tmp_path_factory):
     folder = tmp_path_factory.mktemp("evals") / "mini"
-    evaluate(checkpoint, request(mini_suite), folder)
+    evaluated(checkpoint, request(mini_suite), folder)
     return folder
 
 
@@ -75,21 +80,22 @@ def test_every_sample_equals_that_of_lm_evals_own_model(out, checkpoint, mini_su
                 assert likelihoods == pytest.approx([reply[0][0] for reply in other["resps"]], abs=1e-4)
 
 
-def test_the_same_request_again_does_nothing_and_another_is_refused(out, checkpoint, mini_suite, capsys, tmp_path):
+def test_the_same_request_again_does_nothing_and_another_is_refused(out, checkpoint, mini_suite, caplog, tmp_path):
     before = {file.name: file.stat().st_mtime_ns for file in out.iterdir()}
-    again = evaluate(checkpoint, request(mini_suite), out)
+    caplog.set_level("INFO", logger="moemix")
+    again = evaluated(checkpoint, request(mini_suite), out)
     assert again == EvalSummary.read(out / "summary.json")
-    assert "already evaluated" in capsys.readouterr().err
+    assert "already evaluated" in caplog.text
     with pytest.raises(MoemixError, match="another limit, seed"):
-        evaluate(checkpoint, request(mini_suite, limit=3, seed=1), out)
+        evaluated(checkpoint, request(mini_suite, limit=3, seed=1), out)
     other = make_checkpoint(tmp_path / "other", seed=1)
     with pytest.raises(MoemixError, match="another checkpoint"):
-        evaluate(other, request(mini_suite), out)
+        evaluated(other, request(mini_suite), out)
     assert {file.name: file.stat().st_mtime_ns for file in out.iterdir()} == before
 
 
 def test_a_limit_takes_the_first_questions_of_each_task(checkpoint, mini_suite, out, tmp_path):
-    summary = evaluate(checkpoint, request(mini_suite, limit=5), tmp_path / "five")
+    summary = evaluated(checkpoint, request(mini_suite, limit=5), tmp_path / "five")
     assert {result.n for result in summary.results} == {5}
     assert [s["resps"] for s in samples(tmp_path / "five", "mini_text")] == [
         s["resps"] for s in samples(out, "mini_text")[:5]
@@ -99,15 +105,15 @@ def test_a_limit_takes_the_first_questions_of_each_task(checkpoint, mini_suite, 
 def test_a_columns_own_limit_leaves_the_others_alone(checkpoint, mini_suite, tmp_path):
     suite = mini_suite.with_name("limited.yaml")
     suite.write_text(mini_suite.read_text().replace("tasks: [mini_text]", "tasks: [mini_text], limit: 4"))
-    summary = evaluate(checkpoint, request(suite), tmp_path / "limited")
+    summary = evaluated(checkpoint, request(suite), tmp_path / "limited")
     assert {result.task: result.n for result in summary.results} == {"mini_choice": 24, "mini_text": 4}
 
 
 def test_tasks_can_be_selected_by_task_or_column(checkpoint, mini_suite, tmp_path):
-    summary = evaluate(checkpoint, request(mini_suite, tasks=("text",), limit=2), tmp_path / "text")
+    summary = evaluated(checkpoint, request(mini_suite, tasks=("text",), limit=2), tmp_path / "text")
     assert list(summary.columns) == ["text"]
     with pytest.raises(MoemixError, match="did you mean 'mini_choice'"):
-        evaluate(checkpoint, request(mini_suite, tasks=("mini_chioce",)), tmp_path / "typo")
+        evaluated(checkpoint, request(mini_suite, tasks=("mini_chioce",)), tmp_path / "typo")
 
 
 def test_a_killed_evaluation_goes_on_where_it_was(checkpoint, mini_suite, out, tmp_path, responses):
@@ -125,8 +131,9 @@ def dying(self, key, answer):
         os.kill(os.getpid(), signal.SIGKILL)
 evals.cache.ResponseCache.put = dying
 from evals.runner import evaluate, request_for
+from harness.requests import EvalJobRequest
 request = request_for({str(mini_suite)!r}, tasks=(), limit=None, engine="transformers", dtype="float32", seed=0)
-evaluate(Path({str(checkpoint)!r}), request, Path({str(folder)!r}))
+evaluate(EvalJobRequest(config=request, checkpoint=Path({str(checkpoint)!r}), out=Path({str(folder)!r})))
 """
     killed = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True)
     assert killed.returncode == -9, killed.stderr.decode()
@@ -134,7 +141,7 @@ evaluate(Path({str(checkpoint)!r}), request, Path({str(folder)!r}))
     before = stored(responses)
     assert len(before) == 80
 
-    summary = evaluate(checkpoint, request(mini_suite), folder)
+    summary = evaluated(checkpoint, request(mini_suite), folder)
     rows = stored(responses)
     assert before.items() <= rows.items()
     assert len(rows) == 24 * 3 + 24
@@ -160,7 +167,7 @@ def test_a_task_that_cannot_run_here_is_a_missing_column_with_the_reason(checkpo
         "  - {name: choice, tasks: [mini_choice], metric: acc, limit: 2}\n"
         "averages:\n  - {name: average, of: [code, choice]}\n"
     )
-    summary = evaluate(checkpoint, request(suite), tmp_path / "out")
+    summary = evaluated(checkpoint, request(suite), tmp_path / "out")
     assert summary.columns["code"].value is None
     assert summary.columns["average"].value is None
     assert summary.columns["choice"].value is not None
@@ -174,20 +181,20 @@ def test_a_task_that_cannot_run_here_is_a_missing_column_with_the_reason(checkpo
 )
 def test_an_unknown_engine_or_dtype_names_its_neighbour(checkpoint, mini_suite, tmp_path, changes, message):
     with pytest.raises(MoemixError, match=message):
-        evaluate(checkpoint, request(mini_suite, **changes), tmp_path / "out")
+        evaluated(checkpoint, request(mini_suite, **changes), tmp_path / "out")
 
 
 def test_a_metric_that_does_not_exist_fails_before_anything_is_asked(checkpoint, mini_suite, tmp_path, responses):
     suite = mini_suite.with_name("metric.yaml")
     suite.write_text(mini_suite.read_text().replace("metric: acc}", "metric: accc}"))
     with pytest.raises(MoemixError, match="did you mean 'acc'"):
-        evaluate(checkpoint, request(suite), tmp_path / "out")
+        evaluated(checkpoint, request(suite), tmp_path / "out")
     assert not responses.exists()
 
 
 def test_a_folder_that_is_no_checkpoint_is_named(mini_suite, tmp_path):
     with pytest.raises(MoemixError, match="not a checkpoint"):
-        evaluate(tmp_path, request(mini_suite), tmp_path / "out")
+        evaluated(tmp_path, request(mini_suite), tmp_path / "out")
 
 
 def test_help_is_quick_and_loads_nothing_heavy():

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from evals.include_path import suite_with
+from evals.selection import include_folders
 from evals.suites import load_suite, suite_hash, suite_names, task_folders
 from harness.errors import MoemixError
 
@@ -132,7 +132,7 @@ def folder(tmp_path):
 
 def test_a_task_of_an_included_folder_is_a_column_as_its_file_says(write, folder, tmp_path):
     only = ("my_choice", "my_text", "my_tag", "my_group", "my_own", "arc")
-    made = suite_with(write(SUITE), (folder,), only, tmp_path / "out")
+    made = include_folders(write(SUITE), (folder,), only, tmp_path / "out")
     suite = load_suite(made)
     base = load_suite(write(SUITE))
     assert (suite.columns[:2], suite.averages) == (base.columns, base.averages)
@@ -147,12 +147,12 @@ def test_a_task_of_an_included_folder_is_a_column_as_its_file_says(write, folder
     assert task_folders(made)[1:] == [folder.resolve()]
     before = suite_hash(made)
     (folder / "base.yaml").write_text(FOLDER["base.yaml"] + "num_fewshot: 3\n")
-    assert suite_hash(suite_with(write(SUITE), (folder,), only, tmp_path / "out")) != before
+    assert suite_hash(include_folders(write(SUITE), (folder,), only, tmp_path / "out")) != before
 
 
 def test_an_included_task_without_a_metric_and_a_folder_of_another_suite_are_refused(write, folder, tmp_path):
-    with pytest.raises(MoemixError, match="its metric cannot be told"):
-        suite_with(write(SUITE), (folder,), ("my_odd",), tmp_path / "out")
-    suite_with(write(SUITE), (folder,), ("my_text",), tmp_path / "out")
+    with pytest.raises(MoemixError, match="does not say its metric"):
+        include_folders(write(SUITE), (folder,), ("my_odd",), tmp_path / "out")
+    include_folders(write(SUITE), (folder,), ("my_text",), tmp_path / "out")
     with pytest.raises(MoemixError, match="another suite"):
-        suite_with(write(SUITE), (folder,), ("my_choice",), tmp_path / "out")
+        include_folders(write(SUITE), (folder,), ("my_choice",), tmp_path / "out")
