@@ -241,8 +241,8 @@ class _Run:
         paths = {judge.name: journal_path(judging.out, judge.name, self.request.mode) for judge in self.request.judges}
         self.journals = {judge: Journal(path) for judge, path in paths.items()}
         self.attempts: dict[str, int] = {}
-        limited = settings.max_cost is not None and settings.price is not None
-        self.budget = Budget(settings.max_cost, settings.price) if limited else None
+        cost, price = settings.max_cost, settings.price
+        self.budget = None if cost is None or price is None else Budget(cost, price)
 
     def plan(self) -> dict[str, int]:
         """Return how many judgments each judge has to make; log the estimate and check it against the budget."""

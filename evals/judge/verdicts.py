@@ -227,8 +227,8 @@ def krippendorff_of_verdicts(votes: Votes[str], raters: Sequence[str]) -> Bootst
 
 def krippendorff_of_scores(votes: Votes[float], raters: Sequence[str]) -> BootstrapInterval | None:
     """Return Krippendorff's alpha of scores on an interval scale; repeated scores by one rater count as their mean."""
-    means = {unit: [round(np.mean(own[r]), 6) for r in raters if own.get(r)] for unit, own in votes.items()}
-    levels = sorted({float(value) for values in means.values() for value in values})
+    means = {unit: [round(float(np.mean(own[r])), 6) for r in raters if own.get(r)] for unit, own in votes.items()}
+    levels = sorted({value for values in means.values() for value in values})
     numbers = {unit: [levels.index(value) for value in values] for unit, values in means.items()}
     return _krippendorff(numbers, np.subtract.outer(levels, levels) ** 2)
 
