@@ -1,7 +1,7 @@
-"""Runs in, a comparison out: rows are strategies over their seeds, columns tasks and averages, with every error bar.
+"""Compare runs: rows are strategies over their seeds, columns are tasks and averages.
 
-Strategies are compared within one model and question by question. A row that failed, is missing, or was evaluated
-under other conditions stays in the table and says why it has no number or no comparison.
+Strategies are compared within one model and question by question. A row whose run failed, is missing, or was evaluated
+under other conditions stays in the table with a note that says why it has no number or no comparison.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ def compare(
 
     Args:
         runs: in the order of the rows; runs that differ only in their seed become one row.
-        eval_folders: run id → folder of its evaluation, present or still to come.
-        baseline: label of the row that differences are taken to.
+        eval_folders: run id → folder of its evaluation, which may not exist yet.
+        baseline: label of the row that the others are compared with.
         suite: its name, for the heading.
         planned: folder → configuration, for runs that may have no manifest yet.
-        judgings: bench → run id → folder of its judging, whose scores become columns beside the suite's.
+        judgings: bench → run id → folder of its judging; each bench becomes a column.
 
     Raises:
         MoemixError: damaged records, samples that contradict their summary, or two rows that are the baseline.
@@ -54,14 +54,14 @@ def compare(
 
 
 def fill(tables: Sequence[Table], columns: Container[str] | None = None) -> dict[Pair, Tested]:
-    """Fill tables that have nothing but rows, and test every pair of rows; all the tables are one family of tests.
+    """Fill tables that have only rows, and test every pair of rows; all the tables are one family of tests.
 
     Args:
         tables: one for each model.
-        columns: names of the columns to show; all that some row has by default.
+        columns: names of the columns to show; None for every column that some row has.
 
     Returns:
-        the difference of every pair of rows in every column.
+        The difference of every pair of rows in every column.
 
     Raises:
         MoemixError: samples that contradict their summary, or two rows that are the baseline.
@@ -102,12 +102,12 @@ def _base(table: Table) -> Row | None:
             hint="name the run folders to compare, or another --baseline",
         )
     if not found:
-        table.notes.append(f"No row is {table.baseline!r}: there is nothing to take differences to.")
+        table.notes.append(f"No row is {table.baseline!r}: there is no baseline for differences.")
     return found[0] if found else None
 
 
 def _set_aside_unlike(table: Table, base: Row | None) -> None:
-    """Rows evaluated under other conditions than the baseline (or the first row) are shown and not compared."""
+    """Mark rows that were evaluated under other conditions than the baseline (or the first row) as not compared."""
     evaluated = [row for row in ([base] if base else []) + table.rows if row.evaluations]
     if not evaluated:
         return
@@ -127,7 +127,7 @@ def _conditions(row: Row) -> list[dict[str, str]]:
 
 
 def _headings(rows: Sequence[Row]) -> list[Heading]:
-    """Every column that some row has, in the order in which they first come."""
+    """Return every column that some row has, in the order of first appearance."""
     found: dict[str, Heading] = {}
     for evaluation in (held for row in rows for held in row.evaluations.values()):
         for name, column in evaluation.summary.columns.items():
@@ -146,7 +146,7 @@ def _headings(rows: Sequence[Row]) -> list[Heading]:
 
 
 def _check_same_questions(table: Table) -> None:
-    """Runs evaluated under the same conditions answered the same questions; anything else is a damaged record."""
+    """Check that runs evaluated under the same conditions answered the same questions."""
     first: dict[tuple[str, Key], TaskScores] = {}
     for row in table.rows:
         scope = "compared" if row.compared else f"row {row.label}"
@@ -156,7 +156,7 @@ def _check_same_questions(table: Table) -> None:
                 if here.complete and there.complete and here.questions != there.questions:
                     odd = min(set(here.questions) ^ set(there.questions))
                     raise MoemixError(
-                        f"question {odd[0]} of {key.task} is not that of {there.path}",
+                        f"question {odd[0]} of {key.task} is not the one in {there.path}",
                         where=str(here.path),
                         hint="the conditions are the same: remove the evaluation that is wrong and run it again",
                     )

@@ -1,4 +1,4 @@
-"""Differences between rows, paired by question and seed, and the marks that follow from them."""
+"""Test differences between rows, paired by question and seed, and mark cells by the result."""
 
 from __future__ import annotations
 
@@ -22,39 +22,40 @@ Pair = tuple[str, Row, Row]  # a column's name, and two rows
 
 @dataclass(frozen=True)
 class Tested:
-    """A difference with its p-value, alone and corrected for every pair of the table.
+    """A tested difference.
 
     Attributes:
-        shared: the difference with the seed variance of all pairs of the column.
+        pooled: the difference with the mean seed variance of the column's pairs.
+        p: p-value of the difference alone; ``p_holm`` is corrected for the family.
     """
 
     difference: Estimate
-    shared: Estimate
+    pooled: Estimate
     p: float
     p_holm: float
 
 
 def parts(scored: Scored, shares: Mapping[Key, float], seeds: Sequence[int]) -> list[Part]:
-    """The score vectors of a column as an estimate takes them: tasks, each seeds × questions that all seeds have."""
+    """Return the tasks of a column, each with the scores of all seeds on the questions that all of them have."""
     found = []
     for key, share in shares.items():
-        held = on_common_questions([scored[seed][key] for seed in seeds])
-        found.append(Part(share, np.stack([scores.values for scores in held]), held[0].clusters))
+        scores = _on_common_questions([scored[seed][key] for seed in seeds])
+        found.append(Part(share, np.stack([one.values for one in scores]), scores[0].clusters))
     return found
 
 
-def on_common_questions(held: Sequence[TaskScores]) -> list[TaskScores]:
-    """Score vectors on the questions that all have; only where judgments failed are there others."""
-    if all(scores.complete for scores in held):
-        return list(held)
-    common = set.intersection(*(set(scores.questions) for scores in held))
-    return [scores.on(common) for scores in held]
+def _on_common_questions(scores: list[TaskScores]) -> list[TaskScores]:
+    """Return score vectors on the questions that all have; these differ only if judgments failed."""
+    if all(one.complete for one in scores):
+        return scores
+    common = set.intersection(*(set(one.questions) for one in scores))
+    return [one.on(common) for one in scores]
 
 
 def difference(row: Row, other: Row, heading: Heading) -> Estimate | None:
-    """``row`` minus ``other``, paired by question and by the seeds that both have; None where nothing pairs.
+    """Return ``row`` minus ``other``, paired by question and by the seeds that both have; None if nothing pairs.
 
-    A row that was never trained is the same under every seed, so it pairs with each.
+    A row that was never trained is the same for every seed, so it pairs with each.
     """
     if not (row.compared and other.compared):
         return None
@@ -66,59 +67,42 @@ def difference(row: Row, other: Row, heading: Heading) -> Estimate | None:
     seeds = sorted(here.keys() & there.keys())
     if not seeds:
         return None
-    for key in heading.shares:
-        both = on_common_questions([*(here[s][key] for s in seeds), *(there[s][key] for s in seeds)])
+    found = []
+    for key, share in heading.shares.items():
+        both = _on_common_questions([side[seed][key] for side in (here, there) for seed in seeds])
         if not len(both[0].values):
             return None
-        halves = both[: len(seeds)], both[len(seeds) :]
-        here, there = (
-            {**side, **{s: {**side[s], key: scores} for s, scores in zip(seeds, half, strict=True)}}
-            for side, half in zip((here, there), halves, strict=True)
-        )
-    pairs = zip(parts(here, heading.shares, seeds), parts(there, heading.shares, seeds), strict=True)
-    return estimate([Part(mine.weight, mine.scores - theirs.scores, mine.clusters) for mine, theirs in pairs])
+        values = np.stack([scores.values for scores in both])
+        found.append(Part(share, values[: len(seeds)] - values[len(seeds) :], both[0].clusters))
+    return estimate(found)
 
 
 def compare_pairs(tables: Sequence[Table]) -> dict[Pair, Tested]:
-    """Test every pair of rows of a table in every column, all tables as one family: the correction is over all of them.
-
-    One family for the stars and for the ties, or a row could be both better than another and not to be told apart
-    from it; and the best row is picked by looking, so every pair that might have been looked at counts.
-    """
+    """Test every pair of rows of a table in every column; all the tables are one family."""
     found: dict[Pair, Estimate] = {}
-    shared: dict[Pair, Estimate] = {}
+    pooled: dict[Pair, Estimate] = {}
     for table, heading in [(one, heading) for one in tables for heading in one.columns]:
         rows = [row for row in table.rows if row.cells[heading.name].score]
-        pairs = {(heading.name, *two): difference(*two, heading) for two in itertools.combinations(rows, 2)}
-        held = {pair: estimated for pair, estimated in pairs.items() if estimated is not None}
-        found |= held
-        shared |= _share_seed_variance(held)
-    p_values = [cautious_p_value(pair, shared[key]) for key, pair in found.items()]
-    tested: dict[Pair, Tested] = {}
+        # A row that was never trained does not vary with the seed, so its pairs vary less and are pooled apart.
+        for trained in (True, False):
+            pairs = [two for two in itertools.combinations(rows, 2) if all(row.trained for row in two) == trained]
+            tested = {(heading.name, *two): one for two in pairs if (one := difference(*two, heading)) is not None}
+            count = len({row for _, *two in tested for row in two})
+            pooled |= dict(zip(tested, pool_seed_variance(list(tested.values()), count), strict=True))
+            found |= tested
+    p_values = [cautious_p_value(pair, pooled[key]) for key, pair in found.items()]
+    results: dict[Pair, Tested] = {}
     for (key, pair), p, p_holm in zip(found.items(), p_values, adjust(p_values), strict=True):
         column, first, second = key
-        tested[key] = Tested(pair, shared[key], p, p_holm)
-        tested[column, second, first] = Tested(replace(pair, value=-pair.value), shared[key], p, p_holm)
+        results[key] = Tested(pair, pooled[key], p, p_holm)
+        results[column, second, first] = replace(results[key], difference=replace(pair, value=-pair.value))
     for table in tables:
         table.comparisons = sum(not math.isnan(p) for p in p_values)
-    return tested
-
-
-def _share_seed_variance(found: Mapping[Pair, Estimate]) -> dict[Pair, Estimate]:
-    """The pairs of one column, seed variance pooled over pairs of trained rows, and over those with an untrained one.
-
-    A row that was never trained does not vary with the seed, so a pair with it varies less than others.
-    """
-    shared: dict[Pair, Estimate] = {}
-    for trained in (True, False):
-        pairs = [pair for pair in found if (pair[1].trained and pair[2].trained) == trained]
-        rows = {row for _, first, second in pairs for row in (first, second)}
-        shared |= dict(zip(pairs, pool_seed_variance([found[pair] for pair in pairs], len(rows)), strict=True))
-    return shared
+    return results
 
 
 def show_differences(table: Table, base: Row, tested: Mapping[Pair, Tested]) -> None:
-    """Fill in each cell's difference to the baseline, and what each column could have shown."""
+    """Fill in the difference of each cell to the baseline, and the detectable difference of each column."""
     for heading in table.columns:
         effects = []
         for row in table.rows:
@@ -126,7 +110,7 @@ def show_differences(table: Table, base: Row, tested: Mapping[Pair, Tested]) -> 
             found = tested.get((heading.name, row, base))
             if found is not None:
                 cell.difference, cell.p, cell.p_holm = found.difference, found.p, found.p_holm
-                effects.append(cautious_detectable(found.difference, found.shared, table.comparisons))
+                effects.append(cautious_detectable(found.difference, found.pooled, table.comparisons))
             elif row is not base and row.compared and cell.score and base.cells[heading.name].score:
                 cell.note = cell.note or f"no difference: no seed in common with {base.label}"
         known = [effect for effect in effects if not math.isnan(effect)]
@@ -134,9 +118,9 @@ def show_differences(table: Table, base: Row, tested: Mapping[Pair, Tested]) -> 
 
 
 def mark_best(table: Table, tested: Mapping[Pair, Tested]) -> None:
-    """Mark each column's best score and those whose difference to it is not significant; ranks and tied groups.
+    """Mark each column's best score and the scores tied with it; fill in ranks and tied groups.
 
-    Where there is no error bar to go by (one question), or no seed in common, nothing tells two rows apart.
+    Rows without a difference (no error, or no seed in common) count as tied.
     """
     for heading in table.columns:
         sign = 1 if heading.higher_is_better else -1
@@ -145,19 +129,16 @@ def mark_best(table: Table, tested: Mapping[Pair, Tested]) -> None:
         }
         if len(scores) < 2:
             continue
-        highest = max(scores.values())
-        leaders = [row for row, score in scores.items() if math.isclose(score, highest, abs_tol=1e-12)]
-        for row in scores:
-            cell = row.cells[heading.name]
-            cell.best = row in leaders
-            pairs = [tested.get((heading.name, row, leader)) for leader in leaders]
-            cell.tied = not cell.best and not all(pair is not None and pair.p_holm < ALPHA for pair in pairs)
 
         def differ(row: Row, other: Row, column: str = heading.name) -> bool:
             pair = tested.get((column, row, other))
             return pair is not None and pair.p_holm < ALPHA
 
+        highest = max(scores.values())
+        leaders = [row for row, score in scores.items() if math.isclose(score, highest, abs_tol=1e-12)]
         for row, ranks in rank_intervals(scores, differ).items():
-            row.cells[heading.name].ranks = ranks
+            cell = row.cells[heading.name]
+            cell.ranks, cell.best = ranks, row in leaders
+            cell.tied = not cell.best and not all(differ(row, leader) for leader in leaders)
         ordered = sorted(scores, key=lambda row: -scores[row])
         heading.groups = [[row.label for row in group] for group in tied_groups(ordered, differ)]

@@ -1,4 +1,4 @@
-"""A run's judging as a column beside its evaluation: the same score vectors, clustered by question."""
+"""Add a run's judging to its evaluation as a column, with score vectors clustered by question."""
 
 from __future__ import annotations
 
@@ -12,16 +12,17 @@ from harness.errors import MoemixError
 from harness.files import hash_value, read_jsonl
 from harness.judging import JudgeSummary
 from harness.records import Column, EvalResult
+from harness.statistics.clusters import number_clusters
 from harness.statistics.columns import Key
 from leaderboards.scores import Evaluation, TaskScores
 
 METRIC = "score"
-PREFIX = "judge:"  # of a judging's column
+PREFIX = "judge:"  # begins the name of a judging's column
 
 
 @dataclass(frozen=True)
 class JudgedRow:
-    """A turn of a question: its score, None where every judgment of it failed."""
+    """A turn of a question with its score, None if every judgment of it failed."""
 
     question: int | str
     turn: int
@@ -30,10 +31,10 @@ class JudgedRow:
 
 
 def read_rows(folder: Path, model: str) -> list[JudgedRow]:
-    """The rows of a model in ``scores.jsonl``, in the bench's order.
+    """Read the rows of a model in ``scores.jsonl``, in the bench's order.
 
     Raises:
-        MoemixError: a line that is not a score, with file and line.
+        MoemixError: with file and line, if a line is not a score.
     """
     path = folder / "scores.jsonl"
     if not path.is_file():
@@ -50,7 +51,7 @@ def read_rows(folder: Path, model: str) -> list[JudgedRow]:
 
 
 def with_judging(evaluation: Evaluation, folder: Path) -> tuple[Evaluation, list[str]]:
-    """The evaluation with a judging's column, and what a reader of the row has to know (flags, failures).
+    """Return the evaluation with a judging's column, and notes for readers of the row (flags, failures).
 
     Raises:
         MoemixError: scores that contradict the summary.
@@ -67,9 +68,9 @@ def with_judging(evaluation: Evaluation, folder: Path) -> tuple[Evaluation, list
             f"the average is {value} by the scores and {recorded} by the summary", where=str(folder / "summary.json")
         )
     name = f"{PREFIX}{Path(summary.request.bench).stem}"
-    _, clusters = np.unique(np.array([str(row.question) for _, row in scored], dtype=object), return_inverse=True)
+    clusters = number_clusters(str(row.question) for _, row in scored)
     questions = tuple((number, f"{row.question}/{row.turn}") for number, row in scored)
-    scores = TaskScores(questions, values, clusters.astype(np.int64), folder / "scores.jsonl", complete=False)
+    scores = TaskScores(questions, values, clusters, folder / "scores.jsonl", complete=False)
     error = summary.average.stderr
     result = EvalResult(
         task=name, metric=METRIC, value=value, stderr=error, n=len(scored), shots=0, task_version=_judges(summary),
@@ -79,13 +80,13 @@ def with_judging(evaluation: Evaluation, folder: Path) -> tuple[Evaluation, list
     joined = record.model_copy(
         update={"results": (*record.results, result), "columns": {**record.columns, name: column}}
     )
-    held = {**evaluation.samples, Key(name, METRIC, "none"): scores}
+    samples = {**evaluation.samples, Key(name, METRIC, "none"): scores}
     remarks = [f"{summary.title}: {note}" for note in summary.notes if note.startswith("flagged") or "failed" in note]
-    return replace(evaluation, summary=joined, samples=held), remarks
+    return replace(evaluation, summary=joined, samples=samples), remarks
 
 
 def _title(summary: JudgeSummary) -> str:
-    """The column's heading: a bench by its published name only where a judge judged it, and then the judge's."""
+    """Return the column's heading, with the names of the judges unless a reference graded."""
     if summary.request.protocol == "reference":
         return summary.title
     return f"{summary.title} ({', '.join(judge.name for judge in summary.request.judges)})"
@@ -97,7 +98,7 @@ def _judges(summary: JudgeSummary) -> str:
 
 
 def _conditions(summary: JudgeSummary) -> dict[str, Any]:
-    """What must agree before two judgings may be compared: everything but whose answers they are of."""
+    """Return what must agree before two judgings can be compared: the request without the answers."""
     request = summary.request.model_dump(mode="json", exclude={"answers"})
     for judge in request["judges"]:
         judge.pop("url")

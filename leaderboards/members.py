@@ -1,4 +1,4 @@
-"""Which runs make a row: the seeds of one strategy on one model, each with its evaluation or the reason it has none."""
+"""Group runs into rows: the seeds of one strategy on one model, each with its evaluation or why it has none."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from leaderboards.scores import Evaluation
 
 @dataclass(frozen=True)
 class Member:
-    """A run, and its evaluation on the suite at hand or the reason there is none.
+    """A run with its evaluation on one suite, or with the problem why it has none.
 
     Attributes:
-        manifest: None for a run that is planned and was never started.
-        remarks: what a reader has to know about its scores.
+        manifest: None for a planned run that never started.
+        remarks: what a reader must know about its scores.
     """
 
     run: Run
@@ -34,11 +34,12 @@ class Member:
 
     @property
     def seed(self) -> int:
+        """The training seed."""
         return self.config.seed
 
     @property
     def trained(self) -> bool:
-        """Whether any step was taken: the base checkpoint itself is the same whatever the seed."""
+        """Whether any step was taken; the base checkpoint itself is the same for every seed."""
         return self.manifest is not None and self.manifest.result is not None and self.manifest.result.steps > 0
 
 
@@ -53,9 +54,12 @@ class Group:
 
 
 def group(members: Sequence[Member]) -> dict[str, list[Group]]:
-    """model id → its groups, both in the order the runs come in; seeds ascending.
+    """Return model id → its groups, both in the order of the runs, seeds ascending.
 
-    Two configurations under one strategy label become two groups, told apart in their labels by what differs.
+    Two configurations with one strategy label become two groups, whose labels name the settings that differ.
+
+    Raises:
+        MoemixError: two folders hold the same run.
     """
     found: dict[tuple[str, str, str], dict[int, Member]] = {}
     for member in members:
@@ -80,7 +84,7 @@ def group(members: Sequence[Member]) -> dict[str, list[Group]]:
 
 
 def model_names(model_ids: Sequence[str]) -> dict[str, str]:
-    """Model ids without their hashes, where that leaves them distinct."""
+    """Return model id → its name: the id without its hash if that is unique."""
     short = {model_id: re.sub(r"-[0-9a-f]{12}$", "", model_id) for model_id in model_ids}
     names = list(short.values())
     return {model_id: name if names.count(name) == 1 else model_id for model_id, name in short.items()}
@@ -92,7 +96,7 @@ def open_member(
     planned: Mapping[Path, RunConfig],
     judgings: Mapping[str, Mapping[str, Path]],
 ) -> Member:
-    """Read a run's manifest and, where they are finished, its evaluation and judgings."""
+    """Read a run's manifest and, if they are finished, its evaluation and judgings."""
     if run.folder in planned and not run.manifest_path.is_file():
         return Member(run, planned[run.folder], None, problem="has not run yet")
     manifest = run.manifest
@@ -114,7 +118,7 @@ def open_member(
 
 
 def conditions(summary: EvalSummary) -> dict[str, str]:
-    """What must agree before two evaluations may be compared."""
+    """Return the conditions that must agree before two evaluations can be compared."""
     request, engine = summary.request, summary.engine
     arguments = engine.get("args", {})  # a server's address and the name it gives the checkpoint do not matter
     found = {
@@ -134,13 +138,13 @@ def conditions(summary: EvalSummary) -> dict[str, str]:
 
 
 def unlike(here: Mapping[str, str], there: Mapping[str, str]) -> str:
-    """Where two sets of conditions disagree, in words; empty if they do not."""
+    """Return the conditions that differ, in words; empty if all agree."""
     texts = [f"{key}: {here[key]}, not {there[key]}" for key in here if key in there and here[key] != there[key]]
     return "; ".join(texts[:3]) + (f"; and {len(texts) - 3} more" if len(texts) > 3 else "")
 
 
 def _unfinished(manifest: RunManifest, folder: Path | None) -> str | None:
-    """Why there is nothing to read yet; None if there is."""
+    """Return why there is no evaluation to read; None if there is one."""
     train = manifest.stages["train"]
     if train.status != "done":
         return _state("training", train.status, train.error)
@@ -157,12 +161,12 @@ def _state(what: str, status: str, error: str | None) -> str:
 
 
 def _identity(config: RunConfig) -> dict[str, Any]:
-    """A run's configuration without what its seed changes."""
+    """Return a run's configuration without what its seed changes."""
     return config.model_dump(mode="json", exclude={"seed", "reference"})
 
 
 def _told_apart(config: RunConfig, rivals: Sequence[RunConfig]) -> str:
-    """The settings in which a configuration differs from others of the same label."""
+    """Return the settings in which a configuration differs from others of the same label."""
     here, others = _leaves(_identity(config)), [_leaves(_identity(rival)) for rival in rivals]
     texts = [f"{key}={here[key]}" for key in here if any(here[key] != other.get(key) for other in others)]
     return ", ".join(texts if len(texts) <= 2 else [*texts[:2], config.id.rsplit("-", 1)[-1]])

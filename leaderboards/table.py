@@ -1,4 +1,4 @@
-"""What a comparison is, as data: tables of rows, columns and cells, ready to be printed in any format."""
+"""Hold a comparison as data: tables of rows, columns and cells, which every format prints."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from harness.statistics.estimates import ALPHA, Estimate
 from leaderboards.members import Member
 from leaderboards.scores import Evaluation, TaskScores
 
-Scored = dict[int, dict[Key, TaskScores]]  # seed → the score vectors that a column is computed from
+Scored = dict[int, dict[Key, TaskScores]]  # seed → the score vectors of a column
 
 
 @dataclass
@@ -18,12 +18,12 @@ class Cell:
     """A row's score in a column, in the metric's own unit (fractions, for accuracies).
 
     Attributes:
-        n: questions behind the score.
-        difference: to the baseline row, by question and seed; None for the baseline itself and where nothing pairs.
-        p: of the difference, two-sided; ``p_holm`` is corrected for all pairs of rows in all columns of the table.
-        best, tied: the best score of the column, and those that cannot be told apart from it.
-        ranks: the best and the worst rank it may have, as far as differences are significant.
-        note: why something is missing here.
+        n: number of questions.
+        difference: difference to the baseline, paired by question and seed; None for the baseline and if nothing pairs.
+        p: two-sided p-value of the difference; ``p_holm`` is corrected for the table's family.
+        best: whether it is the column's best score; ``tied``: whether it does not differ significantly from the best.
+        ranks: the best and the worst rank that it may have.
+        note: why something is missing.
     """
 
     score: Estimate | None = None
@@ -38,21 +38,22 @@ class Cell:
 
     @property
     def significant(self) -> bool:
+        """Whether the difference to the baseline is significant after correction."""
         return self.p_holm < ALPHA
 
 
 @dataclass
 class Heading:
-    """A column: what it is computed from, and what it can show.
+    """A column of a table.
 
     Attributes:
-        shares: how much each task counts.
+        shares: the weight of each task.
         shots: few-shot examples in each task's prompts.
-        columns: the columns it is the mean of; empty for one that is computed from tasks.
-        fraction: every score lies in [0, 1], so it may be printed in percent.
-        detectable: smallest difference to the baseline found with 80 % power after correction, median over rows.
-        note: test questions that stand in training data.
-        groups: labels of rows that cannot be told apart, largest groups first met; a row may stand in several.
+        columns: the columns of an average; empty for a column of tasks.
+        fraction: whether every score is in [0, 1]; such scores are printed in percent.
+        detectable: smallest difference to the baseline that is detected with 80 % power, median over rows.
+        note: test questions that are in the training data.
+        groups: labels of the rows that do not differ significantly; a row may be in several groups.
     """
 
     name: str
@@ -72,8 +73,8 @@ class Row:
     """A strategy with its seeds; equal only to itself.
 
     Attributes:
-        notes: why runs of it have no scores, or why it is not compared.
-        compared: false where its evaluation is unlike that of the other rows.
+        notes: why some of its runs have no scores, or why it is not compared.
+        compared: false if it was evaluated under other conditions than the other rows.
     """
 
     label: str
@@ -85,24 +86,24 @@ class Row:
 
     @property
     def evaluations(self) -> dict[int, Evaluation]:
-        """Seed → evaluation, of the seeds that have one."""
+        """The evaluations by seed, of the seeds that have one."""
         return {member.seed: member.evaluation for member in self.members if member.evaluation is not None}
 
     @property
     def trained(self) -> bool:
-        """False for a row that is the base checkpoint itself, which no seed changes."""
+        """Whether a run took any step; the base checkpoint itself is the same for every seed."""
         return any(member.trained for member in self.members)
 
     def of_seed(self, seed: int, text: str) -> str:
-        """What is said of one seed, which is named where there are several."""
+        """Return a note on one seed, which names the seed if the row has several."""
         return f"seed {seed}: {text}" if len(self.members) > 1 else text
 
     def scored(self, column: str) -> Scored:
-        """The score vectors of a column, in the seeds that have it."""
+        """Return the score vectors of a column by seed, of the seeds that have it."""
         return {seed: held.column(column) for seed, held in self.evaluations.items() if not held.missing(column)}
 
     def shares(self, column: str) -> dict[Key, float]:
-        """What the column is computed from in this row: another version of the suite may define it differently."""
+        """Return the column's task weights in this row; another version of the suite may define them differently."""
         return next(held.shares(column) for held in self.evaluations.values() if not held.missing(column))
 
 
@@ -112,8 +113,8 @@ class Table:
 
     Attributes:
         conditions: how the compared rows were evaluated.
-        comparisons: how many pairs of rows Holm's correction is over, in all columns together.
-        notes: what holds for the whole table.
+        comparisons: size of the family, the pairs of rows in all columns.
+        notes: notes on the whole table.
     """
 
     model_id: str
@@ -126,16 +127,17 @@ class Table:
     notes: list[str] = field(default_factory=list)
 
     def heading(self, name: str) -> Heading:
+        """Return a column by its name."""
         return next(heading for heading in self.columns if heading.name == name)
 
     def cells(self, heading: Heading) -> list[Cell]:
-        """A column's cells, in the order of the rows."""
+        """Return the cells of a column, in the order of the rows."""
         return [row.cells[heading.name] for row in self.rows]
 
 
 @dataclass
 class Comparison:
-    """One suite over all models."""
+    """The tables of one suite, one per model."""
 
     suite: str
     tables: list[Table]

@@ -254,7 +254,7 @@ def test_other_questions_under_the_same_conditions_are_refused(bench):
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     lines[1]["doc_hash"] = "f" * 64
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    with pytest.raises(MoemixError, match="question 1 of arc is not that of") as error:
+    with pytest.raises(MoemixError, match="question 1 of arc is not the one in") as error:
         table_of(bench)
     assert error.value.where == str(path)
 

@@ -349,7 +349,7 @@ def test_rows_that_did_not_answer_the_same_questions_are_refused(fresh):
         lines = [json.loads(line) for line in path.read_text().splitlines()]
         lines[0]["doc_hash"] = "e" * 64
         path.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    with pytest.raises(MoemixError, match=r"question 0 of math is not that of"):
+    with pytest.raises(MoemixError, match=r"question 0 of math is not the one in"):
         fill("table2", fresh)
 
 
