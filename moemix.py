@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import pandas  # type: ignore[import-untyped]
 
+    from harness.jobs import Plan
     from harness.judging import JudgeSummary
-    from harness.plan import Plan
     from harness.recipe import Recipe
     from harness.records import EvalSummary
     from harness.store import Run, Store
@@ -191,7 +191,7 @@ def table(
     """
     import dataclasses
 
-    from harness.plan import Plan
+    from harness.jobs import Plan
     from harness.store import Run
     from leaderboards.cli import BASELINE
     from leaderboards.selection import Selection, from_folders, from_plan, joined

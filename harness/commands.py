@@ -9,8 +9,9 @@ import click
 
 from harness import stages
 from harness.grid import Grid, terminal_table
+from harness.jobs import Plan
 from harness.options import executor_options, executor_settings, format_option, recipe_options
-from harness.plan import Plan, build
+from harness.plan import build
 from harness.recipe_file import load_recipe, override, recipe_names
 from harness.store import Store, data_root, store_root
 

@@ -7,8 +7,8 @@ import time
 
 from harness.errors import StageFailed
 from harness.execution import LocalExecutor
+from harness.jobs import Job, Plan
 from harness.local import conduct_locally
-from harness.plan import Job, Plan
 from harness.process import Outcome
 from harness.progress import duration
 

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 from harness.errors import StageFailed
 from harness.execution import LocalExecutor
+from harness.jobs import Job
 from harness.launch import core_count
-from harness.plan import Job
 from harness.process import JobProcess, Outcome
 from harness.progress import duration
 

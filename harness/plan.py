@@ -8,125 +8,21 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Literal
 
 from harness import stages
-from harness.errors import MoemixError, StageFailed, nearest
+from harness.errors import MoemixError, StageFailed
 from harness.execution import Launcher
+from harness.jobs import Job, Kind, Plan, PlannedRun
 from harness.judging import JudgeConfig, JudgeSpec
-from harness.launch import moemix_command, run_moemix
+from harness.launch import run_moemix
 from harness.recipe import CheckpointModel, FromDense, Mixing, Model, Recipe, Source, Strategy, TinyModel, Training
 from harness.recipe_file import override
-from harness.records import EvalRequest, ModelConfig, ModelManifest, RunConfig
-from harness.requests import FILE as REQUEST_FILE
+from harness.records import EvalRequest, ModelConfig, RunConfig
 from harness.requests import EvalJobRequest, JobRequest, JudgeJobRequest, ModelJobRequest, TrainJobRequest
 from harness.sources import fingerprint
-from harness.store import Run, Store, checkpoint_hash, create_model, create_run
-
-Kind = Literal["model", "train", "eval", "judge", "gate-load"]
-
-
-@dataclass(frozen=True)
-class Job:
-    """One process to start.
-
-    Attributes:
-        id: unique in the plan.
-        kind: the sub-command of ``moemix`` that runs it.
-        title: shown to the user while it runs.
-        folder: where it works, and where its request, results and log are stored.
-        after: ids of the jobs that must have succeeded first.
-        request: what it is asked to do.
-        run: folder of the run whose manifest stores how it ended, where the job does not store that itself.
-    """
-
-    id: str
-    kind: Kind
-    title: str
-    folder: Path
-    after: tuple[str, ...] = ()
-    request: JobRequest | None = None
-    run: Path | None = None
-
-    @property
-    def command(self) -> tuple[str, ...]:
-        """The command line of its process."""
-        return moemix_command(self.kind, "--request", str(self.folder / REQUEST_FILE))
-
-    @property
-    def log(self) -> Path:
-        """The file that collects the output of its process."""
-        return self.folder / "logs" / f"{self.kind}.log"
-
-    def prepare(self) -> None:
-        """Write the files that the process reads.
-
-        Raises:
-            StageFailed: another process works on this run or model.
-        """
-        if isinstance(self.request, TrainJobRequest):
-            create_run(self.request)
-        elif isinstance(self.request, ModelJobRequest):
-            create_model(self.request)
-        if self.request is not None:
-            self.request.save()
-
-    @property
-    def done(self) -> bool:
-        """Whether its completion marker is there."""
-        if self.kind == "model":
-            manifest = self.folder / "model.json"
-            return manifest.is_file() and ModelManifest.read(manifest).stage.status == "done"
-        if self.kind == "train":
-            return Run(self.folder).trained
-        return (self.folder / "summary.json").is_file()
-
-
-@dataclass(frozen=True)
-class PlannedRun:
-    """A run of the plan, with the folders of its evaluations (by suite) and judgings (by bench)."""
-
-    run: Run
-    config: RunConfig
-    model: str
-    evaluations: dict[str, Path]
-    judgings: dict[str, Path] = dataclasses.field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Plan:
-    """The jobs of a recipe in a store, and the runs that they make."""
-
-    recipe: Recipe
-    store: Store
-    data_root: Path | None
-    jobs: tuple[Job, ...]
-    runs: tuple[PlannedRun, ...]
-
-    def select(self, strategy: str, model: str | None, seed: int | None) -> PlannedRun:
-        """Return the run of a strategy; model and seed are by default the first ones."""
-        labels = sorted({planned.config.strategy.label for planned in self.runs})
-        found = [planned for planned in self.runs if planned.config.strategy.label == strategy]
-        if not found:
-            raise MoemixError(f"the recipe has no strategy {strategy!r}", hint=nearest(strategy, labels))
-        models, seeds = sorted({p.model for p in found}), sorted({p.config.seed for p in found})
-        if model is not None and model not in models:
-            raise MoemixError(f"the recipe has no model {model!r}", hint=nearest(model, models))
-        if seed is not None and seed not in seeds:
-            raise MoemixError(f"the recipe has no seed {seed}", hint=f"its seeds: {', '.join(map(str, seeds))}")
-        wanted = (model or models[0], seeds[0] if seed is None else seed)
-        return next(p for p in found if (p.model, p.config.seed) == wanted)
-
-    def with_dependencies(self, job_id: str) -> tuple[Job, ...]:
-        """Return a job and everything it depends on, in order."""
-        needed = {job_id}
-        for job in reversed(self.jobs):  # every job comes after its dependencies
-            if job.id in needed:
-                needed.update(job.after)
-        return tuple(job for job in self.jobs if job.id in needed)
+from harness.store import Run, Store, checkpoint_hash
 
 
 def make_world(recipe: Recipe, store: Store) -> Path:

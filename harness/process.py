@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from typing import BinaryIO
 
 from harness.errors import StageFailed
+from harness.jobs import Job
 from harness.launch import job_environment
-from harness.plan import Job
 from harness.store import Run, stage
 
 GRACE_SECONDS = 60.0  # time that an interrupted job gets to write its state

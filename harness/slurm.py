@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from harness.errors import MoemixError, StageFailed
 from harness.execution import SlurmExecutor, SlurmResources
 from harness.files import read_json, write_json
-from harness.plan import Job
+from harness.jobs import Job
 from harness.process import JobProcess, Outcome
 from harness.slurm_queue import ACTIVE, QueueState, queue_states, submitted
 from harness.store import exclusive

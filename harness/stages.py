@@ -20,7 +20,7 @@ from harness.errors import StageFailed
 if TYPE_CHECKING:
     import click
 
-    from harness.plan import Plan
+    from harness.jobs import Plan
     from harness.recipe import Source
     from harness.records import Contamination
 

@@ -18,8 +18,8 @@ from harness.errors import StageFailed
 from harness.execution import LocalExecutor
 from harness.files import read_jsonl
 from harness.grid import Grid, terminal_table
+from harness.jobs import Job, Plan
 from harness.options import format_option, recipe_options
-from harness.plan import Job, Plan
 from harness.progress import duration
 from harness.records import ModelManifest, RunManifest, Stage
 from harness.store import Run, Store, store_root

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from harness.errors import MoemixError, unknown
-from harness.plan import Plan
+from harness.jobs import Plan
 from harness.records import RunConfig
 from harness.requests import eval_request
 from harness.store import Run

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from harness.plan import Plan
+from harness.jobs import Plan
 from leaderboards.cli import write_report
 from leaderboards.exports import render
 from leaderboards.selection import from_plan

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.plan import PlannedRun
+from harness.jobs import PlannedRun
 from harness.records import Column as SuiteColumn
 from harness.records import GateLoads
 from harness.samples import read_samples

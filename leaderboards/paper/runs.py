@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from harness.errors import MoemixError
-from harness.plan import Job, Plan, PlannedRun, build
+from harness.jobs import Job, Plan, PlannedRun
+from harness.plan import build
 from harness.recipe_file import load_recipe
 from harness.requests import GateLoadConfig, GateLoadJobRequest
 from harness.store import Store

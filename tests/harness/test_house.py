@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import graphlib
 import tomllib
 from importlib import metadata
 from pathlib import Path
@@ -55,6 +56,35 @@ def test_nothing_is_loaded_by_name_outside_the_declared_modules():
 )
 def test_loading_by_name_is_seen(code):
     assert loads(ast.parse(code))
+
+
+def imports(files: dict[str, str]) -> dict[str, set[str]]:
+    """Return file → the files that it imports, anywhere and for whatever reason; both are named as modules."""
+    found: dict[str, set[str]] = {}
+    for name, text in files.items():
+        nodes = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Import | ast.ImportFrom)]
+        named = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+        for node in nodes:
+            if isinstance(node, ast.ImportFrom) and node.module:
+                named |= {f"{node.module}.{alias.name}" for alias in node.names} | {node.module}
+        # `from package import name` means the file `name` where there is one; the package is then no import of its own
+        packages = {module.rpartition(".")[0] for module in named & files.keys() if module.count(".")}
+        found[name] = (named & files.keys()) - packages - {name}
+    return found
+
+
+def test_no_files_import_each_other_in_a_circle():
+    names = {path: path.relative_to(ROOT).with_suffix("").as_posix().replace("/", ".") for path in PRODUCT}
+    graph = imports({name.removesuffix(".__init__"): path.read_text() for path, name in names.items()})
+    assert sum(map(len, graph.values())) > 500
+    order = list(graphlib.TopologicalSorter(graph).static_order())  # raises CycleError with the files of a circle
+    assert len(order) == len(graph)
+
+
+def test_a_circle_of_files_is_seen():
+    files = {"a.one": "from a.two import f", "a.two": "def f():\n    from a import one"}
+    with pytest.raises(graphlib.CycleError):
+        graphlib.TopologicalSorter(imports(files)).prepare()
 
 
 def test_no_file_of_the_stages_stands_in_a_string_that_starts_python():

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from harness.errors import MoemixError
-from harness.plan import Plan, build
+from harness.jobs import Plan
+from harness.plan import build
 from harness.recipe import Recipe
 from harness.store import Store
 

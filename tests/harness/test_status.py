@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from trivial_jobs import trivial  # type: ignore[import-not-found]
 
 from harness.files import append_jsonl
-from harness.plan import Plan
+from harness.jobs import Plan
 from harness.recipe_file import load_recipe
 from harness.records import Stage
 from harness.status import plan_status, status, time_left
@@ -30,7 +30,7 @@ def job_of(run, name: str, after: tuple[str, ...] = ()):
     """A plain training job over a run's folder; done when its manifest says so."""
     import dataclasses
 
-    from harness.plan import Job
+    from harness.jobs import Job
 
     made = trivial(run.folder.parent, run.folder.name, after=after)
     fields = {f.name: getattr(made, f.name) for f in dataclasses.fields(Job)}

@@ -6,7 +6,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.plan import Job
+from harness.jobs import Job
 
 # What every script may use: where it works, a mark that says it is finished, a count of how often it was started.
 PRELUDE = """

@@ -10,7 +10,7 @@ from run_records import PROVENANCE, columns_of, sample_line, write_samples  # ty
 
 from evals.suites import suite_hash
 from harness.files import append_jsonl, hash_value
-from harness.plan import PlannedRun
+from harness.jobs import PlannedRun
 from harness.records import (
     EvalRequest,
     EvalResult,

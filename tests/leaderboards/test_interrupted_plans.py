@@ -19,7 +19,7 @@ from paper_records import finish, opened  # type: ignore[import-not-found]
 
 from harness.conductor import conduct
 from harness.grid import ENDINGS
-from harness.plan import Job
+from harness.jobs import Job
 from leaderboards.exports import render as comparison
 from leaderboards.paper.figures import FIGURES
 from leaderboards.paper.rendering import needs, render

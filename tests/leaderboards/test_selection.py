@@ -6,7 +6,7 @@ import pytest
 from run_records import config_of  # type: ignore[import-not-found]
 
 from harness.errors import MoemixError
-from harness.plan import Plan, PlannedRun
+from harness.jobs import Plan, PlannedRun
 from harness.recipe import CheckpointModel, Data, Recipe, Strategy
 from harness.store import Run, Store
 from leaderboards.selection import from_folders, from_plan, joined

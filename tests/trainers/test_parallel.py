@@ -22,9 +22,9 @@ from transformers import AutoModelForCausalLM
 from harness.errors import MoemixError
 from harness.execution import Launcher, LocalExecutor
 from harness.files import hash_tree
+from harness.jobs import Job
 from harness.launch import WANTED
 from harness.local import conduct_locally
-from harness.plan import Job
 from harness.schema import parse
 from harness.store import Run
 from trainers.parallel import connect, launched_strategy

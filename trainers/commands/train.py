@@ -15,7 +15,7 @@ from harness.options import recipe_options, request_option
 
 if TYPE_CHECKING:
     from harness.execution import Launcher
-    from harness.plan import Job, Plan
+    from harness.jobs import Job, Plan
 
 
 @click.command()

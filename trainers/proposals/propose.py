@@ -14,7 +14,8 @@ import yaml
 from harness.conductor import conduct
 from harness.errors import MoemixError, StageFailed, nearest, unknown
 from harness.files import hash_value, write_text
-from harness.plan import PlannedRun, build
+from harness.jobs import PlannedRun
+from harness.plan import build
 from harness.progress import progress
 from harness.provenance import provenance
 from harness.recipe import Evaluation, Recipe, Strategy
