@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import graphlib
+import re
+import sys
 import tomllib
 from importlib import metadata
 from pathlib import Path
@@ -99,3 +101,18 @@ def test_every_command_is_declared_and_loads():
     assert declared.keys() == COMMANDS.keys()
     for name in COMMANDS:
         assert load_command(name).name in (name, name.replace("-", "_"))
+
+
+def test_every_package_that_is_imported_is_declared():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    lines = [*project["dependencies"], *(line for extra in project["optional-dependencies"].values() for line in extra)]
+    declared = {re.split(r"[^\w.-]", line)[0].lower().replace("_", "-") for line in lines}
+    owners = metadata.packages_distributions()
+    for path in [*PRODUCT, ROOT / "moemix.py"]:
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom) and node.module and not node.level:
+                names = [node.module]
+            for name in {name.partition(".")[0] for name in names} - sys.stdlib_module_names:
+                packages = {owner.lower().replace("_", "-") for owner in owners.get(name, [name])}
+                assert packages & (declared | {"moemix"}), f"{path}: {name} is not declared"
