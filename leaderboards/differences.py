@@ -11,8 +11,7 @@ import numpy as np
 
 from harness.statistics.columns import Key
 from harness.statistics.estimates import ALPHA, Estimate, Part, estimate
-from harness.statistics.families import adjust
-from harness.statistics.ranks import rank_intervals, tied_groups
+from harness.statistics.families import adjust, rank_intervals, tied_groups
 from harness.statistics.seeds import cautious_detectable, cautious_p_value, pool_seed_variance
 from leaderboards.scores import TaskScores
 from leaderboards.table import Heading, Row, Scored, Table

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -97,7 +96,7 @@ def _judges(summary: JudgeSummary) -> str:
     return f"{request.protocol}, {request.repeats} × {', '.join(judge.name for judge in request.judges)}"
 
 
-def _conditions(summary: JudgeSummary) -> dict[str, Any]:
+def _conditions(summary: JudgeSummary) -> dict[str, object]:
     """Return what must agree before two judgings can be compared: the request without the answers."""
     request = summary.request.model_dump(mode="json", exclude={"answers"})
     for judge in request["judges"]:

@@ -6,7 +6,6 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from harness.errors import MoemixError
 from harness.files import hash_value
@@ -120,13 +119,14 @@ def open_member(
 def conditions(summary: EvalSummary) -> dict[str, str]:
     """Return the conditions that must agree before two evaluations can be compared."""
     request, engine = summary.request, summary.engine
-    arguments = engine.get("args", {})  # a server's address and the name it gives the checkpoint do not matter
+    args = engine.get("args")  # a server's address and the name it gives the checkpoint do not matter
+    arguments = args if isinstance(args, dict) else {}
     found = {
         "suite": f"{request.suite} ({request.suite_hash[:12]})",
         "tasks": ", ".join(request.tasks) or "all",
         "questions per task": str(request.limit or "all"),
         "engine": f"{engine.get('name', request.engine)} {engine.get('version') or ''}".strip(),
-        "precision": engine.get("dtype", request.dtype),
+        "precision": str(engine.get("dtype", request.dtype)),
         "engine arguments": ", ".join(f"{k}={v}" for k, v in sorted(arguments.items()) if k not in ("url", "model")),
         "evaluation seed": str(request.seed),
     }
@@ -160,7 +160,7 @@ def _state(what: str, status: str, error: str | None) -> str:
     return f"{what} has not finished" if status == "running" else f"{what} has not run yet"
 
 
-def _identity(config: RunConfig) -> dict[str, Any]:
+def _identity(config: RunConfig) -> dict[str, object]:
     """Return a run's configuration without what its seed changes."""
     return config.model_dump(mode="json", exclude={"seed", "reference"})
 
@@ -172,7 +172,7 @@ def _told_apart(config: RunConfig, rivals: Sequence[RunConfig]) -> str:
     return ", ".join(texts if len(texts) <= 2 else [*texts[:2], config.id.rsplit("-", 1)[-1]])
 
 
-def _leaves(tree: Any, path: str = "") -> dict[str, Any]:
+def _leaves(tree: object, path: str = "") -> dict[str, object]:
     if isinstance(tree, dict) and tree:
         return {k: v for key, value in tree.items() for k, v in _leaves(value, f"{path}.{key}".lstrip(".")).items()}
     return {path: tree}

@@ -102,9 +102,7 @@ class Tally:
         judge and the judges of a panel count alike. Every value is None if nothing was judged twice.
         """
         found = variance_components([row.values for row in self.scored().values()])
-        if found is None:
-            return {"question": None, "judge": None, "judge_stderr": None}
-        return {"question": found.between, "judge": found.within, "judge_stderr": found.repeat_se}
+        return dict(zip(("question", "judge", "judge_stderr"), found or (None, None, None), strict=True))
 
 
 def clustered(values: Sequence[float], questions: Sequence[QuestionId]) -> Score:

@@ -123,27 +123,15 @@ def residuals(y: ArrayLike, controls: Iterable[ArrayLike]) -> Floats:
     return found
 
 
-@dataclass(frozen=True)
-class VarianceComponents:
-    """The variance of repeated ratings: between the rated things, and between the ratings of one thing.
-
-    Attributes:
-        repeat_se: the part of the mean's standard error that more ratings of the same things would remove.
-    """
-
-    between: float
-    within: float
-    repeat_se: float
-
-
-def variance_components(groups: Sequence[Sequence[float]]) -> VarianceComponents | None:
-    """Return the components of a one-way random model (analysis of variance for unequal group sizes).
+def variance_components(groups: Sequence[Sequence[float]]) -> tuple[float, float, float] | None:
+    """Return the variance components of repeated ratings, by a one-way random model for unequal numbers of ratings.
 
     Args:
         groups: the ratings of each rated thing, at least one each.
 
     Returns:
-        None if nothing was rated twice, or only one thing was rated.
+        The variance between things, the variance between ratings of one thing, and the part of the mean's standard
+        error that more ratings would remove. None if nothing was rated twice, or only one thing was rated.
     """
     sizes = np.array([len(group) for group in groups], dtype=np.float64)
     if len(groups) < 2 or sizes.max() < 2:
@@ -152,4 +140,4 @@ def variance_components(groups: Sequence[Sequence[float]]) -> VarianceComponents
     squares = sum(float(((np.asarray(group) - mean) ** 2).sum()) for group, mean in zip(groups, means, strict=True))
     within = squares / float((sizes - 1).sum())
     between = max(0.0, float(means.var(ddof=1)) - within * float((1 / sizes).mean()))
-    return VarianceComponents(between, within, math.sqrt(within * float((1 / sizes).sum())) / len(groups))
+    return between, within, math.sqrt(within * float((1 / sizes).sum())) / len(groups)

@@ -1,4 +1,4 @@
-"""Define the family of tests that a table or a board corrects for, the correction, and the verdict of one pair.
+"""Define the family of tests of a table or a board, its correction, and the verdicts, ranks and ties that follow.
 
 The family is every pair of compared rows in every column of one table, or of one suite version of a board. The
 correction is Holm's (1979). There is one family for the stars, the ties and the ranks: with several, a row could be
@@ -8,13 +8,14 @@ better than another and yet tied with it. Whoever reads a table picks the best r
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from typing import Literal
+from collections.abc import Callable, Mapping, Sequence
+from typing import Literal, TypeVar
 
 import numpy as np
 
 from harness.statistics.estimates import ALPHA, Floats
 
+T = TypeVar("T")
 Verdict = Literal["better", "worse", "undecided"]
 
 
@@ -63,3 +64,38 @@ def verdict(difference: float, p_adjusted: float, *, higher_is_better: bool = Tr
     if math.isnan(p_adjusted) or p_adjusted >= ALPHA or difference == 0:
         return "undecided"
     return "better" if (difference > 0) == higher_is_better else "worse"
+
+
+def rank_intervals(scores: Mapping[T, float], differ: Callable[[T, T], bool]) -> dict[T, tuple[int, int]]:
+    """Return the best and the worst rank that each row may have; rank 1 has the highest score.
+
+    The best rank is 1 plus the number of significantly better rows. The worst rank is the number of rows minus the
+    number of significantly worse ones. If the family-wise error of the pairs is 5 %, all intervals hold together with
+    95 % (Mogstad, Romano, Shaikh & Wilhelm 2024, Inference for Ranks).
+    """
+    intervals = {}
+    for item, score in scores.items():
+        others = [other for other in scores if other is not item and differ(item, other)]
+        better = sum(scores[other] > score for other in others)
+        worse = sum(scores[other] < score for other in others)
+        intervals[item] = (1 + better, len(scores) - worse)
+    return intervals
+
+
+def tied_groups(ordered: Sequence[T], differ: Callable[[T, T], bool]) -> list[list[T]]:
+    """Return the largest groups of rows of which no two differ, each in the order given, sorted by first member.
+
+    If a and b do not differ significantly, and b and c neither, a and c still may. A row can therefore be in several
+    groups. This is the compact letter display by insertion and absorption (Piepho 2004).
+
+    >>> tied_groups(["best", "middle", "worst"], lambda a, b: {a, b} == {"best", "worst"})
+    [['best', 'middle'], ['middle', 'worst']]
+    """
+    groups = [frozenset(range(len(ordered)))] if ordered else []
+    for i in range(len(ordered)):
+        for j in range(i + 1, len(ordered)):
+            if differ(ordered[i], ordered[j]):
+                pair = {i, j}
+                split = [part for g in groups for part in ((g - {i}, g - {j}) if pair <= g else (g,))]
+                groups = [g for g in dict.fromkeys(split) if not any(g < other for other in split)]
+    return [[ordered[i] for i in sorted(group)] for group in sorted(groups, key=sorted)]

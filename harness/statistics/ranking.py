@@ -47,6 +47,7 @@ _ROUNDING = 4e-3  # error of a deviate from 32 bits, if its variance is above th
 K = TypeVar("K", bound=Hashable)
 Beats = NDArray[np.bool_]  # [N, N]: whether row i is significantly above row j
 Deviates = NDArray[np.int16]
+Floats32 = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -100,20 +101,6 @@ class RankedColumn(Scores):
     best: Ints
     worst: Ints
     beats: NDArray[np.uint8]
-
-    def worse_rows(self, row: int) -> Ints:
-        """Return the rows that are significantly worse than ``row``."""
-        return np.flatnonzero(np.unpackbits(self.beats[row], count=len(self.values)))
-
-    def better_rows(self, row: int) -> Ints:
-        """Return the rows that are significantly better than ``row``."""
-        return np.flatnonzero(self.beats[:, row // 8] >> (7 - row % 8) & 1)
-
-    def verdict(self, row: int, other: int) -> Verdict:
-        """Return whether ``row`` is better or worse than ``other`` after the family's correction."""
-        if self.beats[row, other // 8] >> (7 - other % 8) & 1:
-            return "better"
-        return "worse" if self.beats[other, row // 8] >> (7 - row % 8) & 1 else "undecided"
 
 
 class Tests(NamedTuple):
@@ -170,12 +157,11 @@ class Ranking(Generic[K]):
         tests = self._exact[column].differences(np.full(len(others), row), others)
         bounds = FRACTION_DIFFERENCE if ranked.fraction else UNBOUNDED
         lower, upper = intervals(tests.value, tests.se, tests.dof, bounds)
-        adjusted = np.full(len(others), np.nan)
-        if column in self._adjusted:
-            low, high = np.minimum(row, others), np.maximum(row, others)
-            other = low != high
-            adjusted[other] = self._adjusted[column][_position(low[other], high[other], len(ranked.values))]
-        verdicts = [ranked.verdict(row, int(at)) for at in others]
+        unknown = np.full(len(others), np.nan)
+        adjusted = self._adjusted[column][row, others] if column in self._adjusted else unknown
+        ahead = np.unpackbits(ranked.beats[row], count=len(ranked.values))[others]
+        behind = ranked.beats[others, row // 8] >> (7 - row % 8) & 1
+        verdicts: list[Verdict] = np.select([ahead == 1, behind == 1], ["better", "worse"], "undecided").tolist()
         return Differences(tests.value, tests.se, tests.dof, lower, upper, tests.p, adjusted, verdicts)
 
 
@@ -183,7 +169,7 @@ class _Column(Generic[K]):
     """The vectors D of the tasks of a column, and its weights."""
 
     def __init__(self, shares: Mapping[K, float], tasks: Mapping[K, TaskMatrix], vectors: Mapping[K, Floats]) -> None:
-        self.weights = np.array(list(shares.values()))
+        self.keys, self.weights = list(shares), np.array(list(shares.values()))
         self.vectors = [vectors[key] for key in shares]
         self.means = np.stack([tasks[key].scores.mean(axis=1) for key in shares], axis=1)  # [N, T]
         self.values = self.means @ self.weights
@@ -238,9 +224,9 @@ def rank(
     family = len(known) * count * (count - 1) // 2
     adjusted: dict[str, Floats] = {}
     if count <= EXACT_ROWS:
-        beats, adjusted = _test_all(known, columns, vectors, count)
+        beats, adjusted = _test_all(known, vectors, count)
     else:
-        beats = _scan_all(known, columns, vectors, family)
+        beats = _scan_all(known, vectors, family)
     ranked = {}
     for name, column in exact.items():
         fraction = all(fractions[key] for key in columns[name])
@@ -266,11 +252,6 @@ def _deviations(task: TaskMatrix) -> Floats:
     return scaled
 
 
-def _position(low: Ints, high: Ints, count: int) -> Ints:
-    """Return the index of the pairs low < high in the order of ``numpy.triu_indices(count, 1)``."""
-    return low * (2 * count - low - 1) // 2 + high - low - 1
-
-
 def _squares(vectors: Floats, rows: Ints, others: Ints) -> Floats:
     """Return ``|D[rows[i]] - D[others[i]]|²`` for every i."""
     found = np.empty(len(rows))
@@ -292,35 +273,33 @@ def _all_squares(vectors: Floats, low: Ints, high: Ints) -> Floats:
 
 
 def _test_all(
-    columns: Mapping[str, _Column[K]], shares: Mapping[str, Mapping[K, float]], vectors: Mapping[K, Floats], count: int
+    columns: Mapping[str, _Column[K]], vectors: Mapping[K, Floats], count: int
 ) -> tuple[dict[str, Beats], dict[str, Floats]]:
-    """Return, per column, which row has the significantly higher score, and the adjusted p-values of all pairs."""
+    """Return, per column, which row has the significantly higher score, and the adjusted p-values f64[N, N]."""
     low, high = (indices.astype(np.int64) for indices in np.triu_indices(count, 1))
     squares = {key: _all_squares(d, low, high) for key, d in vectors.items()}
     tests = {
-        name: column.test(np.stack([squares[key] for key in shares[name]], axis=1), low, high)
+        name: column.test(np.stack([squares[key] for key in column.keys], axis=1), low, high)
         for name, column in columns.items()
     }
-    corrected = np.array(adjust(np.concatenate([test.p for test in tests.values()]))) if tests else np.zeros(0)
-    adjusted = dict(zip(tests, np.split(corrected, max(len(tests), 1)), strict=False))
-    beats = {}
+    corrected = iter(np.split(np.array(adjust([p for test in tests.values() for p in test.p])), max(len(tests), 1)))
+    beats, adjusted = {}, {}
     for name, test in tests.items():
-        significant = adjusted[name] < ALPHA
+        adjusted[name] = np.full((count, count), np.nan)
+        adjusted[name][low, high] = adjusted[name][high, low] = p = next(corrected)
         beats[name] = np.zeros((count, count), dtype=bool)
-        beats[name][low, high] = significant & (test.value > 0)
-        beats[name][high, low] = significant & (test.value < 0)
+        beats[name][low, high] = (p < ALPHA) & (test.value > 0)
+        beats[name][high, low] = (p < ALPHA) & (test.value < 0)
     return beats, adjusted
 
 
 # --- many rows --------------------------------------------------------------------------------------
 
 
-def _scan_all(
-    columns: Mapping[str, _Column[K]], shares: Mapping[str, Mapping[K, float]], vectors: Mapping[K, Floats], family: int
-) -> dict[str, Beats]:
+def _scan_all(columns: Mapping[str, _Column[K]], vectors: Mapping[K, Floats], family: int) -> dict[str, Beats]:
     """Return, per column, which row has the significantly higher score: by a scan, and exactly where it is unsure."""
     deviates: dict[str, list[Deviates]] = {name: [] for name in columns}
-    for tile in _tiles(columns, shares, vectors):
+    for tile in _tiles(columns, vectors):
         for name, stored in tile.items():
             deviates[name].append(stored)
     error = _ROUNDING + _approximation_error(min(int(column.groups.min()) - 1 for column in columns.values()), family)
@@ -344,39 +323,27 @@ def _scan_all(
     return {name: _beats(deviates.pop(name), sure, exact[name], tests[name], level) for name in list(columns)}
 
 
-def _tiles(
-    columns: Mapping[str, _Column[K]], shares: Mapping[str, Mapping[K, float]], vectors: Mapping[K, Floats]
-) -> Iterator[dict[str, Deviates]]:
+def _tiles(columns: Mapping[str, _Column[K]], vectors: Mapping[K, Floats]) -> Iterator[dict[str, Deviates]]:
     """Yield, per block of rows, the signed deviates of each row against all from the block's first on, per column."""
     rows = {key: np.ascontiguousarray(d, dtype=np.float32) for key, d in vectors.items()}
     squares = {key: np.einsum("ij,ij->i", d, d) for key, d in rows.items()}
     count = len(next(iter(rows.values())))
-    used = dict.fromkeys(key for name in columns for key in shares[name])
+    used = dict.fromkeys(key for column in columns.values() for key in column.keys)
     for start in range(0, count, BLOCK):
         stop = min(start + BLOCK, count)
         variances, sums = {}, {}
         for key in used:
             sums[key] = squares[key][start:stop, None] + squares[key][None, start:]
             variances[key] = sums[key] - 2 * (rows[key][start:stop] @ rows[key][start:].T)
-        tile = {}
-        for name, column in columns.items():
-            gap = (column.values[start:stop, None] - column.values[None, start:]).astype(np.float32)
-            stored = _deviates(column, list(shares[name]), variances, sums, gap)
-            stored[np.tril_indices(stop - start)] = 0
-            tile[name] = stored
-        yield tile
+        yield {name: _deviates(column, start, variances, sums) for name, column in columns.items()}
 
 
-def _deviates(
-    column: _Column[K],
-    keys: list[K],
-    variances: Mapping[K, NDArray[np.float32]],
-    sums: Mapping[K, NDArray[np.float32]],
-    gap: NDArray[np.float32],
-) -> Deviates:
+def _deviates(column: _Column[K], start: int, variances: Mapping[K, Floats32], sums: Mapping[K, Floats32]) -> Deviates:
     """Return the differences as normal deviates of the same p-value (Wallace 1959), signed, in thousandths."""
+    rows, _ = variances[column.keys[0]].shape
+    gap = (column.values[start : start + rows, None] - column.values[None, start:]).astype(np.float32)
     variance, spread, terms = np.zeros_like(gap), np.zeros_like(gap), np.zeros_like(gap)
-    for key, weight, groups in zip(keys, column.weights.astype(np.float32), column.groups, strict=True):
+    for key, weight, groups in zip(column.keys, column.weights.astype(np.float32), column.groups, strict=True):
         term = weight**2 * variances[key]
         variance += term
         spread += term**2 / np.float32(groups - 1)
@@ -390,6 +357,7 @@ def _deviates(
     stored: Deviates = (np.copysign(np.minimum(deviate, _HIGHEST), gap) * _UNITS).astype(np.int16)
     stored[cancelled] = _UNSURE
     stored[gap == 0] = 0
+    stored[np.tril_indices(rows)] = 0
     return stored
 
 

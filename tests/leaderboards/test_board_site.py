@@ -182,7 +182,8 @@ def test_two_are_compared_as_the_statistics_do_it(page, built):
     verdicts = page.execute_script(
         "return [...document.querySelectorAll('[data-verdict]')].map(e => e.dataset.verdict)"
     )
-    assert verdicts == [column.verdict(rows[names[1]], rows[names[0]]) for column in standing.columns.values()]
+    expected = [standing.ranking.against(name, rows[names[1]]).verdicts for name in standing.columns]
+    assert verdicts == [found[rows[names[0]]] for found in expected]
     assert "better" in verdicts
     stars = [text.endswith(" *") for text in texts(page, "[data-difference]")]
     assert stars == [verdict != "undecided" for verdict in verdicts]

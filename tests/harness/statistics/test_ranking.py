@@ -11,6 +11,7 @@ from harness.statistics import estimates, ranking
 from harness.statistics.families import adjust, verdict
 from harness.statistics.ranking import TaskMatrix, rank
 
+TURNED = {"better": "worse", "worse": "better", "undecided": "undecided"}
 COLUMNS = {"first": {0: 1.0}, "second": {1: 1.0}, "average": {0: 0.5, 1: 0.5}}
 
 
@@ -79,8 +80,8 @@ def test_scores_intervals_ranks_and_verdicts_are_those_of_every_pair_alone(seed,
                 assert against.verdicts[j] == verdict(alone.value, adjusted[name, i, j])
                 if exact:
                     assert against.p_adjusted[j] == pytest.approx(adjusted[name, i, j])
-            assert column.better_rows(i).tolist() == [j for j, v in enumerate(against.verdicts) if v == "worse"]
-            assert column.worse_rows(i).tolist() == [j for j, v in enumerate(against.verdicts) if v == "better"]
+            assert np.unpackbits(column.beats[i], count=24).tolist() == [v == "better" for v in against.verdicts]
+            assert against.verdicts == [TURNED[ranked.against(name, j).verdicts[i]] for j in range(24)]
     assert max(best["average"]) > 5  # some are told apart
 
 
@@ -113,7 +114,7 @@ def test_lower_is_better_turns_the_ranks_round():
     for name in COLUMNS:
         assert (down.columns[name].best == 13 - up.columns[name].worst).all()
         assert (down.columns[name].worst == 13 - up.columns[name].best).all()
-        assert up.columns[name].better_rows(2).tolist() == down.columns[name].worse_rows(2).tolist()
+        assert up.against(name, 2).verdicts == [TURNED[found] for found in down.against(name, 2).verdicts]
 
 
 @pytest.mark.parametrize("count", [60, 600])

@@ -7,7 +7,7 @@ import itertools
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.statistics.ranks import rank_intervals, tied_groups
+from harness.statistics.families import rank_intervals, tied_groups
 
 
 def from_pairs(*pairs: str):

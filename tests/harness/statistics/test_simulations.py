@@ -13,8 +13,7 @@ import pytest
 from scipy import stats
 
 from harness.statistics.estimates import Estimate, Part, estimate, p_value
-from harness.statistics.families import adjust
-from harness.statistics.ranks import rank_intervals
+from harness.statistics.families import adjust, rank_intervals
 from harness.statistics.seeds import cautious_detectable, cautious_p_value, pool_seed_variance
 
 
