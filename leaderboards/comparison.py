@@ -7,6 +7,7 @@ under other conditions stays in the table with a note that says why it has no nu
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 
@@ -15,9 +16,9 @@ from harness.records import RunConfig
 from harness.statistics.columns import Key
 from harness.statistics.estimates import estimate
 from harness.store import Run
-from leaderboards.contamination import footnotes
+from leaderboards.contamination import footnote
 from leaderboards.differences import Pair, Tested, compare_pairs, mark_best, parts, show_differences
-from leaderboards.members import conditions, group, model_names, open_member, unlike
+from leaderboards.members import conditions, open_member, rows_by_model, unlike
 from leaderboards.scores import TaskScores
 from leaderboards.table import Cell, Comparison, Heading, Row, Table
 
@@ -43,12 +44,12 @@ def compare(
     Raises:
         MoemixError: damaged records, samples that contradict their summary, or two rows that are the baseline.
     """
-    models = group([open_member(run, eval_folders, planned or {}, judgings or {}) for run in runs])
-    names = model_names(list(models))
+    models = rows_by_model([open_member(run, eval_folders, planned or {}, judgings or {}) for run in runs])
+    short = {model_id: re.sub(r"-[0-9a-f]{12}$", "", model_id) for model_id in models}  # without its hash
     tables = []
-    for model_id, groups in models.items():
-        rows = [Row(found.label, found.strategy, found.members) for found in groups]
-        tables.append(Table(model_id, names[model_id], baseline, rows))
+    for model_id, rows in models.items():
+        unique = list(short.values()).count(short[model_id]) == 1
+        tables.append(Table(model_id, short[model_id] if unique else model_id, baseline, rows))
         fill(tables[-1:])
     return Comparison(suite, tables)
 
@@ -88,9 +89,8 @@ def _fill_cells(table: Table, columns: Container[str] | None) -> Row | None:
         for row in table.rows:
             row.cells[heading.name] = _cell(row, heading)
         vectors = [s.values for row in table.rows for v in row.scored(heading.name).values() for s in v.values()]
+        heading.note = footnote(table, heading) or None
         heading.fraction = all(vector.min() >= 0 and vector.max() <= 1 for vector in vectors)
-    for name, note in footnotes(table).items():
-        table.heading(name).note = note
     return base
 
 

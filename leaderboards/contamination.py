@@ -9,12 +9,8 @@ from harness.store import Store
 from leaderboards.table import Heading, Row, Table
 
 
-def footnotes(table: Table) -> dict[str, str]:
-    """Return column → what ``moemix data check`` found about its questions; clean columns are left out."""
-    return {heading.name: text for heading in table.columns if (text := _footnote(table, heading))}
-
-
-def _footnote(table: Table, heading: Heading) -> str:
+def footnote(table: Table, heading: Heading) -> str:
+    """Return what ``moemix data check`` found about a column's questions; empty for a clean column."""
     found: dict[str, None] = {}
     for row in table.rows:
         questions = _questions(row, heading)

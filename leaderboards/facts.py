@@ -8,8 +8,7 @@ from dataclasses import dataclass, field
 from harness.recipe import SearchCost
 from harness.records import RunManifest, TrainResult
 from harness.store import Run
-from leaderboards.members import Member
-from leaderboards.table import Row
+from leaderboards.table import Member, Row
 
 Cost = TrainResult | SearchCost | None
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from harness.errors import MoemixError
@@ -13,49 +12,13 @@ from harness.records import EvalSummary, RunConfig, RunManifest
 from harness.store import Run
 from leaderboards.judged import with_judging
 from leaderboards.scores import Evaluation
+from leaderboards.table import Member, Row
 
 
-@dataclass(frozen=True)
-class Member:
-    """A run with its evaluation on one suite, or with the problem why it has none.
+def rows_by_model(members: Sequence[Member]) -> dict[str, list[Row]]:
+    """Group runs that differ only in their seed: model id → its rows, both in the order of the runs, seeds ascending.
 
-    Attributes:
-        manifest: None for a planned run that never started.
-        remarks: what a reader must know about its scores.
-    """
-
-    run: Run
-    config: RunConfig
-    manifest: RunManifest | None
-    evaluation: Evaluation | None = None
-    problem: str | None = None
-    remarks: tuple[str, ...] = ()
-
-    @property
-    def seed(self) -> int:
-        """The training seed."""
-        return self.config.seed
-
-    @property
-    def trained(self) -> bool:
-        """Whether any step was taken; the base checkpoint itself is the same for every seed."""
-        return self.manifest is not None and self.manifest.result is not None and self.manifest.result.steps > 0
-
-
-@dataclass(frozen=True)
-class Group:
-    """Runs of one model that differ only in their seed."""
-
-    model_id: str
-    strategy: str
-    label: str
-    members: tuple[Member, ...]
-
-
-def group(members: Sequence[Member]) -> dict[str, list[Group]]:
-    """Return model id → its groups, both in the order of the runs, seeds ascending.
-
-    Two configurations with one strategy label become two groups, whose labels name the settings that differ.
+    Two configurations with one strategy label become two rows, whose labels name the settings that differ.
 
     Raises:
         MoemixError: two folders hold the same run.
@@ -69,7 +32,7 @@ def group(members: Sequence[Member]) -> dict[str, list[Group]]:
             raise MoemixError(
                 f"the same run as {other.folder}", where=str(member.run.folder), hint="give one of the two"
             )
-    models: dict[str, list[Group]] = {}
+    models: dict[str, list[Row]] = {}
     for (model_id, strategy, identity), seeds in found.items():
         rivals = [
             next(iter(others.values())).config
@@ -78,15 +41,8 @@ def group(members: Sequence[Member]) -> dict[str, list[Group]]:
         ]
         ordered = tuple(seeds[seed] for seed in sorted(seeds))
         label = f"{strategy} ({_told_apart(ordered[0].config, rivals)})" if rivals else strategy
-        models.setdefault(model_id, []).append(Group(model_id, strategy, label, ordered))
+        models.setdefault(model_id, []).append(Row(label, strategy, ordered))
     return models
-
-
-def model_names(model_ids: Sequence[str]) -> dict[str, str]:
-    """Return model id → its name: the id without its hash if that is unique."""
-    short = {model_id: re.sub(r"-[0-9a-f]{12}$", "", model_id) for model_id in model_ids}
-    names = list(short.values())
-    return {model_id: name if names.count(name) == 1 else model_id for model_id, name in short.items()}
 
 
 def open_member(

@@ -5,12 +5,40 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
+from harness.records import RunConfig, RunManifest
 from harness.statistics.columns import Key
 from harness.statistics.estimates import ALPHA, Estimate
-from leaderboards.members import Member
+from harness.store import Run
 from leaderboards.scores import Evaluation, TaskScores
 
 Scored = dict[int, dict[Key, TaskScores]]  # seed → the score vectors of a column
+
+
+@dataclass(frozen=True)
+class Member:
+    """A run with its evaluation on one suite, or with the problem why it has none.
+
+    Attributes:
+        manifest: None for a planned run that never started.
+        remarks: what a reader must know about its scores.
+    """
+
+    run: Run
+    config: RunConfig
+    manifest: RunManifest | None
+    evaluation: Evaluation | None = None
+    problem: str | None = None
+    remarks: tuple[str, ...] = ()
+
+    @property
+    def seed(self) -> int:
+        """The training seed."""
+        return self.config.seed
+
+    @property
+    def trained(self) -> bool:
+        """Whether any step was taken; the base checkpoint itself is the same for every seed."""
+        return self.manifest is not None and self.manifest.result is not None and self.manifest.result.steps > 0
 
 
 @dataclass
@@ -125,10 +153,6 @@ class Table:
     conditions: dict[str, str] = field(default_factory=dict)
     comparisons: int = 0
     notes: list[str] = field(default_factory=list)
-
-    def heading(self, name: str) -> Heading:
-        """Return a column by its name."""
-        return next(heading for heading in self.columns if heading.name == name)
 
     def cells(self, heading: Heading) -> list[Cell]:
         """Return the cells of a column, in the order of the rows."""

@@ -16,12 +16,11 @@ from harness.statistics.columns import Key
 from leaderboards.comparison import fill
 from leaderboards.differences import Pair, Tested
 from leaderboards.judged import PREFIX
-from leaderboards.members import Member
 from leaderboards.paper.presets import Preset
 from leaderboards.paper.runs import GATE_LOAD, Experiments
 from leaderboards.paper.specs import MODELS, SOURCES, Line, baseline_of
 from leaderboards.scores import Evaluation
-from leaderboards.table import Cell, Row, Table
+from leaderboards.table import Cell, Member, Row, Table
 
 NO_COUNTERPART = "nothing corresponds to it in preset"
 Keep = Callable[[Key, tuple[int, str]], bool]  # whether a question of a task belongs to a part of a column

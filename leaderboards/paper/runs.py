@@ -12,9 +12,10 @@ from harness.plan import build
 from harness.recipe_file import load_recipe
 from harness.requests import GateLoadConfig, GateLoadJobRequest
 from harness.store import Store
-from leaderboards.members import Member, open_member
+from leaderboards.members import open_member
 from leaderboards.paper.presets import Preset
 from leaderboards.paper.specs import Line
+from leaderboards.table import Member
 
 # What is measured on a run's checkpoint after its training.
 SCORES, JUDGING, GATE_LOAD, BENCHMARK_LOAD = "scores", "judging", "gate load", "benchmark load"
