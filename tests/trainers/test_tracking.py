@@ -22,7 +22,7 @@ from harness.files import hash_tree, read_jsonl
 from harness.recipe_file import load_recipe
 from harness.schema import parse
 from harness.store import Run
-from trainers.tracking import FOLDER, background, services, stored_points
+from trainers.tracking import FOLDER, services, stored_points
 from trainers.training.run import train
 
 STEPS = {"steps": 12, "save_every": 4, "log_every": 1, "balance_loss": "model"}
@@ -269,7 +269,7 @@ def test_a_tracker_that_hangs_keeps_nothing_waiting(tmp_path, untracked, monkeyp
 
     let_go = threading.Event()
     monkeypatch.setattr(TensorBoardTracker, "log", lambda *_, **__: let_go.wait())
-    monkeypatch.setattr(background, "FINISH_SECONDS", 0.1)
+    monkeypatch.setattr(services, "FINISH_SECONDS", 0.1)
     run = create(tmp_path, "tensorboard")
     train(run)
     let_go.set()

@@ -17,6 +17,7 @@ from harness.records import ModelManifest
 from harness.store import Store, checkpoint_hash, exclusive, marked
 from trainers.data import load_sources
 from trainers.making.from_dense import split, upcycle
+from trainers.making.samples import Report
 from trainers.making.tiny import pretrain, random_model
 from trainers.making.tokenizer import TEMPLATES
 from trainers.models.checkpoints import load_checkpoint
@@ -25,7 +26,6 @@ from trainers.models.routers import RouterObserver
 REPORT = "report.json"
 _ROUTER_MAX_LENGTH = 1024  # tokens of the examples from which routers are made
 
-Report = dict[str, object]
 Made = tuple[PreTrainedModel, PreTrainedTokenizerBase, Report]
 """A model, its tokenizer, and what was measured when it was made."""
 
@@ -139,7 +139,7 @@ def _from_dense(model: UpcycledModel | SplitModel, sources: tuple[Source, ...], 
         moe, report = split(dense, tokenizer, model, loaded)
     else:
         moe, report = upcycle(dense, tokenizer, model, loaded)
-    return moe, tokenizer, {**report}
+    return moe, tokenizer, report
 
 
 def _size(model: PreTrainedModel) -> dict[str, int]:

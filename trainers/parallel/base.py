@@ -1,20 +1,75 @@
-"""Training alone, or on replicas of the whole model that average their gradients (DDP)."""
+"""Training alone or on replicas that average their gradients (DDP), and the communication between processes."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Set
 from contextlib import AbstractContextManager, nullcontext
-from typing import ClassVar
+from typing import ClassVar, TypeVar
 
+import numpy as np
 import torch
 from accelerate import Accelerator
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
-from harness.errors import MoemixError
+from harness.errors import MoemixError, StageFailed
 from harness.recipe import Training
-from trainers.parallel.ranks import Ranks
+
+Number = TypeVar("Number", np.float64, np.int64)
+
+
+class Ranks:
+    """The processes that train together; with a single one, every method returns its argument.
+
+    Attributes:
+        count: the number of processes.
+        index: the number of this one; the first decides and writes.
+    """
+
+    def __init__(self, count: int, index: int, device: torch.device) -> None:
+        self.count, self.index, self._device = count, index, device
+
+    @property
+    def first(self) -> bool:
+        """Whether this process is the first one."""
+        return self.index == 0
+
+    def sum(self, array: NDArray[Number]) -> NDArray[Number]:
+        """Return the element-wise sum over all ranks; it is exact for integers."""
+        if self.count == 1:
+            return array
+        tensor = self._on_device(array)
+        torch.distributed.all_reduce(tensor)
+        return tensor.cpu().numpy()
+
+    def from_first(self, array: NDArray[Number]) -> NDArray[Number]:
+        """Return the first rank's values, bit for bit, on every rank."""
+        if self.count == 1:
+            return array
+        tensor = self._on_device(array)
+        torch.distributed.broadcast(tensor, 0)
+        return tensor.cpu().numpy()
+
+    def agree(self, what: str, digest: str) -> None:
+        """Check that every rank has the same hexadecimal digest.
+
+        Raises:
+            StageFailed: they differ, so training on would mix the gradients of different mixtures.
+        """
+        mine = np.array([int(digest[:15], 16)], dtype=np.int64)
+        differing = self.sum((self.from_first(mine) != mine).astype(np.int64))
+        if differing[0]:
+            raise StageFailed(f"{differing[0]} of {self.count} processes disagree with the first about {what}")
+
+    def wait(self) -> None:
+        """Return once every rank has called this."""
+        if self.count > 1:
+            torch.distributed.barrier()
+
+    def _on_device(self, array: NDArray[Number]) -> Tensor:
+        return torch.from_numpy(np.ascontiguousarray(array)).to(self._device, copy=True)
 
 
 class Parallel:
@@ -91,11 +146,18 @@ class Parallel:
     ) -> None:
         """Restore the result of :meth:`tensors` and :meth:`moments`, whichever way of training stored it."""
         for name, tensor in stored_tensors(model).items():
-            tensor.copy_(weights[name])
+            tensor.copy_(self._share(weights[name], tensor))
         parameters = dict(model.named_parameters())
         for key, tensor in moments.items():
             name, _, field = key.rpartition("/")
-            optimizer.state[parameters[name]][field] = tensor.to(parameters[name].device, copy=True)
+            parameter = parameters[name]
+            is_moment = tensor.shape == parameter.shape  # otherwise it is a count of steps
+            share = self._share(tensor, parameter) if is_moment else tensor
+            optimizer.state[parameter][field] = share.to(self.device, copy=True)
+
+    def _share(self, whole: Tensor, like: Tensor) -> Tensor:
+        """Return this process's share of a whole tensor, by that of a tensor of the same shape."""
+        return whole
 
     def release(self, model: nn.Module) -> None:
         """Make ``model`` an ordinary one again, whole on the first rank at least, to be saved."""

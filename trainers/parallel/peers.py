@@ -102,9 +102,9 @@ def connect(dtype: str | None = None, trackers: Sequence[GeneralTracker] = ()) -
         os.environ["FSDP_CPU_RAM_EFFICIENT_LOADING"] = "false"
     with _without("ACCELERATE_USE_FSDP"):  # sharding is torch's, the same on every device: see sharded.py
         if strategy == "zero1":
-            accelerator = Accelerator(**_deepspeed_options(on_cpu), log_with=list(trackers))
+            accelerator = Accelerator(**_deepspeed_options(on_cpu), log_with=list(trackers) or None)
         else:
-            accelerator = Accelerator(cpu=on_cpu, mixed_precision="no", log_with=list(trackers))
+            accelerator = Accelerator(cpu=on_cpu, mixed_precision="no", log_with=list(trackers) or None)
     if accelerator.num_processes != launched:
         raise MoemixError(
             f"{launched} processes were launched, but accelerate connects {accelerator.num_processes}",

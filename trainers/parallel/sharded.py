@@ -67,19 +67,11 @@ class Sharded(Parallel):
         """Return whole moments on the first rank, nothing on the others."""
         return self._gathered(super().moments(model, optimizer))
 
-    @torch.no_grad()
-    def restore(
-        self, model: nn.Module, optimizer: Optimizer, weights: Mapping[str, Tensor], moments: Mapping[str, Tensor]
-    ) -> None:
-        """Cut whole tensors into this rank's shards."""
-        for name, tensor in stored_tensors(model).items():
-            tensor.copy_(_like(weights[name], tensor))
-        parameters = dict(model.named_parameters())
-        for key, tensor in moments.items():
-            name, _, field = key.rpartition("/")
-            parameter = parameters[name]
-            same = tensor.shape == parameter.shape  # a moment, and not a count of steps
-            optimizer.state[parameter][field] = _like(tensor, parameter) if same else tensor.to(self.device, copy=True)
+    def _share(self, whole: Tensor, like: Tensor) -> Tensor:
+        """Cut a tensor as ``like`` is cut. Every rank has read the same bytes, so nothing is sent."""
+        if not isinstance(like, DTensor):
+            return whole
+        return distribute_tensor(whole.to(like.device), like.device_mesh, like.placements, src_data_rank=None)
 
     def release(self, model: nn.Module) -> None:
         """Gather the shards to the first rank; the others keep empty tensors."""
@@ -117,13 +109,6 @@ def _layers(model: nn.Module) -> list[nn.Module]:
 
 def _whole(tensor: Tensor) -> Tensor:
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
-
-
-def _like(whole: Tensor, tensor: Tensor) -> Tensor:
-    """Cut ``whole`` into the shards of ``tensor``. Every rank has read the same bytes, so nothing is sent."""
-    if not isinstance(tensor, DTensor):
-        return whole
-    return distribute_tensor(whole.to(tensor.device), tensor.device_mesh, tensor.placements, src_data_rank=None)
 
 
 def _replace(model: nn.Module, old: nn.Parameter, new: nn.Parameter) -> None:

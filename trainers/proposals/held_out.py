@@ -17,7 +17,7 @@ from trainers.data.sources import run_sources
 from trainers.models.checkpoints import load_checkpoint
 from trainers.models.loss import TargetLosses
 from trainers.models.packing import prepare_packing
-from trainers.parallel.ranks import Ranks
+from trainers.parallel.base import Ranks
 from trainers.proposals.records import HeldOut
 from trainers.signals.base import Probe, evaluating
 from trainers.signals.losses import each_loss, mean_by_source

@@ -19,7 +19,7 @@ from harness.recipe import Mixing
 from trainers.data import TokenSource
 from trainers.data.batches import Forward, Layout, Tally
 from trainers.models.loss import TargetLosses
-from trainers.parallel.ranks import Ranks
+from trainers.parallel.base import Ranks
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ exactly over forward passes and ranks.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from contextlib import AbstractContextManager
 
 import numpy as np
@@ -14,7 +15,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from trainers.data.batches import Tally
+from trainers.data.batches import Forward, Tally
+from trainers.models.loss import TargetLosses
 from trainers.models.routers import RouterObserver
 from trainers.signals.base import Signal, SignalContext, evaluating
 
@@ -30,14 +32,21 @@ class ProbeGateLoad(Signal):
 
     def observe(self, step: int) -> NDArray[np.int64]:
         """Run the model on held-out examples and count."""
-        count, losses = self._probe.num_sources, self._context.losses
-        counts_KLE = np.zeros((count, self._observer.num_layers, self._observer.num_experts), dtype=np.int64)
-        with evaluating(losses), torch.no_grad():
-            for batch in self._probe.forwards(step, self._context.device):
-                with self._observer.count(batch.source_RT, count):
-                    losses.observe(batch)
-                counts_KLE += self._observer.take()
-        return self._context.ranks.sum(counts_KLE)
+        losses, forwards = self._context.losses, self._probe.forwards(step, self._context.device)
+        return self._context.ranks.sum(count_routed(losses, self._observer, forwards, self._probe.num_sources))
+
+
+def count_routed(
+    losses: TargetLosses, observer: RouterObserver, forwards: Iterable[Forward], num_sources: int
+) -> NDArray[np.int64]:
+    """Run a model in evaluation mode (no gate noise), and return i64[K, L, E], its gate load."""
+    counts_KLE = np.zeros((num_sources, observer.num_layers, observer.num_experts), dtype=np.int64)
+    with evaluating(losses), torch.no_grad():
+        for batch in forwards:
+            with observer.count(batch.source_RT, num_sources):
+                losses.observe(batch)
+            counts_KLE += observer.take()
+    return counts_KLE
 
 
 class OnlineGateLoad(Signal):

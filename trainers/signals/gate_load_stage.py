@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -24,6 +23,7 @@ from trainers.models.checkpoints import load_checkpoint
 from trainers.models.loss import TargetLosses
 from trainers.models.packing import prepare_packing
 from trainers.models.routers import RouterObserver
+from trainers.signals.gate_load import count_routed
 
 Group = tuple[str, Literal["source", "benchmark"], list[Example]]
 ROWS_PER_FORWARD = 8
@@ -79,20 +79,12 @@ def count(
         packed = True
     except MoemixError:
         packed = False  # the model lets packed examples see each other, so each gets its own row
-    observer = RouterObserver(model)
-    losses = TargetLosses(model).eval()
     layout = Layout(max_length, packed, ROWS_PER_FORWARD, pad_id(tokenizer))
     examples = [example for _, _, members in groups for example in members]
     group_ids = [k for k, (_, _, members) in enumerate(groups) for _ in members]
     lengths = np.array([len(example.input_ids) for example in examples], dtype=np.int64)
-    counts_KLE = np.zeros((len(groups), observer.num_layers, observer.num_experts), dtype=np.int64)
-    with torch.no_grad():
-        for rows in layout.forwards(lengths):
-            batch = layout.collate(rows, examples, group_ids, model.device)
-            with observer.count(batch.source_RT, len(groups)):
-                losses.observe(batch)
-            counts_KLE += observer.take()
-    return counts_KLE
+    forwards = (layout.collate(rows, examples, group_ids, model.device) for rows in layout.forwards(lengths))
+    return count_routed(TargetLosses(model), RouterObserver(model), forwards, len(groups))
 
 
 def _sources(run: Run, tokenizer: PreTrainedTokenizerBase, examples: int) -> Iterator[Group]:

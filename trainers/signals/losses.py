@@ -15,7 +15,7 @@ from torch import Tensor
 
 from trainers.data.batches import Forward, Tally
 from trainers.models.loss import TargetLosses
-from trainers.parallel.ranks import Ranks
+from trainers.parallel.base import Ranks
 from trainers.signals.base import Probe, Signal, SignalContext, evaluating
 
 

@@ -18,8 +18,7 @@ from harness.records import MixtureUpdate, StepMetrics
 from harness.store import Run
 from trainers.mixing.distances import gate_load_distance
 from trainers.parallel import connect
-from trainers.tracking.background import BackgroundTracker
-from trainers.tracking.services import SERVICES
+from trainers.tracking.services import SERVICES, BackgroundTracker
 
 FOLDER = "tracking"  # in a run's folder, for what trackers keep on this machine
 

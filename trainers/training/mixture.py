@@ -18,7 +18,7 @@ from trainers.data.batches import Tally
 from trainers.mixing import MixingStrategy, MixtureState, Observation, Sources
 from trainers.mixing.base import from_arrays, to_arrays, weights_hash
 from trainers.mixing.simplex import even
-from trainers.parallel.ranks import Ranks
+from trainers.parallel.base import Ranks
 from trainers.signals import Signal
 from trainers.training.state import below, prefixed
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from transformers.conversion_mapping import register_checkpoint_conversion_mapping
-from transformers.core_model_loading import ConversionOps, WeightConverter, WeightRenaming
+from transformers.core_model_loading import ConversionOps, MergeModulelist, WeightConverter, WeightRenaming
 
 from trainers.models.llama_moe.configuration import LlamaMoEConfig
 
@@ -36,16 +36,8 @@ def register_renaming() -> None:
     register_checkpoint_conversion_mapping(LlamaMoEConfig.model_type, renamings, overwrite=True)
 
 
-class Stack(ConversionOps):
+class Stack(MergeModulelist):
     """Stacks one tensor for each expert, in their order, into one tensor with experts first."""
-
-    @torch.no_grad()
-    def convert(
-        self, input_dict: dict[str, Any], source_patterns: list[str], target_patterns: list[str], **kwargs: Any
-    ) -> dict[str, Any]:
-        """Stack."""
-        (experts,) = input_dict.values()
-        return {target_patterns[0]: torch.stack(experts)}
 
     @property
     def reverse_op(self) -> ConversionOps:
