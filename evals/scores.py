@@ -13,6 +13,7 @@ from harness.errors import MoemixError, nearest
 from harness.files import hash_value
 from harness.records import Column, EvalResult
 from harness.statistics.clusters import cluster_label, number_clusters
+from harness.statistics.columns import Key, column_weights
 from harness.statistics.estimates import FRACTION, UNBOUNDED, Bounds, Estimate, Part, bounds_of, estimate, weighted_sum
 
 TOLERANCE = 1e-9  # between a metric and the mean of its samples
@@ -129,65 +130,50 @@ def columns(suite: Suite, leaves: Mapping[str, tuple[str, ...]], results: Iterab
     Raises:
         MoemixError: a task has no result for the metric and filter of its column.
     """
-    by_key = {(r.task, r.metric, r.filter): r for r in results}
-    made: dict[str, Column] = {}
-    weights: dict[str, list[tuple[EvalResult, float]]] = {}
+    by_key = {Key(result.task, result.metric, result.filter): result for result in results}
+    defined: dict[str, Column] = {}
     for column in suite.columns:
-        if not all(name in leaves for name in column.tasks):
-            continue
-        tasks = tuple(dict.fromkeys(task for name in column.tasks for task in leaves[name]))
-        parts = [_find(by_key, task, column) for task in tasks]
-        total = sum(part.n for part in parts)
-        share = [part.n / total if column.aggregation == "micro" and total else 1 / len(parts) for part in parts]
-        weights[column.name] = list(zip(parts, share, strict=True))
-        made[column.name] = _column(
-            weights[column.name],
-            tasks=tasks,
-            metric=column.metric,
-            filter=column.filter,
-            aggregation=column.aggregation,
-            title=column.title or column.name,
-        )
+        if all(name in leaves for name in column.tasks):
+            tasks = tuple(dict.fromkeys(task for name in column.tasks for task in leaves[name]))
+            defined[column.name] = Column(
+                value=None, stderr=None, n=0, tasks=tasks, metric=column.metric, filter=column.filter,
+                aggregation=column.aggregation, title=column.title or column.name,
+            )  # fmt: skip
     for average in suite.averages:
-        if all(name in made for name in average.of):
-            weights[average.name] = [
-                (part, weight / len(average.of)) for name in average.of for part, weight in weights[name]
-            ]
-            made[average.name] = _column(weights[average.name], columns=average.of, title=average.title or average.name)
-    return made
+        if all(name in defined for name in average.of):
+            title = average.title or average.name
+            defined[average.name] = Column(value=None, stderr=None, n=0, columns=average.of, title=title)
+
+    def questions(key: Key) -> int:
+        if key not in by_key:
+            raise MoemixError(
+                f"the task {key.task} has no metric {key.metric!r} with filter {key.filter!r}",
+                where=f"suite {suite.name}",
+                hint=nearest(f"{key.metric} ({key.filter})",
+                             [f"{other.metric} ({other.filter})" for other in by_key if other.task == key.task]),
+            )  # fmt: skip
+        return by_key[key].n
+
+    weights = {name: column_weights(defined, name, questions) for name in defined}
+    return {
+        name: column.model_copy(update=_value([by_key[key] for key in weights[name]], list(weights[name].values())))
+        for name, column in defined.items()
+    }
 
 
-def _column(parts: list[tuple[EvalResult, float]], **fields: Any) -> Column:
-    """Return the weighted sum of results; it has no value if one part has none."""
-    merged: dict[tuple[str, str, str], tuple[EvalResult, float]] = {}
-    for result, weight in parts:  # a task that is reached in two ways is one number, not two independent ones
-        key = (result.task, result.metric, result.filter)
-        merged[key] = (result, weight + (merged[key][1] if key in merged else 0.0))
-    results, weights = [result for result, _ in merged.values()], [weight for _, weight in merged.values()]
+def _value(results: list[EvalResult], weights: list[float]) -> dict[str, object]:
+    """Return the value, error and number of questions of a column; it has no value if one of its results has none."""
     n = sum(result.n for result in results)
     if any(result.value is None for result in results):
-        return Column(value=None, stderr=None, n=n, **fields)
-    found = weighted_sum(weights, [_as_estimate(result) for result in results])
+        return {"n": n}
+    estimates = []
+    for result in results:
+        clusters = result.clusters or result.n
+        error = math.nan if result.stderr is None else result.stderr
+        estimates.append(Estimate(result.value or 0.0, error, clusters - 1, clusters))
+    found = weighted_sum(weights, estimates)
     fraction = all(r.lower is not None and r.lower >= 0 and r.upper is not None and r.upper <= 1 for r in results)
-    return Column(value=found.value, **_error(found, FRACTION if fraction else UNBOUNDED), n=n, **fields)
-
-
-def _as_estimate(result: EvalResult) -> Estimate:
-    error = math.nan if result.stderr is None else result.stderr
-    clusters = result.clusters or result.n
-    return Estimate(result.value or 0.0, error, clusters - 1, clusters)
-
-
-def _find(by_key: Mapping[tuple[str, str, str], EvalResult], task: str, column: SuiteColumn) -> EvalResult:
-    result = by_key.get((task, column.metric, column.filter))
-    if result is None:
-        there = [f"{metric} ({filter_name})" for name, metric, filter_name in by_key if name == task]
-        raise MoemixError(
-            f"the task {task} has no metric {column.metric!r} with filter {column.filter!r}",
-            where=f"column {column.name}",
-            hint=nearest(f"{column.metric} ({column.filter})", there),
-        )
-    return result
+    return {"n": n, "value": found.value, **_error(found, FRACTION if fraction else UNBOUNDED)}
 
 
 def _number(value: Any) -> float | None:
