@@ -1,7 +1,7 @@
-"""Every answer a model gave, kept as it arrives: a crash or ``kill -9`` loses only the requests in flight.
+"""Store every answer of a model as it arrives: a crash or ``kill -9`` loses only the requests in flight.
 
-One SQLite file for each checkpoint in each engine lies under ``responses/`` of the cache folder, so evaluations of
-the same checkpoint share what was answered, whatever their suite, limit or output folder, and two checkpoints cannot.
+There is one SQLite file for each checkpoint in each engine, under ``responses/`` of the cache folder. Evaluations of
+the same checkpoint therefore share answers, whatever their suite, limit or output folder; two checkpoints never do.
 """
 
 from __future__ import annotations
@@ -26,12 +26,13 @@ CREATE TABLE IF NOT EXISTS identity (value TEXT NOT NULL);
 
 
 def cache_root() -> Path:
-    """What may be deleted at any time: ``MOEMIX_CACHE``, else ``moemix`` in the user's cache folder."""
+    """Return the cache folder, which may be deleted at any time: ``MOEMIX_CACHE``, else a user's ``moemix`` folder."""
     given = os.environ.get("MOEMIX_CACHE")
     return Path(given) if given else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "moemix"
 
 
 def responses_folder() -> Path:
+    """Return the folder of cached answers."""
     return cache_root() / "responses"
 
 
@@ -39,7 +40,7 @@ class ResponseCache:
     """A SQLite file of answers (write-ahead log, each answer committed by itself).
 
     Args:
-        path: the file; made if absent. None keeps answers in memory, for as long as this lasts.
+        path: the file, which is created if it does not exist. None keeps the answers in memory only.
         identity: what determines an answer besides the request: checkpoint hash, engine, version, dtype, arguments.
             It is part of every key, so two checkpoints, or one checkpoint in two engines, never share an entry.
     """
@@ -63,11 +64,11 @@ class ResponseCache:
             raise MoemixError(f"the response cache cannot be used: {error}", where=str(path), hint=hint) from None
 
     def key(self, kind: str, arguments: tuple[Any, ...]) -> str:
-        """The key of a request: lm-eval's request type and arguments, and the identity."""
+        """Return the key of a request: a hash of lm-eval's request type, the arguments and the identity."""
         return hash_value([self._identity, kind, list(arguments)])
 
     def find(self, keys: Iterable[str]) -> dict[str, Any]:
-        """The answers that are there, by key."""
+        """Return the cached answers by key."""
         found = {}
         for key in keys:
             row = self._file.execute("SELECT answer FROM answers WHERE key = ?", (key,)).fetchone()
@@ -76,24 +77,26 @@ class ResponseCache:
         return found
 
     def put(self, key: str, answer: Any) -> None:
+        """Store an answer."""
         try:
             self._file.execute("INSERT OR IGNORE INTO answers VALUES (?, ?)", (key, json.dumps(answer)))
         except sqlite3.DatabaseError as error:
             raise StageFailed(f"an answer could not be stored: {error}", where=str(self.path)) from None
 
     def close(self) -> None:
+        """Close the file."""
         self._file.close()
 
 
 def open_cache(identity: dict[str, Any], *, keep: bool = True) -> ResponseCache:
-    """The cache of a checkpoint in an engine; with ``keep`` false an empty one that is forgotten."""
+    """Open the cache of a checkpoint in an engine; with ``keep`` false, an empty one in memory."""
     path = responses_folder() / f"{hash_value(identity)[:24]}.sqlite" if keep else None
     return ResponseCache(path, identity)
 
 
 @dataclass(frozen=True)
 class CacheFile:
-    """One file of answers: whose, how many, how large, when last used."""
+    """A file of answers: its checkpoint and engine, its size, and the days since its last use."""
 
     path: Path
     checkpoint: str
@@ -104,7 +107,7 @@ class CacheFile:
 
 
 def cache_files() -> Iterator[CacheFile]:
-    """Every file of answers, by checkpoint. A damaged one is listed without its content, so it can be pruned."""
+    """Yield every file of answers. A damaged file is listed without its content, so that it can be pruned."""
     for path in sorted(responses_folder().glob("*.sqlite")):
         parts = [part for part in _parts(path) if part.is_file()]
         used = max(part.stat().st_mtime for part in parts)
@@ -116,13 +119,15 @@ def cache_files() -> Iterator[CacheFile]:
         except (sqlite3.Error, TypeError, ValueError):
             identity = {"checkpoint": "damaged"}
         engine = identity.get("engine")
-        said = f"{engine['name']} {engine['version']} {engine['dtype']}" if isinstance(engine, dict) else str(engine)
+        description = (
+            f"{engine['name']} {engine['version']} {engine['dtype']}" if isinstance(engine, dict) else str(engine)
+        )
         size = sum(part.stat().st_size for part in parts)
-        yield CacheFile(path, identity["checkpoint"], said, answers, size, (time.time() - used) / 86400)
+        yield CacheFile(path, identity["checkpoint"], description, answers, size, (time.time() - used) / 86400)
 
 
 def prune(*, older_than_days: float | None = None, checkpoint: str | None = None) -> list[CacheFile]:
-    """Delete files of answers, all of those that meet every condition given; what was deleted."""
+    """Delete the files of answers that meet every given condition, and return them."""
     gone = []
     for file in list(cache_files()):
         if older_than_days is not None and file.age_days < older_than_days:
@@ -136,5 +141,5 @@ def prune(*, older_than_days: float | None = None, checkpoint: str | None = None
 
 
 def _parts(path: Path) -> list[Path]:
-    """A SQLite file and what lies beside it while it is open or after a crash."""
+    """Return a SQLite file and the files that exist beside it while it is open or after a crash."""
     return [path, *(path.with_name(path.name + suffix) for suffix in ("-wal", "-shm"))]

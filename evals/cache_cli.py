@@ -1,4 +1,4 @@
-"""``moemix cache``: what models answered, kept so that nothing is asked twice."""
+"""``moemix cache``: inspect and prune the cached answers of models."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @click.group()
 def cache() -> None:
-    """Look at and prune the cache of model answers."""
+    """Inspect and prune the cache of model answers."""
 
 
 @cache.command()
@@ -39,9 +39,9 @@ def stats(style: str) -> None:
 
 
 @cache.command("prune")
-@click.option("--older-than", type=click.FloatRange(min=0), metavar="DAYS", help="Only what was not used for so long.")
+@click.option("--older-than", type=click.FloatRange(min=0), metavar="DAYS", help="Only files unused for so many days.")
 @click.option("--checkpoint", metavar="FOLDER|HASH", help="Only answers of this checkpoint.")
-@click.option("--all", "everything", is_flag=True, help="Everything.")
+@click.option("--all", "everything", is_flag=True, help="All of them.")
 def prune_command(older_than: float | None, checkpoint: str | None, everything: bool) -> None:
     """Delete cached answers; an evaluation that needs them asks again."""
     from evals.cache import prune

@@ -1,9 +1,9 @@
-"""Which evaluation questions stand in a training text: verbatim once normalised, or reworded.
+"""Find evaluation questions in training texts: verbatim after normalisation, or reworded.
 
-The questions make an inverted index from word 3-grams to the questions that hold them, without the grams that many
-questions share. A training row is looked up gram by gram in one pass, so the cost grows with the length of the
-training data and not with the number of pairs. A row holds a question if the grams of one stretch of it, at most
-twice as long as the question, cover at least ``SHARE`` of the question's.
+An inverted index maps word 3-grams to the questions that contain them; grams that many questions share are left out.
+Each gram of a training row is looked up once, so the cost grows with the length of the training data and not with the
+number of pairs. A row contains a question if one passage of it, at most twice as long as the question, covers at least
+``SHARE`` of the question's grams.
 """
 
 from __future__ import annotations
@@ -23,28 +23,28 @@ from harness.errors import MoemixError
 
 Numbers = NDArray[np.int64]
 Places = Sequence[tuple[int, int]]
-"""Positions in a text, ascending, with the gram at each."""
+"""Positions in a text in ascending order, each with its gram."""
 
 GRAM = 3  # words; a reworded question keeps most of its short grams and few of its long ones
 SHARE = 0.5
-MIN_GRAMS = 6  # so many at least: a question that has fewer must stand there word by word
-MIN_WORDS = 6  # and one with fewer words than this as a whole message or line
-COMMON = 30  # a gram in more questions than this tells none of them
+MIN_GRAMS = 6  # a question with fewer grams must occur word by word
+MIN_WORDS = 6  # a question with fewer words must be a whole message or line
+COMMON = 30  # a gram in more questions than this identifies none of them
 METHOD = (
-    f"normalised words; a question stands in a row if a stretch of at most twice its length holds {SHARE:.0%} of its "
-    f"{GRAM}-grams, and {MIN_GRAMS} at least (of those in at most {COMMON} questions and not all numbers); a question "
-    f"with fewer if it stands there word by word, and one of fewer than {MIN_WORDS} words as a whole message or line"
+    f"normalised words; a row contains a question if a passage of at most twice its length covers {SHARE:.0%} of its "
+    f"{GRAM}-grams and at least {MIN_GRAMS} (not of those in over {COMMON} questions, or of numbers); a "
+    f"question with fewer grams must occur word by word, one of fewer than {MIN_WORDS} words as a whole message or line"
 )
 _WORD = re.compile(r"\w+")
-_BETWEEN = ["", ""]  # no words: no gram reaches from one row into the next
+_BETWEEN = ["", ""]  # separates rows, so that no gram reaches from one into the next
 _MOST_WORDS = 1 << 21  # three numbers of words fit into 63 bits
-_SLOTS = 8  # of the table, for each gram of a question
+_SLOTS = 8  # slots of the table for each gram of a question
 _MIX = np.uint64(0x9E3779B97F4A7C15)
 
 
 @dataclass(frozen=True)
 class Question:
-    """A question of an evaluation set: its text without prompt, examples and answer."""
+    """A question of an evaluation set; the text has no prompt, no examples and no answer."""
 
     task: str
     doc_id: int
@@ -53,7 +53,7 @@ class Question:
 
 @dataclass(frozen=True)
 class Match:
-    """A question found in a row; ``share`` of its grams, 1.0 and ``exact`` where it stands there word by word."""
+    """A question found in a row, with the share of its grams: 1.0 and ``exact`` if it occurs word by word."""
 
     question: Question
     kind: Literal["exact", "near"]
@@ -61,16 +61,16 @@ class Match:
 
 
 def words_of(text: str) -> list[str]:
-    """Lower-case words and numbers, without punctuation, spacing and markup."""
+    """Return lower-case words and numbers, without punctuation, spacing and markup."""
     return _WORD.findall(text.lower())
 
 
 class QuestionIndex:
-    """Questions by what is looked up in a training row.
+    """An index of questions by their word 3-grams.
 
-    A gram is a number: that of its first word, times the size of the vocabulary, and so on. A row's grams are made
-    and held against a small table of the questions' in array operations, many rows at a time; only what passes the
-    table is looked up one by one.
+    A gram is a number: its words are the digits, and the vocabulary size is the base. Array operations compute the
+    grams of many rows at once and filter them with a small hash table of the questions' grams. Only the grams that
+    pass are looked up one by one.
     """
 
     def __init__(self, questions: Sequence[Question]) -> None:
@@ -81,7 +81,7 @@ class QuestionIndex:
             self._number.setdefault(token, len(self._number) + 1)
         self._base = len(self._number) + 1
         if self._base >= _MOST_WORDS:
-            raise MoemixError(f"the questions have {self._base:,} different words; at most {_MOST_WORDS:,} can be held")
+            raise MoemixError(f"the questions have {self._base:,} different words; the limit is {_MOST_WORDS:,}")
         grams = [self._grams(self._numbered(tokens)).tolist() for tokens in words]
         counts: Counter[int] = Counter()
         for mine in grams:
@@ -93,7 +93,7 @@ class QuestionIndex:
         self._span = [2 * len(tokens) for tokens in words]
         self._joined = [f" {' '.join(tokens)} " for tokens in words]
         for number, (tokens, mine) in enumerate(zip(words, grams, strict=True)):
-            rare = {gram for gram in mine if counts[gram] <= COMMON} - _of_numbers_alone(tokens, mine)
+            rare = {gram for gram in mine if counts[gram] <= COMMON} - _numeric_grams(tokens, mine)
             self._rare.append(len(rare))
             needed.append(max(MIN_GRAMS, math.ceil(SHARE * len(rare))))
             if len(rare) < MIN_GRAMS:
@@ -114,7 +114,7 @@ class QuestionIndex:
         self._table[self._slots(self._keys)] = True
 
     def matches(self, texts: Sequence[str]) -> list[Match]:
-        """The questions that stand in a row.
+        """Return the questions that occur in a row.
 
         Args:
             texts: the row's messages, or its one text.
@@ -122,7 +122,7 @@ class QuestionIndex:
         return self.matches_of([texts])[0]
 
     def matches_of(self, rows: Sequence[Sequence[str]]) -> list[list[Match]]:
-        """The questions that stand in each of many rows, which is much quicker than asking row by row."""
+        """Return the questions that occur in each of many rows; this is much faster than row by row."""
         tokens: list[str] = []
         starts, wholes = [], []
         for texts in rows:
@@ -132,7 +132,7 @@ class QuestionIndex:
         starts.append(len(tokens))
         found: list[list[Match]] = [[] for _ in rows]
         for row, number, places in self._candidates(tokens, starts):
-            match = self._held(number, places, tokens[starts[row] : starts[row + 1] - len(_BETWEEN)])
+            match = self._match(number, places, tokens[starts[row] : starts[row + 1] - len(_BETWEEN)])
             if match is not None:
                 found[row].append(match)
         for row, whole in enumerate(wholes):
@@ -140,7 +140,7 @@ class QuestionIndex:
         return found
 
     def _add(self, texts: Sequence[str], tokens: list[str]) -> list[int]:
-        """Append the words of a row; what comes back are the short questions that are a message or a line of it."""
+        """Append the words of a row to ``tokens``, and return the short questions that are a message or line of it."""
         whole: dict[int, None] = {}
         for text in texts:
             first, count = len(tokens), 0
@@ -155,7 +155,7 @@ class QuestionIndex:
         return list(whole)
 
     def _candidates(self, tokens: Sequence[str], starts: Sequence[int]) -> Iterator[tuple[int, int, Places]]:
-        """Rows with a question of which they have grams enough, wherever they stand; and where those stand."""
+        """Yield row, question and gram positions where a row has enough grams of a question anywhere."""
         grams = self._grams(self._numbered(tokens))
         at = np.flatnonzero(self._table[self._slots(grams)])
         keys = np.minimum(np.searchsorted(self._keys, grams[at]), len(self._keys) - 1)
@@ -174,9 +174,9 @@ class QuestionIndex:
             first, places = firsts[some], at[hits[firsts[some] : ends[some]]]
             yield int(rows[first]), int(numbers[first]), list(zip(places.tolist(), grams[places].tolist(), strict=True))
 
-    def _held(self, number: int, places: Places, tokens: Sequence[str]) -> Match | None:
-        """A question that a row has grams enough of, if they stand together."""
-        covered = _most_in_a_stretch(places, self._span[number])
+    def _match(self, number: int, places: Places, tokens: Sequence[str]) -> Match | None:
+        """Return the match of a question if enough of its grams are close together in a row."""
+        covered = _most_within_span(places, self._span[number])
         if covered < self._needed[number]:
             return None
         exact = self._joined[number] in f" {' '.join(tokens)} "
@@ -189,29 +189,29 @@ class QuestionIndex:
         )
 
     def _numbered(self, tokens: Sequence[str]) -> Numbers:
-        """The words' numbers; 0 for one that no question has."""
+        """Return the number of each word; 0 for a word that no question has."""
         return np.fromiter(map(self._number.get, tokens, itertools.repeat(0)), dtype=np.int64, count=len(tokens))
 
     def _grams(self, numbers: Numbers) -> Numbers:
-        """A number for the gram at each position; −1 where it has a word that no question has."""
+        """Return the gram at each position; −1 if it contains a word that no question has."""
         first, second, third = numbers[:-2], numbers[1:-1], numbers[2:]
         grams = (first * self._base + second) * self._base + third
         return np.where((first == 0) | (second == 0) | (third == 0), -1, grams)
 
     def _slots(self, grams: Numbers) -> Numbers:
-        """Where each gram stands in the table (multiplicative hashing)."""
+        """Return the slot of each gram in the table (multiplicative hashing)."""
         return ((grams.view(np.uint64) * _MIX) >> np.uint64(64 - self._bits)).view(np.int64)
 
 
-def _of_numbers_alone(tokens: Sequence[str], grams: Sequence[int]) -> set[int]:
-    """The grams of numbers alone, which stand in every table."""
+def _numeric_grams(tokens: Sequence[str], grams: Sequence[int]) -> set[int]:
+    """Return the grams of numbers alone, which occur in every table."""
     numeric = [token.isdigit() for token in tokens]
     triples = zip(grams, zip(numeric, numeric[1:], numeric[2:], strict=False), strict=False)
     return {gram for gram, parts in triples if all(parts)}
 
 
-def _most_in_a_stretch(places: Places, span: int) -> int:
-    """The most distinct grams whose positions, which ascend, lie within ``span`` of each other."""
+def _most_within_span(places: Places, span: int) -> int:
+    """Return the largest number of distinct grams whose positions are within ``span`` of each other."""
     inside: Counter[int] = Counter()
     best = start = 0
     for position, gram in places:

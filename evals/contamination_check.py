@@ -1,4 +1,4 @@
-"""A suite's questions held against the rows of one source after another."""
+"""Search the training rows of one source after another for the questions of a suite."""
 
 from __future__ import annotations
 
@@ -17,16 +17,17 @@ from harness.records import Contamination, FoundQuestions, FoundText
 
 _EXAMPLES = 3
 _EXCERPT = 300  # characters
-_BATCH = 1 << 18  # characters of text looked up at once
+_BATCH = 1 << 18  # characters of text that are searched at once
 
 Row = tuple[str, Sequence[str]]
-"""Where a row is, and its texts."""
+"""The place of a row, and its texts."""
 
 
 class Checker:
     """The questions of a suite, indexed once.
 
     Args:
+        suite: the suite's name or file.
         only: a selection of the suite's tasks or columns; empty for all.
         root: the data root of the evaluation sets; None for the hub.
     """
@@ -35,7 +36,7 @@ class Checker:
         self.suite, self.suite_hash = suite, suite_hash(suite)
         questions, self.unchecked = suite_questions(suite, only=only, root=root)
         if not questions:
-            raise MoemixError("none of the suite's questions is here", where=suite, hint="give --data-root DIR")
+            raise MoemixError("no question of the suite is available here", where=suite, hint="give --data-root DIR")
         self.index = QuestionIndex(questions)
         self.sizes = Counter(question.task for question in questions)
 
@@ -43,8 +44,10 @@ class Checker:
         """Search a source.
 
         Args:
-            total: about how many rows there are, for the progress bar.
-            rows: where each is, and its texts.
+            source: its name.
+            fingerprint: the hash of its files.
+            total: the approximate number of rows, for the progress bar.
+            rows: the place and the texts of each row.
         """
         started, count = time.monotonic(), 0
         found = {task: _Found(size) for task, size in self.sizes.items()}
@@ -71,20 +74,20 @@ class Checker:
 
 
 class _Found:
-    """What is known of one task's questions: of each its surest place, so it grows with the questions, not the rows."""
+    """The best match of each question of one task; memory grows with the questions, not with the rows."""
 
     def __init__(self, questions: int) -> None:
         self._questions, self._rows, self._last = questions, 0, ""
-        self._surest: dict[int, FoundText] = {}
+        self._best: dict[int, FoundText] = {}
 
     def add(self, match: Match, where: str, texts: Sequence[str]) -> None:
         if where != self._last:
             self._rows, self._last = self._rows + 1, where
         question = match.question
-        held = self._surest.get(question.doc_id)
-        if held is not None and (held.kind == "exact" or held.share >= match.share):
+        known = self._best.get(question.doc_id)
+        if known is not None and (known.kind == "exact" or known.share >= match.share):
             return
-        self._surest[question.doc_id] = FoundText(
+        self._best[question.doc_id] = FoundText(
             where=where,
             doc_id=question.doc_id,
             kind=match.kind,
@@ -94,18 +97,18 @@ class _Found:
         )
 
     def summary(self) -> FoundQuestions:
-        kinds = {doc_id: found.kind for doc_id, found in self._surest.items()}
+        kinds = {doc_id: found.kind for doc_id, found in self._best.items()}
         return FoundQuestions(
             questions=self._questions,
             exact=tuple(sorted(doc_id for doc_id, kind in kinds.items() if kind == "exact")),
             near=tuple(sorted(doc_id for doc_id, kind in kinds.items() if kind != "exact")),
             rows=self._rows,
-            examples=tuple(sorted(self._surest.values(), key=lambda found: -found.share)[:_EXAMPLES]),
+            examples=tuple(sorted(self._best.values(), key=lambda found: -found.share)[:_EXAMPLES]),
         )
 
 
 def _batches(rows: Iterable[Row]) -> Iterator[list[Row]]:
-    """Rows until their texts have so many characters that array operations pay."""
+    """Yield batches of rows that are large enough for array operations to pay off."""
     some: list[Row] = []
     length = 0
     for row in rows:

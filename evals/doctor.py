@@ -1,4 +1,4 @@
-"""What a data root is enough for: benchmarks with their rows, suites by column, benches with their questions."""
+"""Check which benchmarks, suites and benches a data root is complete enough for."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from evals.suites import load_suite, suite_names
 from harness.errors import MoemixError
 
 Finding = tuple[str, bool, str]
-"""What, whether all of it is there and readable, and the detail."""
+"""A name, whether everything is there and readable, and the detail."""
 
 
 def examine_data_root(root: Path) -> list[Finding]:
-    """Every benchmark, suite and bench that local files can serve."""
-    held = inventory(root)
-    return [*held, *_benches(root), *_suites({folder for folder, fine, _ in held if fine})]
+    """Return a finding for every benchmark, suite and bench that local files can serve."""
+    benchmarks = inventory(root)
+    return [*benchmarks, *_benches(root), *_suites({folder for folder, complete, _ in benchmarks if complete})]
 
 
 def _suites(folders: set[str]) -> Iterator[Finding]:
@@ -31,7 +31,7 @@ def _suites(folders: set[str]) -> Iterator[Finding]:
         detail = f"{len(columns) - len(lacking)} of {len(columns)} columns"
         for reason, names in (
             ("their files are missing", [name for name in lacking if name in known]),
-            ("only from the hub, else left out", [name for name in lacking if name not in known]),
+            ("available from the hub only", [name for name in lacking if name not in known]),
         ):
             if names:
                 detail += f"; {reason}: {', '.join(names)}"

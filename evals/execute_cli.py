@@ -1,4 +1,4 @@
-"""``moemix execute``: programs with their tests, in the sandbox; so a board runs again what a submission holds."""
+"""``moemix execute``: run programs with their tests in the sandbox. A board verifies submitted programs with it."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 def execute(programs: Path, out: Path, workers: int | None) -> None:
     """Run PROGRAMS in the sandbox, as evaluations do.
 
-    A JSON line for each: {"code": …, "tests": …}, the tests a program too. The verdicts are lines in the same order:
-    {"passed": …, "reason": …}. Without a sandbox nothing is run, and the message says what is missing.
+    PROGRAMS has one JSON line for each program: {"code": …, "tests": …}. The tests are a program, too. The verdicts are
+    lines in the same order: {"passed": …, "reason": …}. Without a sandbox nothing runs, and the error says what is
+    missing.
     """
     import json
     import os
@@ -30,7 +31,7 @@ def execute(programs: Path, out: Path, workers: int | None) -> None:
     from harness.progress import progress
 
     if missing := available():
-        raise MoemixError(f"programs are not run here: {missing}", hint=INSTALL_HINT)
+        raise MoemixError(f"programs cannot run here: {missing}", hint=INSTALL_HINT)
     orders = []
     for number, line in enumerate(read_jsonl(programs), 1):
         if not isinstance(line, dict) or not all(isinstance(line.get(key), str) for key in ("code", "tests")):

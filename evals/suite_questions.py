@@ -1,4 +1,4 @@
-"""The questions of a suite as texts: what training data must not contain."""
+"""Return the questions of a suite as texts, which training data must not contain."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from evals.suites import load_suite
 
 # The column that holds the question. (lm-eval's own decontamination queries are prompts, template words included.)
 _COLUMNS = ("question", "input", "text", "prompt", "query", "goal", "ctx", "sentence", "problem")
-_SHORT = 8  # words; a shorter question is told from others by its choices
+_SHORT = 8  # words; a shorter question is distinguished from others by its choices
 
 
 def suite_questions(suite: str, *, only: Sequence[str], root: Path | None) -> tuple[list[Question], dict[str, str]]:
-    """Every question of a suite's tasks, and the tasks that cannot be loaded here with the reason."""
+    """Return every question of a suite's tasks, and the reason for each task that cannot be loaded here."""
     loaded = load_tasks(load_suite(suite), suite, only=only, limit=None, root=root)
     # A task that is refused because it runs programs still has questions.
     found = [question for name, task in {**loaded.tasks, **loaded.unrunnable}.items() for question in _of(name, task)]
@@ -37,7 +37,7 @@ def _text(task: Any, doc: dict[str, Any]) -> str:
 
 
 def _choices(task: Any, doc: dict[str, Any]) -> Sequence[Any]:
-    """The answers to choose from, rather than the letters that stand for them."""
+    """Return the answers to choose from, rather than their letters."""
     held = doc.get("choices")
     texts = held.get("text") if isinstance(held, dict) else held
     return texts if isinstance(texts, list) else task.doc_to_choice(doc)

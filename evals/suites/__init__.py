@@ -1,8 +1,7 @@
-"""Suites: which lm-eval tasks make which columns of the comparison table, as data.
+"""Read suites, which define the columns of the comparison table by lm-eval tasks.
 
-A suite is a YAML file, here or anywhere. Its columns name lm-eval tasks, groups or tags (lm-eval's own, this
-package's in ``evals/tasks``, or those of folders the suite includes) and the metric to show; its averages are
-means of columns or of earlier averages.
+A suite is a YAML file. Its columns name the metric to show and lm-eval tasks, groups or tags: lm-eval's own, those in
+``evals/tasks``, or those in folders that the suite includes. Its averages are means of columns or of earlier averages.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ import yaml
 from pydantic import Field, model_validator
 
 from harness.errors import MoemixError, nearest, unknown
-from harness.files import hash_file, hash_value
+from harness.files import hash_file, hash_value, read_yaml
 from harness.schema import Strict, parse
 
 SUITES = Path(__file__).parent
@@ -63,7 +62,7 @@ class Suite(Strict):
             for part in average.of:
                 if part not in names:
                     raise ValueError(
-                        f"{average.name!r} is the mean of {part!r}, not known there ({nearest(part, names)})"
+                        f"{average.name!r} averages {part!r}, which is not a column before it ({nearest(part, names)})"
                     )
             names.append(average.name)
         for name in names:
@@ -79,17 +78,17 @@ class Suite(Strict):
 
     @property
     def tasks(self) -> tuple[str, ...]:
-        """Every task, group or tag the columns name, once, in their order."""
+        """The tasks, groups and tags that the columns name, each once, in their order."""
         return tuple(dict.fromkeys(task for column in self.columns for task in column.tasks))
 
 
 def suite_names() -> list[str]:
-    """The suites that come with the package."""
+    """Return the names of the suites in this package."""
     return sorted(path.stem for path in SUITES.glob("*.yaml"))
 
 
 def suite_path(name: str) -> Path:
-    """The file of a suite: one that comes with the package, by name, or any ``.yaml`` file by path."""
+    """Return the file of a suite: a suite of this package by name, or any ``.yaml`` file by path."""
     if name.endswith((".yaml", ".yml")):
         path = Path(name)
         if not path.is_file():
@@ -102,22 +101,17 @@ def suite_path(name: str) -> Path:
 
 
 def load_suite(name: str) -> Suite:
-    """A suite by name or file.
+    """Load a suite by name or file.
 
     Raises:
-        MoemixError: an unknown suite or key (with the nearest valid one), or a file that is not YAML (with the line).
+        MoemixError: an unknown suite or key (with the nearest valid one), or a file that is not YAML in UTF-8.
     """
     path = suite_path(name)
-    try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.MarkedYAMLError as error:
-        line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
-        raise MoemixError(f"not valid YAML: {error.problem}", where=f"{path}{line}") from None
-    return parse(Suite, tree, where=str(path))
+    return parse(Suite, read_yaml(path), where=str(path))
 
 
 def task_folders(name: str) -> list[Path]:
-    """Where lm-eval looks for a suite's tasks besides its own: this package's, then the suite's ``include``."""
+    """Return the folders of tasks that lm-eval gets besides its own: this package's, then the suite's ``include``."""
     path = suite_path(name)
     folders = [TASKS]
     for entry in load_suite(name).include:
@@ -129,7 +123,7 @@ def task_folders(name: str) -> list[Path]:
 
 
 def suite_hash(name: str) -> str:
-    """What a suite is: its settings and, of the tasks it names that are not lm-eval's own, every file they lie among.
+    """Return a hash of a suite's settings and of all files in the folders of its tasks that are not lm-eval's own.
 
     Titles and descriptions do not count.
     """
@@ -140,7 +134,7 @@ def suite_hash(name: str) -> str:
     for item in tree["columns"]:
         for key in ("samples", "generation"):
             if not item[key]:
-                item.pop(key)  # a setting that is not made is no part of the suite
+                item.pop(key)  # suites had the same hash before these settings existed
     local = _local_tasks(task_folders(name))
     folders = {local[task] for task in suite.tasks if task in local}
     tree["files"] = sorted([file.name, hash_file(file)] for folder in folders for file in _contents(folder))
@@ -152,14 +146,14 @@ def _contents(folder: Path) -> Iterator[Path]:
 
 
 class _TaskLoader(yaml.SafeLoader):
-    """Reads lm-eval's task files without resolving their ``!function`` tags."""
+    """A loader for lm-eval's task files that does not resolve their ``!function`` tags."""
 
 
 _TaskLoader.add_multi_constructor("!", lambda loader, suffix, node: None)
 
 
 def _local_tasks(folders: list[Path]) -> dict[str, Path]:
-    """Task, group and tag names found in task files below ``folders`` → the folder each file lies in."""
+    """Return the folder of each task, group and tag that a file below ``folders`` defines, by name."""
     found: dict[str, Path] = {}
     for folder in folders:
         for file in sorted(folder.rglob("*.yaml")):

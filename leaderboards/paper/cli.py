@@ -73,7 +73,7 @@ class PaperGroup(click.Group):
 
 @click.group(cls=PaperGroup)
 def paper() -> None:
-    """The tables and figures of Zhu et al. (NAACL 2025): our results beside the published figures.
+    """Show the tables and figures of Zhu et al. (NAACL 2025): our results beside the published figures.
 
     `moemix paper list` lists them; `moemix paper run NAME...` makes the runs; `moemix paper NAME` shows the result.
     """

@@ -299,7 +299,7 @@ def test_doctor_says_which_suites_and_benches_a_data_root_is_enough_for(real_dat
     assert found["suite paper_kr"] == (True, "7 of 7 columns")
     ok, detail = found["suite paper_extended"]
     assert not ok
-    assert detail.startswith("9 of 16 columns; only from the hub, else left out: sciq, piqa, winogrande, lambada,")
+    assert detail.startswith("9 of 16 columns; available from the hub only: sciq, piqa, winogrande, lambada,")
     assert found["mt_bench"] == (True, "80 questions, 40 references")
     assert found["vicuna_bench"][0]
     for folder in ("arc", "boolq"):

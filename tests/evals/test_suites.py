@@ -156,3 +156,10 @@ def test_an_included_task_without_a_metric_and_a_folder_of_another_suite_are_ref
     include_folders(write(SUITE), (folder,), ("my_text",), tmp_path / "out")
     with pytest.raises(MoemixError, match="another suite"):
         include_folders(write(SUITE), (folder,), ("my_choice",), tmp_path / "out")
+
+
+def test_a_suite_that_is_not_utf_8_is_refused_with_its_file(tmp_path):
+    path = tmp_path / "suite.yaml"
+    path.write_bytes("name: mine\ndescription: épreuves\n".encode("latin-1"))
+    with pytest.raises(MoemixError, match=r"suite\.yaml: not valid YAML"):
+        load_suite(str(path))

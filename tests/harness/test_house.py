@@ -25,7 +25,6 @@ MAY_LOAD = {
     "harness/plugins.py": "strategies and adapters in files of the user's own; architectures that are installed",
     "trainers/mixing/registry.py": "strategies by name: built in, or installed as plug-ins",
     "trainers/tracking/services.py": "packages of experiment trackers, which are optional",
-    "evals/punkt.py": "a package with data for IFEval, which is optional",
 }
 
 

@@ -27,7 +27,7 @@ from trainers.training import loop
 Case = dict[str, Any]
 
 
-class Stopped(Exception):
+class StoppedError(Exception):
     """A case that ends early, as if the machine had gone."""
 
 
@@ -43,7 +43,7 @@ def run_case(folder: Path, sources: Any, case: Case) -> None:
     with watched(here, stop):
         try:
             loop.fit(fit_request(model, sources, load_strategy(strategy), here, training=plan, mixing=mixing(**mix)))
-        except Stopped:
+        except StoppedError:
             return
     if is_first():
         save_file({name: p.contiguous() for name, p in stored_tensors(model).items()}, here / "weights.safetensors")
@@ -68,7 +68,7 @@ def watched(here: Path, stop: int | None) -> Iterator[None]:
     def breaking_save(one: Any) -> None:
         save(one)
         if stop is not None:
-            raise Stopped
+            raise StoppedError
 
     loop._Loop._learn, loop._Loop._save = noting_learn, breaking_save  # type: ignore[method-assign]
     try:

@@ -76,7 +76,7 @@ def mutating(self, state, seen):
 
 
 def random(self, state, seen):
-    return MixtureState(np.random.dirichlet(np.ones(len(seen.names))))
+    return MixtureState(np.random.default_rng().dirichlet(np.ones(len(seen.names))))
 
 
 def favouring_the_first(self, state, seen):
