@@ -6,7 +6,7 @@
     moemix.bench(recipe)                       # run everything that is not done, and return the table
     moemix.table(recipe).to_pandas()           # one row per number
 
-Every function raises ``harness.errors.MoemixError`` where the input is not valid, and its ``StageFailed`` where a job
+Every function raises ``harness.errors.MoemixError`` where the input is not valid, and its ``StageError`` where a job
 failed. Nothing heavy is imported before a function needs it. ``docs/python.md`` shows all functions at work.
 """
 
@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    import pandas  # type: ignore[import-untyped]
+    import pandas
 
     from harness.jobs import Plan
     from harness.judging import JudgeSummary

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.errors import MoemixError, StageFailed
+from harness.errors import MoemixError, StageError
 from harness.files import hash_value
 
 _BUSY_SECONDS = 60.0  # two evaluations of one checkpoint may write at the same time
@@ -81,7 +81,7 @@ class ResponseCache:
         try:
             self._file.execute("INSERT OR IGNORE INTO answers VALUES (?, ?)", (key, json.dumps(answer)))
         except sqlite3.DatabaseError as error:
-            raise StageFailed(f"an answer could not be stored: {error}", where=str(self.path)) from None
+            raise StageError(f"an answer could not be stored: {error}", where=str(self.path)) from None
 
     def close(self) -> None:
         """Close the file."""

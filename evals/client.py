@@ -24,7 +24,7 @@ from urllib.parse import urlsplit
 import httpx2
 import tenacity
 
-from harness.errors import MoemixError, StageFailed
+from harness.errors import MoemixError, StageError
 
 FIRST_WAIT, LONGEST_WAIT = 0.5, 60.0  # seconds between attempts: the wait doubles each time, with jitter
 CONNECT_SECONDS = 10.0
@@ -91,7 +91,7 @@ class Completion:
         return "" if text is None else str(text)
 
 
-class RequestError(StageFailed):
+class RequestError(StageError):
     """A request that got no usable reply.
 
     Attributes:

@@ -26,7 +26,7 @@ from evals.engines.choose import check_engine, open_engine
 from evals.scores import columns, refused_result, task_results
 from evals.selection import keep_questions
 from evals.suites import Suite, load_suite, suite_hash
-from harness.errors import MoemixError, StageFailed
+from harness.errors import MoemixError, StageError
 from harness.progress import duration
 from harness.provenance import provenance
 from harness.records import EvalRequest, EvalResult, EvalSummary
@@ -76,7 +76,7 @@ def evaluate(job: EvalJobRequest) -> EvalSummary:
 
     Raises:
         MoemixError: bad input, or the folder holds another evaluation.
-        StageFailed: the engine failed; the same request again resumes.
+        StageError: the engine failed; the same request again resumes.
     """
     out, request = job.out.resolve(), job.config
     check_engine(request.engine, request.dtype)
@@ -214,7 +214,7 @@ def _adopt(scratch: Path, out: Path, tasks: list[str]) -> None:
     for pattern, name in names.items():
         files = list(scratch.rglob(pattern))
         if len(files) != 1:
-            raise StageFailed(f"lm-eval could not write {name}", where=str(out), hint="is the disk full?")
+            raise StageError(f"lm-eval could not write {name}", where=str(out), hint="is the disk full?")
         with open(files[0], "rb") as file:
             os.fsync(file.fileno())
         os.replace(files[0], out / name)

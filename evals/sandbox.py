@@ -23,7 +23,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.errors import MoemixError, StageFailed
+from harness.errors import MoemixError, StageError
 
 INSTALL_HINT = "install bubblewrap (Debian, Ubuntu: apt-get install bubblewrap; Fedora: dnf install bubblewrap)"
 _unsafe = False
@@ -122,14 +122,14 @@ def run_program(code: str, timeout: float = 5.0, limits: Limits | None = None, t
 
     Raises:
         MoemixError: the sandbox cannot be used on this machine (see :func:`available`).
-        StageFailed: the sandbox worked before and did not start this time.
+        StageError: the sandbox worked before and did not start this time.
     """
     missing = available()
     if missing and not _unsafe:
         raise MoemixError(f"generated programs cannot run here: {missing}", hint=INSTALL_HINT)
     verdict = _run(_unprotected_command() if missing else _command(), code, timeout, limits or Limits(), tests)
     if verdict.reason == _NOT_STARTED:
-        raise StageFailed(f"{_NOT_STARTED}: {verdict.output.strip() or 'no reason given'}")
+        raise StageError(f"{_NOT_STARTED}: {verdict.output.strip() or 'no reason given'}")
     return verdict
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 
-from harness.errors import StageFailed
+from harness.errors import StageError
 from harness.execution import LocalExecutor
 from harness.jobs import Job, Plan
 from harness.local import conduct_locally
@@ -43,9 +43,9 @@ def run_only(plan: Plan, job_id: str) -> None:
     """Run one job of a plan on this machine, after its dependencies.
 
     Raises:
-        StageFailed: a job failed.
+        StageError: a job failed.
     """
     outcome = conduct_locally(plan.with_dependencies(job_id), LocalExecutor())
     if outcome.failed:
         job, reason = next(iter(outcome.failed.items()))
-        raise StageFailed(f"{job} failed: {reason}")
+        raise StageError(f"{job} failed: {reason}")

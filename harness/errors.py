@@ -28,7 +28,7 @@ class MoemixError(Exception):
         return f"{text}\n  {self.hint}" if self.hint else text
 
 
-class StageFailed(MoemixError):
+class StageError(MoemixError):
     """The input was valid and the work still failed (a server died, a loss became NaN, a disk filled)."""
 
     exit_code = 1

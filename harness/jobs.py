@@ -54,7 +54,7 @@ class Job:
         """Write the files that the process reads.
 
         Raises:
-            StageFailed: another process works on this run or model.
+            StageError: another process works on this run or model.
         """
         if isinstance(self.request, TrainJobRequest):
             create_run(self.request)

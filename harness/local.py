@@ -8,7 +8,7 @@ import selectors
 import time
 from dataclasses import dataclass
 
-from harness.errors import StageFailed
+from harness.errors import StageError
 from harness.execution import LocalExecutor
 from harness.jobs import Job
 from harness.launch import core_count
@@ -96,7 +96,7 @@ class _Conductor:
         prefix = title.split(" ", 1)[0] + " " if self.slots > 1 else ""
         try:
             process = JobProcess(job, environment, prefix)
-        except StageFailed as error:
+        except StageError as error:
             self.free += slots
             self._fail(job, str(error))
             return

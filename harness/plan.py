@@ -12,7 +12,7 @@ from importlib import metadata
 from pathlib import Path
 
 from harness import stages
-from harness.errors import MoemixError, StageFailed
+from harness.errors import MoemixError, StageError
 from harness.execution import Launcher
 from harness.jobs import Job, Kind, Plan, PlannedRun
 from harness.judging import JudgeConfig, JudgeSpec
@@ -31,7 +31,7 @@ def make_world(recipe: Recipe, store: Store) -> Path:
     folder = store.cache / "worlds" / stages.training().world_id(world, seed)
     made = (folder / "world.json").is_file()
     if not made and run_moemix("data", "make", world, "--out", str(folder), "--seed", str(seed)):
-        raise StageFailed(f"making the data of world {world!r} failed", where=str(folder))
+        raise StageError(f"making the data of world {world!r} failed", where=str(folder))
     return folder
 
 

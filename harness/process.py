@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import BinaryIO
 
-from harness.errors import StageFailed
+from harness.errors import StageError
 from harness.jobs import Job
 from harness.launch import job_environment
 from harness.store import Run, stage
@@ -56,7 +56,7 @@ class JobProcess:
             is passed on as it comes, progress bars included.
 
     Raises:
-        StageFailed: another process works on this job.
+        StageError: another process works on this job.
     """
 
     def __init__(self, job: Job, environment: Mapping[str, str] | None = None, prefix: str = "") -> None:
@@ -106,7 +106,7 @@ class JobProcess:
         error = self._wait()
         if error is None and not self.job.done:
             error = "it ended without its completion marker"
-        failure = StageFailed(error) if error is not None else None
+        failure = StageError(error) if error is not None else None
         self._stage.__exit__(type(failure) if failure else None, failure, None)
         return error
 

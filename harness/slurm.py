@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness.errors import MoemixError, StageFailed
+from harness.errors import MoemixError, StageError
 from harness.execution import SlurmExecutor, SlurmResources
 from harness.files import read_json, write_json
 from harness.jobs import Job
@@ -40,7 +40,7 @@ def conduct_on_slurm(jobs: tuple[Job, ...], executor: SlurmExecutor, folder: Pat
 
     Raises:
         MoemixError: there is no Slurm here, or submitit is not installed.
-        StageFailed: Slurm refused a submission, or another conductor watches this recipe.
+        StageError: Slurm refused a submission, or another conductor watches this recipe.
         KeyboardInterrupt: the jobs stay in the queue; the same command watches them again.
     """
     if shutil.which("sbatch") is None:
@@ -126,7 +126,7 @@ class _Conductor:
         while self.active:
             try:
                 states = queue_states(self.ids[job] for job in self.active)
-            except StageFailed as failure:  # the controller restarts; that does not affect the jobs
+            except StageError as failure:  # the controller restarts; that does not affect the jobs
                 logger.info("%s; trying again", failure)
                 time.sleep(self.executor.poll_seconds)
                 continue
@@ -233,7 +233,7 @@ def _submitter(
         try:
             return [job.job_id for job in slurm.submit_array(tasks)]
         except (FailedJobError, FailedSubmissionError, OSError) as error:
-            raise StageFailed(f"Slurm refused the job: {str(error).strip().splitlines()[-1]}") from None
+            raise StageError(f"Slurm refused the job: {str(error).strip().splitlines()[-1]}") from None
 
     return submit
 
@@ -251,7 +251,7 @@ class Task:
         """Run the job.
 
         Raises:
-            StageFailed: it failed, so that Slurm starts nothing that depends on it.
+            StageError: it failed, so that Slurm starts nothing that depends on it.
         """
         path = _end_path(self.job)
         path.unlink(missing_ok=True)
@@ -263,7 +263,7 @@ class Task:
             error = self._process.end()
             interrupted = self._process.interrupted
         except Exception as failure:  # also submitit's own, raised in its signal handler when it may not requeue
-            if self._process is not None and not isinstance(failure, StageFailed):
+            if self._process is not None and not isinstance(failure, StageError):
                 self._process.interrupt()
             error = TOO_OFTEN if "timed-out too many times" in str(failure) else str(failure)
         except BaseException:  # it is requeued
@@ -272,7 +272,7 @@ class Task:
             raise
         write_json(path, {"slurm": _slurm_id(), "error": error, "interrupted": interrupted})
         if error is not None:
-            raise StageFailed(error)
+            raise StageError(error)
 
     def checkpoint(self) -> DelayedSubmission:
         """Stop the job in a resumable state. submitit calls this before it requeues a job that is out of time."""

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.errors import StageFailed
+from harness.errors import StageError
 from harness.files import read_json
 
 ACTIVE = frozenset(
@@ -76,7 +76,7 @@ def queue_states(ids: Iterable[str]) -> dict[str, QueueState]:
     """Return the state of each Slurm id; ``GONE`` for one that neither the queue nor the accounting knows.
 
     Raises:
-        StageFailed: Slurm does not answer.
+        StageError: Slurm does not answer.
     """
     wanted = set(ids)
     if not wanted:
@@ -95,7 +95,7 @@ def _from_accounting(ids: list[str]) -> dict[str, QueueState]:
     """Return the states of jobs that ended some minutes ago; empty where the cluster keeps no accounts."""
     try:
         text = _run("sacct", "-X", "-n", "-P", "-o", "JobID,State", "-j", ",".join(ids))
-    except StageFailed:
+    except StageError:
         return {}
     pairs = (line.split("|", 1) for line in text.splitlines() if "|" in line)
     return {slurm: QueueState(slurm, state.split(" ")[0]) for slurm, state in pairs}
@@ -105,7 +105,7 @@ def _run(*command: str) -> str:
     try:
         process = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise StageFailed(f"Slurm does not answer: {error}") from None
+        raise StageError(f"Slurm does not answer: {error}") from None
     if process.returncode:
-        raise StageFailed(f"Slurm does not answer: {process.stderr.strip() or command[0]}")
+        raise StageError(f"Slurm does not answer: {process.stderr.strip() or command[0]}")
     return process.stdout

@@ -15,7 +15,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Protocol, cast
 
-from harness.errors import StageFailed
+from harness.errors import StageError
 
 if TYPE_CHECKING:
     import click
@@ -118,7 +118,7 @@ def _entry_points() -> metadata.EntryPoints:
 def _load(group: str, name: str) -> object:
     found = _entry_points().select(group=group, name=name)
     if not found:
-        raise StageFailed(
+        raise StageError(
             f"the installed package declares no {name!r} in the entry points {group}",
             hint="the installation is older than its source code: run `pip install -e .` again",
         )

@@ -14,7 +14,7 @@ from typing import Literal
 import click
 
 from harness.commands import build_plan
-from harness.errors import StageFailed
+from harness.errors import StageError
 from harness.execution import LocalExecutor
 from harness.files import read_jsonl
 from harness.grid import Grid, terminal_table
@@ -132,7 +132,7 @@ def _queue(plan: Plan) -> dict[str, tuple[State, str]]:
     ids = submitted(plan.store.root / plan.recipe.name)
     try:
         states = queue_states(ids.values())
-    except StageFailed as error:
+    except StageError as error:
         return {job: ("queued", f"{error} (Slurm job {slurm})") for job, slurm in ids.items()}
     queue: dict[str, tuple[State, str]] = {}
     for job, slurm in ids.items():

@@ -16,7 +16,7 @@ from typing import TypeVar
 
 from filelock import FileLock, Timeout
 
-from harness.errors import MoemixError, StageFailed
+from harness.errors import MoemixError, StageError
 from harness.files import hash_tree, hash_value
 from harness.judging import JudgeConfig
 from harness.provenance import now, provenance
@@ -47,14 +47,14 @@ def exclusive(folder: Path) -> Iterator[None]:
     """Lock a folder against other writers. The lock ends with the process, however it ends.
 
     Raises:
-        StageFailed: another process works on it.
+        StageError: another process works on it.
     """
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / ".lock")
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        raise StageFailed(
+        raise StageError(
             "another process is working on this", where=str(folder), hint="wait for it, or stop it first"
         ) from None
     try:

@@ -97,7 +97,7 @@ def chat(lm: ChatModel, requests: Sequence[ChatRequest], keep: Keep, *, template
 
     Raises:
         MoemixError: the checkpoint has no chat template and none is given.
-        StageFailed: the engine failed; what was kept need not be asked again.
+        StageError: the engine failed; what was kept need not be asked again.
     """
     if template is None and not getattr(lm.tokenizer, "chat_template", None):
         raise MoemixError(

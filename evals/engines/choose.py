@@ -42,7 +42,7 @@ def open_engine(spec: str, checkpoint: Path, *, dtype: str, seed: int, folder: P
 
     Raises:
         MoemixError: there is no such engine or dtype, or the checkpoint cannot be loaded.
-        StageFailed: a server did not start.
+        StageError: a server did not start.
     """
     check_engine(spec, dtype)
     with ExitStack() as stack:

@@ -28,7 +28,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from evals.client import Client, Completion, ServerGoneError
 from evals.concurrency import as_answered
 from evals.engines.chat import ChatReply, Keep, Prompt
-from harness.errors import StageFailed
+from harness.errors import StageError
 
 CONCURRENCY = 32
 ATTEMPTS = 7  # half a minute in all
@@ -53,7 +53,7 @@ class Server(Protocol):
         ...
 
     def revive(self) -> None:
-        """Start a dead server again, or raise StageFailed."""
+        """Start a dead server again, or raise StageError."""
         ...
 
 
@@ -153,7 +153,7 @@ class CompletionsLM(TemplateLM):  # type: ignore[misc]  # lm-eval has no types
         top = cast("list[dict[str, float]]", _logprobs(reply, "top_logprobs"))
         span = slice(len(prompt) - len(continuation), len(prompt))
         if len(chosen) < len(prompt) or len(top) < len(prompt) or None in chosen[span]:
-            raise StageFailed(
+            raise StageError(
                 "the server does not give the log-likelihoods of prompts (`echo` with `logprobs`)",
                 where=self.server.url,
                 hint="serve the checkpoint with vLLM, or use the transformers engine",

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from evals.client import RESUME_HINT, Client, RequestError
 from evals.engines import guard
-from harness.errors import StageFailed
+from harness.errors import StageError
 from harness.files import read_json, write_json
 from harness.progress import LOG_EVERY_SECONDS, duration
 
@@ -57,7 +57,7 @@ class ServedProcess:
         """Start the server and wait until it answers.
 
         Raises:
-            StageFailed: the server ended; the message has the end of its log.
+            StageError: the server ended; the message has the end of its log.
         """
         self._end_leftover()
         self.log.parent.mkdir(parents=True, exist_ok=True)
@@ -70,7 +70,7 @@ class ServedProcess:
             said = self._log_tail(before)
             # Between finding a port free and the server binding it, somebody else may take it.
             if attempt == _PORT_ATTEMPTS or "address already in use" not in said.lower():
-                raise StageFailed(f"the server did not start. The end of its log:\n{said}", where=str(self.log))
+                raise StageError(f"the server did not start. The end of its log:\n{said}", where=str(self.log))
 
     def stop(self) -> None:
         """End the server and everything that it started; do nothing if there is none."""
@@ -95,11 +95,11 @@ class ServedProcess:
         """Start a dead server again, once.
 
         Raises:
-            StageFailed: the server has died before.
+            StageError: the server has died before.
         """
         self.stop()
         if self._restarts >= _RESTARTS:
-            raise StageFailed(
+            raise StageError(
                 f"the server died again after a restart. The end of its log:\n{self._log_tail()}",
                 where=str(self.log),
                 hint=RESUME_HINT,
@@ -134,7 +134,7 @@ class ServedProcess:
             now = time.monotonic()
             if now - started > START_SECONDS:
                 self.stop()
-                raise StageFailed(f"the server was not ready after {duration(START_SECONDS)}", where=str(self.log))
+                raise StageError(f"the server was not ready after {duration(START_SECONDS)}", where=str(self.log))
             if now - logged >= LOG_EVERY_SECONDS:
                 logged = now
                 logger.info("%s: starting the server, %s (log: %s)", self.name, duration(now - started), self.log)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from evals.client import Client, RequestError, api_key
 from evals.engines.engine import Engine, context_length
-from harness.errors import MoemixError, StageFailed, unknown
+from harness.errors import MoemixError, StageError, unknown
 
 if TYPE_CHECKING:
     from evals.engines.completions import CompletionsLM
@@ -86,4 +86,4 @@ class UrlEngine(Engine):
 
     def revive(self) -> None:
         """Fail: the server is not ours to start again."""
-        raise StageFailed("the server is gone", where=self.url)
+        raise StageError("the server is gone", where=self.url)

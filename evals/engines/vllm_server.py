@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, cast
 
 from evals.engines.engine import Engine, context_length
 from evals.engines.served import ServedProcess
-from harness.errors import MoemixError, StageFailed
+from harness.errors import MoemixError, StageError
 from harness.files import read_json
 from harness.plugins import register_architectures
 
@@ -48,11 +48,11 @@ class VllmEngine(Engine):
 
         Raises:
             CannotServeError: vLLM does not know the architecture.
-            StageFailed: the server ended for another reason.
+            StageError: the server ended for another reason.
         """
         try:
             self.server.start()
-        except StageFailed as error:
+        except StageError as error:
             if reason := unsupported(error.message, self.checkpoint):
                 config = self.checkpoint / "config.json"
                 raise CannotServeError(reason, where=str(config), hint="use --engine transformers") from None

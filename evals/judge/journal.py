@@ -12,7 +12,7 @@ from contextlib import closing
 from pathlib import Path
 
 from evals.judge.records import Line
-from harness.errors import MoemixError, StageFailed
+from harness.errors import MoemixError, StageError
 from harness.files import read_json, write_json, write_text
 from harness.judging import JudgeRequest, JudgeSummary
 from harness.requests import FILE, RESOLVED
@@ -67,7 +67,7 @@ class Journal:
         """Append a judgment.
 
         Raises:
-            StageFailed: the line cannot be written.
+            StageError: the line cannot be written.
         """
         line = (json.dumps(record, ensure_ascii=False) + "\n").encode("utf-8", "replace")
         with self._lock:
@@ -78,7 +78,7 @@ class Journal:
                     os.fsync(self._file.fileno())
                     self._synced = time.monotonic()
             except OSError as error:
-                raise StageFailed(f"a judgment cannot be written: {error}", where=str(self.path)) from None
+                raise StageError(f"a judgment cannot be written: {error}", where=str(self.path)) from None
             self._at[bytes.fromhex(record["key"])] = self._end
             self._end += len(line)
             self.failures += bool(record["reason"])

@@ -13,7 +13,7 @@ from evals.client import Client, Completion, Pace, Reason, RequestError, api_key
 from evals.concurrency import as_answered
 from evals.judge.journal import Journal, safe_name
 from evals.judge.records import Line, Reply, Task
-from harness.errors import MoemixError, StageFailed
+from harness.errors import MoemixError, StageError
 from harness.judging import JudgeRequest, JudgeSpec
 from harness.progress import Progress
 from harness.requests import JudgeJobRequest
@@ -83,7 +83,7 @@ class Judge:
         """Send a prompt, again while the failure may pass, and return the reply or the reason why there is none.
 
         Raises:
-            StageFailed: the endpoint refuses all requests (key, model or address).
+            StageError: the endpoint refuses all requests (key, model or address).
             RequestCancelledError: ``stop`` was set.
         """
         payload: dict[str, object] = {"model": self.model, "messages": task.prompt.messages, **task.params}
@@ -96,7 +96,7 @@ class Judge:
             if error.reason == "denied":
                 message, where = f"the judge's endpoint refuses requests ({error.detail})", self.client.url
                 hint = f"check the address, the name and the key, which is read from {' or '.join(KEY_VARIABLES)}"
-                raise StageFailed(message, where=f"{where} {self.model}", hint=hint) from None
+                raise StageError(message, where=f"{where} {self.model}", hint=hint) from None
             return Reply(
                 reason=error.reason, detail=error.detail, attempts=error.attempts, seconds=error.seconds,
                 prompt_tokens=error.billed.prompt_tokens, reply_tokens=error.billed.completion_tokens,
@@ -166,7 +166,7 @@ def ask_all(
     kept, since their replies are paid for.
 
     Raises:
-        StageFailed: the endpoint is gone or refuses all requests.
+        StageError: the endpoint is gone or refuses all requests.
     """
     unconnected: list[Line] = []
 
@@ -188,7 +188,7 @@ def ask_all(
             else:
                 unconnected.append(line)
             if len(unconnected) >= UNREACHABLE:
-                raise StageFailed(f"the judge's endpoint cannot be reached: {line['detail']}", hint=_KEPT)
+                raise StageError(f"the judge's endpoint cannot be reached: {line['detail']}", hint=_KEPT)
             bar.advance(note=f"{journal.failures} failed" if journal.failures else "")
             after(line)
     keep()
@@ -250,11 +250,11 @@ class Budget:
             raise MoemixError(message, where="--max-cost", hint=hint)
 
     def spend(self, line: Line) -> None:
-        """Add the cost of a judgment; raise StageFailed if the budget is used up."""
+        """Add the cost of a judgment; raise StageError if the budget is used up."""
         self.spent += cost_of(line, self.price)
         if self.spent > self.limit:
             message = f"the budget of {self.limit:g} is used up (about {self.spent:.4g} spent); give a larger one"
-            raise StageFailed(
+            raise StageError(
                 message, where="--max-cost", hint="finished judgments are kept: run again with a larger budget"
             )
 

@@ -79,7 +79,7 @@ def judge_request(job: JudgeJobRequest) -> JudgeSummary:
 
     Raises:
         MoemixError: the request is invalid, or its folder holds another judging.
-        StageFailed: an engine or an endpoint failed; run again to resume.
+        StageError: an engine or an endpoint failed; run again to resume.
     """
     started = time.monotonic()
     if bool(job.checkpoint) == bool(job.answers):
@@ -212,7 +212,7 @@ def run_judges(judging: Judging, settings: Settings) -> None:
 
     Raises:
         MoemixError: the estimate exceeds the budget.
-        StageFailed: an endpoint is gone or refuses all requests, or the budget is used up; run again to resume.
+        StageError: an endpoint is gone or refuses all requests, or the budget is used up; run again to resume.
     """
     run = _Run(judging, settings)
     try:

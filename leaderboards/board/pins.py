@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.errors import MoemixError, StageFailed
+from harness.errors import MoemixError, StageError
 from harness.files import read_json
 from harness.launch import run_moemix
 from harness.records import EvalSummary, RunManifest
@@ -143,7 +143,7 @@ def evaluate(
         extra: further options of ``moemix eval``.
 
     Raises:
-        StageFailed: the evaluation failed; its own messages are on standard error.
+        StageError: the evaluation failed; its own messages are on standard error.
     """
     own = board.path / suite.suite
     name = os.fspath(own.resolve()) if suite.suite.endswith((".yaml", ".yml")) and own.is_file() else suite.suite
@@ -154,5 +154,5 @@ def evaluate(
     command += ["--data-root", engine.data_root] if engine.data_root else []
     logger.info("%s: evaluating %s", suite.key, checkpoint)
     if run_moemix(*command):
-        raise StageFailed(f"the evaluation on {suite.key} failed; its messages are above", where=str(out),
+        raise StageError(f"the evaluation on {suite.key} failed; its messages are above", where=str(out),
                           hint="fix the cause and run the same command again")  # fmt: skip

@@ -10,7 +10,7 @@ from tiny_server import TinyServer
 from evals import client
 from evals.engines import completions
 from evals.engines.url import UrlEngine
-from harness.errors import MoemixError, StageFailed
+from harness.errors import MoemixError, StageError
 
 
 @pytest.fixture
@@ -51,7 +51,7 @@ def test_errors_dropped_connections_and_empty_answers_are_asked_again(
 def test_a_server_that_goes_away_leaves_a_resumable_evaluation(checkpoint, mini_suite, in_process, tmp_path, responses):
     with TinyServer(checkpoint) as server:
         server.faults = dict.fromkeys(range(40, 10_000), "500")
-        with pytest.raises(StageFailed, match="run the same command again"):
+        with pytest.raises(StageError, match="run the same command again"):
             run(checkpoint, mini_suite, server.url, tmp_path / "out")
         assert len(stored(responses)) == len(server.asked) == 40
         server.faults = {}
@@ -64,13 +64,13 @@ def test_a_server_that_goes_away_leaves_a_resumable_evaluation(checkpoint, mini_
 
 def test_a_request_the_server_refuses_is_not_repeated(server, checkpoint, mini_suite, tmp_path):
     server.faults = {3: "400"}
-    with pytest.raises(StageFailed, match="refused a request \\(400"):
+    with pytest.raises(StageError, match="refused a request \\(400"):
         run(checkpoint, mini_suite, server.url, tmp_path / "out")
 
 
 def test_a_server_without_prompt_likelihoods_is_refused_rather_than_scored(server, checkpoint, mini_suite, tmp_path):
     server.faults = {0: "forget logprobs"}
-    with pytest.raises(StageFailed, match="does not give the log-likelihoods of prompts"):
+    with pytest.raises(StageError, match="does not give the log-likelihoods of prompts"):
         run(checkpoint, mini_suite, server.url, tmp_path / "out")
 
 

@@ -16,7 +16,7 @@ from small_judgings import answer_file, bench_file, judged, lines
 
 from evals import client
 from evals.judge import judges
-from harness.errors import MoemixError, StageFailed
+from harness.errors import MoemixError, StageError
 
 KEY = "sk-very-secret-0123456789"
 TRANSIENT = {
@@ -137,7 +137,7 @@ def test_answers_that_are_missing_are_counted(small):
 def test_an_endpoint_that_is_gone_stops_the_work_and_writes_no_failures(small):
     with FakeJudge(lambda *_: "[[5]]") as judge:
         pass
-    with pytest.raises(StageFailed, match="cannot be reached"):
+    with pytest.raises(StageError, match="cannot be reached"):
         judged(small, judge.url, attempts=2)
     assert lines(small / "out" / "judgments-fake.jsonl") == []
     assert not (small / "out" / "summary.json").exists()
@@ -145,7 +145,7 @@ def test_an_endpoint_that_is_gone_stops_the_work_and_writes_no_failures(small):
 
 @pytest.mark.parametrize("status", [401, 403, 404])
 def test_an_endpoint_that_refuses_us_stops_at_once(small, status):
-    with FakeJudge(lambda *_: Say(status=status, body="no")) as judge, pytest.raises(StageFailed, match=str(status)):
+    with FakeJudge(lambda *_: Say(status=status, body="no")) as judge, pytest.raises(StageError, match=str(status)):
         judged(small, judge.url, concurrency=1)
     assert len(judge.requests) <= 2
 
@@ -262,7 +262,7 @@ def test_no_key_reaches_a_record_a_log_or_an_error(small, monkeypatch, capsys, c
         summary = judged(small, judge.url, attempts=2)
         assert set(judge.keys) == {f"Bearer {KEY}"}
     assert summary.judged == 10
-    with FakeJudge(lambda *_: Say(status=401, body=f"wrong key {KEY}")) as judge, pytest.raises(StageFailed) as refused:
+    with FakeJudge(lambda *_: Say(status=401, body=f"wrong key {KEY}")) as judge, pytest.raises(StageError) as refused:
         judged(small, judge.url, out=small / "refused")
     assert KEY not in str(refused.value)
     assert KEY not in repr(refused.value.__cause__) + repr(refused.value.__context__)

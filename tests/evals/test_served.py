@@ -15,7 +15,7 @@ import tiny_server
 
 from evals.engines import served
 from evals.engines.served import ServedProcess
-from harness.errors import StageFailed
+from harness.errors import StageError
 
 
 def make(folder, *extra):
@@ -68,7 +68,7 @@ def test_a_port_that_is_taken_meanwhile_is_left_for_another(tmp_path, monkeypatc
 
 
 def test_a_server_that_dies_at_the_start_shows_the_end_of_its_log(tmp_path):
-    with pytest.raises(StageFailed, match="the weights are damaged"):
+    with pytest.raises(StageError, match="the weights are damaged"):
         make(tmp_path, "dies").start()
 
 
@@ -84,7 +84,7 @@ def test_a_dead_server_is_started_again_once(tmp_path):
         if attempt == 0:
             server.revive()
             assert server.alive()
-    with pytest.raises(StageFailed, match="died again after a restart"):
+    with pytest.raises(StageError, match="died again after a restart"):
         server.revive()
 
 

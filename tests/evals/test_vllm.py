@@ -11,7 +11,7 @@ from small_evaluations import REQUESTS, assert_same_samples, run, stored
 from evals import runner
 from evals.cache import ResponseCache
 from evals.engines.vllm_server import VllmEngine, installed_vllm
-from harness.errors import MoemixError, StageFailed
+from harness.errors import MoemixError, StageError
 from harness.files import read_json
 
 try:
@@ -122,7 +122,7 @@ def test_a_server_killed_midway_is_started_again_once_and_asked_only_for_the_res
 
     monkeypatch.setenv("MOEMIX_CACHE", str(tmp_path / "cold"))
     kept = killing(after=30)
-    with pytest.raises(StageFailed, match="died again after a restart"):
+    with pytest.raises(StageError, match="died again after a restart"):
         run(checkpoint, mini_suite, "vllm", tmp_path / "twice")
     assert not engine.server.alive()
     assert set(kept) == set(stored(tmp_path / "cold" / "responses"))

@@ -15,7 +15,7 @@ import pytest
 from slurm_cluster import Cluster, why_not  # type: ignore[import-not-found]
 from trivial_jobs import TrivialJob, trivial  # type: ignore[import-not-found]
 
-from harness.errors import StageFailed
+from harness.errors import StageError
 from harness.execution import SlurmExecutor
 from harness.slurm import conduct_on_slurm, groups
 from harness.slurm_queue import submitted
@@ -191,7 +191,7 @@ def test_an_interrupted_conductor_leaves_its_jobs_and_finds_them_again(cluster, 
     while "next" not in submitted(tmp_path):
         assert time.monotonic() < deadline
         time.sleep(0.1)
-    with pytest.raises(StageFailed, match="another process"):
+    with pytest.raises(StageError, match="another process"):
         conduct_on_slurm((trivial(tmp_path, "slow"),), executor(), tmp_path)
     first.send_signal(signal.SIGINT)
     assert "the jobs stay in Slurm's queue; to cancel them: scancel" in first.communicate(timeout=30)[1]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.errors import MoemixError, StageFailed
+from harness.errors import MoemixError, StageError
 from harness.judging import JudgeConfig, JudgeSpec
 from harness.recipe import Mixing, Part, Source, Strategy, Training
 from harness.records import EvalRequest, RunConfig, RunManifest
@@ -84,8 +84,8 @@ def test_a_recipe_name_with_a_slash_still_finds_its_store(tmp_path):
 
 
 def test_a_failed_stage_says_why_and_an_interrupted_one_can_go_on(run):
-    with pytest.raises(StageFailed), stage(run, "train"):
-        raise StageFailed("the loss became NaN at step 3")
+    with pytest.raises(StageError), stage(run, "train"):
+        raise StageError("the loss became NaN at step 3")
     assert run.manifest.stages["train"].status == "failed"
     assert "NaN at step 3" in run.manifest.stages["train"].error
     with pytest.raises(KeyboardInterrupt), stage(run, "train"):
@@ -102,7 +102,7 @@ def test_two_processes_cannot_work_on_one_run(run):
         (sys.executable, "-c", code, str(run.folder)), stdin=subprocess.PIPE, stdout=subprocess.PIPE
     )
     assert holder.stdout.readline() == b"held\n"
-    with pytest.raises(StageFailed, match="another process"), exclusive(run.folder):
+    with pytest.raises(StageError, match="another process"), exclusive(run.folder):
         pass
     holder.kill()
     holder.wait()

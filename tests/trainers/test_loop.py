@@ -13,7 +13,7 @@ import pytest
 import torch
 from small_runs import fit_request, lines, mixing, small_model, small_source, small_sources, training
 
-from harness.errors import MoemixError, StageFailed
+from harness.errors import MoemixError, StageError
 from trainers.mixing import MixingStrategy, MixtureState, load_strategy
 from trainers.mixing.dynamic import Dynamic
 from trainers.training.loop import fit, learning_rate
@@ -196,14 +196,14 @@ def test_a_loss_that_is_no_number_stops_training_and_names_step_and_source(tmp_p
     model = small_model()
     with torch.no_grad():
         model.get_input_embeddings().weight[35] = torch.nan  # a token of source b alone
-    with pytest.raises(StageFailed, match=r"loss of step \d+ .*worst source: b\n.*no state had been written"):
+    with pytest.raises(StageError, match=r"loss of step \d+ .*worst source: b\n.*no state had been written"):
         run(tmp_path / "run", small_sources(tmp_path / "sources"), model=model)
 
 
 def test_a_run_that_diverges_keeps_its_last_good_state(tmp_path):
     sources = small_sources(tmp_path / "sources")
     changes = {"steps": 30, "save_every": 1, "learning_rate": 1e15, "max_grad_norm": None, "warmup": 0.9}
-    with pytest.raises(StageFailed, match=r"of step (\d+) is not a finite number") as failure:
+    with pytest.raises(StageError, match=r"of step (\d+) is not a finite number") as failure:
         run(tmp_path / "run", sources, **changes)
     newest = States(tmp_path / "run" / "state").newest()
     assert f"of step {newest.step + 1} " in str(failure.value)
@@ -251,7 +251,7 @@ class Collapsing(MixingStrategy):
 
 
 def test_weights_that_are_no_distribution_stop_training_and_name_the_strategy(tmp_path):
-    with pytest.raises(StageFailed, match="strategy 'collapsing' are not a distribution over the"):
+    with pytest.raises(StageError, match="strategy 'collapsing' are not a distribution over the"):
         run(tmp_path / "run", small_sources(tmp_path / "sources"), Collapsing())
 
 
@@ -260,7 +260,7 @@ def test_a_state_of_other_sources_is_not_taken_up(tmp_path):
     with pytest.raises(RuntimeError):
         run(tmp_path / "run", sources, Crashing(crash_at=4), save_every=2)
     other = (*sources[:2], small_source(tmp_path / "other", "c", range(1, 9)))
-    with pytest.raises(StageFailed, match="does not belong"):
+    with pytest.raises(StageError, match="does not belong"):
         run(tmp_path / "run", other, seed=3, save_every=2)
 
 

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from small_runs import VOCABULARY, small_model, small_sources
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from harness.errors import MoemixError, StageFailed
+from harness.errors import MoemixError, StageError
 from trainers.data import Example
 from trainers.data.batches import GlobalBatch, Layout
 from trainers.models import loss as loss_module
@@ -225,5 +225,5 @@ def test_a_balance_loss_that_the_architecture_does_not_have_is_refused():
 def test_an_example_without_a_target_is_named(tmp_path):
     sources = small_sources(tmp_path)
     sources[1].train._table.targets = np.zeros_like(sources[1].train._table.targets)
-    with pytest.raises(StageFailed, match=r"source b: training example 3 has no token"):
+    with pytest.raises(StageError, match=r"source b: training example 3 has no token"):
         GlobalBatch.of(sources, np.array([0, 1]), np.array([1, 3]), layout())

@@ -8,7 +8,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 import trainers.models  # noqa: F401  (registers LLaMA-MoE)
-from harness.errors import MoemixError, StageFailed
+from harness.errors import MoemixError, StageError
 from trainers.models.packing import prepare_packing
 from trainers.models.routers import RouterObserver
 
@@ -277,9 +277,9 @@ def test_a_batch_that_does_not_match_its_source_ids_is_an_error():
     input_ids, source_ids = batch()
     observer = RouterObserver(model)
     with (
-        pytest.raises(StageFailed, match="routed 36 tokens, but 33 have a source"),
+        pytest.raises(StageError, match="routed 36 tokens, but 33 have a source"),
         observer.count(source_ids[:, :-1], 3),
     ):
         model(input_ids=input_ids)
-    with pytest.raises(StageFailed, match="did not run"), RouterObserver(model).count(source_ids, 3):
+    with pytest.raises(StageError, match="did not run"), RouterObserver(model).count(source_ids, 3):
         model.model.embed_tokens(input_ids)

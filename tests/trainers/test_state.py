@@ -11,7 +11,7 @@ import pytest
 import torch
 from small_runs import small_disk
 
-from harness.errors import StageFailed
+from harness.errors import StageError
 from trainers.training.state import State, States
 
 FILES = ("model.safetensors", "optimizer.safetensors", "arrays.npz", "facts.json", "manifest.json")
@@ -111,7 +111,7 @@ def test_a_write_that_fails_is_told_in_words_and_leaves_the_last_good_state(tmp_
         check=False,
         cwd=Path(__file__).parent,
     )
-    assert "StageFailed" in process.stderr
+    assert "StageError" in process.stderr
     assert "cannot write" in process.stderr
     assert "make room, then start the same command again" in process.stderr
     assert [path.name for path in (tmp_path / "state").iterdir()] == ["step-00000010"]
@@ -122,7 +122,7 @@ def test_a_full_disk_leaves_the_last_good_state(tmp_path):
     with small_disk(tmp_path / "disk", "1m") as resize:
         states = States(tmp_path / "disk" / "state")
         states.save(state(10))
-        with pytest.raises(StageFailed, match=r"(?i)cannot write: .*no space left"):
+        with pytest.raises(StageError, match=r"(?i)cannot write: .*no space left"):
             states.save(state(20, size=1 << 20))
         assert [path.name for path in states.folder.iterdir()] == ["step-00000010"]
         assert states.newest().step == 10

@@ -9,7 +9,7 @@ import pytest
 import torch
 from small_runs import byte_tokenizer, create_run, fit_request, lines, mixing, small_model, small_sources, training
 
-from harness.errors import MoemixError, StageFailed
+from harness.errors import MoemixError, StageError
 from trainers.mixing import Reference, Sources, load_strategy, strategy_cards
 from trainers.signals import Resources
 from trainers.training.loop import _Loop, fit
@@ -113,7 +113,7 @@ def test_a_mixture_that_becomes_one_source_is_told_once_in_a_run_also_over_a_res
 def test_a_run_takes_losses_and_weights_from_the_finished_run_it_needs(tmp_path):
     needed = create_run(tmp_path / "store", "uniform")
     dependent = create_run(tmp_path / "store", "ref_loss", reference=needed)
-    with pytest.raises(StageFailed, match="has not finished"):
+    with pytest.raises(StageError, match="has not finished"):
         train(dependent)
     train(needed)
     train(dependent)

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from small_runs import TOKENIZER, fit_request, mixing, small_model, small_source, training
 
-from harness.errors import StageFailed
+from harness.errors import StageError
 from trainers.mixing import Reference, load_strategy
 from trainers.signals import Resources
 from trainers.training.loop import _Loop
@@ -51,7 +51,7 @@ def main() -> None:
         )
     try:
         strayed.run()
-    except StageFailed as failure:
+    except StageError as failure:
         (folder / f"strayed-{rank}.txt").write_text(str(failure))
 
 

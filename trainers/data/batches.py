@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from harness.errors import StageFailed
+from harness.errors import StageError
 from trainers.data.packing import NO_LOSS, PackedBatch, collate, pack
 from trainers.data.sources import TokenSource
 from trainers.data.tokens import Example
@@ -199,14 +199,14 @@ class GlobalBatch:
         """Fetch the drawn examples and lay them out.
 
         Raises:
-            StageFailed: an example has no token to learn from; the error names its source and index.
+            StageError: an example has no token to learn from; the error names its source and index.
         """
         examples = [sources[k].train[i] for k, i in zip(source_ids.tolist(), indices.tolist(), strict=True)]
         lengths = np.array([len(example.input_ids) for example in examples], dtype=np.int64)
         targets = np.array([np.count_nonzero(example.is_target) for example in examples], dtype=np.int64)
         if not targets.all():
             i = int(targets.argmin())
-            raise StageFailed(
+            raise StageError(
                 f"training example {indices[i]} has no token that carries a loss",
                 where=f"source {sources[source_ids[i]].name}",
             )

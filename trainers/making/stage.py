@@ -44,7 +44,7 @@ def make_model(folder: Path) -> Path:
 
     Raises:
         MoemixError: the configuration, the data or the source checkpoint is not usable.
-        StageFailed: another process makes this model, or pretraining failed.
+        StageError: another process makes this model, or pretraining failed.
     """
     path, checkpoint = folder / "model.json", folder / "checkpoint"
     with exclusive(folder):

@@ -69,7 +69,7 @@ def pretrain(
     """Train a model in place on the pretraining sources, with weights by their sizes.
 
     Raises:
-        StageFailed: pretraining failed.
+        StageError: pretraining failed.
     """
     length, seed = plan.training.max_length, model.seed
     sources = load_sources(plan.sources, tokenizer=tokenizer, max_length=length, seed=seed, root=root, cache=cache)

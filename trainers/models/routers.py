@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from harness.errors import MoemixError, StageFailed
+from harness.errors import MoemixError, StageError
 
 # The names of the arguments with the selected experts and with their weights, in transformers and in vLLM.
 _SELECTION_ARGUMENTS = ("top_k_index", "router_indices", "selected_experts", "topk_ids")
@@ -126,7 +126,7 @@ class RouterObserver:
             num_sources: K.
 
         Raises:
-            StageFailed: a layer received another number of tokens than there are source ids, or did not run.
+            StageError: a layer received another number of tokens than there are source ids, or did not run.
         """
         if self._counts_LKE is None:
             shape = (self.num_layers, num_sources + 1, self.num_experts)
@@ -143,7 +143,7 @@ class RouterObserver:
             selected_Nk = layer.read(call)
             if len(selected_Nk) != len(first_bin_N1):
                 text = f"the layer routed {len(selected_Nk)} tokens, but {len(first_bin_N1)} have a source"
-                raise StageFailed(text, where=layer.name)
+                raise StageError(text, where=layer.name)
             bins_M = (first_bin_N1 + selected_Nk).reshape(-1)
             counts_LKE[position].view(-1).index_add_(0, bins_M, bins_M.new_ones(()).expand_as(bins_M))
 
@@ -159,7 +159,7 @@ class RouterObserver:
 
         Raises:
             MoemixError: the weights of the selected experts cannot be read.
-            StageFailed: a layer did not run.
+            StageError: a layer did not run.
         """
         readers = [(layer, layer.read_scores) for layer in self._layers if layer.read_scores is not None]
         if missing := next((layer for layer in self._layers if layer.read_scores is None), None):
@@ -199,7 +199,7 @@ class RouterObserver:
             yield
         for layer in self._layers:
             if layer.name not in seen:
-                raise StageFailed("the MoE layer did not run, so its routing is unknown", where=layer.name)
+                raise StageError("the MoE layer did not run, so its routing is unknown", where=layer.name)
 
     def take(self) -> NDArray[np.int64]:
         """Return the counts i64[K, L, E] since the last call, and start again from zero."""

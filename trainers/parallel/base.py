@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
-from harness.errors import MoemixError, StageFailed
+from harness.errors import MoemixError, StageError
 from harness.recipe import Training
 
 Number = TypeVar("Number", np.float64, np.int64)
@@ -56,12 +56,12 @@ class Ranks:
         """Check that every rank has the same hexadecimal digest.
 
         Raises:
-            StageFailed: they differ, so training on would mix the gradients of different mixtures.
+            StageError: they differ, so training on would mix the gradients of different mixtures.
         """
         mine = np.array([int(digest[:15], 16)], dtype=np.int64)
         differing = self.sum((self.from_first(mine) != mine).astype(np.int64))
         if differing[0]:
-            raise StageFailed(f"{differing[0]} of {self.count} processes disagree with the first about {what}")
+            raise StageError(f"{differing[0]} of {self.count} processes disagree with the first about {what}")
 
     def wait(self) -> None:
         """Return once every rank has called this."""

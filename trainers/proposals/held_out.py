@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from transformers import PreTrainedModel
 
-from harness.errors import StageFailed
+from harness.errors import StageError
 from harness.provenance import provenance
 from harness.store import Run, checkpoint_hash
 from trainers.data import TokenSource
@@ -32,7 +32,7 @@ def held_out(runs: Sequence[Run], on_run: Callable[[], None] = lambda: None) -> 
 
     Raises:
         MoemixError: a source has no held-out examples, or a checkpoint cannot be loaded.
-        StageFailed: a checkpoint has changed since its run wrote it.
+        StageError: a checkpoint has changed since its run wrote it.
     """
     found, sources = [], None
     for run in runs:
@@ -60,7 +60,7 @@ def _stored(run: Run) -> HeldOut | None:
     if path.is_file() and (stored := HeldOut.read(path)).checkpoint_hash == expected:
         return stored
     if expected is not None and expected != checkpoint_hash(run.checkpoint):
-        raise StageFailed("the checkpoint has changed since its run wrote it", where=str(run.checkpoint))
+        raise StageError("the checkpoint has changed since its run wrote it", where=str(run.checkpoint))
     return None
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.errors import MoemixError, StageFailed, unknown
+from harness.errors import MoemixError, StageError, unknown
 from trainers.mixing.base import Floats
 from trainers.mixing.simplex import minimise, normalised
 
@@ -114,7 +114,7 @@ class MixingLaw(Law):
         """Return the minimum over all mixes; the sum of exponentials is convex, so there is only one.
 
         Raises:
-            StageFailed: the solver did not reach it.
+            StageError: the solver did not reach it.
         """
 
         def value(weights: Floats) -> tuple[float, Floats]:
@@ -125,7 +125,7 @@ class MixingLaw(Law):
         _, gradient = value(weights)
         gap = float(weights @ gradient - gradient.min())
         if not gap < 1e-3 * max(1.0, float(np.abs(gradient).max())):
-            raise StageFailed(f"the search for the best mix under the law failed: {message}")
+            raise StageError(f"the search for the best mix under the law failed: {message}")
         return weights
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import yaml
 
 from harness.conductor import conduct
-from harness.errors import MoemixError, StageFailed, nearest, unknown
+from harness.errors import MoemixError, StageError, nearest, unknown
 from harness.files import hash_value, write_text
 from harness.jobs import PlannedRun
 from harness.plan import build
@@ -66,7 +66,7 @@ def propose(law: type[Law], request: Request, store: Store, data_root: Path | No
 
     Raises:
         MoemixError: the request does not match the recipe.
-        StageFailed: a proxy failed.
+        StageError: a proxy failed.
     """
     names = sorted(source.name for source in request.recipe.data.sources)
     prior = shares(request.prior, names, "prior")
@@ -89,7 +89,7 @@ def propose(law: type[Law], request: Request, store: Store, data_root: Path | No
     outcome = conduct(plan)
     if outcome.failed:
         job, reason = next(iter(outcome.failed.items()))
-        raise StageFailed(f"{len(outcome.failed)} proxies failed; {job}: {reason}")
+        raise StageError(f"{len(outcome.failed)} proxies failed; {job}: {reason}")
     from trainers.proposals.held_out import held_out
 
     with progress("held-out losses", len(plan.runs)) as bar:
@@ -162,7 +162,7 @@ def _proposal(
     mixes = np.array([[weights[name] for name in names] for weights in weights_of])
     losses = np.array([[each.losses[name] for name in names] for each in measured])
     if not np.isfinite(losses).all():
-        raise StageFailed("a proxy's held-out loss is not finite", hint="see held_out.json in its folder")
+        raise StageError("a proxy's held-out loss is not finite", hint="see held_out.json in its folder")
     started = time.perf_counter()
     fitted = law.fit(mixes, losses, target, request.seed)
     weights = fitted.best(prior, request.seed)

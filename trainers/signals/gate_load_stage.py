@@ -40,7 +40,7 @@ def measure_gate_load(run: Run, out: Path, *, examples: int, benchmarks: bool) -
 
     Raises:
         MoemixError: the run has no checkpoint yet, or its architecture has no routers to observe.
-        StageFailed: another process works on this.
+        StageError: another process works on this.
     """
     if not (run.checkpoint / "config.json").is_file():
         raise MoemixError("the run has no checkpoint yet", where=str(run.folder), hint="train it first")

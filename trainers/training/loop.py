@@ -22,7 +22,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from harness.errors import StageFailed
+from harness.errors import StageError
 from harness.files import append_jsonl
 from harness.progress import Progress, progress
 from harness.recipe import Mixing, Training
@@ -83,7 +83,7 @@ def fit(request: FitRequest) -> TrainResult:
 
     Raises:
         MoemixError: model, sources and strategy do not fit together.
-        StageFailed: the loss is no longer a number, or the disk is full; the last good state is kept.
+        StageError: the loss is no longer a number, or the disk is full; the last good state is kept.
         KeyboardInterrupt: training was interrupted; a state was written first.
     """
     with deterministic():
@@ -233,10 +233,10 @@ class _Loop:
             raise self._diverged("the gradient", int(np.nanargmax(tally.source_loss)))
         return norm
 
-    def _diverged(self, what: str, source: int) -> StageFailed:
+    def _diverged(self, what: str, source: int) -> StageError:
         states = self.states.steps()
         kept = f"the state of step {states[-1]} is kept" if states else "no state had been written yet"
-        return StageFailed(
+        return StageError(
             f"{what} of step {self.step + 1} is not a finite number; worst source: {self.names[source]}",
             where=self.title,
             hint=f"{kept}; a lower training.learning_rate or max_grad_norm may help",
@@ -322,7 +322,7 @@ class _Loop:
         self.source_loss, self.window_loss = state.arrays["source_loss"], float(state.arrays["window_loss"])
         drawn = self.draws.replay(self.mixture.history, self.step * self.training.batch_examples)
         if not np.array_equal(drawn, self.seen.examples):
-            raise StageFailed("the state does not belong to these sources", where=str(self.states.folder))
+            raise StageError("the state does not belong to these sources", where=str(self.states.folder))
         self._note(f"resuming from step {self.step}")
         if state.facts["threads"] != torch.get_num_threads():  # sums are split over threads: another count, other bits
             self._note(f"using {state.facts['threads']} threads, as at the start, not {torch.get_num_threads()}")

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from harness.errors import StageFailed
+from harness.errors import StageError
 from harness.records import MixtureUpdate
 from trainers.data.batches import Tally
 from trainers.mixing import MixingStrategy, MixtureState, Observation, Sources
@@ -176,7 +176,7 @@ class Mixture:
         """Put the first rank's weights in force from a draw on."""
         weights = self._ranks.from_first(np.asarray(state.weights, dtype=np.float64))
         if not (weights.shape == self._sources.sizes.shape and weights.min() >= 0 and abs(weights.sum() - 1) < 1e-6):
-            raise StageFailed(
+            raise StageError(
                 f"the weights of the strategy {self._strategy.name!r} are not a distribution over the"
                 f" {len(self._sources.names)} sources: {weights.tolist()[:8]}",
                 hint="weights must be >= 0 and sum to 1",

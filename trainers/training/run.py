@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from harness.errors import MoemixError, StageFailed
+from harness.errors import MoemixError, StageError
 from harness.files import whole_directory
 from harness.records import TrainResult
 from harness.store import Run, Store, checkpoint_hash, exclusive, stage
@@ -30,7 +30,7 @@ def train(run: Run) -> None:
 
     Raises:
         MoemixError: model, data and strategy do not fit together.
-        StageFailed: another process works on this run, or training failed.
+        StageError: another process works on this run, or training failed.
     """
     first = connect().is_main_process
     with exclusive(run.folder) if first else nullcontext():
@@ -93,7 +93,7 @@ def _reference(run: Run, names: tuple[str, ...]) -> Reference:
 
     Raises:
         MoemixError: the manifest names none.
-        StageFailed: the run has not finished, or has other sources.
+        StageError: the run has not finished, or has other sources.
     """
     manifest = run.manifest
     if manifest.reference_run is None:
@@ -105,9 +105,9 @@ def _reference(run: Run, names: tuple[str, ...]) -> Reference:
     needed = Run(run.store / manifest.reference_run)
     result = needed.manifest.result if needed.manifest_path.is_file() else None
     if result is None or not needed.trained:
-        raise StageFailed("the run that this one starts from has not finished", where=str(needed.folder))
+        raise StageError("the run that this one starts from has not finished", where=str(needed.folder))
     if tuple(sorted(result.final_weights)) != names:
-        raise StageFailed("the run that this one starts from has other sources", where=str(needed.folder))
+        raise StageError("the run that this one starts from has other sources", where=str(needed.folder))
     losses = [result.source_losses[name] for name in names]
     return Reference(
         weights=np.array([result.final_weights[name] for name in names]),

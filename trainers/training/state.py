@@ -25,7 +25,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from harness.errors import MoemixError, StageFailed
+from harness.errors import MoemixError, StageError
 from harness.files import hash_file, read_json, whole_directory, write_json
 
 logger = logging.getLogger("moemix.training")
@@ -78,7 +78,7 @@ class States:
         """Write a state, then drop those that are older than the newest ``keep``.
 
         Raises:
-            StageFailed: the disk is full or gone; the states before this one are intact.
+            StageError: the disk is full or gone; the states before this one are intact.
         """
         with writing(self.folder), whole_directory(self._path(state.step)) as folder:
             save_file(dict(state.model), folder / MODEL)
@@ -130,12 +130,12 @@ def writing(folder: Path) -> Iterator[None]:
     """Turn a failed write below ``folder`` into an error that says what to do.
 
     Raises:
-        StageFailed: the disk is full, read-only, or gone.
+        StageError: the disk is full, read-only, or gone.
     """
     try:
         yield
     except (OSError, SafetensorError) as error:
-        raise StageFailed(
+        raise StageError(
             f"cannot write: {getattr(error, 'strerror', None) or error}",
             where=str(folder),
             hint="make room, then start the same command again: it resumes from the last state",
