@@ -19,13 +19,14 @@ import math
 import os
 import shutil
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from html import escape
 from importlib import resources
 from pathlib import Path
 
 from harness.errors import MoemixError
 from harness.grid import Number
+from harness.statistics.estimates import Floats
 from leaderboards.board.pages import Data, submission_data, table_data, task_data
 from leaderboards.board.pairs import has_pair_pages, pair_data
 from leaderboards.board.standings import Standing, Standings, rank_text
@@ -109,7 +110,8 @@ def _index_page(standings: Standings) -> str:
     if standing is not None:
         titles = ("", "Rank", "Model", "Strategy", "Size", *map(standing.title, standing.columns), "Date")
         header = "".join(f"<th>{escape(title)}</th>" for title in titles)
-        rows = "".join(_index_row(standings, standing, at) for at in standing.order()[:FIRST_ROWS])
+        scores = [(column.values, column.half) for column in standing.columns.values()]
+        rows = "".join(_index_row(standings, standing, at, scores) for at in standing.order()[:FIRST_ROWS])
     template = _asset("index.html")
     fields = {"title": escape(board.title), "description": escape(board.description), "header": header, "rows": rows}
     for name, value in fields.items():
@@ -117,7 +119,7 @@ def _index_page(standings: Standings) -> str:
     return template
 
 
-def _index_row(standings: Standings, standing: Standing, at: int) -> str:
+def _index_row(standings: Standings, standing: Standing, at: int, scores: Sequence[tuple[Floats, Floats]]) -> str:
     submission = standings.submission(standing.rows[at])
     cells = [
         "",
@@ -125,7 +127,7 @@ def _index_row(standings: Standings, standing: Standing, at: int) -> str:
         f'<a href="#s/{submission.submission_id}">{escape(submission.model)}</a>',
         escape(submission.strategy or "–"),
         _size(submission.parameters),
-        *(_score(float(r.values[at]), float(r.half[at])) for r in standing.columns.values()),
+        *(_score(float(values[at]), float(halves[at])) for values, halves in scores),
         escape(submission.created[:10]),
     ]
     return f"<tr>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>"

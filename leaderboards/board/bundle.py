@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import os
 import shutil
-import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+
+from safetensors import safe_open
 
 from harness.checkpoint_argument import checkpoint_name
 from harness.errors import MoemixError
@@ -206,18 +206,14 @@ def _from_checkpoint(checkpoint: Path) -> dict[str, object]:
     """Return architecture and parameter counts, from ``config.json`` and the headers of the safetensors files."""
     config = read_json(checkpoint / "config.json")
     architectures = config.get("architectures") or [config.get("model_type")]
-    sizes = [item for path in sorted(checkpoint.glob("*.safetensors")) for item in _tensor_sizes(path).items()]
-    total = sum(size for _, size in sizes)
-    routed = sum(size for name, size in sizes if ".experts." in name)
+    total = routed = 0
+    for path in sorted(checkpoint.glob("*.safetensors")):
+        with safe_open(path, framework="numpy") as file:
+            for name in file.keys():  # noqa: SIM118  (a safetensors file cannot be iterated)
+                size = math.prod(file.get_slice(name).get_shape())
+                total += size
+                routed += size if ".experts." in name else 0
     experts = next((config[key] for key in _EXPERTS if config.get(key)), None)
     per_token = next((config[key] for key in _EXPERTS_PER_TOKEN if config.get(key)), None)
     active = total - routed + routed * per_token // experts if routed and experts and per_token else None
     return {"architecture": architectures[0], "parameters": total or None, "active_parameters": active}
-
-
-def _tensor_sizes(path: Path) -> dict[str, int]:
-    """Return the number of elements of each tensor, from a safetensors header."""
-    with open(path, "rb") as file:
-        (length,) = struct.unpack("<Q", file.read(8))
-        header = json.loads(file.read(min(length, 1 << 26)))
-    return {name: math.prod(entry["shape"]) for name, entry in header.items() if name != "__metadata__"}

@@ -91,27 +91,22 @@ def every_eval_ever(standings: Standings, out: Path, developer: str) -> int:
     """Write a record and its samples for each submission and suite; return how many."""
     count = 0
     for one in evaluated(standings):
-        identity = f"{one.submission.submission_id} {one.suite.key}".encode()
-        name = uuid.UUID(bytes=hashlib.sha256(identity).digest()[:16], version=4)
-        folder = f"data/{one.suite.name}/{developer}/{one.submission.model}"
-        samples = [line for task in one.suite.tasks for line in _eee_samples(one, task, developer)]
+        submission, key = one.submission, one.suite.key
+        digest = hashlib.sha256(f"{submission.submission_id} {key}".encode()).digest()
+        base = f"data/{one.suite.name}/{developer}/{submission.model}/{uuid.UUID(bytes=digest[:16], version=4)}"
+        ids = {"schema_version": EEE_SCHEMA,
+               "evaluation_id": f"{key}/{developer}/{submission.model}/{submission.submission_id}"}  # fmt: skip
+        samples = [ids | {"model_id": f"{developer}/{submission.model}"} | line for line in _eee_samples(one)]
         text = "".join(map(_json_line, samples))
-        record = _eee_record(one, developer)
-        record["detailed_evaluation_results"] = {
-            "format": "jsonl",
-            "file_path": f"{folder}/{name}_samples.jsonl",
-            "hash_algorithm": "sha256",
-            "checksum": hashlib.sha256(text.encode()).hexdigest(),
-            "total_rows": len(samples),
-        }
-        write_text(out / folder / f"{name}_samples.jsonl", text)
-        write_json(out / folder / f"{name}.json", record)
+        detailed = {
+            "format": "jsonl", "file_path": f"{base}_samples.jsonl", "hash_algorithm": "sha256",
+            "checksum": hashlib.sha256(text.encode()).hexdigest(), "total_rows": len(samples),
+        }  # fmt: skip
+        record = ids | _eee_record(one, developer) | {"detailed_evaluation_results": detailed}
+        write_text(out / f"{base}_samples.jsonl", text)
+        write_json(out / f"{base}.json", record)
         count += 1
     return count
-
-
-def _eee_id(one: Evaluated, developer: str) -> str:
-    return f"{one.suite.key}/{developer}/{one.submission.model}/{one.submission.submission_id}"
 
 
 def _eee_record(one: Evaluated, developer: str) -> _Object:
@@ -125,21 +120,15 @@ def _eee_record(one: Evaluated, developer: str) -> _Object:
         "model_availability": "open_weights" if "weights" in submission.links else "unknown",
     }
     return {
-        "schema_version": EEE_SCHEMA,
-        "evaluation_id": _eee_id(one, developer),
         "evaluation_timestamp": summary.provenance.created,
         "retrieved_timestamp": _seconds_since_1970(submission.created),
         "source_metadata": {
-            "source_name": f"moemix board {one.suite.key}",
-            "source_type": "evaluation_run",
-            "source_organization_name": developer,
-            "evaluator_relationship": "first_party",
+            "source_name": f"moemix board {one.suite.key}", "source_type": "evaluation_run",
+            "source_organization_name": developer, "evaluator_relationship": "first_party",
         },
         "eval_library": {"name": "lm_eval", "version": summary.provenance.versions.get("lm_eval", "unknown")},
         "model_info": {
-            "name": submission.model,
-            "id": f"{developer}/{submission.model}",
-            "developer": developer,
+            "name": submission.model, "id": f"{developer}/{submission.model}", "developer": developer,
             "inference_engine": {
                 "name": str(summary.engine.get("name", summary.request.engine)),
                 "version": str(summary.engine.get("version") or "unknown"),
@@ -147,7 +136,7 @@ def _eee_record(one: Evaluated, developer: str) -> _Object:
             "additional_details": {key: value for key, value in details.items() if value},
         },
         "evaluation_results": [_eee_result(one, key) for key in one.scores],
-    }
+    }  # fmt: skip
 
 
 def _eee_result(one: Evaluated, key: Key) -> _Object:
@@ -162,45 +151,40 @@ def _eee_result(one: Evaluated, key: Key) -> _Object:
     if math.isfinite(error):
         uncertainty["standard_error"] = {"value": error, "method": "analytic"}
     return {
-        "evaluation_result_id": _eee_result_id(key),
+        "evaluation_result_id": _result_id(key),
         "evaluation_name": key.task,
         "source_data": source,
         "metric_config": {
-            "metric_id": key.metric,
-            "metric_name": _metric_name(key),
+            "metric_id": key.metric, "metric_name": _metric_name(key),
             "metric_unit": "proportion" if bounded else "points",
-            "lower_is_better": not one.suite.higher_is_better,
-            "score_type": "continuous",
-            "min_score": 0.0 if bounded else "-Infinity",
-            "max_score": 1.0 if bounded else "Infinity",
+            "lower_is_better": not one.suite.higher_is_better, "score_type": "continuous",
+            "min_score": 0.0 if bounded else "-Infinity", "max_score": 1.0 if bounded else "Infinity",
             "additional_details": {"shots": str(pinned.shots), "task_version": pinned.version},
         },
         "score_details": {"score": value, "uncertainty": uncertainty},
-    }
+    }  # fmt: skip
 
 
 def _metric_name(key: Key) -> str:
     return key.metric if key.filter == "none" else f"{key.metric} ({key.filter})"
 
 
-def _eee_result_id(key: Key) -> str:
+def _result_id(key: Key) -> str:
     return f"{key.task}/{key.metric}/{key.filter}"
 
 
-def _eee_samples(one: Evaluated, task: str, developer: str) -> Iterator[_Object]:
-    keys = [key for key in one.scores if key.task == task]
-    for sample in parse_samples(read_lines(one.folder / f"samples_{task}.jsonl")):
-        for key in keys:
-            if key.filter == sample.filter:
-                yield _eee_sample(one, key, sample, developer)
+def _eee_samples(one: Evaluated) -> Iterator[_Object]:
+    for task in one.suite.tasks:
+        keys = [key for key in one.scores if key.task == task]
+        for sample in parse_samples(read_lines(one.folder / f"samples_{task}.jsonl")):
+            yield from (_eee_sample(key, sample) for key in keys if key.filter == sample.filter)
 
 
-def _eee_sample(one: Evaluated, key: Key, sample: Sample, developer: str) -> _Object:
-    requests, target = sample.requests, str(sample.target)
+def _eee_sample(key: Key, sample: Sample) -> _Object:
+    requests, responses, target = sample.requests, sample.responses, str(sample.target)
+    assert isinstance(responses, list)  # the submission was verified
     prompt = str(requests[0][0])
     choices = [str(request[1]) for request in requests] if len(requests) > 1 else []
-    responses = sample.responses
-    assert isinstance(responses, list)  # the submission was verified
     if choices:
         likelihoods = [float(reply[0][0]) for reply in responses]
         answer = choices[max(range(len(likelihoods)), key=likelihoods.__getitem__)]
@@ -209,11 +193,8 @@ def _eee_sample(one: Evaluated, key: Key, sample: Sample, developer: str) -> _Ob
         answer, raw = filtered_answer(sample), [str(text) for text in responses[0]]
     score = sample.score(key.metric)
     return {
-        "schema_version": EEE_SCHEMA,
-        "evaluation_id": _eee_id(one, developer),
-        "model_id": f"{developer}/{one.submission.model}",
         "evaluation_name": key.task,
-        "evaluation_result_id": _eee_result_id(key),
+        "evaluation_result_id": _result_id(key),
         "sample_id": str(sample.doc_id),
         "sample_hash": hashlib.sha256((prompt + target).encode("utf-8", "backslashreplace")).hexdigest(),
         "interaction_type": "single_turn",

@@ -29,10 +29,10 @@ def as_json(standings: Standings, entries: Sequence[BoardEntry]) -> str:
         "name": board.name,
         "title": board.title,
         "suites": [suite.key for suite in board.suites],
-        "entries": [entry.model_dump(mode="json", exclude={"submission": {"files"}}) for entry in entries],
         "refused": standings.refused,
     }
-    return json_text(document, indent=None)
+    encoded = ", ".join(entry.model_dump_json(exclude={"submission": {"files"}}) for entry in entries)
+    return f'{json_text(document, indent=None).rstrip().removesuffix("}")}, "entries": [{encoded}]}}\n'
 
 
 def as_csv(entries: Sequence[BoardEntry]) -> str:
@@ -45,7 +45,7 @@ def _csv_lines(entry: BoardEntry) -> Iterator[dict[str, Value]]:
     known: dict[str, Value] = {name: getattr(entry.submission, name) for name in names} | {"status": entry.status}
     scores = [(suite, name, score) for suite, columns in entry.scores.items() for name, score in columns.items()]
     for suite, name, score in scores:
-        fields = score.model_dump()
+        fields: dict[str, Value] = dict(score)
         yield known | {"suite": suite, "column": name, "score": fields.pop("value"), **fields}
     if not scores:
         yield known
@@ -62,10 +62,12 @@ def _markdown_table(standings: Standings, standing: Standing) -> str:
     if not standing.rows:
         return f"{heading}No submission yet."
     rows = []
+    halves = [column.half for column in standing.columns.values()]
     for at in standing.order()[:MAX_ROWS]:
         submission = standings.submission(standing.rows[at])
         row = [rank_text(standing.columns[standing.suite.main], at), submission.model, submission.strategy or "–"]
-        row += [str(Number(100 * r.values[at], 100 * r.half[at], 1)) for r in standing.columns.values()]
+        row += [str(Number(100 * c.values[at], 100 * half[at], 1))
+                for c, half in zip(standing.columns.values(), halves, strict=True)]  # fmt: skip
         rows.append(row)
     table = markdown_table(Grid(["rank", "model", "strategy", *map(standing.title, standing.columns)], rows))
     if len(standing.rows) > MAX_ROWS:

@@ -233,7 +233,7 @@ const moemix = (() => {
     view.descending = suite.higher;
     view.page = 0;
     const about = el("div", { class: "scroll" }, el("table", {}, el("thead", {}, el("tr", {},
-      ["Task", "Metric", "Filter", "Shots", "Version", "Questions", "Weight", "Question set"].map((t) => el("th", { scope: "col", class: "text" }, t)))),
+      ["Task", "Metric", "Filter", "Shots", "Version", "Questions", "Weight", "Question set"].map((t, i) => el("th", { scope: "col", class: i < 3 ? "text" : null }, t)))),
     el("tbody", {}, results.filter((_, i) => !task || i === wanted).map(([t, metric, filter, share]) => {
       const pin = suite.tasks[t] || {};
       return el("tr", {}, el("td", { class: "text" }, el("a", { href: `#t/${key}/${name}/${t}` }, t)), el("td", { class: "text" }, metric), el("td", { class: "text" }, filter),
@@ -346,17 +346,17 @@ const moemix = (() => {
         const verdict = bit(one.beats[suite.key][column.name], j) ? "better" : bit(two.beats[suite.key][column.name], i) ? "worse" : "undecided";
         const mark = el("td", { class: { better: "pass", worse: "fail" }[verdict], "data-verdict": verdict }, verdict);
         const scores = [a, b].map((c) => el("td", {}, percent(c.value), " ", el("small", {}, interval(c.lower, c.upper))));
-        if (!pairs) return [...scores, mark];
+        if (!pairs) return [mark, ...scores];
         const d = pairs[column.name];
-        return [...scores, el("td", { class: mark.className || null, "data-difference": d.difference, "data-low": d.low, "data-high": d.high, "data-p": d.p, "data-corrected": d.corrected },
+        return [mark, ...scores, el("td", { class: mark.className || null, "data-difference": d.difference, "data-low": d.low, "data-high": d.high, "data-p": d.p, "data-corrected": d.corrected },
           percent(d.difference, true) + (verdict === "undecided" ? "" : " *")), el("td", {}, interval(d.low, d.high, true)),
-        el("td", {}, small(d.p)), el("td", {}, small(d.corrected)), mark, el("td", {}, `${d.better} / ${d.worse}`)];
+        el("td", {}, small(d.p)), el("td", {}, small(d.corrected)), el("td", {}, `${d.better} / ${d.worse}`)];
       };
-      const titles = pairs ? ["Difference", "95 % interval", "p (alone)", "p (corrected)", "Verdict", "Better / worse"] : ["Verdict"];
+      const titles = pairs ? ["Difference", "95 % interval", "p (alone)", "p (corrected)", "Better / worse"] : [];
       parts.push(el("h2", {}, suite.key), one.engine[suite.key] !== two.engine[suite.key]
         ? el("p", { class: "warn" }, `Evaluated by different engines: ${one.engine[suite.key]} and ${two.engine[suite.key]}.`) : [],
       el("div", { class: "scroll" }, el("table", { class: "comparison" }, el("thead", {}, el("tr", {},
-        ["Column", label(one), label(two), ...titles].map((t) => el("th", { scope: "col" }, t)))),
+        ["Column", "Verdict", label(one), label(two), ...titles].map((t) => el("th", { scope: "col" }, t)))),
       el("tbody", {}, suite.columns.filter((column) => suite.scores[column.name]).map((column) => el("tr", {}, el("td", { class: "text" }, column.title), cells(column)))))),
       pairs || i === j ? [] : el("p", { class: "note" }, "This board is too large for a page of every pair. For the paired differences with their intervals, run ",
         el("code", {}, `moemix board compare DIR ${ids[0]} ${ids[1]}`)));
