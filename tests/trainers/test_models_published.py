@@ -230,7 +230,7 @@ def test_the_shapes_that_a_plan_reckons_with_are_those_of_the_model_code(hub: st
         for parameter in model.parameters():
             parameter.requires_grad_(True)
         freeze(model, frozen)  # type: ignore[arg-type]
-        assert shape.learning(frozen) == sum(p.numel() for p in model.parameters() if p.requires_grad), frozen
+        assert shape.trained(frozen) == sum(p.numel() for p in model.parameters() if p.requires_grad), frozen
 
 
 def test_molm_has_the_parameters_that_its_cards_tell():
