@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Generic, NamedTuple, TypeVar
 
 import numpy as np
@@ -81,7 +82,7 @@ class Scores:
     upper: Floats
     fraction: bool
 
-    @property
+    @cached_property
     def half(self) -> Floats:
         """Half the width of the intervals before they are cut: what stands after a ±."""
         found: Floats = quantile((1 + CONFIDENCE) / 2, self.dof) * self.se

@@ -287,7 +287,7 @@ def test_without_a_sandbox_programs_are_left_as_recorded_and_the_verdict_says_wh
     monkeypatch.setenv("PATH", "/nowhere")
     checked = executed(board)
     assert outcomes(checked)["execution"] == "skip"
-    assert "20 scores as recorded: programs are not run here: bubblewrap" in detail(checked, "execution")
+    assert "20 scores as recorded: programs cannot run here: bubblewrap" in detail(checked, "execution")
 
 
 # --- copies and oddities --------------------------------------------------------------------------------
