@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 
 from harness.checkpoint_argument import checkpoint_name
 from harness.errors import MoemixError
@@ -208,11 +208,13 @@ def _from_checkpoint(checkpoint: Path) -> dict[str, object]:
     architectures = config.get("architectures") or [config.get("model_type")]
     total = routed = 0
     for path in sorted(checkpoint.glob("*.safetensors")):
-        with safe_open(path, framework="numpy") as file:
-            for name in file.keys():  # noqa: SIM118  (a safetensors file cannot be iterated)
-                size = math.prod(file.get_slice(name).get_shape())
-                total += size
-                routed += size if ".experts." in name else 0
+        try:
+            with safe_open(path, framework="numpy") as file:
+                shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118  (no iterator)
+        except SafetensorError as error:
+            raise MoemixError(f"not a valid safetensors file: {error}", where=str(path)) from None
+        total += sum(map(math.prod, shapes.values()))
+        routed += sum(math.prod(shape) for name, shape in shapes.items() if ".experts." in name)
     experts = next((config[key] for key in _EXPERTS if config.get(key)), None)
     per_token = next((config[key] for key in _EXPERTS_PER_TOKEN if config.get(key)), None)
     active = total - routed + routed * per_token // experts if routed and experts and per_token else None

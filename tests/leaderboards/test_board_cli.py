@@ -230,3 +230,10 @@ def test_help_is_quick_and_loads_nothing_heavy():
         "assert not {'torch', 'numpy', 'scipy', 'yaml', 'pydantic'} & sys.modules.keys()"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_damaged_checkpoint_is_refused_with_its_file(tmp_path):
+    (tmp_path / "config.json").write_text('{"model_type": "mixtral"}')
+    (tmp_path / "model.safetensors").write_bytes(b"\xff" * 64)
+    with pytest.raises(MoemixError, match=r"model\.safetensors: not a valid safetensors file"):
+        _from_checkpoint(tmp_path)
