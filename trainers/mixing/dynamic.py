@@ -124,6 +124,12 @@ class GateLoadStatic(Dynamic):
     updates = False
 
 
+def _move_by_embedding(rule: Dynamic | SentenceEmbedding, state: MixtureState, seen: Observation) -> MixtureState:
+    """Move weight to the sources whose mean sentence embedding is far from the others'."""
+    delta = embedding_distance(seen.need("embedding"), rule.distance, rule.aggregate)
+    return MixtureState(reweigh(state.weights, rule.eta * delta, rule.c))
+
+
 @dataclass(frozen=True)
 class DynamicFromSentenceEmbedding(Dynamic):
     """`dynamic`, started from the weights of `sentence_embedding`."""
@@ -134,8 +140,7 @@ class DynamicFromSentenceEmbedding(Dynamic):
 
     def start(self, state: MixtureState, seen: Observation) -> MixtureState:
         """Move weight to the sources whose embedding is unlike the others'."""
-        delta = embedding_distance(seen.need("embedding"), self.distance, self.aggregate)
-        return MixtureState(reweigh(state.weights, self.eta * delta, self.c))
+        return _move_by_embedding(self, state, seen)
 
 
 @dataclass(frozen=True)
@@ -164,8 +169,7 @@ class SentenceEmbedding(MixingStrategy):
 
     def start(self, state: MixtureState, seen: Observation) -> MixtureState:
         """Move weight to the sources whose embedding is unlike the others'."""
-        delta = embedding_distance(seen.need("embedding"), self.distance, self.aggregate)
-        return MixtureState(reweigh(state.weights, self.eta * delta, self.c))
+        return _move_by_embedding(self, state, seen)
 
 
 @dataclass(frozen=True)
