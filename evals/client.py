@@ -7,30 +7,26 @@ own, because only there a deadline ends a request whatever the server does.
 from __future__ import annotations
 
 import asyncio
-import email.utils
 import functools
-import ipaddress
 import json
-import os
 import random
 import re
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
-from urllib.parse import urlsplit
 
 import httpx2
 import tenacity
 
-from harness.errors import MoemixError, StageError
+from evals.addresses import base_url, is_loopback, retry_after
+from harness.errors import StageError
 
 FIRST_WAIT, LONGEST_WAIT = 0.5, 60.0  # seconds between attempts: the wait doubles each time, with jitter
 CONNECT_SECONDS = 10.0
 HIDDEN = "[key]"  # what stands in place of a key in every text
 RESUME_HINT = "run the same command again: what was answered is kept"
-_LONGEST_PAUSE = 120.0  # seconds; the longest Retry-After that is followed
 _STARTING = threading.Lock()  # threads that send their first requests together must not start two event loops
 _SMALL = 1 << 53  # counts of tokens above this are nonsense
 
@@ -235,11 +231,11 @@ class Client:
         Args:
             path: ``/completions`` or ``/chat/completions``.
             payload: the request.
-            check: returns why a reply is of no use, or None; a useless reply is asked for again.
+            check: returns why a reply is unusable, or None; the request is then sent again.
             stop: set when nobody waits for this reply any more.
 
         Raises:
-            RequestError: there is no usable reply.
+            RequestError: no attempt gave a usable reply.
             ServerGoneError: the server has ended.
             RequestCancelledError: ``stop`` was set.
         """
@@ -303,8 +299,8 @@ class Client:
         except (TimeoutError, httpx2.TimeoutException):
             raise RequestError("timeout", f"no reply within {timeout:g} s", where=where) from None
         except (httpx2.HTTPError, httpx2.InvalidURL) as error:
-            said = self.redact(f"{type(error).__name__}: {error}")[:300]
-            raise RequestError("connection", said, where=where) from None
+            message = self.redact(f"{type(error).__name__}: {error}")[:300]
+            raise RequestError("connection", message, where=where) from None
         status, text = response.status_code, self.redact(response.content.decode("utf-8", "replace"))
         if status in (429, 503):
             self.pace.pause(retry_after(response.headers))
@@ -320,61 +316,11 @@ class Client:
         reply = body if isinstance(body, dict) else {}
         choices, error, usage = reply.get("choices"), reply.get("error"), reply.get("usage")
         if not isinstance(choices, list) or not choices or not isinstance(choices[0], dict):
-            said = error.get("message") if isinstance(error, dict) else error
-            detail = f"a reply without choices{f': {said[:300]}' if isinstance(said, str) else ''}"
+            message = error.get("message") if isinstance(error, dict) else error
+            detail = f"a reply without choices{f': {message[:300]}' if isinstance(message, str) else ''}"
             raise RequestError("bad_reply", detail, where=self.url)
         counts = [usage.get(name) if isinstance(usage, dict) else 0 for name in ("prompt_tokens", "completion_tokens")]
         return Completion(choices[0], Usage(*(n if isinstance(n, int) and 0 <= n < _SMALL else 0 for n in counts)))
-
-
-def base_url(url: str) -> tuple[str, str]:
-    """Split a server's address into what stands before ``/chat/completions``, and its query.
-
-    A version is appended where the path names none: ``http://host`` and ``http://host/v1/chat/completions`` both give
-    ``http://host/v1``. A path with a version or ``openai`` in it (Gemini, Vertex, DeepInfra, Azure) stays as it is.
-
-    Raises:
-        MoemixError: it is not an http(s) address, or has credentials in it, which would be written into records.
-    """
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise MoemixError("a server's address is a URL such as http://127.0.0.1:8000/v1", where=url.split("@")[-1])
-    if parts.username or parts.password or re.search(r"(^|&)(api[-_]?)?(key|token)=", parts.query, re.IGNORECASE):
-        raise MoemixError(
-            "a server's address must not hold credentials",
-            where=parts.hostname,
-            hint="put the key into an environment variable",
-        )
-    path = re.sub(r"/(chat/)?completions$", "", parts.path.rstrip("/"))
-    known = re.search(r"/(v[0-9]+\w*|openai)(/|$)", path)
-    return f"{parts.scheme}://{parts.netloc}{path if known else f'{path}/v1'}", parts.query
-
-
-def is_loopback(url: str) -> bool:
-    """Return whether an address is one of this machine's own."""
-    host = urlsplit(url).hostname or ""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost" or host.endswith(".localhost")
-
-
-def api_key(variables: Sequence[str]) -> str | None:
-    """Return the key from the first of these environment variables that is set; None if none is."""
-    return next((value for name in variables if (value := os.environ.get(name))), None)
-
-
-def retry_after(headers: Mapping[str, str]) -> float:
-    """Return the seconds that a server asks to wait: ``Retry-After`` in seconds or as a date, or in milliseconds."""
-    milliseconds, value = headers.get("retry-after-ms"), headers.get("retry-after", "0")
-    try:
-        seconds = float(milliseconds) / 1000 if milliseconds else float(value)
-    except ValueError:
-        try:
-            seconds = email.utils.parsedate_to_datetime(value).timestamp() - time.time()
-        except ValueError:
-            return 0.0
-    return min(max(seconds, 0.0), _LONGEST_PAUSE)
 
 
 def _reason_of(status: int) -> tuple[Reason, bool]:

@@ -6,7 +6,8 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from evals.client import Client, RequestError, api_key
+from evals.addresses import api_key
+from evals.client import Client, RequestError
 from evals.engines.engine import Engine, context_length
 from harness.errors import MoemixError, StageError, unknown
 

@@ -9,7 +9,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from evals.client import Client, Completion, Pace, Reason, RequestError, api_key, base_url
+from evals.addresses import api_key, base_url
+from evals.client import Client, Completion, Pace, Reason, RequestError
 from evals.concurrency import as_answered
 from evals.judge.journal import Journal, safe_name
 from evals.judge.records import Line, Reply, Task

@@ -19,23 +19,19 @@ T = TypeVar("T")
 Verdict = Literal["better", "worse", "undecided"]
 
 
-def adjust(p_values: Sequence[float] | Floats, comparisons: int | None = None) -> list[float]:
+def adjust(p_values: Sequence[float] | Floats) -> list[float]:
     """Return the p-values of a family, corrected for all of its comparisons, in the order given (Holm 1979).
 
-    Args:
-        p_values: nan stays nan and does not count.
-        comparisons: size of the family if ``p_values`` is only a part of it. The others count as less significant,
-            which can only raise the corrected values.
+    A p-value that is nan stays nan and does not count.
 
     >>> adjust([0.01, 0.04, math.nan, 0.03])
     [0.03, 0.06, nan, 0.06]
     """
     p = np.asarray(p_values, dtype=np.float64)
     known = np.flatnonzero(~np.isnan(p))
-    family = comparisons if comparisons is not None else len(known)
     order = known[np.argsort(p[known], kind="stable")]
     adjusted = np.full(len(p), np.nan)
-    adjusted[order] = np.minimum(1.0, np.maximum.accumulate(p[order] * (family - np.arange(len(order)))))
+    adjusted[order] = np.minimum(1.0, np.maximum.accumulate(p[order] * (len(known) - np.arange(len(known)))))
     found: list[float] = adjusted.tolist()
     return found
 

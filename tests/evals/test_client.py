@@ -11,18 +11,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from evals import client as client_module
-from evals.client import (
-    Client,
-    Dialect,
-    Pace,
-    RequestCancelledError,
-    RequestError,
-    ServerGoneError,
-    Usage,
-    base_url,
-    is_loopback,
-    retry_after,
-)
+from evals.addresses import base_url, is_loopback, retry_after
+from evals.client import Client, Dialect, Pace, RequestCancelledError, RequestError, ServerGoneError, Usage
 from evals.concurrency import as_answered
 from harness.errors import MoemixError
 

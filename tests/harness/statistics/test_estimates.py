@@ -147,7 +147,6 @@ def test_the_detectable_difference_is_detected_four_times_in_five():
 
 def test_holm_by_hand():
     assert adjust([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
-    assert adjust([0.01, 0.04], comparisons=10) == pytest.approx([0.1, 0.36])
     assert adjust([]) == []
     adjusted = adjust([math.nan, 0.02])
     assert math.isnan(adjusted[0])
@@ -163,4 +162,5 @@ def test_holm_keeps_the_order_never_lowers_and_does_not_care_how_the_tests_come(
     order = list(range(len(p_values)))
     random.shuffle(order)
     assert adjust([p_values[i] for i in order]) == pytest.approx([adjusted[i] for i in order])
-    assert all(more >= less for more, less in zip(adjust(p_values, len(p_values) + 3), adjusted, strict=True))
+    larger = adjust([*p_values, 1.0, 1.0, 1.0])  # more comparisons can only raise the corrected values
+    assert all(more >= less for more, less in zip(larger, adjusted, strict=False))
