@@ -52,49 +52,24 @@ def test_doremi_is_a_multiplicative_step_on_the_excess_loss_and_reports_its_time
 
 def test_doge_scores_the_agreement_of_clipped_gradients():
     gradient = np.array([[3.0, 4.0], [0.6, 0.8], [0.0, -1.0]], dtype=np.float32)  # norms 5, 1, 1; the first is clipped
-    rule = load_strategy("doge", mu=0.1, rate=0.1)
+    rule = load_strategy("doge", mu=0.1, rate=0.1, clip=1.0)
     new = rule.update(rule.init(sources_of(3)), seen(gradient=gradient))
     gain = np.exp([1.2, 1.2, 0.0])  # with Σ g = (1.2, 0.6); the third disagrees, −0.6, and is clipped at zero
-    np.testing.assert_allclose(new.weights, gain / gain.sum(), rtol=1e-6)
-    alone = load_strategy("doge", mu=0.1, rate=0.1, own=False)
+    np.testing.assert_allclose(new.weights, gain / gain.sum(), rtol=1e-5)
+    alone = load_strategy("doge", mu=0.1, rate=0.1, clip=1.0, own=False)
     gain = np.exp([0.2, 0.2, 0.0])  # less ‖g‖² = 1 each
     np.testing.assert_allclose(
-        alone.update(rule.init(sources_of(3)), seen(gradient=gradient)).weights, gain / gain.sum(), rtol=1e-6
+        alone.update(rule.init(sources_of(3)), seen(gradient=gradient)).weights, gain / gain.sum(), rtol=1e-5
     )
     assert rule.scales == "loss"
-
-
-def test_odm_averages_the_exponential_of_the_loss_and_explores_less_and_less():
-    rule = load_strategy("odm")
-    state, reward = rule.init(sources_of(3)), np.zeros(3)
-    for t, losses in enumerate([[1.0, 2.0, 3.0], [1.5, NAN, 2.0], [0.5, 1.0, 1.0], [0.5, 1.0, 1.0]], 1):
-        state = rule.update(state, seen(train_loss=losses))
-        known = np.isfinite(losses)
-        reward = np.where(known, 0.9 * reward + 0.1 * np.exp(np.where(known, losses, 0.0)), reward)
-        epsilon = min(1 / 3, math.sqrt(math.log(3) / (3 * t)))
-        np.testing.assert_allclose(state.weights, (1 - 3 * epsilon) * reward / reward.sum() + epsilon, rtol=1e-12)
-    assert epsilon < 1 / 3
 
 
 def test_odm_takes_a_loss_whose_exponential_no_float_can_hold():
     rule = load_strategy("odm")
     state = rule.init(sources_of(3))
-    for _ in range(50):
-        state = rule.update(state, seen(train_loss=[2000.0, 1.0, 1.0]))
+    for step in range(1, 51):
+        state = rule.update(state, seen(step, train_loss=[2000.0, 1.0, 1.0]))
     assert state.weights[0] > 0.8
-
-
-def test_odm_exp3_adds_importance_weighted_rewards():
-    rule = load_strategy("odm_exp3")
-    state, reward = rule.init(sources_of(2)), np.zeros(2)
-    epsilon = 0.5
-    for t, losses in enumerate([[1.0, 2.0], [4.0, NAN], [1.0, 3.0], [1.0, 3.0]], 1):
-        reward = reward + np.nan_to_num(losses) / 10 / state.weights
-        state = rule.update(state, seen(train_loss=losses))
-        last, epsilon = epsilon, min(0.5, math.sqrt(math.log(2) / (2 * t)))
-        power = np.exp(last * reward)
-        expected = np.full(2, 0.5) if t == 1 else (1 - 2 * epsilon) * power / power.sum() + epsilon
-        np.testing.assert_allclose(state.weights, expected, rtol=1e-12)
 
 
 def test_skill_it_weighs_the_losses_of_a_window_by_the_graph():
@@ -116,6 +91,7 @@ def test_skill_it_weighs_the_losses_of_a_window_by_the_graph():
 
 def test_aioli_finds_out_who_helps_whom_and_follows():
     graph = np.array([[0.3, 0.0, 0.1], [0.0, 0.2, 0.0], [0.1, 0.0, 0.5]])  # A_ij: the fall of i by an interval on j
+    first, second = graph / graph.sum(), np.eye(3) / 3
     rule = load_strategy("aioli", hold=2, ema=0.5)
     loss = np.array([5.0, 5.0, 5.0])
     state = rule.start(rule.init(sources_of(3)), seen(0, probe_loss=loss))
@@ -125,12 +101,12 @@ def test_aioli_finds_out_who_helps_whom_and_follows():
         loss = loss - graph @ state.weights
         state = rule.update(state, seen(step, probe_loss=loss))
         if step == 3:
-            np.testing.assert_allclose(state.memory["graph"], graph, atol=1e-12)
-            power = np.exp(graph.sum(axis=0))
+            np.testing.assert_allclose(state.memory["graph"], first, atol=1e-12)
+            power = np.exp(first.sum(axis=0))
             np.testing.assert_allclose(state.weights, power / power.sum(), rtol=1e-12)
         if step == 9:
-            graph = 3 * graph
-    np.testing.assert_allclose(state.memory["graph"], 2 / 3 * graph, atol=1e-12)  # half the old, half three times that
+            graph = second
+    np.testing.assert_allclose(state.memory["graph"], (first + second) / 2, atol=1e-12)
     assert [int(weights.argmax()) for weights in probes[:3]] == [int(w.argmax()) for w in probes[9:12]] == [0, 1, 2]
     assert np.ptp(probes[3:9], axis=0).max() == 0, "twice as long as it probed, the weights stay"
     assert rule.interval(sources_of(3, steps=180)) == 10
@@ -164,17 +140,6 @@ def test_ado_is_not_disturbed_by_sources_without_a_law():
     assert law[1, 0] > 0
     assert law[1, 1] == 0
     assert np.isfinite(law).all()
-
-
-def test_sheared_and_versatune_follow_the_distance_to_the_reference_in_both_directions():
-    losses, target = np.array([2.0, 1.0, 3.0]), np.array([1.5, 1.5, 3.0])
-    for name, c in (("sheared", 1e-4), ("versatune", 0.0)):
-        rule = load_strategy(name)
-        state = rule.start(rule.init(sources_of(3)), seen(0, reference_loss=target))
-        np.testing.assert_array_equal(state.weights, 1 / 3)
-        new = rule.update(at(state, [0.2, 0.3, 0.5]), seen(probe_loss=losses)).weights
-        power = np.array([0.2, 0.3, 0.5]) * np.exp(losses - target)
-        np.testing.assert_allclose(new, (1 - c) * power / power.sum() + c / 3, rtol=1e-12)
 
 
 def test_loss_softmax_keeps_the_last_known_loss():

@@ -1,4 +1,4 @@
-"""Every strategy gives the weights that it gave in version 0.1."""
+"""Every strategy gives the weights that it gave when its row was written."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def last_state(row: dict) -> MixtureState:
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: f"{row['strategy']} {row['options']} {row['scenario']}")
-def test_weights_are_those_of_version_0_1(row: dict):
+def test_weights_are_those_of_the_file(row: dict):
     # other machines round exp and log otherwise; a changed rule is off by far more
     np.testing.assert_allclose(last_state(row).weights, row["weights"], rtol=1e-9, atol=1e-300)
 

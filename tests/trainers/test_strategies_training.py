@@ -110,16 +110,15 @@ def test_a_mixture_that_becomes_one_source_is_told_once_in_a_run_also_over_a_res
     assert "entropy" not in caplog.text
 
 
-def test_a_run_takes_losses_and_weights_from_the_finished_run_it_needs(tmp_path):
+def test_a_run_takes_model_and_weights_from_the_finished_run_it_needs(tmp_path):
     needed = create_run(tmp_path / "store", "uniform")
     dependent = create_run(tmp_path / "store", "ref_loss", reference=needed)
     with pytest.raises(StageError, match="has not finished"):
         train(dependent)
     train(needed)
     train(dependent)
-    came_to = needed.manifest.result.source_losses
-    update = lines(dependent.mixture, without="cost")[1]
-    gain = np.array(update["observation"]["train_loss"]) - [came_to[name] for name in update["names"]]
+    start, update = lines(dependent.mixture, without="cost")[:2]
+    gain = np.array(update["observation"]["probe_loss"]) - start["observation"]["reference_loss"]
     alpha = np.exp(gain) / np.exp(gain).sum()
     np.testing.assert_allclose(update["after"], (1 - 1e-4) * alpha + 1e-4 / 3, rtol=1e-9)
     static = create_run(tmp_path / "store", "final_static", reference=dependent)

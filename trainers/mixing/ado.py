@@ -23,13 +23,13 @@ class AdaptiveOptimization(MixingStrategy):
 
     With n examples seen in all, each source's training loss is fitted by L(n) = ε + β n^(−α). Then
 
-        ρ ∝ prior · √(h (1 − h)) · α (L̂ − ε) / n,   w = (1 − γ) w̄ + γ ρ,
+        ρ ∝ prior · √h · α (L̂ − ε) / n,   w = (1 − γ) w̄ + γ ρ,
 
-    where h is a moving average of the shares that were really drawn, w̄ the mean of all ρ so far, and no ρ is below
-    ``floor``. Until ``warmup`` losses are known the weights are the prior. As in the released code, n counts examples
-    of all sources, and h (1 − h) assigns credit. Variant: the law is fitted by least squares of the loss, where that
-    code runs L-BFGS on a Huber loss of its logarithm; and it is fitted again whenever n has grown by ``refit`` of
-    itself, where that code fits every 1,000 steps.
+    where h is a moving average of the shares that were really drawn, w̄ the mean of ρ over all training steps so far
+    (the prior before there is a law), and no ρ is below ``floor``. Until ``warmup`` losses are known the weights are
+    the prior. As in the released code, n counts examples of all sources. Variant: the law is fitted by least squares of
+    the loss, where that code runs L-BFGS on a Huber loss of its logarithm; and it is fitted again whenever n has grown
+    by ``refit`` of itself, where that code fits every 1,000 steps.
 
     Attributes:
         prior: shares by the sources' sizes (``size``, as in the paper), or ``even`` shares.
@@ -42,7 +42,7 @@ class AdaptiveOptimization(MixingStrategy):
 
     name = "ado"
     signals = frozenset({"train_loss"})
-    source = "Jiang et al. 2024, Adaptive Data Optimization (arXiv:2410.11820), after the released code"
+    source = "Jiang et al. 2024, Adaptive Data Optimization (arXiv:2410.11820), as corrected in the released code"
 
     prior: str = "size"
     gamma: float = 0.1
@@ -72,7 +72,7 @@ class AdaptiveOptimization(MixingStrategy):
             "prior": prior,
             "drawn": prior.copy(),  # h
             "mean": prior.copy(),  # w̄
-            "updates": np.array(0),
+            "step": np.array(0),
             "seen": np.zeros(count, dtype=np.int64),
             "n": np.empty(0),
             "losses": np.empty((0, count)),
@@ -92,21 +92,19 @@ class AdaptiveOptimization(MixingStrategy):
         n = memory["n"][-1]
         if len(memory["n"]) >= self.warmup and n >= (1.0 + self.refit) * memory["fitted"]:
             memory |= {"law": fit_laws(memory["n"], memory["losses"]), "fitted": np.array(n)}
+        steps, memory["step"] = seen.step - int(memory["step"]), np.array(seen.step)
         if not memory["law"][1].any():
             return MixtureState(state.weights, memory)
-        updates = int(memory["updates"]) + 1
         preference = self._preference(memory, n)
         weights = (1.0 - self.gamma) * memory["mean"] + self.gamma * preference
-        mean = memory["mean"] + (preference - memory["mean"]) / (updates + 1)
-        memory |= {"mean": mean, "updates": np.array(updates)}
+        memory["mean"] = memory["mean"] + (preference - memory["mean"]) * steps / (seen.step + 1)
         return MixtureState(normalised(weights), memory)
 
     def _preference(self, memory: dict[str, Array], n: float) -> Floats:
         """Return ρ, f64[K]."""
         _, beta, alpha = memory["law"]
         slope = alpha * beta * n**-alpha / n
-        drawn = memory["drawn"].clip(1e-9, 1.0 - 1e-9)
-        preference = memory["prior"] * np.sqrt(drawn * (1.0 - drawn)) * slope
+        preference = memory["prior"] * np.sqrt(memory["drawn"].clip(1e-9)) * slope
         total = preference.sum()
         share = preference / total if np.isfinite(total) and total > 0 else memory["prior"]
         share = np.maximum(share, min(self.floor, 1.0 / len(share)))

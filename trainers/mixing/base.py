@@ -8,6 +8,7 @@ that it returns.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
@@ -164,6 +165,7 @@ class MixingStrategy:
         trains: false if the strategy leaves the base checkpoint as it is.
         updates: false if the weights never change after ``init`` (and ``start``).
         needs: the strategy whose finished run this one starts from, if any.
+        presets: further names of the strategy, each with the options that it sets.
         may_vanish: true if the strategy may give a source a weight of exactly zero.
         concentrates: true if the strategy intends to put nearly all weight on one source at a time.
         positional: true if the strategy takes sources in turn or draws noise for each, so that reordering the sources
@@ -178,6 +180,7 @@ class MixingStrategy:
     trains: ClassVar[bool] = True
     updates: ClassVar[bool] = True
     needs: ClassVar[str | None] = None
+    presets: ClassVar[Mapping[str, Mapping[str, object]]] = {}
     may_vanish: ClassVar[bool] = False
     concentrates: ClassVar[bool] = False
     positional: ClassVar[bool] = False

@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 from trainers.mixing.base import Floats, MixingStrategy, MixtureState, Observation, Sources
 from trainers.mixing.simplex import check_options, fill_unknown, reweigh
 
+_EPSILON = 1e-6  # of divisions, as in the released code of DoGE and in torch's clipping
+
 
 class LossScaling(MixingStrategy):
     """Base of the strategies that scale the loss and report the mean of their weights over all updates."""
@@ -72,41 +74,50 @@ class DoGE(LossScaling):
     """Sources whose gradient agrees with everyone's count for more in the loss; all are drawn equally often.
 
     The proxy training of DoGE for universal generalisation. With g_i the gradient of source i's held-out loss, clipped
-    to norm 1 as the authors' trainer does,
+    to norm ``clip``, and n the steps since the last update,
 
-        s_i = rate · clip(⟨g_i, Σ_j g_j⟩ / mean_j ‖g_j‖, 0, limit),   α ← (1 − c) softmax(log α + s / μ) + c / K.
+        s_i = clip(⟨g_i, Σ_j g_j⟩ / mean_j ‖g_j‖, 0, limit),   α ← (1 − c) softmax(log α + n · rate · s / μ) + c / K.
 
-    Inner products are those of sketches. The paper updates at every step, with the learning rate in place of ``rate``.
-    Here one update stands for all steps since the last one, and the default is 100 steps of the paper's 5e-4. The
-    paper's sum over j includes i itself; the released code leaves it out (``own``). A source without a gradient takes
-    the mean s. The mean of α over all updates is reported as the run's average weights.
+    Defaults are those of the released configuration. Inner products are those of sketches. The paper updates at every
+    step, with the learning rate of that step in place of ``rate``. The paper's sum over j includes i itself, and so
+    does the released code as it runs; ``own=False`` leaves it out. A source without a gradient takes the mean s. The
+    mean of α over all updates is reported as the run's average weights.
 
     Attributes:
         mu: strength μ of the pull to the previous weights.
-        rate: the learning rate that one update stands for.
-        limit: the largest score, before it is multiplied by ``rate``.
+        rate: the learning rate of one training step.
+        clip: the largest norm of a gradient.
+        limit: the largest score s.
         c: share of the weights that is spread evenly (0 in the released code).
         own: whether the sum over j includes the source's own gradient.
     """
 
     name = "doge"
     signals = frozenset({"gradient"})
-    source = "Fan et al. 2023, DoGE (arXiv:2310.15393), Algorithm 1; clipping and normalisation of the released code"
+    source = "Fan et al. 2023, DoGE (arXiv:2310.15393), Algorithm 1 with the released code's configuration"
 
-    mu: float = 0.05
-    rate: float = 0.05
+    mu: float = 0.01
+    rate: float = 5e-4
+    clip: float = 5.0
     limit: float = 5.0
     c: float = 0.0
     own: bool = True
 
     def __post_init__(self) -> None:
-        check_options(self, mu="positive", rate="not negative", limit="positive", c="share")
+        check_options(self, mu="positive", rate="not negative", clip="positive", limit="positive", c="share")
+
+    def init(self, sources: Sources) -> MixtureState:
+        """Return even weights; no step is done."""
+        state = super().init(sources)
+        return MixtureState(state.weights, {**state.memory, "step": np.array(0)})
 
     def update(self, state: MixtureState, seen: Observation) -> MixtureState:
         """Move weight to the sources whose gradient agrees with everyone's."""
         score = self._scores(seen.need("gradient"))
-        gain = self.rate * fill_unknown(np.clip(score, 0.0, self.limit)) / self.mu
-        return self._next(reweigh(state.weights, gain, self.c), state)
+        steps = seen.step - int(state.memory["step"])
+        gain = steps * self.rate * fill_unknown(np.clip(score, 0.0, self.limit)) / self.mu
+        done = MixtureState(state.weights, {**state.memory, "step": np.array(seen.step)})
+        return self._next(reweigh(state.weights, gain, self.c), done)
 
     def _scores(self, sketches: NDArray[np.float32]) -> Floats:
         """Return ⟨g_i, Σ_j g_j⟩ / mean ‖g_j‖ of clipped gradients, f64[K]; nan where a source has no gradient."""
@@ -115,10 +126,10 @@ class DoGE(LossScaling):
         known = norm > 0
         score = np.full(len(norm), np.nan)
         if known.any():
-            clipped = gradient[known] / np.maximum(norm[known], 1.0)[:, None]
+            clipped = gradient[known] * np.minimum(1.0, self.clip / (norm[known] + _EPSILON))[:, None]
             length = np.linalg.norm(clipped, axis=1)
             agreement = clipped @ clipped.sum(axis=0)
             if not self.own:
                 agreement -= length**2
-            score[known] = agreement / length.mean()
+            score[known] = agreement / (length.mean() + _EPSILON)
         return score

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
@@ -50,11 +52,15 @@ class LossSoftmax(MixingStrategy):
 
 @dataclass(frozen=True)
 class RefLoss(MixingStrategy):
-    """Weight moves to sources whose training loss is far above that of a finished `uniform` run.
+    """Weight moves to sources whose held-out loss is far above that of a finished `uniform` run.
 
-    Algorithm 1 with Δ_i = loss_i − reference_i: the training loss since the last update (the last known one if a
-    source was not seen) minus the uniform run's last loss of that source. A source whose loss or reference is unknown
-    takes the mean Δ of the others.
+    With ℓ the held-out loss and ℓ_ref that of the finished `uniform` model on the same examples,
+
+        w ← (1 − c) softmax(log w + η (ℓ − ℓ_ref)) + c / K.
+
+    It is the rule of three papers. `sheared` is the same under another name: Sheared LLaMA takes targets from a scaling
+    law where this takes them from the `uniform` run, and its code does not clip the difference at zero. `versatune` has
+    c = 0. A source whose loss or reference is unknown takes the mean difference of the others.
 
     Attributes:
         eta: step size η on the difference of losses.
@@ -62,9 +68,14 @@ class RefLoss(MixingStrategy):
     """
 
     name = "ref_loss"
-    signals = frozenset({"train_loss"})
-    source = f"{PAPER}, table 1 (RefLoss); after Xia et al. 2023 (arXiv:2310.06694)"
+    signals = frozenset({"probe_loss"})
+    at_start = frozenset({"reference_loss"})
+    source = (
+        f"{PAPER}, table 1 (RefLoss), as released; the rule of Xia et al. 2023, Sheared LLaMA (arXiv:2310.06694), and"
+        " of Lu et al. 2024, VersaTune (arXiv:2411.11266)"
+    )
     needs = "uniform"
+    presets: ClassVar[Mapping[str, Mapping[str, object]]] = {"sheared": {}, "versatune": {"c": 0.0}}
 
     eta: float = 1.0
     c: float = 1e-4
@@ -73,70 +84,21 @@ class RefLoss(MixingStrategy):
         check_options(self, eta="not negative", c="share")
 
     def init(self, sources: Sources) -> MixtureState:
-        """Return even weights, and remember the uniform run's losses."""
-        reference = sources.need_reference(self.name).losses.astype(np.float64)
-        return MixtureState(even(len(sources.names)), {"reference": reference})
+        """Return even weights; reference and losses are still unknown."""
+        sources.need_reference(self.name)
+        unknown = np.full(len(sources.names), np.nan)
+        return MixtureState(even(len(sources.names)), {"reference": unknown, "loss": unknown.copy()})
+
+    def start(self, state: MixtureState, seen: Observation) -> MixtureState:
+        """Remember the uniform model's held-out losses."""
+        reference = seen.need("reference_loss").astype(np.float64)
+        return MixtureState(state.weights, {**state.memory, "reference": reference.copy()})
 
     def update(self, state: MixtureState, seen: Observation) -> MixtureState:
         """Move weight to the sources that are furthest above the uniform run."""
-        return self._move(state, seen.need("train_loss"), state.memory["reference"])
-
-    def _move(self, state: MixtureState, loss: Floats, reference: Floats) -> MixtureState:
-        loss = last_known(loss, state.memory.get("loss"))
-        gain = fill_unknown(loss - reference)
+        loss = last_known(seen.need("probe_loss"), state.memory["loss"])
+        gain = fill_unknown(loss - state.memory["reference"])
         return MixtureState(reweigh(state.weights, self.eta * gain, self.c), {**state.memory, "loss": loss})
-
-
-@dataclass(frozen=True)
-class Sheared(RefLoss):
-    """Weight moves to sources whose held-out loss is above its target, the loss of a finished `uniform` run.
-
-    Dynamic batch loading, w ← (1 − c) softmax(log w + η (ℓ − target)) + c / K, with held-out losses ℓ. Variant: the
-    difference is not clipped at zero, so weight also leaves a source that is below its target; targets are the
-    finished `uniform` model's losses on held-out examples instead of a scaling law's predictions.
-
-    Attributes:
-        eta: step size η.
-        c: share of the weights that is spread evenly.
-    """
-
-    name = "sheared"
-    signals = frozenset({"probe_loss"})
-    at_start = frozenset({"reference_loss"})
-    source = "Xia et al. 2023, Sheared LLaMA (arXiv:2310.06694), Algorithm 1, without its clipping at zero"
-
-    def init(self, sources: Sources) -> MixtureState:
-        """Return even weights; targets and losses are still unknown."""
-        sources.need_reference(self.name)
-        unknown = np.full(len(sources.names), np.nan)
-        return MixtureState(even(len(sources.names)), {"target": unknown, "loss": unknown.copy()})
-
-    def start(self, state: MixtureState, seen: Observation) -> MixtureState:
-        """Remember the uniform model's held-out losses as targets."""
-        target = seen.need("reference_loss").astype(np.float64)
-        return MixtureState(state.weights, {**state.memory, "target": target.copy()})
-
-    def update(self, state: MixtureState, seen: Observation) -> MixtureState:
-        """Move weight to the sources that are furthest above their targets."""
-        return self._move(state, seen.need("probe_loss"), state.memory["target"])
-
-
-@dataclass(frozen=True)
-class VersaTune(Sheared):
-    """Weights are multiplied by e to the held-out loss minus that of a finished `uniform` run: w ∝ w e^{σ (ℓ − ℓ_ref)}.
-
-    The learnable potential of VersaTune's domain-robust training as a multiplicative rule. The reference is the
-    finished `uniform` model on the same held-out examples.
-
-    Attributes:
-        eta: σ, the strength of an update.
-        c: share of the weights that is spread evenly (0 in the paper).
-    """
-
-    name = "versatune"
-    source = "Lu et al. 2024, VersaTune (arXiv:2411.11266): w ∝ w exp(loss − reference loss), held-out losses"
-
-    c: float = 0.0
 
 
 _BANDIT_PAPER = "Albalak et al. 2023, Efficient Online Data Mixing (arXiv:2312.02406)"
@@ -147,7 +109,7 @@ class OnlineMixing(MixingStrategy):
     """Sources with a high training loss are drawn more, with decreasing exploration (moving average).
 
     The variant of the released code: the reward is a moving average of the exponential of the loss, and probabilities
-    are normalised rewards. At the t-th update, for every source seen since the last one,
+    are normalised rewards. At an update after t training steps, for every source seen since the last one,
 
         R_i ← α R_i + (1 − α) e^{loss_i},   p = (1 − Kε) R / ΣR + ε,   ε = min(1/K, √(ln K / (K t))).
 
@@ -169,63 +131,65 @@ class OnlineMixing(MixingStrategy):
     def update(self, state: MixtureState, seen: Observation) -> MixtureState:
         """Add the losses to the moving averages, and draw in proportion to them."""
         loss = seen.need("train_loss")
-        updates = int(state.memory.get("updates", 0)) + 1
         log_reward = state.memory.get("log_reward", np.full(len(loss), -np.inf)).copy()
         known = np.isfinite(loss)
         with np.errstate(divide="ignore"):
             kept = np.log(self.alpha) + log_reward[known]
         log_reward[known] = np.logaddexp(kept, math.log1p(-self.alpha) + loss[known])
-        weights = mix_exploration(log_reward, updates)
-        return MixtureState(weights, {"log_reward": log_reward, "updates": np.array(updates)})
+        return MixtureState(_explore(log_reward, exploration(len(loss), seen.step)), {"log_reward": log_reward})
 
 
 @dataclass(frozen=True)
 class OnlineMixingExp3(MixingStrategy):
     """Sources with a high training loss are drawn more, with decreasing exploration (Exp3).
 
-    The rule of the paper itself. At the t-th update, for every source seen since the last one, with ε_t as in `odm`,
+    The rule of the paper itself, as the released code has it. At an update after t training steps, for every source
+    seen since the last one, with ε_t as in `odm` and ε' that of the last update (1/K before the first),
 
-        R_i ← R_i + (loss_i / scale) / p_i,   p = (1 − K ε_t) softmax(ε_{t−1} R) + ε_t.
+        R_i ← R_i + (loss_i / scale) / p_i,   p = (1 − K ε_t) softmax(ε' R) + ε_t.
 
     Attributes:
         scale: losses are divided by it, so that rewards are about one at most (10 in the paper).
-        warmup: number of first updates after which weights stay even while rewards are collected.
+        warmup: the share of the run in which weights stay even while rewards are collected (2 % in the released runs).
     """
 
     name = "odm_exp3"
     signals = frozenset({"train_loss"})
-    source = f"{_BANDIT_PAPER}, Algorithm 1 (Exp3)"
+    source = f"{_BANDIT_PAPER}, Algorithm 1 (Exp3), as in the released code"
 
     scale: float = 10.0
-    warmup: int = 1
+    warmup: float = 0.02
 
     def __post_init__(self) -> None:
-        check_options(self, scale="positive", warmup="not negative")
+        check_options(self, scale="positive", warmup="share")
+
+    def init(self, sources: Sources) -> MixtureState:
+        """Return even weights, no reward, and the length of the warm-up."""
+        count = len(sources.names)
+        memory = {"reward": np.zeros(count), "step": np.array(0), "warmup": np.array(self.warmup * sources.steps)}
+        return MixtureState(even(count), memory)
 
     def update(self, state: MixtureState, seen: Observation) -> MixtureState:
         """Add the losses to the rewards, and draw by their softmax."""
-        loss = seen.need("train_loss")
-        updates = int(state.memory.get("updates", 0)) + 1
+        loss, memory = seen.need("train_loss"), state.memory
         gain = np.where(np.isfinite(loss), loss, 0.0) / self.scale / state.weights
-        reward = state.memory.get("reward", 0.0) + gain
-        weights = state.weights
-        if updates > self.warmup:
-            weights = mix_exploration(exploration(len(loss), updates - 1) * reward, updates)
-        return MixtureState(weights.copy(), {"reward": reward, "updates": np.array(updates)})
+        reward, weights = memory["reward"] + gain, state.weights.copy()
+        if seen.step > memory["warmup"]:
+            before, now = (exploration(len(loss), step) for step in (int(memory["step"]), seen.step))
+            weights = _explore(before * reward, now)
+        return MixtureState(weights, {**memory, "reward": reward, "step": np.array(seen.step)})
 
 
-def exploration(count: int, updates: int) -> float:
-    """Return ε = min(1/K, √(ln K / (K t))), the least probability at the t-th update; 1/K before the first."""
-    return min(1.0 / count, math.sqrt(math.log(count) / (count * updates))) if updates else 1.0 / count
+def exploration(count: int, step: int) -> float:
+    """Return ε = min(1/K, √(ln K / (K t))), the least probability after t training steps; 1/K before the first."""
+    return min(1.0 / count, math.sqrt(math.log(count) / (count * step))) if step else 1.0 / count
 
 
-def mix_exploration(log_reward: Floats, updates: int) -> Floats:
+def _explore(log_reward: Floats, epsilon: float) -> Floats:
     """Return (1 − Kε) R / ΣR + ε, f64[K], given log R; even weights where no source has a reward."""
     count = len(log_reward)
     top = log_reward.max()
     if top == -np.inf:
         return even(count)
     share = np.exp(log_reward - top)
-    epsilon = exploration(count, updates)
-    weights = np.maximum((1.0 - count * epsilon) * share / share.sum() + epsilon, SMALLEST)
-    return normalised(weights)
+    return normalised(np.maximum((1.0 - count * epsilon) * share / share.sum() + epsilon, SMALLEST))

@@ -62,6 +62,7 @@ def load_strategy(name: str, /, **options: object) -> MixingStrategy:
         MoemixError: there is no such strategy or option, or an option does not accept the value.
     """
     strategy = _find(name)
+    options = {**strategy.presets.get(name, {}), **options}
     fields, kinds = _options(strategy), typing.get_type_hints(strategy)
     for option in options:
         if option not in fields:
@@ -116,6 +117,8 @@ def strategy_code(name: str) -> str | None:
 
 
 def _find(name: str) -> StrategyClass:
+    if name in _presets():
+        name = _presets()[name]
     if name in _builtin():
         return _builtin()[name]
     if name in _plugins():
@@ -137,6 +140,12 @@ def _builtin() -> dict[str, StrategyClass]:
                 raise RuntimeError(f"two built-in strategies are called {strategy.name!r}")
             found[strategy.name] = strategy
     return found
+
+
+@functools.cache
+def _presets() -> dict[str, str]:
+    """Return the strategy behind each further name."""
+    return {preset: name for name, strategy in _builtin().items() for preset in strategy.presets}
 
 
 @functools.cache

@@ -19,8 +19,9 @@ class SkillIt(MixingStrategy):
 
         w ∝ exp(η Σ_{τ in window} Σ_j A_ij L_j(τ)).
 
-    The paper learns A beforehand, by trainings on single sources; here it is an option. Without it every source is a
-    skill of its own (A is the identity, the paper's case of skills without prerequisites).
+    Before the first update all losses count as 1. The paper learns A beforehand, by trainings on single sources; here
+    it is an option. Without it every source is a skill of its own (A is the identity, the paper's case of skills
+    without prerequisites).
 
     Attributes:
         eta: step size η.
@@ -40,7 +41,7 @@ class SkillIt(MixingStrategy):
         check_options(self, eta="not negative", window="at least 1")
 
     def init(self, sources: Sources) -> MixtureState:
-        """Return even weights; no loss is known.
+        """Return the weights for losses of 1, which are even without a graph; no loss is known.
 
         Raises:
             MoemixError: the graph does not fit the sources.
@@ -53,16 +54,17 @@ class SkillIt(MixingStrategy):
             )
         if self.graph and not (np.isfinite(self.graph).all() and np.min(self.graph) >= 0):
             raise MoemixError("every entry must be a number of at least 0", where="skill_it.graph")
-        return MixtureState(even(count), {"losses": np.empty((0, count))})
+        return MixtureState(self._weights(np.ones(count)), {"losses": np.empty((0, count))})
 
     def update(self, state: MixtureState, seen: Observation) -> MixtureState:
         """Move weight to the sources that help where the loss is high."""
         before = state.memory["losses"]
         loss = last_known(seen.need("probe_loss"), before[-1] if len(before) else None)
         losses = np.concatenate([before, fill_unknown(loss)[None]])[-self.window :]
-        total = losses.sum(axis=0)
-        gain = np.array(self.graph) @ total if self.graph else total
-        return MixtureState(softmax(self.eta * gain), {"losses": losses})
+        return MixtureState(self._weights(losses.sum(axis=0)), {"losses": losses})
+
+    def _weights(self, loss: Floats) -> Floats:
+        return softmax(self.eta * (np.array(self.graph) @ loss if self.graph else loss))
 
 
 @dataclass(frozen=True)
@@ -71,16 +73,17 @@ class Aioli(MixingStrategy):
 
     A round first has one update interval for each source j, with a mixture P_j that is nearly that source alone, then
     ``hold`` times as many with the weights that result. The fall of source i's held-out loss over interval j is
-    ΔL_ij ≈ Σ_l A_il P_jl, which gives A. Then, with the average Ā of all rounds,
+    ΔL_ij ≈ Σ_l A_il P_jl, which gives A. If an entry of A is negative, the least entry is subtracted from all; then A
+    is divided by its sum. With the average Ā of all rounds,
 
-        Ā ← ema A + (1 − ema) Ā,   w ∝ exp(η Σ_i Ā_ij).
+        Ā ← (1 − ema) A + ema Ā,   w ∝ exp(η Σ_i Ā_ij).
 
     The paper's script spends 140 of every 200 steps on such probes; with ``hold`` = 3 they are a quarter of the run.
     The strategy sets the interval itself, so that ``rounds`` fit into the run whatever the recipe's interval is.
 
     Attributes:
         eta: step size η.
-        ema: weight of the newest estimate in the average.
+        ema: the share of the average that is kept at a new estimate.
         one_hot: weight of the one source in a probe.
         hold: intervals with the resulting weights for each interval of probing.
         rounds: number of rounds in the whole run.
@@ -89,17 +92,19 @@ class Aioli(MixingStrategy):
     name = "aioli"
     signals = frozenset({"probe_loss"})
     at_start = frozenset({"probe_loss"})
-    source = "Chen et al. 2024, Aioli (arXiv:2411.05735), Algorithm 1 with its average over rounds"
+    source = (
+        "Chen et al. 2024, Aioli (arXiv:2411.05735), as its released scripts run it (normalised, average over rounds)"
+    )
     positional = True
 
     eta: float = 1.0
-    ema: float = 0.9
+    ema: float = 0.1
     one_hot: float = 0.75
     hold: int = 3
     rounds: int = 2
 
     def __post_init__(self) -> None:
-        check_options(self, eta="not negative", ema="share above 0", one_hot="share above 0")
+        check_options(self, eta="not negative", ema="share below 1", one_hot="share above 0")
         check_options(self, hold="at least 1", rounds="at least 1")
 
     def interval(self, sources: Sources) -> int | None:
@@ -144,7 +149,7 @@ class Aioli(MixingStrategy):
         if interval == count - 1:
             graph = self._graph(memory["falls"])
             if np.isfinite(before["graph"]).all():
-                graph = self.ema * graph + (1.0 - self.ema) * before["graph"]
+                graph = (1.0 - self.ema) * graph + self.ema * before["graph"]
             memory |= {"graph": graph, "held": softmax(self.eta * fill_unknown(graph.sum(axis=0)))}
         interval = (interval + 1) % (count * (1 + self.hold))
         memory["interval"] = np.array(interval)
@@ -159,6 +164,9 @@ class Aioli(MixingStrategy):
         return normalised(weights)
 
     def _graph(self, falls: Floats) -> Floats:
-        """Return A, f64[K, K], given ΔL: row i solves P a_i = ΔL_i, where row j of P is the mixture of interval j."""
+        """Return A normalised, f64[K, K]: row i solves P a_i = ΔL_i, where row j of P is the mixture of interval j."""
         mixtures = np.stack([self._probe(source, len(falls)) for source in range(len(falls))])
-        return np.linalg.solve(mixtures, falls.T).T.astype(np.float64)
+        graph: Floats = np.linalg.solve(mixtures, falls.T).T.astype(np.float64)
+        graph = graph - min(float(graph.min()), 0.0)
+        total: np.float64 = graph.sum()
+        return graph / total if total > 0 else graph
