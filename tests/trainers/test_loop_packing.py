@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
+
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from small_runs import VOCABULARY, small_model, small_sources
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from harness.errors import MoemixError, StageError
 from trainers.data import Example
@@ -15,7 +16,7 @@ from trainers.data.batches import GlobalBatch, Layout
 from trainers.models import loss as loss_module
 from trainers.models import packing
 from trainers.models.loss import TargetLosses
-from trainers.models.packing import check_packing, prepare_packing
+from trainers.models.packing import prepare_packing
 from trainers.models.routers import RouterObserver
 
 HOST = torch.device("cpu")
@@ -64,14 +65,14 @@ def attended(monkeypatch) -> list[tuple[int, bool]]:
 
     Without those of the four tokens that :class:`TargetLosses` first tries a model on.
     """
-    calls = []
+    calls, real = [], packing.scaled_dot_product_attention
 
-    def spied(module, query, key, value, mask, **kwargs):
+    def spied(query, key, value, mask, **kwargs):
         if query.shape[2] > 4:
             calls.append((query.shape[2], mask is not None))
-        return sdpa_attention_forward(module, query, key, value, mask, **kwargs)
+        return real(query, key, value, mask, **kwargs)
 
-    monkeypatch.setattr(packing, "sdpa_attention_forward", spied)
+    monkeypatch.setattr(packing, "scaled_dot_product_attention", spied)
     return calls
 
 
@@ -82,7 +83,7 @@ def test_packed_rows_of_mixed_sources_give_each_example_the_losses_gradients_and
 ):
     model, three = small_model(**changes), small_sources(tmp_path)
     if trained:
-        prepare_packing(model)
+        prepare_packing(model, 64)
     elif changes.get("model_type") == "gpt_oss":
         pytest.skip("without help it lets packed examples see each other")
     apart = [three[k] for k in SOURCE_IDS]  # a source for each example, so that sums by source are sums by example
@@ -104,32 +105,56 @@ def test_packed_rows_of_mixed_sources_give_each_example_the_losses_gradients_and
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
-def test_packed_rows_are_attended_example_by_example_and_padding_not_at_all(tmp_path, monkeypatch, checkpointing):
+def test_packed_rows_are_attended_example_by_example_and_padding_apart(tmp_path, monkeypatch, checkpointing):
     batch = GlobalBatch.of(small_sources(tmp_path), SOURCE_IDS, INDICES, layout(rows=2))
     model = small_model().train()
     expected = measure(model, batch)
     if checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
-    prepare_packing(model)
+    prepare_packing(model, 64)
     calls = attended(monkeypatch)
     found = measure(model, batch)
     layers = model.config.num_hidden_layers * (2 if checkpointing else 1)
-    lengths = sorted(len(example.input_ids) for example in batch.examples)
-    assert sorted(calls) == sorted((length, False) for length in lengths * layers)
-    assert batch.computed_tokens > sum(lengths), "no row had padding: this test would prove nothing of it"
+    lengths = [len(example.input_ids) for example in batch.examples]
+    padding = [row[-1] for forward in batch.forwards(0, 1, HOST) for row in forward.rows]
+    padding = [tokens for tokens in padding if tokens not in lengths]
+    assert padding, "no row had padding: this test would prove nothing of it"
+    assert sorted(calls) == sorted((length, False) for length in (lengths + padding) * layers if length > 4)
     np.testing.assert_allclose(found[0], expected[0], rtol=2e-6)
     for name in expected[1]:
         torch.testing.assert_close(found[1][name], expected[1][name], rtol=1e-4, atol=1e-5, msg=name)
 
 
-def test_masks_that_are_no_whole_triangles_are_left_to_sdpa(tmp_path, monkeypatch):
+def test_windows_are_bands_within_an_example_and_dropout_is_left_to_sdpa(tmp_path, monkeypatch):
     batch = GlobalBatch.of(small_sources(tmp_path), SOURCE_IDS, INDICES, layout(rows=2))
-    for changes, masked in (({"sliding_window": 6}, True), ({"attention_dropout": 0.5}, True), ({}, False)):
+    for changes, name in (({"sliding_window": 6}, "packed"), ({"attention_dropout": 0.5}, "sdpa"), ({}, "packed")):
         model = small_model(**changes).train()
-        prepare_packing(model)
+        prepare_packing(model, 64)
+        assert model.config._attn_implementation == name, changes
         calls = attended(monkeypatch)
         TargetLosses(model)(next(iter(batch.forwards(0, 1, HOST))))
-        assert {mask for _, mask in calls} == {masked}, changes
+        assert {masked for tokens, masked in calls if tokens > 6} == ({"sliding_window" in changes} if calls else set())
+        monkeypatch.undo()
+
+
+def test_a_forward_pass_that_training_does_not_announce_is_packed_by_its_positions(tmp_path):
+    batch = GlobalBatch.of(small_sources(tmp_path), SOURCE_IDS, INDICES, layout(rows=2))
+    model, forward = small_model(), next(iter(batch.forwards(0, 1, HOST)))
+    prepare_packing(model, 64)
+    arguments = {"input_ids": forward.input_RT, "use_cache": False}
+    announced = TargetLosses(model)._decode(forward).last_hidden_state
+    found = model.base_model(**arguments, position_ids=forward.position_RT.clone()).last_hidden_state
+    real = forward.source_RT >= 0
+    torch.testing.assert_close(found[real], announced[real])
+    whole = model.base_model(**arguments, position_ids=torch.arange(found.shape[1])[None]).last_hidden_state
+    expected = small_model().base_model(**arguments).last_hidden_state
+    torch.testing.assert_close(whole, expected)
+
+
+def test_our_variable_length_attention_has_the_signature_of_torchs():
+    ours, torchs = (inspect.signature(f).parameters for f in (packing.varlen_by_example, packing.varlen_attn))
+    assert [p.kind for p in ours.values()][:7] == [p.kind for p in torchs.values()][:7]
+    assert list(ours)[3:] == [name for name in torchs if name in ours]
 
 
 @pytest.mark.parametrize("rows", [1, 3])
@@ -156,23 +181,6 @@ def test_every_rank_gets_as_many_forwards_and_together_they_do_the_whole_batch(t
     (idle.total + idle.balance).backward()
     assert idle.total.item() == 0
     assert all(parameter.grad is not None and not parameter.grad.any() for parameter in model.parameters())
-
-
-def test_an_architecture_that_lets_packed_examples_see_each_other_is_refused():
-    check_packing(small_model())
-    leaky = small_model(
-        model_type="jamba",
-        num_experts=2,
-        attn_layer_period=2,
-        attn_layer_offset=1,
-        expert_layer_period=1,
-        expert_layer_offset=0,
-        use_mamba_kernels=False,
-        mamba_d_state=4,
-        mamba_dt_rank=4,
-    )
-    with pytest.raises(MoemixError, match=r"packed examples see each other[\s\S]*training.pack=false"):
-        check_packing(leaky)
 
 
 def test_the_output_layer_in_small_chunks_gives_the_same_losses_and_gradients(tmp_path, monkeypatch):

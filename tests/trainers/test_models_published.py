@@ -17,7 +17,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from harness.errors import MoemixError
 from harness.memory import SHAPES
 from trainers.models.checkpoints import load_checkpoint
-from trainers.models.packing import check_packing
+from trainers.models.packing import prepare_packing
 from trainers.models.routers import RouterObserver
 from trainers.models.trainable import freeze
 
@@ -176,7 +176,7 @@ def test_gradient_checkpointing_changes_no_gradient(fixture: Published, folder: 
 @pytest.mark.parametrize(("fixture", "attention"), PATHS, indirect=["fixture"])
 def test_packed_examples_see_only_themselves(fixture: Published, folder: Path, attention: str):
     model = load(folder, attention)
-    check_packing(model)
+    prepare_packing(model, 64)
     parts = [fixture.ids[0, :5], fixture.ids[1], fixture.ids[0, 5:]]
     row = torch.cat(parts)[None]
     positions = torch.cat([torch.arange(len(part)) for part in parts])[None]

@@ -85,6 +85,7 @@ class Forward:
         target_N: the token ids to predict there.
         target_source_N: i64[N], the source of each target, on the host.
         tokens: the number of tokens that are not padding.
+        rows: the lengths of the examples in each row, on the host; padding at the end of a row is one more of them.
     """
 
     input_RT: Tensor
@@ -94,6 +95,7 @@ class Forward:
     target_N: Tensor
     target_source_N: NDArray[np.int64]
     tokens: int
+    rows: tuple[tuple[int, ...], ...]
 
     @classmethod
     def of(cls, packed: PackedBatch, device: torch.device) -> Forward:
@@ -113,7 +115,14 @@ class Forward:
             target_N=move(torch.from_numpy(labels_RT[row_N, column_N])),
             target_source_N=source_RT[row_N, column_N],
             tokens=int((source_RT >= 0).sum()),
+            rows=tuple(_runs(owner_T) for owner_T in packed.example_ids.numpy()),
         )
+
+
+def _runs(owner_T: NDArray[np.int64]) -> tuple[int, ...]:
+    """Return the lengths of the runs of equal values."""
+    ends = np.flatnonzero(np.diff(owner_T)) + 1
+    return tuple(np.diff([0, *ends, len(owner_T)]).tolist())
 
 
 @dataclass(frozen=True)
@@ -216,6 +225,13 @@ class GlobalBatch:
         forwards = layout.forwards(lengths)
         computed = sum(layout.computed_tokens(rows, lengths) for rows in forwards)
         return cls(examples, source_ids, layout, forwards, tally, computed)
+
+    def sample_rows(self) -> tuple[tuple[tuple[int, ...], ...], list[Tensor]]:
+        """Return the lengths of the examples in the longest row and in the one with the most, and their tokens."""
+        rows = [row for forward in self.all_forwards for row in forward]
+        chosen = [rows[0], max(rows, key=len)] if len(rows) > 1 else rows
+        tokens = [torch.from_numpy(self.examples[i].input_ids.astype(np.int64)) for row in chosen for i in row]
+        return tuple(tuple(len(self.examples[i].input_ids) for i in row) for row in chosen), tokens
 
     def forwards(self, rank: int, ranks: int, device: torch.device) -> Iterator[Forward]:
         """Yield this rank's forward passes; every rank gets equally many."""

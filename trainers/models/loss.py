@@ -25,6 +25,7 @@ from transformers.modeling_outputs import MoeModelOutputWithPast
 from harness.errors import MoemixError
 from trainers.data.batches import Forward
 from trainers.models.balance import balance_loss
+from trainers.models.packing import announce
 from trainers.models.routers import RouterObserver, Routing
 
 RouterLogits = tuple[Tensor, ...] | None
@@ -125,10 +126,10 @@ class TargetLosses(nn.Module):
     def _arguments(self, batch: Forward) -> dict[str, object]:
         """Return the arguments of a forward pass, without an attention mask and a cache.
 
-        So transformers' attention masks learn from the restarted positions where an example begins. Unlike a ready-made
-        mask, this also keeps the pattern of each layer (sliding windows).
+        The restarted positions say where an example begins, and keep the pattern of each layer (sliding windows).
         """
         wanted = {"output_router_logits": True} if self._own_balance is not None else {}
+        announce(batch.position_RT, batch.rows)
         return {
             "input_ids": batch.input_RT,
             "position_ids": batch.position_RT,

@@ -213,6 +213,11 @@ class RouterObserver:
 # --- where selections can be read -----------------------------------------------------------------
 
 
+def is_moe_layer(module: nn.Module) -> bool:
+    """Return whether the selection of an MoE layer can be read at this module."""
+    return _observe("", module) is not None
+
+
 def _observe(name: str, module: nn.Module) -> _MoeLayer | None:
     kind = type(module).__name__
     # The attention experts of JetMoE and ModuleFormer layers have routers of the same kind, which the paper's gate load

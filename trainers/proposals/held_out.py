@@ -69,7 +69,7 @@ def _losses(run: Run, model: PreTrainedModel, sources: Sequence[TokenSource], pa
     training, seed = run.manifest.config.training, run.manifest.config.seed
     layout = Layout(training.max_length, training.pack, training.rows_per_forward, padding)
     if training.pack:
-        prepare_packing(model)
+        prepare_packing(model, training.max_length)
     losses = TargetLosses(model, bfloat16=training.dtype == "bfloat16")
     alone = Ranks(1, 0, losses.model.device)
     most = max(len(source.probe) for source in sources)

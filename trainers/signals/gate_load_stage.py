@@ -75,10 +75,10 @@ def count(
 ) -> NDArray[np.int64]:
     """Return i64[K, L, E], tokens of each group by layer and expert, in evaluation mode (no gate noise)."""
     try:
-        prepare_packing(model)
+        prepare_packing(model, max_length)
         packed = True
     except MoemixError:
-        packed = False  # the model lets packed examples see each other, so each gets its own row
+        packed = False  # the model does not keep packed examples apart, so each gets its own row
     layout = Layout(max_length, packed, ROWS_PER_FORWARD, pad_id(tokenizer))
     examples = [example for _, _, members in groups for example in members]
     group_ids = [k for k, (_, _, members) in enumerate(groups) for _ in members]

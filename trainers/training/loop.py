@@ -11,7 +11,7 @@ import logging
 import math
 import time
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -31,7 +31,7 @@ from trainers.data import Draws, SourceExhaustedError, TokenSource
 from trainers.data.batches import GlobalBatch, Layout, Tally, pad_id
 from trainers.mixing import MixingStrategy, Reference, Sources
 from trainers.models.loss import TargetLosses
-from trainers.models.packing import prepare_packing
+from trainers.models.packing import check_rows, prepare_packing
 from trainers.models.trainable import add_adapters, freeze, merge_adapters, set_gate_noise
 from trainers.parallel import parallel
 from trainers.signals import Resources, SignalContext, make_signals
@@ -117,7 +117,6 @@ class _Loop:
             logger.warning("warning: %s", advice)
         signals = make_signals(strategy.signals, context)
         self.mixture = Mixture(strategy, facts, signals, at_start, request.mixing.interval, self.ranks)
-        self.losses, self.optimizer = self.parallel.prepare(losses, model, training)
 
         self.states = States(self.folder / "state", training.keep_states)
         self.step = 0
@@ -126,6 +125,10 @@ class _Loop:
         self.window = Tally.empty(len(sources))  # since the last line of metrics
         self.window_loss = float("nan")  # over the last finished window
         self.source_loss = np.full(len(sources), np.nan)  # last known
+        if training.pack:
+            with suppress(SourceExhaustedError):
+                check_rows(model, *self._draw().sample_rows())
+        self.losses, self.optimizer = self.parallel.prepare(losses, model, training)
 
     # --- the whole run -------------------------------------------------------------------------------
 
@@ -361,7 +364,7 @@ def _prepare(model: PreTrainedModel, training: Training, seed: int, device: torc
     if training.lora is not None:
         add_adapters(model, training.lora, training.freeze, seed)
     if training.pack:
-        prepare_packing(model)
+        prepare_packing(model, training.max_length)
     if training.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
 
