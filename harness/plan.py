@@ -117,6 +117,8 @@ class _Builder:
         """Add the jobs of a run of ``base`` (the recipe for this model), after those of a run that it needs."""
         recipe = override(base, strategy.overrides)
         rule = stages.training().load_strategy(strategy.name, **strategy.options)
+        if rule.trains:
+            stages.training().check_signals(rule, recipe.data.sources, recipe.mixing)
         after, reference = [], None
         if rule.needs:
             reference = self._run(base, model, self._strategy(base, rule.needs, wanted_by=strategy.label), seed)

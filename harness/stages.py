@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import click
 
     from harness.jobs import Plan
-    from harness.recipe import Source
+    from harness.recipe import Mixing, Source
     from harness.records import Contamination
 
 Finding = tuple[str, bool, str]
@@ -43,6 +43,9 @@ class TrainingStage(Protocol):
 
     def load_strategy(self, name: str, /, **options: object) -> StrategyRules:
         """Return the strategy of this name with these options, or raise ``MoemixError``."""
+
+    def check_signals(self, strategy: StrategyRules, sources: Sequence[Source], mixing: Mixing) -> None:
+        """Check that a run can measure what a strategy needs to see, or raise ``MoemixError``."""
 
     def strategy_code(self, name: str) -> str | None:
         """Return the hash of the file that a strategy comes from; None for a built-in one."""

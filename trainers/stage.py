@@ -8,6 +8,7 @@ from harness.recipe import Source
 from trainers.data.reading import read_part
 from trainers.data.world import world_id
 from trainers.mixing import load_strategy, strategy_code
+from trainers.signals import check_signals
 
 
 def count_rows(source: Source, root: Path | None) -> int:
@@ -15,4 +16,4 @@ def count_rows(source: Source, root: Path | None) -> int:
     return sum(read_part(part, root=root, source=source.name)[0] for part in source.parts)
 
 
-__all__ = ["count_rows", "load_strategy", "strategy_code", "world_id"]
+__all__ = ["check_signals", "count_rows", "load_strategy", "strategy_code", "world_id"]

@@ -23,7 +23,7 @@ LOADERS = {"import_module", "__import__", "spec_from_file_location", "entry_poin
 MAY_LOAD = {
     "harness/stages.py": "the declared interface of the stages and the sub-commands",
     "harness/plugins.py": "strategies and adapters in files of the user's own; architectures that are installed",
-    "trainers/mixing/registry.py": "strategies by name: built in, or installed as plug-ins",
+    "trainers/plugins.py": "strategies and signals: the built-in files, and installed plug-ins",
     "trainers/tracking/services.py": "packages of experiment trackers, which are optional",
 }
 

@@ -13,7 +13,7 @@ from harness.store import Store
 
 def plan(folder, strategies, **more) -> Plan:
     (folder / "a.jsonl").write_text('{"prompt": "1+1", "completion": "2"}\n')
-    source = {"name": "a", "parts": [{"adapter": "prompt_completion", "files": ["a.jsonl"]}]}
+    source = {"name": "a", "parts": [{"adapter": "prompt_completion", "files": ["a.jsonl"]}], "probe_examples": 1}
     recipe = Recipe.model_validate(
         {
             "name": "mine",

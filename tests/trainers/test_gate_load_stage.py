@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from harness.errors import MoemixError
 from harness.records import GateLoads
 from trainers.commands.gate_load import gate_load
-from trainers.signals.gate_load_stage import measure_gate_load
+from trainers.training.gate_load_stage import measure_gate_load
 from trainers.training.run import train
 
 PROMPTS = ("2+2 is", "the capital of France", "two words")

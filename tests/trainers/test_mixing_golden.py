@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from trainers.mixing import MixtureState, load_strategy, registry
+from trainers.mixing import MixtureState, load_strategy
 from trainers.mixing.contract import made_up_sources, observation
+from trainers.mixing.registry import STRATEGIES
 
 LINES = (Path(__file__).parent / "golden" / "strategy_weights.jsonl").read_text().splitlines()
 ROWS = [json.loads(line) for line in LINES]
@@ -35,4 +36,4 @@ def test_weights_are_those_of_the_file(row: dict):
 
 
 def test_every_built_in_strategy_is_among_them():
-    assert {row["strategy"] for row in ROWS} == set(registry._builtin())
+    assert {row["strategy"] for row in ROWS} == set(STRATEGIES.builtin)

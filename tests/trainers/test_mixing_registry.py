@@ -14,8 +14,10 @@ from click.testing import CliRunner
 
 from harness.errors import MoemixError
 from trainers.commands.strategies import strategies
-from trainers.mixing import MixingStrategy, load_strategy, plugin_faults, registry, strategy_cards, strategy_code
+from trainers.mixing import MixingStrategy, load_strategy, plugin_faults, strategy_cards, strategy_code
 from trainers.mixing.contract import check_strategy
+from trainers.mixing.registry import STRATEGIES
+from trainers.plugins import SIGNALS
 
 OWN = '''
 from __future__ import annotations
@@ -93,18 +95,21 @@ def test_mistakes_in_a_strategy_file_are_told_with_the_file(own_file: Path):
 
 
 @contextlib.contextmanager
-def installed(folder: Path, entry_points: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def installed(folder: Path, entry_points: str, monkeypatch: pytest.MonkeyPatch, signals: str = "") -> Iterator[None]:
     """A distribution ``plugin`` in ``folder``, as far as Python's metadata go."""
     information = folder / "plugin-1.0.dist-info"
     information.mkdir()
     (information / "METADATA").write_text("Metadata-Version: 2.1\nName: plugin\nVersion: 1.0\n")
-    (information / "entry_points.txt").write_text(f"[moemix.strategies]\n{entry_points}")
+    text = f"[moemix.strategies]\n{entry_points}\n[moemix.signals]\n{signals}"
+    (information / "entry_points.txt").write_text(text)
     monkeypatch.syspath_prepend(folder)
-    registry._plugins.cache_clear()
+    for plug_ins in (STRATEGIES, SIGNALS):
+        monkeypatch.delitem(vars(plug_ins), "installed", raising=False)
     try:
         yield
     finally:
-        registry._plugins.cache_clear()
+        for plug_ins in (STRATEGIES, SIGNALS):
+            vars(plug_ins).pop("installed", None)
         sys.modules.pop("own", None)
 
 

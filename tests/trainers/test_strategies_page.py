@@ -7,14 +7,15 @@ from pathlib import Path
 from click.testing import CliRunner
 
 from trainers.commands.strategies import strategies, strategy_table
-from trainers.mixing import registry, strategy_cards
-from trainers.signals import MEASURED
+from trainers.mixing import strategy_cards
+from trainers.mixing.registry import STRATEGIES
+from trainers.plugins import SIGNALS
 
 PAGE = Path(__file__).parents[2] / "docs" / "strategies.md"
 
 
 def built_in():
-    return [card for card in strategy_cards() if card.name in registry._builtin()]
+    return [card for card in strategy_cards() if card.name in STRATEGIES.builtin]
 
 
 def test_the_table_of_the_page_is_what_the_command_prints_today():
@@ -29,7 +30,7 @@ def test_every_strategy_names_its_source_and_asks_only_for_what_is_measured():
     for card in built_in():
         assert card.source, card.name
         assert card.summary.endswith("."), card.name
-        assert {*card.signals, *card.at_start} <= set(MEASURED), card.name
+        assert {*card.signals, *card.at_start} <= set(SIGNALS.builtin), card.name
 
 
 def test_the_page_names_those_that_need_a_run_or_scale_the_loss():

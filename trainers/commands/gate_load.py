@@ -24,7 +24,7 @@ def gate_load(run: Path | None, examples: int, benchmarks: bool, out: Path | Non
     """
     from harness.requests import GateLoadConfig, GateLoadJobRequest, read_request
     from harness.store import run_in
-    from trainers.signals.gate_load_stage import measure_gate_load
+    from trainers.training.gate_load_stage import measure_gate_load
 
     if request is not None:
         job = read_request(request, GateLoadJobRequest)

@@ -21,12 +21,17 @@ if TYPE_CHECKING:
     "--set", "changes", metavar="KEY=VALUE", multiple=True,
     help="Change a key of the world (`redundancy=0.5`) or an option of a strategy (`dynamic.eta=5`).",
 )  # fmt: skip
+@click.option(
+    "--routing", type=click.FloatRange(min=0, min_open=True), metavar="X",
+    help="How alike the experts of all skills are: small, each skill has its own; large, all share. Same as --set"
+    " routing=X.",
+)  # fmt: skip
 @click.option("--steps", type=click.IntRange(min=1), metavar="N", help="Optimizer steps; same as --set steps=N.")
 @click.option(
     "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of worlds, draws and noise."
 )
 @click.option(
-    "--repeats", type=click.IntRange(min=1), default=8, show_default=True, help="Number of worlds to average over."
+    "--repeats", type=click.IntRange(min=1), default=32, show_default=True, help="Number of worlds to average over."
 )
 @click.option(
     "--out", type=click.Path(file_okay=False, path_type=Path), default=Path("simulation"), show_default=True,
@@ -37,6 +42,7 @@ def simulate(
     every: bool,
     world: str,
     changes: tuple[str, ...],
+    routing: float | None,
     steps: int | None,
     seed: int,
     repeats: int,
@@ -55,12 +61,15 @@ def simulate(
 
     labels = _labels(strategies, every)
     world_changes, options = _sort(changes, labels)
-    if steps is not None:
-        world_changes["steps"] = steps
+    world_changes |= {key: value for key, value in (("steps", steps), ("routing", routing)) if value is not None}
     chosen = load_world(world, world_changes)
     rules = _rules(labels, options)
     with progress("simulate", len(rules) * repeats) as bar:
         found = compare(rules, chosen, seed, repeats, bar.advance)
+    for label, reason in found.failed.items():
+        click.echo(f"warning: `{label}` could not be simulated: {reason}", err=True)
+    if not found.strategies:
+        raise MoemixError("no strategy could be simulated", hint="; ".join(found.failed.values()))
     found.write(out / "simulation.json")
     draw(found, out / "simulation.png")
     click.echo(table(found))

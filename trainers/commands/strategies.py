@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
+import inspect
 import json
 import keyword
 import re
@@ -15,6 +16,7 @@ import click
 from harness.errors import MoemixError
 from harness.files import write_text
 from trainers.mixing.registry import StrategyCard
+from trainers.plugins import SIGNALS
 
 
 @click.group(invoke_without_command=True)
@@ -39,7 +41,7 @@ def strategies(context: click.Context, style: str) -> None:
         return
     rows = [
         {
-            "name": card.name,
+            "name": "\n".join([card.name, *(f"also {name}" for name in card.also)]),
             "what it does": card.summary,
             "signals": _signals(card),
             "weights scale": f"the {card.scales}",
@@ -56,23 +58,13 @@ def strategies(context: click.Context, style: str) -> None:
     )
 
 
-_COSTS = {
-    "gate_load": "gate load: nothing online, else a forward pass over the probe examples",
-    "train_loss": "nothing",
-    "probe_loss": "a forward pass over the probe examples",
-    "excess_loss": "two forward passes over the probe examples, a second model in memory",
-    "gradient": "a forward and backward pass over the probe examples, one gradient in memory",
-    "reference_loss": "a forward pass of the reference model over the probe examples",
-    "embedding": "all-MiniLM-L6-v2 over `embedding_examples` texts, cached for other runs",
-}
-
-
 def strategy_table(cards: Sequence[StrategyCard]) -> str:
     """Return the table of the documentation, in Markdown: signals, their cost, variant and source."""
     header = "| strategy | what it does | signals | what measuring costs | source and variant |"
     lines = [header, "|---|---|---|---|---|"]
     for card in cards:
-        name = f"`{card.name}`" + (" (scales the loss)" if card.scales == "loss" else "")
+        name = ", ".join(f"`{each.partition(' ')[0]}`" for each in (card.name, *card.also))
+        name += " (scales the loss)" if card.scales == "loss" else ""
         fields = (name, card.summary, _signals(card), _cost(card), card.source or "–")
         lines.append(f"| {' | '.join(field.replace('|', '¦') for field in fields)} |")
     return "\n".join(lines)
@@ -80,8 +72,13 @@ def strategy_table(cards: Sequence[StrategyCard]) -> str:
 
 def _cost(card: StrategyCard) -> str:
     """Return what a strategy costs in addition to training, in words."""
-    before = [f"before each update: {_COSTS[signal]}" for signal in card.signals if _COSTS[signal] != "nothing"]
-    once = [f"once: {_COSTS[signal].removeprefix('gate load: nothing online, else ')}" for signal in card.at_start]
+    known = SIGNALS.all()
+
+    def cost(field: str) -> str:
+        return f"{field.replace('_', ' ')}: {known[field].cost}" if field in known else f"{field}: nothing measures it"
+
+    before = [f"before each update: {cost(field)}" for field in card.signals if not cost(field).endswith(": nothing")]
+    once = [f"once: {cost(field).replace('nothing online, else ', '')}" for field in card.at_start]
     first = [f"a finished `{card.needs}` run" if card.needs else ""]
     return "; ".join(filter(None, (*first, *once, *before))) or "nothing"
 
@@ -92,6 +89,31 @@ def _signals(card: StrategyCard) -> str:
 
 def _options(defaults: Mapping[str, object]) -> str:
     return "\n".join(f"{option}={value}" for option, value in defaults.items()) or "–"
+
+
+@strategies.command()
+@click.option("--format", "style", type=click.Choice(["table", "json"]), default="table", show_default=True)
+def signals(style: str) -> None:
+    """List what strategies can ask to see: field, shape, what measuring costs, what it must see."""
+    from tabulate import tabulate
+
+    rows = [
+        {
+            "field": field,
+            "what it is": (inspect.getdoc(signal) or "").partition("\n")[0],
+            "shape": signal.shape,
+            "cost": signal.cost,
+            "sees": ", ".join(sorted(signal.sees)),
+            "from": "built in" if field in SIGNALS.builtin else str(getattr(SIGNALS.installed[field].dist, "name", "")),
+        }
+        for field, signal in SIGNALS.all().items()
+    ]
+    for fault in SIGNALS.faults():
+        click.echo(f"warning: {fault}", err=True)
+    if style == "json":
+        click.echo(json.dumps(rows, indent=1, ensure_ascii=False))
+        return
+    click.echo(tabulate(rows, headers="keys", tablefmt="simple_grid", maxcolwidths=[None, 40, 14, 30, 18, 14]))
 
 
 @strategies.command()
@@ -122,7 +144,7 @@ class {cls}(MixingStrategy):
     """Weight moves to sources whose training loss is high."""
 
     name = "{name}"
-    signals = frozenset({{"train_loss"}})  # the fields of trainers.mixing.Observation that it needs
+    signals = frozenset({{"train_loss"}})  # what it needs to see; `moemix strategies signals` lists all
     source = ""  # the paper and the variant, for the listing
 
     # options: a recipe sets them under `options:`

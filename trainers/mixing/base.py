@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.errors import MoemixError
+from trainers.plugins import SIGNALS
 
 Array = NDArray[Any]
 Floats = NDArray[np.float64]
@@ -88,6 +89,15 @@ class MixtureState:
     weights: Floats
     memory: dict[str, Array] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        for name, value in self.memory.items():
+            if not isinstance(value, np.ndarray) or value.dtype.hasobject:
+                kind = "an array of objects" if isinstance(value, np.ndarray) else type(value).__name__
+                raise MoemixError(
+                    f"the memory of a mixture state must be numpy arrays of numbers, and `{name}` is {kind}",
+                    hint=f"write numpy.array(...) of numbers for `{name}`",
+                )
+
 
 def to_arrays(state: MixtureState) -> dict[str, Array]:
     """Return a state as ``weights`` and one ``memory.<name>`` each, for ``numpy.savez`` or safetensors."""
@@ -111,15 +121,17 @@ def weights_hash(weights: Floats) -> str:
     return hashlib.sha256(np.ascontiguousarray(weights, dtype="<f8").tobytes()).hexdigest()
 
 
-@dataclass(frozen=True)
 class Observation:
-    """What was measured since the last update. Signals that a strategy did not request are None.
+    """What was measured since the last update: each signal is an attribute, None if the strategy did not request it.
+
+    The built-in signals (``moemix strategies signals`` lists all, also those of installed plug-ins):
 
     Attributes:
         step: the number of finished optimizer steps.
         names: the sources, in the order of every array below.
         examples_seen: i64[K], examples drawn from each source since training began.
         tokens_seen: i64[K], tokens of each source trained on since training began.
+        signals: every measured signal by its field.
         gate_load: i64[K, L, E], tokens routed to each expert of each MoE layer, without padding, over all ranks.
         train_loss: f64[K], mean loss per target token since the last update; nan where a source was not seen.
         probe_loss: f64[K], mean held-out loss per target token.
@@ -129,17 +141,19 @@ class Observation:
         gradient: f32[K, S], a sketch of each source's gradient.
     """
 
-    step: int
-    names: tuple[str, ...]
-    examples_seen: Ints
-    tokens_seen: Ints
-    gate_load: Ints | None = None
-    train_loss: Floats | None = None
-    probe_loss: Floats | None = None
-    reference_loss: Floats | None = None
-    excess_loss: Floats | None = None
-    embedding: NDArray[np.float32] | None = None
-    gradient: NDArray[np.float32] | None = None
+    def __init__(
+        self, step: int, names: tuple[str, ...], examples_seen: Ints, tokens_seen: Ints, **signals: Array | None
+    ) -> None:
+        self.step, self.names, self.examples_seen, self.tokens_seen = step, names, examples_seen, tokens_seen
+        self.signals: dict[str, Array] = {field: each for field, each in signals.items() if each is not None}
+
+    def __getattr__(self, field: str) -> Any:
+        """Return a signal, or None if it was not measured."""
+        if field.startswith("__") or field == "signals":
+            raise AttributeError(field)
+        if field not in self.signals and field not in SIGNALS.names():
+            raise AttributeError(f"there is no signal {field!r}; measured: {', '.join(self.signals) or 'none'}")
+        return self.signals.get(field)
 
     def need(self, signal: str) -> Array:
         """Return a signal that the strategy cannot work without.
@@ -147,10 +161,9 @@ class Observation:
         Raises:
             MoemixError: the signal was not measured.
         """
-        value: Array | None = getattr(self, signal)
-        if value is None:
+        if signal not in self.signals:
             raise MoemixError(f"the strategy needs the signal `{signal}`, and it was not measured")
-        return value
+        return self.signals[signal]
 
 
 class MixingStrategy:
@@ -158,7 +171,7 @@ class MixingStrategy:
 
     Class attributes:
         name: the name in recipes.
-        signals: the optional fields of :class:`Observation` that the strategy needs at every update.
+        signals: the fields of :class:`Observation` that the strategy needs at every update.
         at_start: the fields that it needs once, of the untrained model (gate load is then measured by probe).
         source: the paper, and the variant, that it follows.
         scales: what the weights change: how often each source is drawn, or how much it counts in the loss.

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import dataclasses
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from harness.errors import MoemixError
 from trainers.mixing.base import (
@@ -27,8 +26,8 @@ from trainers.mixing.base import (
     from_arrays,
     to_arrays,
 )
+from trainers.plugins import SIGNALS, situation
 
-SIGNALS = frozenset(field.name for field in dataclasses.fields(Observation) if field.default is None)
 Scenario = Literal["normal", "sparse", "missing", "extreme"]
 SCENARIOS: tuple[Scenario, ...] = ("normal", "sparse", "missing", "extreme")
 
@@ -91,28 +90,22 @@ def observation(
     count = len(sources.names)
     unseen = {"sparse": rng.random(count) < 0.5, "missing": np.ones(count, bool)}.get(scenario, np.zeros(count, bool))
     scale = 10.0 ** rng.choice([-9, 0, 9], count) if scenario == "extreme" else np.ones(count)
-    load = (rng.gamma(0.5, 1000.0, (count, 3, 8)) * scale[:, None, None]).astype(np.int64) + 1
-    load[unseen] = 0
-    losses = rng.gamma(2.0, 1.0, (4, count)) * scale
-    losses[:, unseen] = np.nan
-    values: dict[str, Array] = {
-        "gate_load": load,
-        "train_loss": losses[0],
-        "probe_loss": losses[1],
-        "reference_loss": losses[2],
-        "excess_loss": losses[3],
-        "embedding": _vectors(rng, scale, unseen),
-        "gradient": _vectors(rng, scale, unseen),
-    }
+    true = {"loss": rng.gamma(2.0, 1.0, count), "reference_loss": rng.gamma(2.0, 1.0, count)}
+    true |= {"load": rng.dirichlet(np.full(8, 0.5), (count, 3)), "lengths": rng.gamma(4.0, 50.0, count)}
+    true |= {"meaning": rng.normal(size=(count, 16)), "gradient": rng.normal(size=(count, 16))}
+    values: dict[str, Array] = {}
+    for field in sorted(signals):
+        signal = SIGNALS.find(field)
+        own, constant = (np.random.default_rng([seed, part, *field.encode()]) for part in (1, 2))
+        now = situation(own, constant, rng.integers(1, 100, count), held_out=100, noise=0.1, **true)
+        value = signal.invent(now)
+        for axis in signal.axes:
+            shape = [1] * value.ndim
+            shape[axis] = count
+            value = np.where(unseen.reshape(shape), signal.unknown, value * scale.reshape(shape)).astype(value.dtype)
+        values[field] = value
     tokens = np.where(unseen, 0, rng.integers(1, 100_000, count))
-    fields = {name: array for name, array in values.items() if name in signals}
-    return Observation(step, sources.names, (tokens + 99) // 100, tokens, **fields)
-
-
-def _vectors(rng: np.random.Generator, scale: Floats, unseen: NDArray[np.bool_]) -> NDArray[np.float32]:
-    vectors = rng.normal(size=(len(scale), 16)) * scale[:, None]
-    vectors[unseen] = 0.0
-    return vectors.astype(np.float32)
+    return Observation(step, sources.names, (tokens + 99) // 100, tokens, **values)
 
 
 def made_up_sources(count: int, seed: int) -> Sources:
@@ -139,8 +132,8 @@ def _check_declaration(rule: MixingStrategy) -> None:
     frozen = kind.__dataclass_params__.frozen  # type: ignore[attr-defined]
     _require(frozen, f"{kind.__name__} must be frozen, because its options are part of a run's identity")
     _require(isinstance(getattr(rule, "name", None), str), f"{kind.__name__} must have a name")
-    foreign = sorted((rule.signals | rule.at_start) - SIGNALS)
-    _require(not foreign, f"{rule.name} requests signals that do not exist: {foreign}; valid: {sorted(SIGNALS)}")
+    foreign = sorted((rule.signals | rule.at_start) - set(SIGNALS.names()))
+    _require(not foreign, f"{rule.name} requests signals that do not exist: {foreign}; valid: {SIGNALS.names()}")
     _require(rule.updates or not rule.signals, f"{rule.name} never updates, so it must not request signals")
 
 
@@ -197,9 +190,8 @@ def _check_order(rule: MixingStrategy, sources: Sources, seen: list[Observation]
     reordered = dataclasses.replace(sources, sizes=sources.sizes[order], reference=reference)
     state, shuffled = rule.init(sources), rule.init(reordered)
     for each in seen:
-        moved = dataclasses.replace(each)
-        for name, array in _arrays(each):
-            object.__setattr__(moved, name, array[order])
+        moved = _observation(each, {field: _reordered(field, array, order) for field, array in each.signals.items()})
+        moved.examples_seen, moved.tokens_seen = each.examples_seen[order], each.tokens_seen[order]
         state, shuffled = _next(rule, state, each), _next(rule, shuffled, moved)
         _require(
             np.allclose(shuffled.weights, state.weights[order], rtol=1e-6, atol=0),
@@ -211,8 +203,7 @@ def _check_missing(rule: MixingStrategy, sources: Sources, seen: list[Observatio
     state = rule.init(sources)
     for each in (seen[0], seen[-1]):
         for signal in rule.signals if each.step else rule.at_start:
-            without = dataclasses.replace(each)
-            object.__setattr__(without, signal, None)
+            without = _observation(each, {**each.signals, signal: None})
             try:
                 _next(rule, state, without)
             except MoemixError as error:
@@ -229,9 +220,17 @@ def _check_missing(rule: MixingStrategy, sources: Sources, seen: list[Observatio
 
 
 def _arrays(seen: Observation) -> Iterator[tuple[str, Array]]:
-    for field in dataclasses.fields(seen):
-        if isinstance(value := getattr(seen, field.name), np.ndarray):
-            yield field.name, value
+    yield from {"examples_seen": seen.examples_seen, "tokens_seen": seen.tokens_seen, **seen.signals}.items()
+
+
+def _observation(like: Observation, signals: Mapping[str, Array | None]) -> Observation:
+    return Observation(like.step, like.names, like.examples_seen, like.tokens_seen, **signals)
+
+
+def _reordered(field: str, array: Array, order: Ints) -> Array:
+    for axis in SIGNALS.find(field).axes:
+        array = np.take(array, order, axis)
+    return array
 
 
 def _same(one: MixtureState, other: MixtureState) -> bool:

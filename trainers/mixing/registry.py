@@ -2,27 +2,29 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
-import importlib
 import inspect
-import pkgutil
 import typing
 from collections.abc import Iterator, Mapping
-from importlib import metadata
-from pathlib import Path
-from types import ModuleType
 
 from pydantic import PydanticSchemaGenerationError, TypeAdapter, ValidationError
 
 from harness.errors import MoemixError, nearest, unknown
-from harness.files import hash_file
+from harness.files import hash_value
 from harness.plugins import code_hash, file_reference, module_from
 from trainers.mixing.base import MixingStrategy
+from trainers.plugins import SIGNALS, PlugIns
 
-ENTRY_POINTS = "moemix.strategies"
 StrategyClass = type[MixingStrategy]
+
+
+def _not_a_dataclass(strategy: type) -> tuple[str, str] | None:
+    lack = ("is not a dataclass", "decorate it with @dataclass(frozen=True)")
+    return None if dataclasses.is_dataclass(strategy) else lack
+
+
+STRATEGIES: PlugIns[MixingStrategy] = PlugIns("strategy", "trainers.mixing", "MixingStrategy", "name", _not_a_dataclass)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,6 +37,7 @@ class StrategyCard:
         summary: the first line of the class's docstring.
         source: the paper, and the variant, that it follows.
         needs: the strategy whose finished run it starts from, if any.
+        also: further names, with the options that they set.
         name, signals, at_start, scales, trains, updates: as in :class:`MixingStrategy`.
     """
 
@@ -49,6 +52,7 @@ class StrategyCard:
     updates: bool
     at_start: tuple[str, ...] = ()
     scales: str = "draws"
+    also: tuple[str, ...] = ()
 
 
 def load_strategy(name: str, /, **options: object) -> MixingStrategy:
@@ -76,117 +80,48 @@ def load_strategy(name: str, /, **options: object) -> MixingStrategy:
 
 def strategy_cards() -> list[StrategyCard]:
     """Describe every strategy that has a name, sorted: the built-in ones, and those of plug-ins that load."""
-    classes = dict(_builtin())
-    for name in _plugins().keys() - classes.keys():
-        with contextlib.suppress(MoemixError):  # plugin_faults reports it
-            classes[name] = _plugin(name)
-    return [_card(name, classes[name]) for name in sorted(classes)]
+    return [_card(name, strategy) for name, strategy in STRATEGIES.all().items()]
 
 
 def strategy_names() -> list[str]:
     """Return every name that stands for a strategy, without importing plug-ins."""
-    return sorted(_builtin().keys() | _plugins().keys())
+    return sorted([*STRATEGIES.names(), *_presets()])
 
 
 def plugin_faults() -> list[str]:
-    """Say what is wrong with installed plug-ins, one sentence each. The others can still be used."""
-    faults = []
-    for name in sorted(_plugins()):
-        if name in _builtin():
-            faults.append(f"{_where(name)}: {name!r} is a built-in strategy; the plug-in of that name is not used")
-            continue
-        try:
-            _plugin(name)
-        except MoemixError as error:
-            faults.append(str(error))
-    return faults
+    """Say what is wrong with installed strategies and signals, one sentence each. The others can still be used."""
+    return STRATEGIES.faults() + SIGNALS.faults()
 
 
 def strategy_code(name: str) -> str | None:
-    """Return the hash of the file that defines a strategy, or None for a built-in one.
+    """Return the hash of the code of a strategy and of the signals that it needs; None if all of it is built in.
 
-    The hash is part of a run's identity: an edited strategy is another strategy.
+    The hash is part of a run's identity: an edited strategy, or signal, is another one.
     """
-    if name in _builtin() or name not in _plugins():
-        return code_hash(name)
-    file = inspect.getsourcefile(_plugin(name))
-    return hash_file(Path(file)) if file else None
-
-
-# --- search ---------------------------------------------------------------------------------------
-
-
-def _find(name: str) -> StrategyClass:
-    if name in _presets():
-        name = _presets()[name]
-    if name in _builtin():
-        return _builtin()[name]
-    if name in _plugins():
-        return _plugin(name)
-    if reference := file_reference(name):
-        file, attribute = reference
-        return _strategy_class(module_from(file, "strategy"), attribute, where=str(file))
-    if name.endswith(".py"):
-        raise MoemixError("the class in the file is not named", where=name, hint=f"write {name}:ClassName")
-    raise unknown("strategy", name, [*_builtin(), *_plugins()])
-
-
-@functools.cache
-def _builtin() -> dict[str, StrategyClass]:
-    found: dict[str, StrategyClass] = {}
-    for entry in pkgutil.iter_modules([str(Path(__file__).parent)]):
-        for strategy in _defined_in(importlib.import_module(f"{__package__}.{entry.name}")):
-            if strategy.name in found:
-                raise RuntimeError(f"two built-in strategies are called {strategy.name!r}")
-            found[strategy.name] = strategy
-    return found
+    own = STRATEGIES.code(name) or code_hash(name)
+    if own is None:
+        return None
+    strategy = _find(name)
+    signals = [SIGNALS.code(field) for field in sorted(strategy.signals | strategy.at_start)]
+    return hash_value([own, *signals]) if any(signals) else own
 
 
 @functools.cache
 def _presets() -> dict[str, str]:
     """Return the strategy behind each further name."""
-    return {preset: name for name, strategy in _builtin().items() for preset in strategy.presets}
+    return {preset: name for name, strategy in STRATEGIES.builtin.items() for preset in strategy.presets}
 
 
-@functools.cache
-def _plugins() -> dict[str, metadata.EntryPoint]:
-    return {point.name: point for point in metadata.entry_points(group=ENTRY_POINTS)}
-
-
-def _plugin(name: str) -> StrategyClass:
-    point, where = _plugins()[name], _where(name)
-    if not point.attr:
-        raise MoemixError("the class in the module is not named", where=where, hint=f"write {point.module}:ClassName")
-    try:
-        module = importlib.import_module(point.module)
-    except Exception as error:
-        raise MoemixError(f"the plug-in cannot be imported: {type(error).__name__}: {error}", where=where) from error
-    return _strategy_class(module, point.attr, where=where)
-
-
-def _where(name: str) -> str:
-    point = _plugins()[name]
-    package = f" of {point.dist.name}" if point.dist else ""
-    return f"entry point {ENTRY_POINTS}:{name} ({point.value}){package}"
-
-
-def _defined_in(module: ModuleType) -> Iterator[StrategyClass]:
-    for _, value in inspect.getmembers(module, inspect.isclass):
-        if issubclass(value, MixingStrategy) and value.__module__ == module.__name__ and "name" in vars(value):
-            yield value
-
-
-def _strategy_class(module: ModuleType, attribute: str, *, where: str) -> StrategyClass:
-    value: object = getattr(module, attribute, None)
-    if value is None:
-        raise unknown("class", attribute, [strategy.__name__ for strategy in _defined_in(module)], where=where)
-    if not (inspect.isclass(value) and issubclass(value, MixingStrategy)):
-        hint = "subclass trainers.mixing.MixingStrategy"
-        raise MoemixError(f"{attribute} is not a MixingStrategy", where=where, hint=hint)
-    if not dataclasses.is_dataclass(value):
-        hint = "decorate it with @dataclass(frozen=True)"
-        raise MoemixError(f"{attribute} is not a dataclass", where=where, hint=hint)
-    return value
+def _find(name: str) -> StrategyClass:
+    name = _presets().get(name, name)
+    if name not in STRATEGIES.builtin and name not in STRATEGIES.installed:
+        if reference := file_reference(name):
+            file, attribute = reference
+            return STRATEGIES.checked(module_from(file, "strategy"), attribute, where=str(file))
+        if name.endswith(".py"):
+            raise MoemixError("the class in the file is not named", where=name, hint=f"write {name}:ClassName")
+        raise unknown("strategy", name, strategy_names())
+    return STRATEGIES.find(name)
 
 
 # --- options --------------------------------------------------------------------------------------
@@ -233,5 +168,9 @@ def _card(name: str, strategy: StrategyClass) -> StrategyCard:
         required=tuple(option for option, value in options.items() if value is dataclasses.MISSING),
         summary=(inspect.getdoc(strategy) or "").partition("\n")[0],
         at_start=tuple(sorted(strategy.at_start)),
+        also=tuple(
+            name + (f" ({', '.join(f'{option} = {value}' for option, value in preset.items())})" if preset else "")
+            for name, preset in strategy.presets.items()
+        ),
         **{name: getattr(strategy, name) for name in ("source", "needs", "trains", "updates", "scales")},
     )

@@ -90,13 +90,13 @@ class Parallel:
         self.device: torch.device = accelerator.device
         self.ranks = Ranks(accelerator.num_processes, accelerator.process_index, accelerator.device)
 
-    def check_signals(self, fields: Set[str]) -> None:
-        """Check that the signals of a strategy can be measured.
+    def check_signals(self, sights: Set[str]) -> None:
+        """Check that the signals of a strategy, which must see these things, can be measured.
 
         Raises:
             MoemixError: the strategy needs gradients of the sources, which this way of training does not provide.
         """
-        if "gradient" in fields and self.without_gradients:
+        if "gradients" in sights and self.without_gradients:
             raise MoemixError(
                 f"the strategy needs gradients of the sources, but {self.without_gradients}",
                 where=f"launcher.strategy={self.name}",

@@ -1,31 +1,17 @@
-"""Signals: what mixing strategies may need to see, measured only if a strategy needs it."""
+"""Signals: what mixing strategies may need to see, measured only if a strategy needs it.
+
+Each is a class in a file of its own here, or a plug-in: an entry point of the group ``moemix.signals``.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Sequence
 
-from harness.errors import unknown
-from trainers.signals.base import Resources, Signal, SignalContext
-from trainers.signals.embedding import SentenceEmbeddings
-from trainers.signals.gate_load import OnlineGateLoad, ProbeGateLoad
-from trainers.signals.gradient import GradientSketch
-from trainers.signals.losses import ExcessLoss, ProbeLoss, ReferenceLoss, TrainLoss
-
-
-def _gate_load(context: SignalContext) -> Signal:
-    return OnlineGateLoad(context) if context.mixing.gate_load == "online" else ProbeGateLoad(context)
-
-
-_SIGNALS: dict[str, Callable[[SignalContext], Signal]] = {
-    "embedding": SentenceEmbeddings,
-    "excess_loss": ExcessLoss,
-    "gate_load": _gate_load,
-    "gradient": GradientSketch,
-    "probe_loss": ProbeLoss,
-    "reference_loss": ReferenceLoss,
-    "train_loss": TrainLoss,
-}
-MEASURED = tuple(_SIGNALS)
+from harness.errors import MoemixError
+from harness.recipe import Mixing, Source
+from trainers.mixing import MixingStrategy
+from trainers.plugins import SIGNALS
+from trainers.signals.base import Probe, Resources, Sight, Signal, SignalContext, Situation, evaluating, plain
 
 
 def make_signals(fields: Iterable[str], context: SignalContext) -> dict[str, Signal]:
@@ -35,12 +21,54 @@ def make_signals(fields: Iterable[str], context: SignalContext) -> dict[str, Sig
         MoemixError: a signal does not exist, the model has no MoE layers to observe, a source holds out no examples, or
             there is no tokenizer or reference model.
     """
-    signals: dict[str, Signal] = {}
-    for field in sorted(fields):
-        if field not in _SIGNALS:
-            raise unknown("signal", field, MEASURED, where="the strategy's signals")
-        signals[field] = _SIGNALS[field](context)
-    return signals
+    return {field: SIGNALS.find(field).make(context) for field in sorted(fields)}
 
 
-__all__ = ["MEASURED", "Resources", "Signal", "SignalContext", "make_signals"]
+def sights(fields: Iterable[str]) -> frozenset[Sight]:
+    """Return everything that signals must see."""
+    return frozenset().union(*(SIGNALS.find(field).sees for field in fields))
+
+
+def check_signals(strategy: MixingStrategy, sources: Sequence[Source], mixing: Mixing) -> None:
+    """Check that what a strategy needs to see can be measured in a run, before anything is made.
+
+    Raises:
+        MoemixError: a signal does not exist or its plug-in is broken, or a source holds out no examples for it.
+    """
+    at_start = mixing.model_copy(update={"gate_load": "probe"})  # there is no training batch yet
+    for fields, settings in ((strategy.signals, mixing), (strategy.at_start, at_start)):
+        for field in sorted(fields):
+            if field not in SIGNALS.names():
+                raise MoemixError(
+                    f"the strategy `{strategy.name}` needs the signal {field!r}, which nothing measures",
+                    hint=f"install a package that has it (entry points `{SIGNALS.group}`);"
+                    " `moemix strategies signals` lists those that are here",
+                )
+            required = SIGNALS.find(field).required(settings)
+            for source in sources:
+                if "held-out examples" in required and not source.probe_examples:
+                    raise _no_held_out(source.name, field)
+
+
+def _no_held_out(source: str, field: str) -> MoemixError:
+    return MoemixError(
+        f"the source holds out no examples, which the signal `{field}` is measured on",
+        where=f"source {source}",
+        hint="set its `probe_examples` (the paper: 1000)"
+        + (", or mixing.gate_load=online" if field == "gate_load" else ""),
+    )
+
+
+__all__ = [
+    "Probe",
+    "Resources",
+    "Sight",
+    "Signal",
+    "SignalContext",
+    "Situation",
+    "check_signals",
+    "evaluating",
+    "make_signals",
+    "plain",
+    "sights",
+]

@@ -1,4 +1,8 @@
-"""The interface of a signal: what a strategy may need to see, measured during training; and held-out examples."""
+"""The interface of a signal: what a strategy may need to see, measured during training; and held-out examples.
+
+Importing this module, or a built-in signal, does not import torch: strategies are listed, checked and simulated without
+it. A signal imports torch in the functions that measure.
+"""
 
 from __future__ import annotations
 
@@ -7,19 +11,26 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 
 import numpy as np
-import torch
-from torch import Tensor, nn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from numpy.typing import NDArray
 
 from harness.errors import MoemixError
 from harness.recipe import Mixing
-from trainers.data import TokenSource
-from trainers.data.batches import Forward, Layout, Tally
-from trainers.models.loss import TargetLosses
-from trainers.parallel.base import Ranks
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from trainers.data import TokenSource
+    from trainers.data.batches import Forward, Layout, Tally
+    from trainers.models.loss import TargetLosses
+    from trainers.parallel.base import Ranks
+
+Sight = Literal["training batch", "held-out examples", "router", "gradients", "reference model", "texts"]
+"""What a signal must see."""
 
 
 @dataclass(frozen=True)
@@ -77,9 +88,63 @@ class SignalContext:
         """
         if self.resources.reference is None:
             raise MoemixError("the strategy compares with a reference model, and there is none")
+        from trainers.models.loss import TargetLosses
+
         model = self.resources.reference()
         cast("nn.Module", model).to(self.device).requires_grad_(False)
         return TargetLosses(model, bfloat16=self.losses.autocast).eval()
+
+
+@dataclass(frozen=True)
+class Situation:
+    """The true state of an invented training, from which signals invent their values; K sources, L layers, E experts.
+
+    The contract and the simulation make it up. Noise is relative: an average over c examples has an error of
+    ``noise`` / √c.
+
+    Attributes:
+        rng: random numbers, of this signal alone.
+        constant: random numbers that are the same at every observation of a run.
+        drawn: i64[K], examples of each source since the last update.
+        lengths: f64[K], tokens in an example.
+        held_out: examples of a source that held-out signals average over.
+        noise: the error of one example.
+        loss, reference_loss: f64[K], each source's mean loss per target token: of the model, and of the reference.
+        load: f64[K, L, E], the share of each source's tokens that each expert gets.
+        meaning: f64[K, D], what each source is about.
+        gradient: f64[K, S], the direction in which each source pulls the model.
+    """
+
+    rng: np.random.Generator
+    constant: np.random.Generator
+    drawn: NDArray[np.int64]
+    lengths: NDArray[np.float64]
+    held_out: int
+    noise: float
+    loss: NDArray[np.float64]
+    reference_loss: NDArray[np.float64]
+    load: NDArray[np.float64]
+    meaning: NDArray[np.float64]
+    gradient: NDArray[np.float64]
+
+    def measured(
+        self, values: NDArray[np.float64], examples: NDArray[np.int64] | int | None = None
+    ) -> NDArray[np.float64]:
+        """Return positive values f64[K, …] with the error of a mean over examples; by default of held-out ones."""
+        shape = (len(values),) + (1,) * (values.ndim - 1)
+        count = np.broadcast_to(self.held_out if examples is None else examples, len(values)).reshape(shape)
+        sigma = self.noise / np.sqrt(np.maximum(count, 1))
+        noisy: NDArray[np.float64] = values * np.exp(sigma * self.rng.normal(size=values.shape) - sigma**2 / 2)
+        return noisy
+
+    def blurred(
+        self, vectors: NDArray[np.float64], examples: NDArray[np.int64] | int, rng: np.random.Generator | None = None
+    ) -> NDArray[np.float64]:
+        """Return vectors f64[K, D] plus noise of their own length × noise / √examples."""
+        length = np.linalg.norm(vectors, axis=1) / np.sqrt(vectors.shape[1])
+        spread = length * self.noise / np.sqrt(np.maximum(examples, 1))
+        noisy: NDArray[np.float64] = vectors + (rng or self.rng).normal(size=vectors.shape) * spread[:, None]
+        return noisy
 
 
 class Signal:
@@ -87,9 +152,42 @@ class Signal:
 
     Class attributes:
         field: the observation's field that it fills.
+        shape: the array's type and shape, for the listing.
+        cost: what measuring costs in addition to training, for the listing; ``nothing`` if it is free.
+        sees: what it must see to be measured; a plan checks that it is there.
+        unknown: the value that stands for a source of which nothing is known.
+        axes: the axes of the array that run over sources.
     """
 
     field: ClassVar[str]
+    shape: ClassVar[str] = "f64[K]"
+    cost: ClassVar[str] = "a forward pass over the probe examples"
+    sees: ClassVar[frozenset[Sight]] = frozenset({"held-out examples"})
+    unknown: ClassVar[float] = math.nan
+    axes: ClassVar[tuple[int, ...]] = (0,)
+
+    @classmethod
+    def make(cls, context: SignalContext) -> Signal:
+        """Return a new signal of a run; a class that has several ways to measure chooses one here."""
+        return cls(context)
+
+    @classmethod
+    def required(cls, mixing: Mixing) -> frozenset[Sight]:
+        """Return what the signal must see under these settings of a recipe: by default ``sees``."""
+        return cls.sees
+
+    @classmethod
+    def invent(cls, now: Situation) -> np.ndarray[Any, Any]:
+        """Return values for an invented training, for the contract and the simulation.
+
+        Raises:
+            MoemixError: the signal does not say how.
+        """
+        raise MoemixError(
+            f"the signal `{cls.field}` does not say how to invent values, so a strategy that needs it can be trained"
+            " only, not checked or simulated",
+            hint="define its class method `invent`",
+        )
 
     def __init__(self, context: SignalContext) -> None:
         self._context = context
@@ -105,7 +203,7 @@ class Signal:
     def add(self, step: Tally) -> None:
         """Take note of a finished training step, by its sums over all ranks."""
 
-    def observe(self, step: int) -> np.ndarray:
+    def observe(self, step: int) -> np.ndarray[Any, Any]:
         """Return the signal after ``step`` steps, the same on every rank, and start the next window."""
         raise NotImplementedError
 

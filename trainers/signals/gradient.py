@@ -8,12 +8,15 @@ it is taken of one forward pass at a time and never needs more than one gradient
 
 from __future__ import annotations
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
-from torch import Tensor
+from typing import TYPE_CHECKING
 
-from trainers.signals.base import Signal, SignalContext, evaluating, plain
+import numpy as np
+from numpy.typing import NDArray
+
+from trainers.signals.base import Signal, SignalContext, Situation, evaluating, plain
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 WIDTH = 4096
 _CHUNK = 1 << 20  # entries hashed at a time
@@ -28,6 +31,15 @@ class GradientSketch(Signal):
     """
 
     field = "gradient"
+    shape = "f32[K, S]"
+    cost = "a forward and backward pass over the probe examples, one gradient in memory"
+    sees = frozenset({"held-out examples", "gradients"})
+    unknown = 0
+
+    @classmethod
+    def invent(cls, now: Situation) -> NDArray[np.float32]:
+        """Return the true directions with the error of the examples drawn."""
+        return now.blurred(now.gradient, now.drawn).astype(np.float32)
 
     def __init__(self, context: SignalContext, width: int = WIDTH) -> None:
         super().__init__(context)
@@ -43,6 +55,8 @@ class GradientSketch(Signal):
         return plain(observed.astype(np.float64) @ observed.T.astype(np.float64))
 
     def _sketch(self, step: int, source: int) -> NDArray[np.float64]:
+        import torch
+
         losses, device = self._context.losses, self._context.device
         learning = [parameter for parameter in losses.parameters() if parameter.requires_grad]
         sketch_S = torch.zeros(self._width, dtype=torch.float32, device=device)
@@ -63,10 +77,11 @@ class GradientSketch(Signal):
         return mean_S
 
 
-@torch.no_grad()
 def add_to_sketch(sketch_S: Tensor, gradient: Tensor, start: int) -> None:
     """Add a piece of a gradient, in float32, whose first entry has the number ``start`` in the whole."""
-    flat_N = gradient.reshape(-1).float()
+    import torch
+
+    flat_N = gradient.detach().reshape(-1).float()
     for at in range(0, len(flat_N), _CHUNK):
         piece_N = flat_N[at : at + _CHUNK]
         first = start + at

@@ -7,24 +7,39 @@ The training loss costs nothing, as the loop computes it anyway. Held-out losses
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
-from trainers.data.batches import Forward, Tally
-from trainers.models.loss import TargetLosses
-from trainers.parallel.base import Ranks
-from trainers.signals.base import Probe, Signal, SignalContext, evaluating
+from trainers.signals.base import Probe, Signal, SignalContext, Situation, evaluating
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from trainers.data.batches import Forward, Tally
+    from trainers.models.loss import TargetLosses
+    from trainers.parallel.base import Ranks
 
 
 class TrainLoss(Signal):
     """f64[K], the mean loss per target token since the last update; nan where a source was not seen."""
 
     field = "train_loss"
+    cost = "nothing"
+    sees = frozenset({"training batch"})
+
+    @classmethod
+    def invent(cls, now: Situation) -> NDArray[np.float64]:
+        """Return the true losses with the error of the examples drawn; nan where there were none."""
+        loss = now.measured(now.loss, now.drawn)
+        loss[now.drawn == 0] = np.nan
+        return loss
 
     def __init__(self, context: SignalContext) -> None:
+        from trainers.data.batches import Tally
+
         super().__init__(context)
         self._seen = Tally.empty(len(context.sources))
 
@@ -44,6 +59,8 @@ class TrainLoss(Signal):
 
     def restore(self, arrays: dict[str, np.ndarray]) -> None:
         """Restore the sums."""
+        from trainers.data.batches import Tally
+
         self._seen = Tally(**arrays)
 
 
@@ -51,6 +68,11 @@ class ProbeLoss(Signal):
     """f64[K], the mean held-out loss per target token of the model in training."""
 
     field = "probe_loss"
+
+    @classmethod
+    def invent(cls, now: Situation) -> NDArray[np.float64]:
+        """Return the true losses with the error of the held-out examples."""
+        return now.measured(now.loss)
 
     def __init__(self, context: SignalContext) -> None:
         super().__init__(context)
@@ -72,6 +94,13 @@ class ReferenceLoss(ProbeLoss):
     """
 
     field = "reference_loss"
+    cost = "a forward pass of the reference model over the probe examples"
+    sees = frozenset({"held-out examples", "reference model"})
+
+    @classmethod
+    def invent(cls, now: Situation) -> NDArray[np.float64]:
+        """Return the reference model's true losses with the error of the held-out examples."""
+        return now.measured(now.reference_loss)
 
     def observe(self, step: int) -> NDArray[np.float64]:
         """Run the reference model on held-out examples."""
@@ -86,6 +115,19 @@ class ExcessLoss(ProbeLoss):
     """
 
     field = "excess_loss"
+    cost = "two forward passes over the probe examples, a second model in memory"
+    sees = frozenset({"held-out examples", "reference model"})
+
+    @classmethod
+    def invent(cls, now: Situation) -> NDArray[np.float64]:
+        """Return E max(x, 0) of a token's excess x ~ N(mean excess, noise²), in closed form."""
+        from scipy.special import ndtr
+
+        error: float = now.noise / now.held_out**0.5
+        mean = now.loss - now.reference_loss + error * now.rng.normal(size=len(now.loss))
+        z = mean / max(now.noise, 1e-9)
+        positive: NDArray[np.float64] = mean * ndtr(z) + now.noise * np.exp(-(z**2) / 2) / np.sqrt(2 * np.pi)
+        return positive
 
     def __init__(self, context: SignalContext) -> None:
         super().__init__(context)
@@ -107,6 +149,8 @@ def mean_by_source(
 
     ``each`` gives f[N], a value for each target of a forward pass.
     """
+    import torch
+
     sums_2K = np.zeros((2, probe.num_sources))
     with torch.no_grad():
         for batch in probe.forwards(step, device):

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from pydantic import Field
 
+from harness.errors import MoemixError
 from harness.grid import Grid, Number, terminal_table
 from harness.provenance import provenance
 from harness.records import Provenance, Record
@@ -66,6 +67,7 @@ class Simulation(Record):
     groups: tuple[int, ...] = Field(description="the group of each source")
     best: BestMix
     strategies: tuple[SimulatedStrategy, ...] = Field(description="sorted by regret, the least first")
+    failed: dict[str, str] = Field(default_factory=dict, description="strategies that could not be simulated, and why")
     provenance: Provenance
 
 
@@ -111,7 +113,7 @@ def _best_among(drawn: DrawnWorld, exposure: Floats) -> Floats:
 def compare(
     rules: dict[str, MixingStrategy], world: World, seed: int, repeats: int, on_run: Callable[[], None] = lambda: None
 ) -> Simulation:
-    """Simulate every strategy in the same worlds.
+    """Simulate every strategy in the same worlds. One that raises an error is recorded as failed, and harms no other.
 
     Args:
         rules: label → strategy.
@@ -125,13 +127,16 @@ def compare(
     bests = [best_fixed(drawn) for drawn in worlds]
     uniform = load_strategy("uniform")
     even = [simulate_run(uniform, drawn, each) for drawn, each in zip(worlds, seeds, strict=True)]
-    found = []
+    found, failed = [], {}
     for label, rule in rules.items():
-        runs = []
-        for drawn, each in zip(worlds, seeds, strict=True):
-            runs.append(simulate_run(rule, drawn, each))
-            on_run()
-        found.append(_summary(label, rule, worlds, bests, even, runs))
+        try:
+            runs = []
+            for drawn, each in zip(worlds, seeds, strict=True):
+                runs.append(simulate_run(rule, drawn, each))
+                on_run()
+            found.append(_summary(label, rule, worlds, bests, even, runs))
+        except Exception as error:  # any error of a plug-in's code
+            failed[label] = str(error) if isinstance(error, MoemixError) else f"{type(error).__name__}: {error}"
     return Simulation(
         world=world,
         seed=seed,
@@ -140,6 +145,7 @@ def compare(
         groups=tuple(worlds[0].group.tolist()),
         best=bests[0],
         strategies=tuple(sorted(found, key=lambda each: (each.regret.mean, each.label))),
+        failed=failed,
         provenance=provenance(),
     )
 
@@ -233,8 +239,9 @@ def world_text(simulation: Simulation) -> str:
     world = simulation.world
     return (
         f"{world.name}: {len(simulation.names)} sources in {len(world.groups)} groups, redundancy {world.redundancy:g},"
-        f" drift {world.drift:g}, noise {world.noise:g}; {world.steps} steps of {world.batch} examples; seed"
-        f" {simulation.seed}, {simulation.repeats} repeats"
+        f" drift {world.drift:g}, noise {world.noise:g}, routing {world.routing:.3g},"
+        f" routing_kept {world.routing_kept:.2g}, profile {world.profile:g}; {world.steps} steps of {world.batch}"
+        f" examples, updates every {world.interval}; seed {simulation.seed}, {simulation.repeats} repeats"
     )
 
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from trainers.mixing import MixingStrategy, MixtureState, Observation, Sources, load_strategy
 from trainers.mixing.base import Array, Floats, Ints, Reference
+from trainers.plugins import SIGNALS
 from trainers.simulation.signals import PROBE, Observer, Snapshot
 from trainers.simulation.worlds import DrawnWorld
 
@@ -55,6 +56,8 @@ def simulate_run(rule: MixingStrategy, drawn: DrawnWorld, seed: tuple[int, ...])
     """
     world, count = drawn.world, len(drawn.names)
     sources = Sources(drawn.names, drawn.sizes, steps=world.steps, seed=seed[-1])
+    for field in sorted(rule.signals | rule.at_start):
+        SIGNALS.find(field)  # an unknown signal is an error before anything is simulated
     if rule.needs:
         before = simulate_run(load_strategy(rule.needs), drawn, seed)
         sources = replace(sources, reference=Reference(before.weights[-1], before.losses))

@@ -31,6 +31,9 @@ class World(Strict):
     examples_to_learn: float = Field(5000, gt=0, description="examples until a skill improves noticeably (median)")
     layers: int = Field(2, ge=1, description="MoE layers")
     experts: int = Field(8, ge=2)
+    routing: float = Field(0.3, gt=0, description="Dirichlet concentration of a skill's experts; large: all are alike")
+    routing_kept: float = Field(1.0, gt=0, le=1, description="part of the differences between loads left at the end")
+    profile: float = Field(0.3, gt=0, description="Dirichlet concentration of what a source teaches; small: few skills")
     steps: int = Field(2000, ge=1)
     interval: int = Field(100, ge=1, description="steps between updates")
     batch: int = Field(128, ge=1, description="examples in a step")
@@ -44,6 +47,14 @@ WORLDS: dict[str, World] = {
         World(name="drifting", description="what the sources teach changes during training", drift=0.8),
         World(name="noisy", description="small batches and very noisy observations", noise=4.0, batch=8),
         World(
+            name="paper",
+            description="four sources; gate loads as far apart as LLaMA-MoE's, which approach each other as published",
+            groups=(1, 1, 1, 1),
+            layers=1,
+            routing=0.78,
+            routing_kept=1 / 9,
+        ),
+        World(
             name="many",
             description="a hundred sources in eight groups, the largest of forty",
             groups=(40, 25, 15, 10, 5, 3, 1, 1),
@@ -52,9 +63,6 @@ WORLDS: dict[str, World] = {
         ),
     )
 }
-
-# Dirichlet concentrations of what a source teaches and of where a skill's tokens are routed: both are sparse.
-PROFILE, ROUTING = 0.3, 0.3
 
 
 def load_world(name: str, changes: dict[str, object]) -> World:
@@ -80,7 +88,7 @@ class DrawnWorld:
         lengths: f64[K], tokens in an example.
         first, last: f64[K, M], what an example of each source teaches at the beginning and, with a drift of 1, at the
             end; rows sum to 1.
-        routing: f64[L, M, E], where the tokens of a skill are routed; rows sum to 1.
+        routing: f64[L, M, E], where the tokens of a skill are routed at the beginning; rows sum to 1.
         floor, gain, scale, power: f64[M], the parameters of the skills' learning curves (:meth:`skill_loss`).
     """
 
@@ -105,8 +113,8 @@ class DrawnWorld:
         count, skills = len(group), world.skills
 
         def teaching() -> Floats:
-            shared = rng.dirichlet(np.full(skills, PROFILE), len(sizes))
-            own = rng.dirichlet(np.full(skills, PROFILE), count)
+            shared = rng.dirichlet(np.full(skills, world.profile), len(sizes))
+            own = rng.dirichlet(np.full(skills, world.profile), count)
             return world.redundancy * shared[group] + (1.0 - world.redundancy) * own
 
         return cls(
@@ -117,7 +125,7 @@ class DrawnWorld:
             lengths=np.exp(rng.normal(np.log(200), 0.5, count)),
             first=teaching(),
             last=teaching(),
-            routing=rng.dirichlet(np.full(world.experts, ROUTING), (world.layers, skills)),
+            routing=rng.dirichlet(np.full(world.experts, world.routing), (world.layers, skills)),
             floor=rng.uniform(0.2, 0.8, skills),
             gain=rng.uniform(1.0, 3.0, skills),
             scale=np.exp(rng.normal(np.log(world.examples_to_learn), 0.5, skills)),
@@ -128,6 +136,12 @@ class DrawnWorld:
         """Return what an example teaches at ``time``, from 0 (start) to 1 (end), f64[K, M]."""
         share = self.world.drift * time
         return (1.0 - share) * self.first + share * self.last
+
+    def routing_at(self, time: float) -> Floats:
+        """Return where a skill's tokens are routed at ``time``, f64[L, M, E]: nearer to their mean as time passes."""
+        mean: Floats = self.routing.mean(axis=1, keepdims=True)
+        kept: float = self.world.routing_kept**time
+        return mean + kept * (self.routing - mean)
 
     def exposure(self) -> Floats:
         """Return what a whole training on each source alone teaches, f64[K, M]. Drift is linear: its mean is at 1/2."""

@@ -34,7 +34,7 @@ from trainers.models.loss import TargetLosses
 from trainers.models.packing import check_rows, prepare_packing
 from trainers.models.trainable import add_adapters, freeze, merge_adapters, set_gate_noise
 from trainers.parallel import parallel
-from trainers.signals import Resources, SignalContext, make_signals
+from trainers.signals import Resources, SignalContext, make_signals, sights
 from trainers.tracking import Tracker
 from trainers.training.mixture import Mixture
 from trainers.training.runtime import Interrupts, deterministic, peak_memory, seed_forward
@@ -103,7 +103,7 @@ class _Loop:
         self.draws = Draws(np.array([len(source.train) for source in sources]), self.seed, training.exhausted)
         self.layout = Layout(training.max_length, training.pack, training.rows_per_forward, pad_id(request.tokenizer))
 
-        self.parallel.check_signals(strategy.signals | strategy.at_start)
+        self.parallel.check_signals(sights(strategy.signals | strategy.at_start))
         _prepare(model, training, self.seed, self.device)
         losses = TargetLosses(model, bfloat16=training.dtype == "bfloat16", balance=training.balance_loss)
         resources = request.resources or Resources(request.tokenizer)
