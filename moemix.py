@@ -57,16 +57,19 @@ def recipe(source: AnyRecipe, **changes: object) -> Recipe:
 
 
 def plan(source: AnyRecipe, *, store: AnyPath | None = None, data_root: AnyPath | None = None) -> Plan:
-    """Return every job that a recipe needs, done or not; ``job.done`` says which. Nothing is started.
+    """Check a recipe, and return every job that it needs, done or not (``job.done``). Nothing is started.
 
     Args:
         source: as in :func:`recipe`.
         store: folder of all runs; default: ``MOEMIX_STORE``, else ``runs``.
         data_root: folder of local data files; default: ``MOEMIX_DATA_ROOT``, else the hub is used.
     """
+    from harness.checks import check
     from harness.plan import build
 
-    return build(recipe(source), _store(store), _data(data_root))
+    tree, runs, root = recipe(source), _store(store), _data(data_root)
+    check(tree, runs, root)
+    return build(tree, runs, root)
 
 
 def bench(source: AnyRecipe, *, store: AnyPath | None = None, data_root: AnyPath | None = None) -> Table:
@@ -99,12 +102,15 @@ def train(
     recipe's first; the rest is as in :func:`plan`. The run has ``folder``, ``checkpoint`` (a folder that transformers
     loads) and ``manifest``.
     """
+    from harness.checks import check
     from harness.conductor import run_only
-    from harness.plan import training_job
+    from harness.plan import training_job, with_row
     from harness.store import Run
 
     _log()
-    planned, job = training_job(recipe(source), strategy, model, seed, _store(store), _data(data_root))
+    tree, runs, root = recipe(source), _store(store), _data(data_root)
+    check(with_row(tree, strategy)[0], runs, root)
+    planned, job = training_job(tree, strategy, model, seed, runs, root)
     run_only(planned, job.id)
     return Run(job.folder)
 
@@ -192,6 +198,7 @@ def table(
     import dataclasses
 
     from harness.jobs import Plan
+    from harness.plan import build
     from harness.store import Run
     from leaderboards.cli import BASELINE
     from leaderboards.selection import Selection, from_folders, from_plan, joined
@@ -203,7 +210,7 @@ def table(
             return from_folders([target.folder], BASELINE)
         if isinstance(target, str | PathLike) and Path(target).is_dir():
             return from_folders([Path(target)], BASELINE)
-        return from_plan(plan(target, store=store, data_root=data_root))
+        return from_plan(build(recipe(target), _store(store), _data(data_root)))
 
     selection = joined([selected(target) for target in targets])
     if baseline is not None:

@@ -20,6 +20,13 @@ def bench_hash(name: str, root: Path | None) -> str | None:
     return content_hash(name, root)
 
 
+def check_engine(spec: str, dtype: str) -> None:
+    """Refuse an engine or dtype that does not exist."""
+    from evals.engines.choose import check_engine as check
+
+    check(spec, dtype)
+
+
 def missing_sandbox() -> str | None:
     """Return what the sandbox lacks on this machine; None if it works."""
     from evals.sandbox import available
@@ -41,4 +48,4 @@ def contamination_checker(suite: str, only: Sequence[str], root: Path | None) ->
     return Checker(suite, only, root)
 
 
-__all__ = ["bench_hash", "contamination_checker", "examine_data_root", "missing_sandbox", "suite_hash"]
+__all__ = ["bench_hash", "check_engine", "contamination_checker", "examine_data_root", "missing_sandbox", "suite_hash"]

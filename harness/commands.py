@@ -8,17 +8,26 @@ from collections.abc import Iterator
 import click
 
 from harness import stages
+from harness.checks import check
 from harness.grid import Grid, terminal_table
 from harness.jobs import Plan
 from harness.options import executor_options, executor_settings, format_option, recipe_options
 from harness.plan import build
-from harness.recipe_file import load_recipe, override, recipe_names
+from harness.recipe_file import load_recipe, locate_recipe, override, recipe_names
 from harness.store import Store, data_root, store_root
 
 
 def build_plan(recipe: str, overrides: tuple[str, ...], store: str | None, root: str | None) -> Plan:
     """Plan what the arguments of a command describe."""
     return build(load_recipe(recipe, overrides), Store(store_root(store)), data_root(root))
+
+
+def checked_plan(recipe: str, overrides: tuple[str, ...], store: str | None, root: str | None) -> Plan:
+    """Check everything that needs no training, and report all problems at once; then plan."""
+    tree, places = locate_recipe(recipe, overrides)
+    runs, folder = Store(store_root(store)), data_root(root)
+    check(tree, runs, folder, places)
+    return build(tree, runs, folder)
 
 
 @click.command()
@@ -40,7 +49,7 @@ def bench(
     """
     from harness.conductor import conduct
 
-    plan = build_plan(recipe, overrides + executor_settings(executor, jobs), store, data_root)
+    plan = checked_plan(recipe, overrides + executor_settings(executor, jobs), store, data_root)
     outcome = conduct(plan)
     text, written = stages.comparison().report(plan, plan.store.root / plan.recipe.name)
     click.echo(text, nl=False)
@@ -55,7 +64,7 @@ def bench(
 @format_option
 def plan(recipe: str, overrides: tuple[str, ...], store: str | None, data_root: str | None, style: str) -> None:
     """Show the jobs of RECIPE, what each waits for, and what is already done. Starts nothing."""
-    built = build_plan(recipe, overrides, store, data_root)
+    built = checked_plan(recipe, overrides, store, data_root)
     if style == "json":
         rows = [
             {"id": j.id, "kind": j.kind, "title": j.title, "done": j.done, "after": j.after, "folder": str(j.folder)}

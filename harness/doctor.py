@@ -16,6 +16,7 @@ import click
 
 from harness import stages
 from harness.errors import MoemixError
+from harness.files import parent_that_exists
 from harness.options import data_root_option, format_option, store_option
 from harness.recipe_file import load_recipe, recipe_names
 from harness.store import data_root, store_root
@@ -80,7 +81,7 @@ def examine(store: str | None, root: str | None) -> Iterator[stages.Finding]:
         memory = "unknown"
     yield "memory", True, memory
     folder = store_root(store)
-    free = shutil.disk_usage(next(path for path in (folder, *folder.parents) if path.exists())).free / GIB
+    free = shutil.disk_usage(parent_that_exists(folder)).free / GIB
     yield "store", free > 5, f"{folder}, {free:.0f} GiB free"
     try:
         path = data_root(root)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+
+_SHOWN = 30  # problems in one message
 
 
 class MoemixError(Exception):
@@ -26,6 +28,22 @@ class MoemixError(Exception):
     def __str__(self) -> str:
         text = f"{self.where}: {self.message}" if self.where else self.message
         return f"{text}\n  {self.hint}" if self.hint else text
+
+
+class ProblemsError(MoemixError):
+    """Several mistakes, reported together; each keeps its place and remedy."""
+
+    def __init__(self, problems: Sequence[MoemixError]) -> None:
+        self.problems = tuple(problems)
+        more = [f"… and {len(self.problems) - _SHOWN} more"] if len(self.problems) > _SHOWN else []
+        super().__init__("\n".join([f"{len(self.problems)} problems", *map(str, self.problems[:_SHOWN]), *more]))
+
+
+def raise_all(problems: Sequence[MoemixError]) -> None:
+    """Raise the problems together, each once; do nothing if there is none."""
+    distinct = list({str(problem): problem for problem in problems}.values())
+    if distinct:
+        raise distinct[0] if len(distinct) == 1 else ProblemsError(distinct)
 
 
 class StageError(MoemixError):

@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from harness.errors import MoemixError
+from harness.errors import MoemixError, raise_all
 
 
 def _fsync_dir(path: Path) -> None:
@@ -45,6 +45,11 @@ def write_bytes(path: Path, data: bytes) -> None:
     _fsync_dir(path.parent)
 
 
+def parent_that_exists(path: Path) -> Path:
+    """Return the path, or the nearest folder above it that exists."""
+    return next(each for each in (path, *path.parents) if each.exists())
+
+
 def write_text(path: Path, text: str) -> None:
     """Replace a file by UTF-8 text, as a whole."""
     write_bytes(path, text.encode("utf-8"))
@@ -68,14 +73,44 @@ def read_json(path: Path) -> Any:
 
 
 def read_yaml(path: Path) -> Any:
-    """Parse a YAML file; an error names the file and line."""
+    """Parse a YAML file; an error names the file and line. A key that is given twice is an error."""
+    tree, _, repeated = parse_yaml(path)
+    raise_all(repeated)
+    return tree
+
+
+def parse_yaml(path: Path) -> tuple[Any, yaml.Node | None, list[MoemixError]]:
+    """Return the value of a YAML file, its nodes with their lines, and an error for each key that is given twice."""
     try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
+        loader = yaml.SafeLoader(path.read_text(encoding="utf-8"))
+        node = loader.get_single_node()
+        repeated = list(_repeated_keys(node, path))
+        return loader.construct_document(node) if node is not None else None, node, repeated
+    except FileNotFoundError:
+        raise MoemixError("the file does not exist", where=str(path)) from None
+    except OSError as error:
+        raise MoemixError(f"the file cannot be read: {error.strerror}", where=str(path)) from None
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else "?"
         raise MoemixError(f"not valid YAML: {error.problem}", where=f"{path}:{line}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise MoemixError(f"not valid YAML: {error}", where=str(path)) from None
+
+
+def _repeated_keys(node: yaml.Node | None, path: Path) -> Iterator[MoemixError]:
+    if isinstance(node, yaml.MappingNode):
+        lines: dict[str, int] = {}
+        for key, value in node.value:
+            line = key.start_mark.line + 1
+            if isinstance(key, yaml.ScalarNode) and key.value != "<<":
+                if key.value in lines:
+                    message = f"the key `{key.value}` is given twice, first in line {lines[key.value]}"
+                    yield MoemixError(message, where=f"{path}:{line}", hint="keep one of them")
+                lines.setdefault(key.value, line)
+            yield from _repeated_keys(value, path)
+    elif isinstance(node, yaml.SequenceNode):
+        for item in node.value:
+            yield from _repeated_keys(item, path)
 
 
 def append_jsonl(path: Path, record: Mapping[str, object]) -> None:

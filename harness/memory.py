@@ -21,8 +21,10 @@ An estimate: allocators, kernels' workspace and buffers of the communication com
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from harness.execution import Launcher
+from harness.files import read_json
 from harness.recipe import CheckpointModel, Model, Training
 
 GIB = 1 << 30
@@ -134,6 +136,25 @@ def memory_per_process(shape: Shape, training: Training, launcher: Launcher) -> 
     if share > 1:
         parts["gathered layers"] = 2 * 4 * whole / shape.layers
     return parts
+
+
+def parameters(model: Model) -> int | None:
+    """Return the number of parameters of a model, from its shape or its files; None if neither is at hand."""
+    if (shape := shape_of(model)) is not None:
+        return shape.parameters
+    folder = Path(getattr(model, "source", ""))
+    sizes = [file.stat().st_size for file in folder.glob("*.safetensors")] if folder.parts and folder.is_dir() else []
+    if not sizes:
+        return None
+    number = read_json(folder / "config.json") if (folder / "config.json").is_file() else {}
+    return sum(sizes) // (4 if "32" in str(number.get("torch_dtype", number.get("dtype"))) else 2)
+
+
+def disk_bytes(parameters: int, training: Training, runs: int) -> float:
+    """Return the bytes that runs take on disk: a checkpoint each, and the states of the one that is being trained."""
+    checkpoint = parameters * 4
+    states = training.keep_states * 3 * checkpoint  # weights and AdamW's two moments
+    return float(runs * checkpoint + states)
 
 
 def describe(model: Model, training: Training, launcher: Launcher) -> str | None:

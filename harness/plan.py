@@ -48,13 +48,19 @@ def training_job(
 
     The strategy is the label of a row, or the name of any strategy; model and seed are by default the first ones.
     """
-    row = next((row for row in recipe.strategies if strategy in (row.label, row.name)), None)
-    if row is None:
-        row = Strategy(name=strategy)
-        recipe = recipe.model_copy(update={"strategies": (*recipe.strategies, row)})
+    recipe, row = with_row(recipe, strategy)
     plan = build(recipe, store, data_root)
     folder = plan.select(row.label, model, seed).run.folder
     return plan, next(job for job in plan.jobs if job.kind == "train" and job.folder == folder)
+
+
+def with_row(recipe: Recipe, strategy: str) -> tuple[Recipe, Strategy]:
+    """Return the row with this label or name, and the recipe; a strategy without a row gets one."""
+    row = next((row for row in recipe.strategies if strategy in (row.label, row.name)), None)
+    if row is not None:
+        return recipe, row
+    row = Strategy(name=strategy)
+    return recipe.model_copy(update={"strategies": (*recipe.strategies, row)}), row
 
 
 def _checkpoint_fingerprint(source: str) -> dict[str, str]:

@@ -136,11 +136,12 @@ def _by_name(value: object) -> object:
         return value
     if not value.endswith((".yaml", ".yml")):
         return {"name": value}
-    if not Path(value).is_file():
-        raise MoemixError("the strategy file does not exist", where=value)
-    row = read_yaml(Path(value))
+    try:
+        row = read_yaml(Path(value))
+    except MoemixError as error:
+        raise ValueError(str(error)) from None
     if not isinstance(row, dict):
-        raise MoemixError("expected a mapping with a `name`, the row of a strategy", where=value)
+        raise ValueError(f"{value}: expected a mapping with a `name`, the row of a strategy")
     return row
 
 

@@ -2,28 +2,75 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import TypeVar, get_args
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
-from harness.errors import MoemixError, nearest
+from harness.errors import MoemixError, nearest, raise_all
 
 T = TypeVar("T", bound=BaseModel)
+Path = tuple[str, ...]
+"""The keys from the root of a tree to a value; the items of a list are counted from 0."""
+
+_WORDS = {
+    "int_type": "expected a whole number",
+    "int_parsing": "expected a whole number",
+    "int_from_float": "expected a whole number",
+    "float_type": "expected a number",
+    "float_parsing": "expected a number",
+    "bool_type": "expected true or false",
+    "bool_parsing": "expected true or false",
+    "string_type": "expected a text",
+    "tuple_type": "expected a list",
+    "dict_type": "expected a mapping of keys",
+    "model_type": "expected a mapping of keys",
+    "model_attributes_type": "expected a mapping of keys",
+    "greater_than_equal": "must be at least {ge}",
+    "greater_than": "must be greater than {gt}",
+    "less_than_equal": "must be at most {le}",
+    "less_than": "must be less than {lt}",
+    "too_short": "needs at least {min_length} item(s)",
+    "finite_number": "must be a finite number",
+    "string_pattern_mismatch": "does not match the pattern {pattern}",
+    "union_tag_not_found": "`kind` is missing",
+    "union_tag_invalid": "unknown `kind` {tag!r}; valid: {expected_tags}",
+    "missing_argument": "a value is missing",
+}
+"""What the validator's most frequent faults mean, in our words."""
 
 
 class Strict(BaseModel):
-    """A frozen model, for which unknown keys are errors."""
+    """A frozen model, for which unknown keys are errors. A single value is accepted for a list of one."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _lists_of_one(cls, value: object) -> object:
+        if not isinstance(value, dict):
+            return value
+        fields = cls.model_fields
+        return {k: (v,) if k in fields and _is_item(v, fields[k].annotation) else v for k, v in value.items()}
 
-def parse(schema: type[T], tree: object, *, where: str) -> T:
+
+def _is_item(value: object, annotation: object) -> bool:
+    """Return whether a value is a scalar where the annotation says ``tuple[X, ...]``."""
+    of_any_length = get_origin(annotation) is tuple and get_args(annotation)[1:] == (...,)
+    return of_any_length and isinstance(value, str | int | float)
+
+
+def parse(schema: type[T], tree: object, *, where: str | Callable[[Path], str]) -> T:
     """Validate a tree of mappings and lists.
 
+    Args:
+        schema: the model.
+        tree: what to validate.
+        where: what the tree is (a file, say), or a function that says where a key of it stands.
+
     Raises:
-        MoemixError: names the first few wrong keys of ``where``, each with its nearest valid neighbour.
+        MoemixError: names every wrong key with its place, each with its nearest valid neighbour.
     """
     try:
         return schema.model_validate(tree)
@@ -31,21 +78,29 @@ def parse(schema: type[T], tree: object, *, where: str) -> T:
         every = error.errors(include_url=False)
         # a list with a bad item is also reported as too short: only the cause is worth reporting
         faults = [f for f in every if not any(f["loc"] == g["loc"][: len(f["loc"])] and f is not g for g in every)]
-        lines = [_describe(schema, fault) for fault in faults[:5]]
-        if len(faults) > 5:
-            lines.append(f"… and {len(faults) - 5} more")
-        raise MoemixError("; ".join(lines), where=where) from None
+        raise_all([_describe(schema, fault, where) for fault in faults])
+        raise
 
 
-def _describe(schema: type[BaseModel], fault: ErrorDetails) -> str:
+def _describe(schema: type[BaseModel], fault: ErrorDetails, where: str | Callable[[Path], str]) -> MoemixError:
     path, siblings = _resolve(schema, fault["loc"])
+    place = where if isinstance(where, str) else where(tuple(path))
     key = ".".join(path)
     if fault["type"] == "extra_forbidden":
-        return f"unknown key `{key}` ({nearest(path[-1], siblings)})"
+        return MoemixError(f"unknown key `{key}` ({nearest(path[-1], siblings)})", where=place)
     if fault["type"] == "missing":
-        return f"`{key}` is missing"
+        return MoemixError(f"`{key}` is missing", where=place)
     message = fault["msg"].removeprefix("Value error, ")
-    return f"`{key}`: {message}" if key else message
+    if words := _WORDS.get(fault["type"]):
+        message = words.format(**fault.get("ctx", {}))
+        if isinstance(fault["input"], str | int | float | None):
+            message += (
+                f", not {str(fault['input'])[:80]!r}" if isinstance(fault["input"], str) else f", not {fault['input']}"
+            )
+    elif fault["type"] == "literal_error":
+        choices = fault.get("ctx", {}).get("expected", "").replace("'", "").replace(" or ", ", ").split(", ")
+        message = f"unknown value {fault['input']!r}; {nearest(str(fault['input']), choices)}"
+    return MoemixError(f"`{key}`: {message}" if key else message, where=place)
 
 
 def _resolve(schema: type[BaseModel], location: Sequence[int | str]) -> tuple[list[str], list[str]]:

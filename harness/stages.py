@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import click
 
     from harness.jobs import Plan
-    from harness.recipe import Mixing, Source
+    from harness.recipe import Mixing, Part, Source, TinyModel
     from harness.records import Contamination
 
 Finding = tuple[str, bool, str]
@@ -46,6 +46,15 @@ class TrainingStage(Protocol):
 
     def check_signals(self, strategy: StrategyRules, sources: Sequence[Source], mixing: Mixing) -> None:
         """Check that a run can measure what a strategy needs to see, or raise ``MoemixError``."""
+
+    def check_strategy(self, name: str, /, **options: object) -> StrategyRules:
+        """Return the strategy, or raise ``MoemixError`` if it is unknown, takes no such option or breaks the contract."""
+
+    def check_part(self, part: Part, root: Path | None, source: str) -> None:
+        """Raise ``MoemixError`` if the adapter, the files or the first rows of a part of a source are not valid."""
+
+    def check_tiny(self, model: TinyModel) -> None:
+        """Raise ``MoemixError`` if the architecture or a field of its configuration does not exist."""
 
     def strategy_code(self, name: str) -> str | None:
         """Return the hash of the file that a strategy comes from; None for a built-in one."""
@@ -74,6 +83,9 @@ class EvaluationStage(Protocol):
 
     def bench_hash(self, name: str, root: Path | None) -> str | None:
         """Return the hash of a bench's question file; None for one that comes from the hub."""
+
+    def check_engine(self, spec: str, dtype: str) -> None:
+        """Raise ``MoemixError`` if there is no such engine or dtype."""
 
     def missing_sandbox(self) -> str | None:
         """Return what the sandbox lacks on this machine; None if it works."""

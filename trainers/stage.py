@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
-from harness.recipe import Source
+from harness.errors import MoemixError, raise_all
+from harness.recipe import Part, Source, TinyModel
+from harness.sources import hub_folder, part_files
+from trainers.data.adapters import MalformedRowError, PartAdapter, UnusableRowError
 from trainers.data.reading import read_part
 from trainers.data.world import world_id
-from trainers.mixing import load_strategy, strategy_code
+from trainers.mixing import MixingStrategy, load_strategy, strategy_code
 from trainers.signals import check_signals
+
+_FIRST = 20  # rows of each file that a plan looks at
 
 
 def count_rows(source: Source, root: Path | None) -> int:
@@ -16,4 +22,65 @@ def count_rows(source: Source, root: Path | None) -> int:
     return sum(read_part(part, root=root, source=source.name)[0] for part in source.parts)
 
 
-__all__ = ["check_signals", "count_rows", "load_strategy", "strategy_code", "world_id"]
+def check_part(part: Part, root: Path | None, source: str) -> None:
+    """Check a part's adapter and options, that its files exist, and the first rows of each file."""
+    problems: list[MoemixError] = []
+    try:
+        adapter = PartAdapter(part, f"source {source}")
+    except MoemixError as error:
+        problems.append(error)
+    try:
+        files = _files(part, root, source)
+    except MoemixError as error:
+        problems.append(error)
+    raise_all(problems)
+    for one in files:
+        for row, where in itertools.islice(read_part(one, root=root, source=source)[1], _FIRST):
+            try:
+                if adapter.wants(row):
+                    adapter.adapt(row)
+            except UnusableRowError:
+                continue  # training counts and reports it
+            except MalformedRowError as error:
+                message = f"the row is not in the format `{part.adapter}`: {error}"
+                raise MoemixError(message, where=where) from None
+
+
+def _files(part: Part, root: Path | None, source: str) -> list[Part]:
+    """Return a part for each local file; none for a hub dataset that is not below the data root."""
+    if part.hub is not None:
+        return [part] if hub_folder(part, root) else []
+    return [part.model_copy(update={"files": (str(file),)}) for file in part_files(part, root, where=source)]
+
+
+def check_tiny(model: TinyModel) -> None:
+    """Check the architecture and the configuration fields of a tiny model."""
+    from trainers.making.tiny import configuration
+
+    configuration(model, {})
+
+
+def check_strategy(name: str, /, **options: object) -> MixingStrategy:
+    """Return the strategy of this name with these options; one that is not built in must keep the contract."""
+    rule = load_strategy(name, **options)
+    if strategy_code(name) is None:
+        return rule
+    from trainers.mixing.contract import check_strategy as check_contract
+
+    try:
+        check_contract(rule)
+    except AssertionError as error:
+        raise MoemixError(f"the strategy breaks the contract: {error}", hint="see docs/add-a-strategy.md") from error
+    return rule
+
+
+__all__ = [
+    "check_part",
+    "check_signals",
+    "check_strategy",
+    "check_tiny",
+    "count_rows",
+    "load_strategy",
+    "strategy_code",
+    "world_id",
+]

@@ -284,7 +284,7 @@ def test_a_strategy_of_ones_own_is_simulated_from_its_file(tmp_path: Path):
         (["dynamik"], "did you mean 'dynamic'"),
         (["dynamic", "--world", "redundent"], "did you mean 'redundant'"),
         (["dynamic", "--set", "redundency=1"], "did you mean 'redundancy'"),
-        (["dynamic", "--set", "redundancy=2"], "less than or equal to 1"),
+        (["dynamic", "--set", "redundancy=2"], "must be at most 1"),
         (["dynamic", "--set", "dynamic.etta=2"], "did you mean 'eta'"),
         (["dynamic", "--set", "uniform.eta=2"], "no strategy 'uniform' is simulated"),
         (["dynamic", "--set", "redundancy"], "has no `=`"),

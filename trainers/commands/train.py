@@ -76,16 +76,20 @@ def _train_recipe(
     store: str | None,
     data_root: str | None,
 ) -> None:
+    from harness.checks import check
     from harness.conductor import run_only
-    from harness.plan import training_job
-    from harness.recipe_file import load_recipe
+    from harness.plan import training_job, with_row
+    from harness.recipe_file import locate_recipe
     from harness.store import Store, store_root
     from harness.store import data_root as find_data_root
 
-    tree = load_recipe(recipe, overrides)
+    tree, places = locate_recipe(recipe, overrides)
+    runs, root = Store(store_root(store)), find_data_root(data_root)
+    if is_first():
+        check(with_row(tree, strategy)[0], runs, root, places)
 
     def job() -> tuple[Plan, Job]:
-        return training_job(tree, strategy, model, seed, Store(store_root(store)), find_data_root(data_root))
+        return training_job(tree, strategy, model, seed, runs, root)
 
     if process_count() > 1:
         folder = _train_launched(tree.launcher, job)

@@ -42,10 +42,10 @@ def random_model(
         MoemixError: the architecture or a configuration field does not exist, its MoE layers cannot be observed, or the
             sources are not valid.
     """
-    length = _configuration(model, {}).max_position_embeddings
+    length = configuration(model, {}).max_position_embeddings
     tokenizer = train_tokenizer(texts(sources, root), vocab_size=model.tokenizer.vocab_size, max_length=length)
     values = (len(tokenizer), tokenizer.pad_token_id, None, tokenizer.eos_token_id)
-    config = _configuration(model, dict(zip(_VOCABULARY, values, strict=True)))
+    config = configuration(model, dict(zip(_VOCABULARY, values, strict=True)))
     with torch.random.fork_rng():
         torch.manual_seed(model.seed)
         try:
@@ -109,7 +109,7 @@ def texts(sources: Sequence[Source], root: Path | None) -> Iterator[str]:
                     raise MoemixError(f"not in the format `{part.adapter}`: {reason}", where=where) from reason
 
 
-def _configuration(model: TinyModel, vocabulary: dict[str, int | None]) -> PreTrainedConfig:
+def configuration(model: TinyModel, vocabulary: dict[str, int | None]) -> PreTrainedConfig:
     """Return the architecture's configuration with the recipe's fields; transformers itself would accept any name."""
     where = f"model {model.name}"
     if model.architecture not in CONFIG_MAPPING:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import io
-from collections.abc import Iterator, Mapping
-from typing import Literal
+from collections.abc import Callable, Iterator, Mapping
+from typing import Literal, ParamSpec
 
 import numpy as np
 
@@ -26,8 +26,10 @@ from trainers.mixing.base import (
     from_arrays,
     to_arrays,
 )
+from trainers.mixing.guard import StrategyError, guarded
 from trainers.plugins import SIGNALS, situation
 
+P = ParamSpec("P")
 Scenario = Literal["normal", "sparse", "missing", "extreme"]
 SCENARIOS: tuple[Scenario, ...] = ("normal", "sparse", "missing", "extreme")
 
@@ -59,7 +61,7 @@ def check_strategy(
     _check_declaration(rule)
     for scenario in SCENARIOS:
         mixture = made_up_sources(sources, seed)
-        _check_distribution(rule, rule.init(mixture).weights, sources, "init")
+        _check_distribution(rule, _guarded(sources, rule.init, mixture).weights, "init")
         if not (rule.updates or rule.at_start):
             continue
         count = updates if rule.updates else 0
@@ -137,21 +139,27 @@ def _check_declaration(rule: MixingStrategy) -> None:
     _require(rule.updates or not rule.signals, f"{rule.name} never updates, so it must not request signals")
 
 
-def _check_distribution(rule: MixingStrategy, weights: Floats, count: int, after: str) -> None:
+def _check_distribution(rule: MixingStrategy, weights: Floats, after: str) -> None:
+    """Check what the guard of a training run lets pass."""
     subject = f"{rule.name}: after {after} the weights"
-    _require(weights.dtype == np.float64, f"{subject} must be float64, not {weights.dtype}")
-    _require(weights.shape == (count,), f"{subject} have shape {weights.shape}, not ({count},)")
-    _require(np.isfinite(weights).all(), f"{subject} are not finite: {weights}")
-    if rule.may_vanish:
-        _require((weights >= 0).all(), f"{subject} are negative: {weights}")
-    else:
+    kind = getattr(weights, "dtype", type(weights).__name__)
+    _require(kind == np.float64, f"{subject} must be an array of float64, not {kind}")
+    if not rule.may_vanish:
         advice = "if that is intended, set `may_vanish = True`"
         _require((weights > 0).all(), f"{subject} are not all positive: {weights}; {advice}")
     _require(abs(weights.sum() - 1) < 1e-9, f"{subject} sum to {weights.sum()!r}")
 
 
+def _guarded(count: int, function: Callable[P, MixtureState], *args: P.args, **kwargs: P.kwargs) -> MixtureState:
+    """Call a strategy's function under the guard of a training run."""
+    try:
+        return guarded(count, function, *args, **kwargs)
+    except StrategyError as error:
+        raise AssertionError(str(error)) from error
+
+
 def _next(rule: MixingStrategy, state: MixtureState, seen: Observation) -> MixtureState:
-    return rule.update(state, seen) if seen.step else rule.start(state, seen)
+    return _guarded(len(seen.names), rule.update if seen.step else rule.start, state, seen)
 
 
 def _check_updates(rule: MixingStrategy, sources: Sources, seen: list[Observation], scenario: Scenario) -> None:
@@ -164,7 +172,7 @@ def _check_updates(rule: MixingStrategy, sources: Sources, seen: list[Observatio
             unchanged = array.tobytes() == copies[name].tobytes()
             _require(unchanged, f"{rule.name}: update changed its input `{name}` in place")
         _require(_same(new, again), f"{rule.name}: the same input gave different outputs")
-        _check_distribution(rule, new.weights, len(sources.names), f"update {i + 1} ({scenario} signals)")
+        _check_distribution(rule, new.weights, f"update {i + 1} ({scenario} signals)")
         state = new
 
 

@@ -5,18 +5,18 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import ParamSpec, TypeVar
+from typing import ParamSpec
 
 import numpy as np
 
 from trainers.mixing import MixingStrategy, MixtureState, Observation, Sources, load_strategy
 from trainers.mixing.base import Array, Floats, Ints, Reference
+from trainers.mixing.guard import guarded
 from trainers.plugins import SIGNALS
 from trainers.simulation.signals import PROBE, Observer, Snapshot
 from trainers.simulation.worlds import DrawnWorld
 
 P = ParamSpec("P")
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def simulate_run(rule: MixingStrategy, drawn: DrawnWorld, seed: tuple[int, ...])
     if rule.needs:
         before = simulate_run(load_strategy(rule.needs), drawn, seed)
         sources = replace(sources, reference=Reference(before.weights[-1], before.losses))
-    clock = _Clock()
+    clock = _Clock(count)
     state = clock(rule.init, sources)
     observer = Observer(
         drawn, drawn.exposure().mean(axis=0), seed
@@ -99,13 +99,13 @@ def _observation(drawn: DrawnWorld, step: int, total: Ints, seen: dict[str, Arra
 
 
 class _Clock:
-    """Calls functions and sums the time that they take."""
+    """Calls a strategy's functions under the guard, and sums the time that they take."""
 
-    def __init__(self) -> None:
-        self.seconds = 0.0
+    def __init__(self, sources: int) -> None:
+        self.sources, self.seconds = sources, 0.0
 
-    def __call__(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    def __call__(self, function: Callable[P, MixtureState], *args: P.args, **kwargs: P.kwargs) -> MixtureState:
         started = time.perf_counter()
-        result = function(*args, **kwargs)
+        result = guarded(self.sources, function, *args, **kwargs)
         self.seconds += time.perf_counter() - started
         return result

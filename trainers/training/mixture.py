@@ -12,11 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from harness.errors import StageError
 from harness.records import MixtureUpdate
 from trainers.data.batches import Tally
 from trainers.mixing import MixingStrategy, MixtureState, Observation, Sources
 from trainers.mixing.base import from_arrays, to_arrays, weights_hash
+from trainers.mixing.guard import guarded
 from trainers.mixing.simplex import even
 from trainers.parallel.base import Ranks
 from trainers.signals import Signal
@@ -59,7 +59,7 @@ class Mixture:
         self._strategy, self._sources, self._signals, self._ranks = strategy, sources, signals, ranks
         self._at_start = at_start
         self._interval = (strategy.interval(sources) or interval) if strategy.updates else 0
-        self._state = strategy.init(sources)
+        self._state = guarded(len(sources.names), strategy.init, sources)
         self._warned = False
         self.history: list[tuple[int, NDArray[np.float64]]] = []
         self.since_update = Tally.empty(len(sources.names))
@@ -141,7 +141,8 @@ class Mixture:
             **observed,
         )
         before, drawn = self.weights, self.draw_weights
-        self._enact(rule(self._state, observation) if self._ranks.first else self._state, draw)
+        decided = guarded(len(before), rule, self._state, observation) if self._ranks.first else self._state
+        self._enact(decided, draw)
         cost["update"] = time.perf_counter() - started
         self.seconds += sum(cost.values())
         self._warn_if_dominated()
@@ -175,12 +176,6 @@ class Mixture:
     def _enact(self, state: MixtureState, draw: int) -> None:
         """Put the first rank's weights in force from a draw on."""
         weights = self._ranks.from_first(np.asarray(state.weights, dtype=np.float64))
-        if not (weights.shape == self._sources.sizes.shape and weights.min() >= 0 and abs(weights.sum() - 1) < 1e-6):
-            raise StageError(
-                f"the weights of the strategy {self._strategy.name!r} are not a distribution over the"
-                f" {len(self._sources.names)} sources: {weights.tolist()[:8]}",
-                hint="weights must be >= 0 and sum to 1",
-            )
         self._ranks.agree("the weights of the mixture", weights_hash(weights))
         self._state = MixtureState(weights, state.memory)
         if self._strategy.scales == "draws":
