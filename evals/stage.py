@@ -48,4 +48,21 @@ def contamination_checker(suite: str, only: Sequence[str], root: Path | None) ->
     return Checker(suite, only, root)
 
 
-__all__ = ["bench_hash", "check_engine", "contamination_checker", "examine_data_root", "missing_sandbox", "suite_hash"]
+def warm_up() -> None:
+    """Import what evaluating and judging need."""
+    import lm_eval.evaluator
+    import lm_eval.tasks  # noqa: F401
+
+    import evals.judge.run
+    import evals.runner  # noqa: F401
+
+
+__all__ = [
+    "bench_hash",
+    "check_engine",
+    "contamination_checker",
+    "examine_data_root",
+    "missing_sandbox",
+    "suite_hash",
+    "warm_up",
+]

@@ -6,7 +6,9 @@ same ones, so a stage reads one language, whoever started it.
 
 from __future__ import annotations
 
+import ctypes
 import os
+import signal
 import subprocess
 import sys
 
@@ -20,6 +22,7 @@ WANTED: dict[str, dict[str, str]] = {
 """Variables that ask accelerate for each ``launcher.strategy``."""
 
 _ONE_OF_MANY = frozenset("RANK WORLD_SIZE LOCAL_RANK LOCAL_WORLD_SIZE MASTER_ADDR MASTER_PORT".split())
+_SET_PARENT_DEATH_SIGNAL = 1  # an option of Linux's prctl
 _PREFIXES = ("ACCELERATE_", "FSDP_", "TORCHELASTIC_", "GROUP_", "ROLE_")
 
 
@@ -57,6 +60,17 @@ def launch_environment(launcher: Launcher) -> dict[str, str]:
 def core_count() -> int:
     """Return how many cores this process may use."""
     return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+
+
+def set_death_signal() -> None:
+    """Make this process, a job's, end when the one that started it dies, and ignore what schedulers send to all.
+
+    On Linux it is sent SIGTERM, so no stray process works on a run. Schedulers send SIGUSR2 to every process of a job,
+    which would end this one.
+    """
+    signal.signal(signal.SIGUSR2, signal.SIG_IGN)
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(_SET_PARENT_DEATH_SIGNAL, signal.SIGTERM)
 
 
 def process_count() -> int:

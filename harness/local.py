@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import selectors
+import sys
 import time
 from dataclasses import dataclass
 
@@ -14,6 +15,7 @@ from harness.jobs import Job
 from harness.launch import core_count
 from harness.process import JobProcess, Outcome
 from harness.progress import duration
+from harness.warm import Warm
 
 logger = logging.getLogger("moemix.harness")
 
@@ -45,6 +47,9 @@ class _Conductor:
         self.slots = len(executor.devices) or executor.jobs
         self.free = list(range(self.slots))
         self.selector = selectors.DefaultSelector()
+        # One job gains nothing, because the process that forks has to import the same first.
+        worth_it = sys.platform == "linux" and sum(not job.done for job in jobs) > 1
+        self.warm = Warm() if worth_it else None
 
     def run(self) -> Outcome:
         try:
@@ -63,6 +68,8 @@ class _Conductor:
             raise
         finally:
             self.selector.close()
+            if self.warm:
+                self.warm.close()
         return self.outcome
 
     def _start_ready_jobs(self) -> None:
@@ -95,7 +102,7 @@ class _Conductor:
         environment = self._environment(slots)
         prefix = title.split(" ", 1)[0] + " " if self.slots > 1 else ""
         try:
-            process = JobProcess(job, environment, prefix)
+            process = JobProcess(job, environment, prefix, self.warm)
         except StageError as error:
             self.free += slots
             self._fail(job, str(error))

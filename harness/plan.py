@@ -130,17 +130,23 @@ class _Builder:
             reference = self._run(base, model, self._strategy(base, rule.needs, wanted_by=strategy.label), seed)
             after.append(f"train:{reference.config.id}")
         model_job, checkpoint = self._model(base, model)
+        # A source that this run leaves out is one on which its loss is wanted all the more.
+        names = {source.name for source in recipe.data.sources}
+        left_out = tuple(s for s in base.data.sources if s.name not in names and s.probe_examples)
+        held_out = (*left_out, *recipe.held_out)
         config = RunConfig(
             model_id=model_job.removeprefix("model:"),
             strategy=strategy.model_copy(update={"options": dataclasses.asdict(rule), "overrides": {}}),
             seed=seed if rule.trains else base.seeds[0],
             sources=recipe.data.sources,
             data_seed=recipe.data.seed,
-            fingerprints=self._fingerprints(recipe.data.sources),
+            fingerprints=self._fingerprints((*recipe.data.sources, *held_out)),
             training=recipe.training if rule.trains else Training(),
             mixing=recipe.mixing if rule.updates or rule.at_start else Mixing(),
             strategy_code=self.strategy_code(strategy.name),
             reference=reference.config.id if reference else None,
+            held_out=held_out,
+            held_out_every=recipe.evaluation.every if rule.trains else None,
         )
         if config.id not in self.planned:
             run = self.store.run(recipe.name, config)

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import signal
 import subprocess
 import sys
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import BinaryIO
 
 from harness.errors import StageError
 from harness.jobs import Job
-from harness.launch import job_environment
+from harness.launch import job_environment, moemix_command, set_death_signal
 from harness.store import Run, stage
+from harness.warm import Warm
 
 GRACE_SECONDS = 60.0  # time that an interrupted job gets to write its state
-_SET_PARENT_DEATH_SIGNAL = 1  # an option of Linux's prctl
 
 
 @dataclass
@@ -54,12 +53,15 @@ class JobProcess:
         environment: variables to set for the process.
         prefix: is put before each line on the terminal, where several jobs write there. Without a prefix the output
             is passed on as it comes, progress bars included.
+        warm: forks the job's process where that is possible; None starts it afresh.
 
     Raises:
         StageError: another process works on this job.
     """
 
-    def __init__(self, job: Job, environment: Mapping[str, str] | None = None, prefix: str = "") -> None:
+    def __init__(
+        self, job: Job, environment: Mapping[str, str] | None = None, prefix: str = "", warm: Warm | None = None
+    ) -> None:
         self.job = job
         job.prepare()
         self._stage: AbstractContextManager[None] = (
@@ -74,14 +76,17 @@ class JobProcess:
         if sys.stderr.isatty() and not prefix:
             variables["MOEMIX_PROGRESS"] = "bar"
         self._file: BinaryIO = open(job.log, "ab")  # noqa: SIM115  (closed by _close)
-        self._process = subprocess.Popen(
-            job.command,
+        command = job.command
+        own = moemix_command()
+        forked = warm.start(command[len(own) :], variables) if warm and command[: len(own)] == own else None
+        self._process = forked or subprocess.Popen(
+            command,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             env=variables,
             start_new_session=True,  # a Ctrl-C reaches the job through us, once
-            preexec_fn=_prepare_child(),
+            preexec_fn=set_death_signal,
         )
 
     def fileno(self) -> int:
@@ -159,19 +164,3 @@ class JobProcess:
             os.killpg(self._process.pid, number)
         except ProcessLookupError:
             return
-
-
-def _prepare_child() -> Callable[[], None]:
-    """Return what a child does before its program starts.
-
-    It ignores SIGUSR2, which schedulers send to all processes of a job and which would end it. On Linux it is sent
-    SIGTERM when the conductor dies, so no stray process works on a run.
-    """
-    libc = ctypes.CDLL(None, use_errno=True) if sys.platform.startswith("linux") else None
-
-    def prepare() -> None:
-        signal.signal(signal.SIGUSR2, signal.SIG_IGN)
-        if libc is not None:
-            libc.prctl(_SET_PARENT_DEATH_SIGNAL, signal.SIGTERM)
-
-    return prepare

@@ -270,6 +270,7 @@ class Evaluation(Strict):
     """Which suites score every checkpoint."""
 
     suites: tuple[str, ...] = Field((), description="names or YAML files (`moemix suites`)")
+    every: int | None = Field(None, ge=1, description="steps between measurements of held-out losses; null: at the end")
     limit: int | None = Field(None, ge=1, description="questions per task; null for all")
     dtype: Literal["float32", "bfloat16"] = "float32"
     seed: int = 0
@@ -310,6 +311,9 @@ class Recipe(Strict):
     description: str = ""
     models: tuple[Model, ...] = Field(min_length=1)
     data: Data
+    held_out: tuple[Source, ...] = Field(
+        (), description="further sets whose loss is measured: all examples of each, or its `probe_examples`"
+    )
     strategies: tuple[Annotated[Strategy, BeforeValidator(_by_name)], ...] = Field(min_length=1)
     seeds: tuple[int, ...] = Field((0,), min_length=1)
     training: Training = Training()
@@ -327,6 +331,7 @@ class Recipe(Strict):
         _check_distinct("strategy labels", [strategy.label for strategy in self.strategies])
         _check_distinct("model names", [model.name for model in self.models])
         _check_distinct("seeds", [str(seed) for seed in self.seeds])
+        _check_distinct("names of held-out sets", [source.name for source in (*self.data.sources, *self.held_out)])
         return self
 
 

@@ -122,11 +122,13 @@ class RunConfig(Strict):
     mixing: Mixing
     strategy_code: str | None = Field(None, description="hash of the file that a strategy from a path comes from")
     reference: str | None = Field(None, description="the run whose result this strategy starts from")
+    held_out: tuple[Source, ...] = Field((), description="sets to measure the loss on, beside the sources' own")
+    held_out_every: int | None = Field(None, description="steps between these measurements; null: only at the end")
 
     @property
     def id(self) -> str:
         """The label, the seed, and the hash of everything that determines the result."""
-        identity = self.model_dump(mode="json")
+        identity = self.model_dump(mode="json", exclude={"held_out_every", *([] if self.held_out else ["held_out"])})
         for key in ("label", "overrides", "spent"):
             identity["strategy"].pop(key)
         for key in ("log_every", "save_every", "keep_states"):
@@ -187,6 +189,17 @@ class MixtureUpdate(Record):
     realised_examples: tuple[int, ...] = Field(description="examples drawn since the last update")
     realised_tokens: tuple[int, ...] = Field(description="tokens trained on since the last update")
     cost: dict[str, float] = Field(default_factory=dict, description="seconds, by signal and `update`")
+
+
+class HeldOutLosses(Strict):
+    """A line of ``held_out.jsonl``: the losses of a set of held-out examples, one value for each example."""
+
+    step: int = Field(description="optimizer steps finished when they were measured")
+    set: str = Field(description="name of the source that holds them out, or of a set of the recipe's `held_out`")
+    keys: tuple[str, ...] = Field(description="hash of the tokens")
+    nats: tuple[float, ...] = Field(description="sum of the losses of the target tokens")
+    targets: tuple[int, ...] = Field(description="number of target tokens")
+    bytes: tuple[int, ...] = Field(description="length of the targets' text in UTF-8")
 
 
 class StepMetrics(Strict):

@@ -65,6 +65,9 @@ class TrainingStage(Protocol):
     def count_rows(self, source: Source, root: Path | None) -> int:
         """Read the files of a source as training does, and return the number of rows."""
 
+    def warm_up(self) -> None:
+        """Import what this stage's jobs need, without computing anything or starting a thread."""
+
 
 class ContaminationChecker(Protocol):
     """The questions of a suite, indexed once."""
@@ -95,6 +98,9 @@ class EvaluationStage(Protocol):
 
     def contamination_checker(self, suite: str, only: Sequence[str], root: Path | None) -> ContaminationChecker:
         """Index the questions of a suite (``only`` these tasks or columns; all if empty)."""
+
+    def warm_up(self) -> None:
+        """Import what this stage's jobs need, without computing anything or starting a thread."""
 
 
 class ComparisonStage(Protocol):

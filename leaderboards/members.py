@@ -10,6 +10,7 @@ from harness.errors import MoemixError
 from harness.files import hash_value
 from harness.records import EvalSummary, RunConfig, RunManifest
 from harness.store import Run
+from leaderboards.held_out import HeldOutColumns, with_held_out
 from leaderboards.judged import with_judging
 from leaderboards.scores import Evaluation
 from leaderboards.table import Member, Row
@@ -50,8 +51,9 @@ def open_member(
     eval_folders: Mapping[str, Path],
     planned: Mapping[Path, RunConfig],
     judgings: Mapping[str, Mapping[str, Path]],
+    held_out: HeldOutColumns = "none",
 ) -> Member:
-    """Read a run's manifest and, if they are finished, its evaluation and judgings."""
+    """Read a run's manifest and, if they are finished, its evaluation, held-out losses and judgings."""
     if run.folder in planned and not run.manifest_path.is_file():
         return Member(run, planned[run.folder], None, problem="has not run yet")
     manifest = run.manifest
@@ -63,6 +65,8 @@ def open_member(
     evaluation = Evaluation.open(folder)
     if manifest.checkpoint_hash and evaluation.summary.checkpoint_hash != manifest.checkpoint_hash:
         return replace(member, problem=f"evals/{folder.name} is of another checkpoint; evaluate it again")
+    if held_out != "none":
+        evaluation = with_held_out(evaluation, run, by_set=held_out == "by set")
     remarks: list[str] = []
     for folders in judgings.values():
         judged = folders.get(manifest.run_id)

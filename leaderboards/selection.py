@@ -12,6 +12,7 @@ from harness.records import RunConfig
 from harness.requests import eval_request
 from harness.store import Run
 from leaderboards.comparison import compare
+from leaderboards.held_out import HeldOutColumns
 from leaderboards.table import Comparison
 
 Folders = dict[str, dict[str, Path]]  # suite or bench → run id → folder, finished or not
@@ -33,7 +34,7 @@ class Selection:
     judgings: Folders = field(default_factory=dict)
 
     def compare(self, suite: str | None = None) -> list[Comparison]:
-        """Return a comparison for each suite, or for the named one.
+        """Return a comparison for each suite and one of the held-out losses, or that of the named suite.
 
         Raises:
             MoemixError: no run was evaluated on that suite; and as :func:`leaderboards.comparison.compare`.
@@ -41,11 +42,17 @@ class Selection:
         if suite is not None and suite not in self.evaluations:
             raise unknown("suite", suite, self.evaluations, where="these runs")
         names = [suite] if suite is not None else list(self.evaluations) or [""]  # "": nothing is evaluated yet
-        folders = [self.evaluations.get(name, {}) for name in names]
-        return [  # judgings stand beside the first suite, once
-            compare(self.runs, by_run, self.baseline, name, self.planned, self.judgings if number == 0 else {})
-            for number, (name, by_run) in enumerate(zip(names, folders, strict=True))
-        ]
+        found = []
+        for number, name in enumerate(names):
+            folders = self.evaluations.get(name, {})
+            # Judgings and the mean held-out loss stand beside the first suite, once.
+            judgings = self.judgings if number == 0 else {}
+            losses: HeldOutColumns = "mean" if number == 0 else "none"
+            found.append(compare(self.runs, folders, self.baseline, name, self.planned, judgings, losses))
+        if suite is None and any(run.held_out.is_file() for run in self.runs):
+            folders = self.evaluations.get(names[0], {})
+            found.append(compare(self.runs, folders, self.baseline, "held-out losses", self.planned, {}, "by set"))
+        return found
 
 
 def from_plan(plan: Plan) -> Selection:

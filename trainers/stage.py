@@ -74,6 +74,14 @@ def check_strategy(name: str, /, **options: object) -> MixingStrategy:
     return rule
 
 
+def warm_up() -> None:
+    """Import what training and making models need."""
+    import transformers.models.mixtral.modeling_mixtral  # noqa: F401  (what modelling files import is most of it)
+
+    import trainers.making.stage
+    import trainers.training.run  # noqa: F401
+
+
 __all__ = [
     "check_part",
     "check_signals",
@@ -82,5 +90,6 @@ __all__ = [
     "count_rows",
     "load_strategy",
     "strategy_code",
+    "warm_up",
     "world_id",
 ]

@@ -55,12 +55,7 @@ PRESETS = {
         bench="quickstart",
         judge_title="share of checkable turns that a fixed grader finds right, 0 to 1",
         judge_highest=1.0,
-        subtasks={
-            "Words: the first": "The first is ",
-            "Words: the last": "The last is ",
-            "Words: repeated": "Again: ",
-            "Words: reversed": "In reverse: ",
-        },
+        subtasks={"Words: in another tongue": "It is ", "Words: what belongs to a thing": "The "},
         notes=(
             "Preset mini: models of about one and a half million parameters, pretrained on the spot in the quickstart's"
             " generated world. A Mixtral-shaped model stands for the paper's LLaMA-MoE, a ModuleFormer for its MoLM."

@@ -125,9 +125,7 @@ def assert_told(run: Run, tracker: str) -> None:
     found = READ[tracker](run)
     assert [key for key, count in Counter((step, name) for step, name, _ in found).items() if count > 1] == []
     told = {(step, name): value for step, name, value in found}
-    expected = {
-        (step, name): value for step, point in stored_points(run.metrics, run.mixture) for name, value in point.items()
-    }
+    expected = {(step, name): value for step, point in stored_points(run) for name, value in point.items()}
     assert told.keys() == expected.keys()
     for (step, name), value in expected.items():
         if name != "train/tokens_per_second":  # of a step that was done again the first time stays
@@ -204,7 +202,7 @@ def test_a_key_is_in_no_file_of_a_run(whole):
 
 
 def test_the_points_of_a_run_are_its_losses_rates_weights_shares_and_distances(untracked):
-    points = dict(stored_points(untracked.metrics, untracked.mixture))
+    points = dict(stored_points(untracked))
     assert list(points) == list(range(13))
     assert set(points[0]) == {"weight/adding", "weight/chat", "weight/code"}
     step = json.loads(untracked.metrics.read_text().splitlines()[7])

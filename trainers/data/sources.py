@@ -110,11 +110,13 @@ def load_sources(
     return tuple(loaded)
 
 
-def run_sources(run: Run, tokenizer: PreTrainedTokenizerBase) -> tuple[TokenSource, ...]:
-    """Load the sources of a run's manifest for its base model's tokenizer."""
+def run_sources(
+    run: Run, tokenizer: PreTrainedTokenizerBase, sources: Sequence[Source] | None = None
+) -> tuple[TokenSource, ...]:
+    """Load the sources of a run's manifest (or others, such as its held-out sets) for its base model's tokenizer."""
     manifest = run.manifest
     return load_sources(
-        manifest.config.sources,
+        manifest.config.sources if sources is None else sources,
         tokenizer=tokenizer,
         max_length=manifest.config.training.max_length,
         seed=manifest.config.data_seed,

@@ -1,9 +1,8 @@
 """The quickstart's world: a generated data root with known overlap; the same seed gives the same bytes.
 
-It has four sources in four published formats, raw text for pretraining, and held-out questions. The overlap is
-intentional: ``chat`` and ``instructions`` ask the same two families of problems (facts, words), the one in two-turn
-conversations and the other in single turns, so they are redundant with each other. ``math`` and ``code`` share their
-problems with no other source.
+It has four sources in four published formats, raw text for pretraining, and held-out questions. :data:`TEACHES` says
+which source teaches which skill. ``chat`` and ``instructions`` share most of their skills, so they are redundant with
+each other; ``code`` shares no skill with any other source.
 """
 
 from __future__ import annotations
@@ -13,23 +12,29 @@ import json
 import random
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TypeAlias
 
 from harness.errors import unknown
 from harness.files import hash_file, hash_value, whole_directory, write_json, write_text
-from trainers.data.world_families import FAMILIES, Problem, Question
+from trainers.data.world_families import ENTRIES, FAMILIES, Problem, Question
 
 WORLDS = ("quickstart",)
 
 SIZES = {"chat": 1500, "instructions": 4000, "math": 2000, "code": 1000}  # examples; unequal, so `datasize` is a choice
+TEACHES: dict[str, dict[str, range]] = {
+    "chat": {"people": range(6), "places": range(6), "tongues": range(3), "bonds": range(3)},
+    "instructions": {
+        "people": range(6),
+        "places": range(3),
+        "tongues": range(6),
+        "bonds": range(6),
+        "sums": range(2),
+    },
+    "math": {"sums": range(6), "counts": range(6)},
+    "code": {"formulas": range(6), "calls": range(6)},
+}
+"""By source and family: the skills that the source teaches, by their place in the family."""
 TEXTS = 8000  # lines of raw text
-HELD_OUT_PERCENT = {"facts": 40, "words": 10, "math": 20, "code": 30}
-QUESTIONS = 150  # at most so many held-out questions of each family
-FACT_TEXTS = 0.28  # share of the raw text; the other families share the rest equally
-_VERSION = 1  # increase it when the same seed gives other files than before
-
-Problems: TypeAlias = dict[str, list[Problem]]
-"""Problems by family."""
+_VERSION = 2  # increase it when the same seed gives other files than before
 
 
 def world_id(name: str, seed: int) -> str:
@@ -46,52 +51,51 @@ def world_id(name: str, seed: int) -> str:
 def make_world(name: str, out: Path, seed: int) -> None:
     """Write a world's files as a data root: ``train/``, ``pretrain/``, ``eval/`` and ``world.json``."""
     identity = world_id(name, seed)
-    taught, held_out = _split(seed)
+    taught, held_out = split(seed)
     with whole_directory(out) as folder:
         _write_train(folder / "train", taught, seed)
-        _write_jsonl(folder / "pretrain" / "text.jsonl", _texts(taught, held_out, random.Random(f"{seed}/text")))
-        for family, problems in held_out.items():
-            questions = _questions(problems, family, seed)
-            _write_jsonl(folder / "eval" / f"{family}.jsonl", ({"prompt": q.prompt, **q.check} for q in questions))
+        _write_jsonl(folder / "pretrain" / "text.jsonl", _texts(seed))
+        for column in dict.fromkeys(family.column for family in FAMILIES.values()):
+            _write_jsonl(folder / "eval" / f"{column}.jsonl", _questions(held_out, column, seed))
         files = {file.relative_to(folder).as_posix(): hash_file(file) for file in sorted(folder.rglob("*.json*"))}
         facts = {
             "world": identity,
             "seed": seed,
             "examples": SIZES,
-            "held_out_problems": {family: len(problems) for family, problems in held_out.items()},
-            "families": {
-                "chat": ["facts", "words"],
-                "instructions": ["facts", "words"],
-                "math": ["math"],
-                "code": ["code"],
+            "skills": {name: dict(zip(family.skills, ENTRIES, strict=True)) for name, family in FAMILIES.items()},
+            "teaches": {
+                source: {name: [FAMILIES[name].skills[i] for i in skills] for name, skills in families.items()}
+                for source, families in TEACHES.items()
             },
             "files": files,
         }
         write_json(folder / "world.json", facts)
 
 
-def _split(seed: int) -> tuple[Problems, Problems]:
-    """Return the problems to teach and the held-out ones. Wordings of one problem are on one side."""
-    taught: Problems = {}
-    held_out: Problems = {}
+def split(seed: int) -> tuple[list[Problem], list[Problem]]:
+    """Return the problems to teach and the held-out ones: of each entry, one of its six wordings is held out."""
+    taught: list[Problem] = []
+    held_out: list[Problem] = []
     for family in FAMILIES.values():
-        for problem in family.problems(random.Random(f"{seed}/{family.name}")):
-            digest = int(hashlib.sha256(f"{seed}/{problem.key}".encode()).hexdigest()[:8], 16)
-            side = held_out if digest % 100 < HELD_OUT_PERCENT[family.name] else taught
-            side.setdefault(family.name, []).append(problem)
+        for problems in family.problems(random.Random(f"{seed}/{family.name}")).values():
+            for problem in problems:
+                entry = problem.key.rpartition("/")[0]
+                digest = hashlib.sha256(f"{seed}/{entry}".encode()).digest()[0]
+                (held_out if digest % len(family.wordings) == problem.wording else taught).append(problem)
     return taught, held_out
 
 
-def _write_train(folder: Path, taught: Problems, seed: int) -> None:
+def _write_train(folder: Path, taught: list[Problem], seed: int) -> None:
     rng = random.Random(f"{seed}/train")
+    lessons = {source: [problem for problem in taught if _teaches(source, problem)] for source in TEACHES}
 
-    def ask(*families: str) -> Question:
-        family = rng.choice(families)
-        return FAMILIES[family].ask(rng.choice(taught[family]), rng)
+    def ask(source: str) -> Question:
+        problem = rng.choice(lessons[source])
+        return FAMILIES[problem.family].ask(problem, rng)
 
     conversations = []
     for number in range(SIZES["chat"]):
-        turns = [ask("facts", "words") for _ in range(2)]
+        turns = [ask("chat") for _ in range(2)]
         messages = [
             {"from": who, "value": text}
             for turn in turns
@@ -99,36 +103,38 @@ def _write_train(folder: Path, taught: Problems, seed: int) -> None:
         ]
         conversations.append({"id": f"chat_{number}", "conversations": messages})
     write_text(folder / "chat.json", json.dumps(conversations, indent=1) + "\n")
-    general = (ask("facts", "words") for _ in range(SIZES["instructions"]))
-    _write_jsonl(
-        folder / "instructions.jsonl", ({"instruction": q.prompt, "input": "", "output": q.answer} for q in general)
-    )
-    math = (ask("math") for _ in range(SIZES["math"]))
-    _write_jsonl(folder / "math.jsonl", ({"question": q.prompt, "answer": q.answer} for q in math))
-    code = (ask("code") for _ in range(SIZES["code"]))
-    _write_jsonl(folder / "code.jsonl", ({"prompt": q.prompt, "completion": q.answer} for q in code))
+    for source, (prompt, answer) in {
+        "instructions": ("instruction", "output"),
+        "math": ("question", "answer"),
+        "code": ("prompt", "completion"),
+    }.items():
+        questions = (ask(source) for _ in range(SIZES[source]))
+        extra = {"input": ""} if source == "instructions" else {}
+        _write_jsonl(folder / f"{source}.jsonl", ({prompt: q.prompt, **extra, answer: q.answer} for q in questions))
 
 
-def _texts(taught: Problems, held_out: Problems, rng: random.Random) -> Iterable[dict[str, str]]:
-    """Yield raw text: every fact, because the evaluation asks what the base model knows, and other taught problems."""
-    people: Problems = {}
-    for problem in taught["facts"] + held_out["facts"]:
-        people.setdefault(problem.values[0], []).append(problem)
-    names = sorted(people)
+def _teaches(source: str, problem: Problem) -> bool:
+    skills = TEACHES[source].get(problem.family, range(0))
+    return FAMILIES[problem.family].skills.index(problem.skill) in skills
+
+
+def _texts(seed: int) -> Iterable[dict[str, str]]:
+    """Yield raw text with the same words and sentences, but of another world: the entries themselves are not told."""
+    taught, _ = split(seed + 1_000_000)
+    rng = random.Random(f"{seed}/text")
     for _ in range(TEXTS):
-        if rng.random() < FACT_TEXTS:
-            facts = people[rng.choice(names)]
-            yield {"text": " ".join(FAMILIES["facts"].tell(fact, rng) for fact in rng.sample(facts, len(facts)))}
-            continue
-        family = FAMILIES[rng.choice(("words", "math", "code"))]
-        count = 1 if family.name == "words" else 2
-        yield {"text": "\n".join(family.tell(rng.choice(taught[family.name]), rng) for _ in range(count))}
+        told = (FAMILIES[problem.family].ask(problem, rng) for problem in rng.sample(taught, 3))
+        yield {"text": "\n".join(f"{question.prompt} {question.answer}" for question in told)}
 
 
-def _questions(problems: list[Problem], family: str, seed: int) -> list[Question]:
-    rng = random.Random(f"{seed}/eval/{family}")
-    chosen = rng.sample(problems, min(QUESTIONS, len(problems)))
-    return [FAMILIES[family].ask(problem, rng) for problem in chosen]
+def _questions(held_out: list[Problem], column: str, seed: int) -> list[dict[str, object]]:
+    rng = random.Random(f"{seed}/eval/{column}")
+    asked = []
+    for problem in held_out:
+        if FAMILIES[problem.family].column == column:
+            question = FAMILIES[problem.family].ask(problem, rng)
+            asked.append({"prompt": question.prompt, **question.check, "gold": question.answer})
+    return asked
 
 
 def _write_jsonl(path: Path, rows: Iterable[Mapping[str, object]]) -> None:

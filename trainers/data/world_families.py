@@ -1,66 +1,52 @@
-"""The task families of the quickstart world: problems, their statements in plain text, and their questions.
+"""The quickstart world's skills: 48 tables in eight families, and the words in which their entries are asked.
 
-A family turns a seed into problems. A problem is one thing to know or to do, whatever its wording. It can be stated
-(``tell``: a line of raw text, for pretraining) and asked (``ask``: a question with its answer, for tuning and
-evaluation) in several wordings. Whether a problem is held out for evaluation is a property of the problem, so no
-wording of a test question is in a training file.
+A skill is a table of entries, such as the home of each of twelve people. An entry is asked in six wordings. A problem
+is one entry in one wording, so that an evaluation can ask a known entry in words that training never used. What a skill
+takes to learn is known: its number of entries (from :data:`ENTRIES`) over how often each is seen.
 """
 
 from __future__ import annotations
 
-import itertools
+import operator
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
-ONSETS = ("b", "d", "f", "g", "k", "l", "m", "n", "r", "t", "v", "z")
-NUCLEI = ("a", "e", "i", "o", "u")
-PEOPLE = 72
+ENTRIES = (8, 10, 12, 14, 16, 20)
+"""The number of entries of each of a family's six skills, from the easiest to the hardest."""
 
-ATTRIBUTES: dict[str, tuple[str, ...]] = {
-    "home": tuple(f"the {place}" for place in "mill tower harbor forest castle market valley island".split()),
-    "food": tuple("bread honey cheese plums soup rice beans fish".split()),
-    "pet": tuple(f"a {animal}" for animal in "fox goat cat horse duck mouse bear dog".split()),
-}
-TELLINGS: dict[str, tuple[str, ...]] = {
-    "home": ("{who} lives in {what}.", "The home of {who} is {what}.", "The house of {who} is in {what}."),
-    "food": ("{who} likes {what}.", "The food of {who} is {what}.", "The plate of {who} is full of {what}."),
-    "pet": ("{who} keeps {what}.", "The pet of {who} is {what}.", "The friend of {who} is {what}."),
-}
-QUESTIONS: dict[str, tuple[str, ...]] = {
-    "home": ("Where does {who} live?", "What is the home of {who}?"),
-    "food": ("What does {who} like?", "What is the food of {who}?"),
-    "pet": ("What does {who} keep?", "What is the pet of {who}?"),
-}
-
-THINGS = tuple(
-    "lamp rope book drum bell coat key map cup ring shoe chair door boat cart wheel stone leaf star cloud".split()
+SYLLABLES = tuple(onset + nucleus for onset in "bdfgklmnprstvz" for nucleus in "aeiou")
+THINGS = (
+    "lamp rope book drum bell coat key map cup ring shoe chair door boat cart wheel stone leaf star cloud fork spoon"
+    " nail brick glove basket candle mirror pillow ladder bucket needle"
+).split()
+EXPRESSIONS = tuple(f"{form.format(n)}" for form in ("x + {}", "x - {}", "x * {}", "{} - x") for n in range(2, 8))
+CALLS = tuple(
+    "len(v)|sum(v)|max(v)|min(v)|sorted(v)|v[0]|v[-1]|v[1]|v[::-1]|v[1:]|v[:-1]|v + v|len(v) + 1|sum(v) + 1|max(v) + 1"
+    "|min(v) + 1|sorted(v)[1]|v[0] + v[1]|v[-1] + v[0]|v[::2]|v[:1]|v[:2]|max(v) - min(v)|sum(v) - len(v)".split("|")
 )
-
-FUNCTIONS = ("grow", "scale", "shift", "change", "step", "turn", "move", "apply")
-NUMBERS = range(2, 10)
 
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing to know or to do, identified by ``key`` whatever the wording."""
+    """One entry of a skill's table in one wording."""
 
     family: str
-    kind: str
-    values: tuple[Any, ...]
+    skill: str
+    entry: str
+    value: str
+    wording: int
 
     @property
     def key(self) -> str:
         """The problem's identity in text."""
-        return "/".join(str(part) for part in (self.family, self.kind, *self.values))
+        return f"{self.family}/{self.skill}/{self.entry}/{self.wording}"
 
 
 @dataclass(frozen=True)
 class Question:
     """A problem in words: the prompt, the whole answer, and what an evaluation checks."""
 
-    problem: Problem
     prompt: str
     answer: str
     check: dict[str, object]
@@ -68,166 +54,246 @@ class Question:
 
 @dataclass(frozen=True)
 class Family:
-    """A kind of problem: ``problems`` lists them for a seeded generator, ``tell`` and ``ask`` put one into words."""
+    """Six skills that are asked alike.
+
+    Attributes:
+        name: its name.
+        column: the evaluation's column that asks it.
+        skills: the names of the skills, in the order of :data:`ENTRIES`.
+        wordings: six questions with places for ``{skill}`` and ``{entry}``.
+        answer: the answer with a place for ``{value}``.
+        table: returns a skill's table for the skill's name, its number of entries and a seeded generator.
+        check: returns what an evaluation checks, for a problem and a seeded generator.
+    """
 
     name: str
-    problems: Callable[[random.Random], list[Problem]]
-    tell: Callable[[Problem, random.Random], str]
-    ask: Callable[[Problem, random.Random], Question]
+    column: str
+    skills: tuple[str, ...]
+    wordings: tuple[str, ...]
+    answer: str
+    table: Callable[[str, int, random.Random], dict[str, str]]
+    check: Callable[[Problem, random.Random], dict[str, object]]
+
+    def problems(self, rng: random.Random) -> dict[str, list[Problem]]:
+        """Return every problem of the family by its skill's name."""
+        return {
+            skill: [
+                Problem(self.name, skill, entry, value, wording)
+                for entry, value in self.table(skill, size, rng).items()
+                for wording in range(len(self.wordings))
+            ]
+            for skill, size in zip(self.skills, ENTRIES, strict=True)
+        }
+
+    def ask(self, problem: Problem, rng: random.Random) -> Question:
+        """Return a problem in words."""
+        prompt = self.wordings[problem.wording].format(skill=problem.skill, entry=problem.entry)
+        return Question(prompt, self.answer.format(value=problem.value), self.check(problem, rng))
 
 
-# --- facts: who lives where, likes what, keeps what --------------------------------------------------
+def invented(count: int, rng: random.Random) -> list[str]:
+    """Return so many different words of two syllables."""
+    words: dict[str, None] = {}
+    while len(words) < count:
+        words["".join(rng.sample(SYLLABLES, 2))] = None
+    return list(words)
 
 
-def _people(rng: random.Random) -> list[str]:
-    syllables = [onset + nucleus for onset in ONSETS for nucleus in NUCLEI]
-    names = [first.capitalize() + second for first, second in itertools.permutations(syllables, 2)]
-    return sorted(rng.sample(names, PEOPLE))
+# --- facts: four answers to choose from ------------------------------------------------------------------
+
+_VALUES = {
+    "home": "mill tower harbor forest castle market valley island",
+    "food": "bread honey cheese plums soup rice beans fish",
+    "pet": "fox goat cat horse duck mouse bear dog",
+    "work": "baker smith tailor miner fisher singer guard doctor",
+    "color": "red blue green black white brown gold gray",
+    "tool": "hammer saw spade broom knife pen brush axe",
+    "river": "Amber Birch Cedar Dove Ember Fern Grove Heron",
+    "fruit": "apple pear plum grape melon lemon cherry fig",
+    "bird": "owl crow swan hawk robin goose stork wren",
+    "wind": "north south east west sea hill desert winter",
+    "metal": "iron copper tin silver lead zinc bronze steel",
+    "dance": "waltz jig reel tango polka march hornpipe minuet",
+}
 
 
-def _facts(rng: random.Random) -> list[Problem]:
-    return [
-        Problem("facts", attribute, (who, rng.choice(values)))
-        for who in _people(rng)
-        for attribute, values in ATTRIBUTES.items()
-    ]
+def _facts(skill: str, size: int, rng: random.Random) -> dict[str, str]:
+    return {name.capitalize(): rng.choice(_VALUES[skill].split()) for name in invented(size, rng)}
 
 
-def _tell_fact(problem: Problem, rng: random.Random) -> str:
-    who, what = problem.values
-    return rng.choice(TELLINGS[problem.kind]).format(who=who, what=what)
-
-
-def _ask_fact(problem: Problem, rng: random.Random) -> Question:
-    who, what = problem.values
-    others = [value for value in ATTRIBUTES[problem.kind] if value != what]
-    choices = [what, *rng.sample(others, 3)]
+def _choices(problem: Problem, rng: random.Random) -> dict[str, object]:
+    choices = [problem.value, *rng.sample([v for v in _VALUES[problem.skill].split() if v != problem.value], 3)]
     rng.shuffle(choices)
-    prompt = rng.choice(QUESTIONS[problem.kind]).format(who=who)
-    answers = [f"It is {choice}." for choice in choices]
-    return Question(problem, prompt, f"It is {what}.", {"choices": answers, "label": choices.index(what)})
+    return {"choices": [f"It is {choice}." for choice in choices], "label": choices.index(problem.value)}
 
 
-# --- words: small operations on a list ---------------------------------------------------------------
-
-WORD_OPERATIONS: dict[str, Callable[[tuple[str, ...]], str]] = {
-    "first": lambda words: words[0],
-    "last": lambda words: words[-1],
-    "reverse": lambda words: " ".join(reversed(words)),
-    "repeat": lambda words: " ".join(words),
-}
-WORD_ANSWERS = {
-    "first": "The first is {result}.",
-    "last": "The last is {result}.",
-    "reverse": "In reverse: {result}.",
-    "repeat": "Again: {result}.",
-}
-WORD_QUESTIONS = {
-    "first": ("Say the first word: {words}", "Which word is first? {words}"),
-    "last": ("Say the last word: {words}", "Which word is last? {words}"),
-    "reverse": ("Say in reverse: {words}", "Reverse these words: {words}"),
-    "repeat": ("Repeat these words: {words}", "Say again: {words}"),
-}
+# --- words: what a thing is called, and to which thing it belongs ----------------------------------------
 
 
-def _words(rng: random.Random) -> list[Problem]:
-    triples = rng.sample(list(itertools.permutations(THINGS, 3)), 1500)
-    return [Problem("words", operation, words) for words in triples for operation in WORD_OPERATIONS]
+def _tongue(skill: str, size: int, rng: random.Random) -> dict[str, str]:
+    return dict(zip(rng.sample(THINGS, size), invented(size, rng), strict=True))
 
 
-def _tell_words(problem: Problem, rng: random.Random) -> str:
-    kinds = rng.sample(list(WORD_OPERATIONS), len(WORD_OPERATIONS))
-    answers = [WORD_ANSWERS[kind].format(result=WORD_OPERATIONS[kind](problem.values)) for kind in kinds]
-    return f"The list is {' '.join(problem.values)}. {' '.join(answers)}"
+def _bond(skill: str, size: int, rng: random.Random) -> dict[str, str]:
+    return {thing: rng.choice(THINGS) for thing in rng.sample(THINGS, size)}
 
 
-def _ask_words(problem: Problem, rng: random.Random) -> Question:
-    result = WORD_OPERATIONS[problem.kind](problem.values)
-    prompt = rng.choice(WORD_QUESTIONS[problem.kind]).format(words=" ".join(problem.values))
-    answer = WORD_ANSWERS[problem.kind].format(result=result)
-    return Question(problem, prompt, answer, {"target": answer})
+def _same(problem: Problem, rng: random.Random) -> dict[str, object]:
+    return {"target": FAMILIES[problem.family].answer.format(value=problem.value)}
 
 
-# --- math: one or two steps with small numbers ---------------------------------------------------------
+# --- math: operations on two digits, and numbers to remember ---------------------------------------------
 
-
-def _math(rng: random.Random) -> list[Problem]:
-    pairs = [(a, b) for a in NUMBERS for b in NUMBERS]
-    more = [Problem("math", "more", (a, b, c)) for a, b in pairs for c in range(2, 7)]
-    fewer = [Problem("math", "fewer", (a, b, c)) for a, b in pairs for c in range(2, 7) if c < a + b]
-    return more + fewer
-
-
-def _steps(problem: Problem) -> tuple[list[str], int]:
-    a, b, c = problem.values
-    total = a + b
-    sign, result = ("+", total + c) if problem.kind == "more" else ("-", total - c)
-    return [f"{a} + {b} = {total}", f"{total} {sign} {c} = {result}"], result
-
-
-def _tell_math(problem: Problem, rng: random.Random) -> str:
-    return " ; ".join(_steps(problem)[0]) + "."
-
-
-def _ask_math(problem: Problem, rng: random.Random) -> Question:
-    a, b, c = problem.values
-    thing = rng.choice(THINGS)
-    ending = f"finds {c} more" if problem.kind == "more" else f"loses {c}"
-    who = rng.choice(("He", "She"))
-    prompt = f"{who} has {a} {thing}s, buys {b} and {ending}. How many {thing}s?"
-    steps, result = _steps(problem)
-    return Question(problem, prompt, "\n".join([*steps, f"#### {result}"]), {"target": str(result)})
-
-
-# --- code: a function from its description -------------------------------------------------------------
-
-CODE_OPERATIONS = {
-    "add": ("adds {a} to x", "x + {a}"),
-    "subtract": ("subtracts {a} from x", "x - {a}"),
-    "multiply": ("multiplies x by {a}", "x * {a}"),
-    "multiply_add": ("multiplies x by {a} and adds {b}", "x * {a} + {b}"),
-    "multiply_subtract": ("multiplies x by {a} and subtracts {b}", "x * {a} - {b}"),
-    "add_multiply": ("adds {a} to x and multiplies by {b}", "(x + {a}) * {b}"),
-    "subtract_multiply": ("subtracts {a} from x and multiplies by {b}", "(x - {a}) * {b}"),
+_OPERATIONS: dict[str, Callable[[int, int], int]] = {
+    "maximum": max,
+    "minimum": min,
+    "sum": operator.add,
+    "difference": lambda a, b: abs(a - b),
+    "product": operator.mul,
+    "remainder": operator.mod,
 }
 
 
-def _code(rng: random.Random) -> list[Problem]:
-    return [
-        Problem("code", kind, values)
-        for kind, (description, _) in CODE_OPERATIONS.items()
-        for values in (itertools.product(NUMBERS, NUMBERS) if "{b}" in description else ((a,) for a in NUMBERS))
-    ]
+def _sums(skill: str, size: int, rng: random.Random) -> dict[str, str]:
+    pairs = rng.sample([(a, b) for a in range(2, 10) for b in range(2, 10)], size)
+    return {f"{a} and {b}": str(_OPERATIONS[skill](a, b)) for a, b in pairs}
 
 
-def _program(problem: Problem, name: str) -> tuple[str, str, str]:
-    """Return the description, the function, and the expression over ``x``."""
-    description, expression = CODE_OPERATIONS[problem.kind]
-    names = dict(zip("ab", problem.values, strict=False))
-    expression = expression.format(**names)
-    return description.format(**names), f"def {name}(x):\n    return {expression}", expression
+def _counts(skill: str, size: int, rng: random.Random) -> dict[str, str]:
+    return {word: str(rng.randrange(2, 30)) for word in invented(size, rng)}
 
 
-def _tell_code(problem: Problem, rng: random.Random) -> str:
-    description, function, _ = _program(problem, rng.choice(FUNCTIONS))
-    return f"# {description}\n{function}"
+def _number(problem: Problem, rng: random.Random) -> dict[str, object]:
+    return {"target": problem.value}
 
 
-def _ask_code(problem: Problem, rng: random.Random) -> Question:
-    name = rng.choice(FUNCTIONS)
-    description, function, expression = _program(problem, name)
-    inputs = rng.sample(range(20), 3)
-    # The expected values come from running the answer that the generator itself wrote.
-    tests = [f"assert {name}({x}) == {eval(expression, {'__builtins__': {}}, {'x': x})}" for x in inputs]
-    return Question(problem, f"Write {name}(x): it {description}.", function, {"tests": tests})
+# --- code: functions that a library calls by a name of its own -------------------------------------------
+
+
+def _programs(bodies: tuple[str, ...]) -> Callable[[str, int, random.Random], dict[str, str]]:
+    return lambda skill, size, rng: {word: rng.choice(bodies) for word in invented(size, rng)}
+
+
+def _tests(
+    inputs: Callable[[random.Random], list[object]], name: str
+) -> Callable[[Problem, random.Random], dict[str, object]]:
+    def check(problem: Problem, rng: random.Random) -> dict[str, object]:
+        tests = []
+        for value in inputs(rng):
+            # The expected values come from running the expression that the generator itself wrote.
+            expected = eval(problem.value, {"__builtins__": {}, "len": len, "sum": sum, "max": max, "min": min,
+                                            "sorted": sorted}, {name: value})  # fmt: skip
+            tests.append(f"assert f({value}) == {expected}")
+        return {"tests": tests}
+
+    return check
 
 
 FAMILIES = {
     family.name: family
     for family in (
-        Family("facts", _facts, _tell_fact, _ask_fact),
-        Family("words", _words, _tell_words, _ask_words),
-        Family("math", _math, _tell_math, _ask_math),
-        Family("code", _code, _tell_code, _ask_code),
+        Family(
+            "people",
+            "facts",
+            ("home", "food", "pet", "work", "color", "tool"),
+            (
+                "What is the {skill} of {entry}?", "{entry}: which {skill}?", "Name the {skill} of {entry}.",
+                "Tell me the {skill} that {entry} has.", "I ask for {entry} and the {skill}.",
+                "The {skill} of {entry}?",
+            ),
+            "It is {value}.",
+            _facts,
+            _choices,
+        ),
+        Family(
+            "places",
+            "facts",
+            ("river", "fruit", "bird", "wind", "metal", "dance"),
+            (
+                "Which {skill} has the town {entry}?", "The town {entry}: its {skill}?",
+                "Say the {skill} of town {entry}.",
+                "In the town {entry}, what {skill}?", "What {skill} is there in the town {entry}?",
+                "A {skill} in the town {entry}?",
+            ),
+            "It is {value}.",
+            _facts,
+            _choices,
+        ),
+        Family(
+            "tongues",
+            "words",
+            ("Bosk", "Delt", "Fenn", "Garb", "Hund", "Jolt"),
+            (
+                "Say {entry} in {skill}.", "What is {entry} in {skill}?", "Put {entry} into {skill}.",
+                "The {skill} word for {entry}?", "In {skill}, a {entry} is a what?", "Name {entry} as in {skill}.",
+            ),
+            "It is {value}.",
+            _tongue,
+            _same,
+        ),
+        Family(
+            "bonds",
+            "words",
+            ("friend", "rival", "keeper", "maker", "cover", "twin"),
+            (
+                "What is the {skill} of the {entry}?", "The {entry} has which {skill}?",
+                "Find the {skill} of a {entry}.",
+                "A {entry} and its {skill}?", "Which {skill} has a {entry}?", "Say the {skill} to the {entry}.",
+            ),
+            "The {value}.",
+            _bond,
+            _same,
+        ),
+        Family(
+            "sums",
+            "math",
+            tuple(_OPERATIONS),
+            (
+                "What is the {skill} of {entry}?", "Take {entry}: the {skill}?", "Compute the {skill} of {entry}.",
+                "For {entry} give the {skill}.", "Say the {skill} for {entry}.", "The {skill}, from {entry}?",
+            ),
+            "#### {value}",
+            _sums,
+            _number,
+        ),
+        Family(
+            "counts",
+            "math",
+            ("legs", "wings", "wheels", "doors", "rooms", "coins"),
+            (
+                "How many {skill} has a {entry}?", "Count the {skill} of a {entry}.", "A {entry} has how many {skill}?",
+                "The number of {skill} in a {entry}?", "Say how many {skill} a {entry} has.",
+                "For a {entry}, the {skill}?",
+            ),
+            "#### {value}",
+            _counts,
+            _number,
+        ),
+        Family(
+            "formulas",
+            "code",
+            ("grow", "scale", "shift", "turn", "step", "blend"),
+            (
+                "With {skill}, write f(x): {entry} x.", "Write {entry} of {skill} as f(x).",
+                "{skill}: code f(x) for {entry}.", "Give f(x) that does {entry} as in {skill}.",
+                "In {skill}, what is {entry}(x)? Call it f.", "Code f(x), the {entry} of {skill}.",
+            ),
+            "def f(x):\n    return {value}",
+            _programs(EXPRESSIONS),
+            _tests(lambda rng: list(rng.sample(range(20), 3)), "x"),
+        ),
+        Family(
+            "calls",
+            "code",
+            ("pack", "sort", "find", "join", "cut", "read"),
+            (
+                "With {skill}, write f(v): {entry} v.", "Write {entry} of {skill} as f(v).",
+                "{skill}: code f(v) for {entry}.", "Give f(v) that does {entry} as in {skill}.",
+                "In {skill}, what is {entry}(v)? Call it f.", "Code f(v), the {entry} of {skill}.",
+            ),
+            "def f(v):\n    return {value}",
+            _programs(CALLS),
+            _tests(lambda rng: [rng.sample(range(20), 4) for _ in range(3)], "v"),
+        ),
     )
-}
+}  # fmt: skip

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import numpy as np
 from accelerate import Accelerator
 
 from harness.files import read_jsonl
-from harness.records import MixtureUpdate, StepMetrics
+from harness.records import HeldOutLosses, MixtureUpdate, StepMetrics
 from harness.store import Run
 from trainers.mixing.distances import gate_load_distance
 from trainers.parallel import connect
@@ -37,10 +36,10 @@ class Tracker:
     def begin(self) -> None:
         """Start the trackers, and log what the run's files say already."""
         self._accelerator.init_trackers(self._project)
-        for step, values in stored_points(self._run.metrics, self._run.mixture):
+        for step, values in stored_points(self._run):
             self._accelerator.log(values, step=step)
 
-    def add(self, record: StepMetrics | MixtureUpdate) -> None:
+    def add(self, record: StepMetrics | MixtureUpdate | HeldOutLosses) -> None:
         """Take a record that has been written; it is logged once its step is over."""
         if record.step != self._step:
             self.end_step()
@@ -84,24 +83,28 @@ def tracked(run: Run, first: bool) -> Iterator[Tracker | None]:
     accelerator.end_training()
 
 
-def stored_points(metrics: Path, trace: Path) -> Iterator[tuple[int, Point]]:
-    """Yield the points of all lines of a run's two files, by step, one point for each step."""
-    records: list[StepMetrics | MixtureUpdate] = [StepMetrics.model_validate(line) for line in read_jsonl(metrics)]
-    records += [MixtureUpdate.model_validate(line) for line in read_jsonl(trace)]
+def stored_points(run: Run) -> Iterator[tuple[int, Point]]:
+    """Yield the points of all lines of a run's files, by step, one point for each step."""
+    schemas = {run.metrics: StepMetrics, run.mixture: MixtureUpdate, run.held_out: HeldOutLosses}
     points: dict[int, Point] = {}
-    for record in records:
-        points.setdefault(record.step, {}).update(point(record))
+    for path, schema in schemas.items():
+        for line in read_jsonl(path) if path.is_file() else ():
+            record = schema.model_validate(line)
+            points.setdefault(record.step, {}).update(point(record))
     yield from sorted(points.items())
 
 
-def point(record: StepMetrics | MixtureUpdate) -> Point:
+def point(record: StepMetrics | MixtureUpdate | HeldOutLosses) -> Point:
     """Return the numbers of one record.
 
     A step gives ``train/…`` (loss, balance loss, learning rate, gradient norm, real tokens per second) and
     ``loss/SOURCE``. An update gives ``weight/SOURCE`` as decided; ``realised/SOURCE``, its share of the examples drawn
     since the update before; and, where the strategy saw gate load, ``gate_load_distance/SOURCE``: the mean Euclidean
-    distance of its load in the last MoE layer to all sources' (Δ of the paper's Algorithm 1).
+    distance of its load in the last MoE layer to all sources' (Δ of the paper's Algorithm 1). Held-out
+    losses give ``held_out/SET``, in nats per target token.
     """
+    if isinstance(record, HeldOutLosses):
+        return {f"held_out/{record.set}": sum(record.nats) / sum(record.targets)}
     if isinstance(record, StepMetrics):
         values = {
             "train/loss": record.loss,

@@ -26,7 +26,7 @@ from harness.errors import StageError
 from harness.files import append_jsonl
 from harness.progress import Progress, progress
 from harness.recipe import Mixing, Training
-from harness.records import MixtureUpdate, StepMetrics, TrainResult
+from harness.records import HeldOutLosses, MixtureUpdate, StepMetrics, TrainResult
 from trainers.data import Draws, SourceExhaustedError, TokenSource
 from trainers.data.batches import GlobalBatch, Layout, Tally, pad_id
 from trainers.mixing import MixingStrategy, Reference, Sources
@@ -36,11 +36,14 @@ from trainers.models.trainable import add_adapters, freeze, merge_adapters, set_
 from trainers.parallel import parallel
 from trainers.signals import Resources, SignalContext, make_signals, sights
 from trainers.tracking import Tracker
+from trainers.training.held_out import FILE as HELD_OUT
+from trainers.training.held_out import HeldOut, held_out_sets
 from trainers.training.mixture import Mixture
 from trainers.training.runtime import Interrupts, deterministic, peak_memory, seed_forward
 from trainers.training.state import State, States, below, prefixed, writing
 
 METRICS, TRACE = "metrics.jsonl", "mixture.jsonl"
+WRITTEN = (METRICS, TRACE, HELD_OUT)  # files that grow, and are cut back to a state's size when it is resumed
 logger = logging.getLogger("moemix.training")
 
 
@@ -62,6 +65,8 @@ class FitRequest:
         reference: the result of the finished run that the strategy needs.
         resources: what signals may need beside the model.
         tracker: gets every record; only on the first process.
+        held_out: further sets of held-out examples, beside those of the sources.
+        held_out_every: steps between measurements of held-out losses; None for one at the end.
     """
 
     model: PreTrainedModel
@@ -76,6 +81,8 @@ class FitRequest:
     reference: Reference | None = None
     resources: Resources | None = None
     tracker: Tracker | None = None
+    held_out: Sequence[TokenSource] = ()
+    held_out_every: int | None = None
 
 
 def fit(request: FitRequest) -> TrainResult:
@@ -117,6 +124,9 @@ class _Loop:
             logger.warning("warning: %s", advice)
         signals = make_signals(strategy.signals, context)
         self.mixture = Mixture(strategy, facts, signals, at_start, request.mixing.interval, self.ranks)
+        sets = held_out_sets(sources, request.held_out)
+        self.held_out = HeldOut(losses, sets, self.layout, self.ranks, request.tokenizer)
+        self.held_out_every = request.held_out_every
 
         self.states = States(self.folder / "state", training.keep_states)
         self.step = 0
@@ -153,6 +163,9 @@ class _Loop:
                     if self.step % self.training.save_every:
                         self._save()
                     raise KeyboardInterrupt
+        self._measure_held_out()
+        if self.tracker is not None:
+            self.tracker.end_step()
         self.parallel.release(self.model)
         if self.training.lora is not None and self.ranks.first:
             merge_adapters(self.model)
@@ -177,6 +190,8 @@ class _Loop:
             self._append(TRACE, update)
         seconds = time.perf_counter() - started
         self.seconds += seconds
+        if not last and self.held_out_every and self.step % self.held_out_every == 0:
+            self._measure_held_out()
         if last or self.step % self.training.log_every == 0:
             self._log(batch, balance, rate, norm, seconds)
         if self.tracker is not None:
@@ -247,7 +262,11 @@ class _Loop:
 
     # --- what is written -----------------------------------------------------------------------------
 
-    def _append(self, name: str, record: StepMetrics | MixtureUpdate) -> None:
+    def _measure_held_out(self) -> None:
+        for record in self.held_out.measure(self.step):
+            self._append(HELD_OUT, record)
+
+    def _append(self, name: str, record: StepMetrics | MixtureUpdate | HeldOutLosses) -> None:
         if self.ranks.first:
             with writing(self.folder):
                 append_jsonl(self.folder / name, record.model_dump(mode="json"))
@@ -297,7 +316,7 @@ class _Loop:
             "mixture": self.mixture.facts(),
             "seconds": self.seconds,
             "threads": torch.get_num_threads(),
-            "files": {name: (self.folder / name).stat().st_size for name in (METRICS, TRACE)},
+            "files": {name: (self.folder / name).stat().st_size for name in WRITTEN},
         }
         self.states.save(State(self.step, weights, moments, arrays, facts))
 
@@ -306,7 +325,7 @@ class _Loop:
         state = self.states.newest() if self.ranks.first else None
         self.ranks.wait()
         state = state if self.ranks.first else self.states.newest()
-        sizes = state.facts["files"] if state else dict.fromkeys((METRICS, TRACE), 0)
+        sizes = state.facts["files"] if state else dict.fromkeys(WRITTEN, 0)
         if self.ranks.first:
             for name, size in sizes.items():
                 with open(self.folder / name, "ab") as file:

@@ -10,15 +10,20 @@ from pathlib import Path
 import numpy as np
 
 from harness.errors import MoemixError, StageError
-from harness.files import whole_directory
+from harness.files import whole_directory, write_text
 from harness.records import TrainResult
 from harness.store import Run, Store, checkpoint_hash, exclusive, stage
+from trainers.data.batches import Layout, pad_id
 from trainers.data.sources import run_sources
 from trainers.mixing import MixingStrategy, Reference, load_strategy
 from trainers.models.checkpoints import load_checkpoint
+from trainers.models.loss import TargetLosses
 from trainers.parallel import connect
+from trainers.parallel.base import Ranks
 from trainers.signals import Resources
 from trainers.tracking import Tracker, tracked
+from trainers.training.held_out import FILE as HELD_OUT
+from trainers.training.held_out import HeldOut, held_out_sets
 from trainers.training.loop import FitRequest, fit
 from trainers.training.state import States, writing
 
@@ -51,7 +56,7 @@ def _train(run: Run, first: bool, tracker: Tracker | None) -> None:
         request = _request(run, base, strategy, tracker)
         result = fit(request)
     else:
-        result = _untrained(run)
+        result = _untrained(run, base)
     if not first:
         return
     with writing(run.checkpoint), whole_directory(run.checkpoint) as folder:
@@ -85,6 +90,8 @@ def _request(run: Run, base: Path, strategy: MixingStrategy, tracker: Tracker | 
             tokenizer, lambda: load_checkpoint(str(compared))[0], Store(run.store).cache / "embeddings"
         ),
         tracker=tracker,
+        held_out=run_sources(run, tokenizer, config.held_out),
+        held_out_every=config.held_out_every,
     )
 
 
@@ -123,9 +130,17 @@ def _link(source: str, target: str) -> None:
         shutil.copy2(source, target)
 
 
-def _untrained(run: Run) -> TrainResult:
-    """Return the totals of a run that leaves its base checkpoint unchanged."""
-    names = sorted(source.name for source in run.manifest.config.sources)
+def _untrained(run: Run, base: Path) -> TrainResult:
+    """Measure the held-out losses of the base checkpoint, and return the totals of a run that leaves it unchanged."""
+    config = run.manifest.config
+    if config.held_out or any(source.probe_examples for source in config.sources):
+        model, tokenizer = load_checkpoint(str(base))
+        sets = held_out_sets(run_sources(run, tokenizer), run_sources(run, tokenizer, config.held_out))
+        # One example in a row, because not every architecture can be packed.
+        layout = Layout(config.training.max_length, False, config.training.rows_per_forward, pad_id(tokenizer))
+        measured = HeldOut(TargetLosses(model), sets, layout, Ranks(1, 0, model.device), tokenizer).measure(0)
+        write_text(run.folder / HELD_OUT, "".join(record.model_dump_json() + "\n" for record in measured))
+    names = sorted(source.name for source in config.sources)
     none = dict.fromkeys(names, 0)
     totals = dict.fromkeys(("steps", "examples", "tokens", "target_tokens", "seconds", "mixing_seconds"), 0)
     return TrainResult.model_validate(

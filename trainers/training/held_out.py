@@ -1,0 +1,84 @@
+"""Held-out losses: what a model makes of examples that it is never trained on, example by example.
+
+A line of ``held_out.jsonl`` holds one set after one step (:class:`harness.records.HeldOutLosses`). The sets are the
+probe examples of the run's sources, and the recipe's ``held_out``. Losses of two runs pair by the examples' keys.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from harness.records import HeldOutLosses
+from trainers.data import TokenSource
+from trainers.data.batches import Layout
+from trainers.data.sources import TokenSplit
+from trainers.models.loss import TargetLosses
+from trainers.parallel.base import Ranks
+from trainers.signals.base import evaluating
+
+FILE = "held_out.jsonl"
+
+
+def held_out_sets(sources: Sequence[TokenSource], further: Sequence[TokenSource]) -> dict[str, TokenSplit]:
+    """Return the examples to measure by name: the probe examples of each source, and all of a set that has none."""
+    sets = {source.name: source.probe for source in sources if len(source.probe)}
+    return sets | {source.name: source.probe if len(source.probe) else source.train for source in further}
+
+
+class HeldOut:
+    """Measures the loss of every held-out example.
+
+    Args:
+        losses: the model.
+        sets: the examples by the set's name.
+        layout: how examples become forward passes.
+        ranks: the processes that measure together; every one of them calls :meth:`measure`.
+        tokenizer: tells how many bytes of text the targets are.
+    """
+
+    def __init__(
+        self,
+        losses: TargetLosses,
+        sets: Mapping[str, TokenSplit],
+        layout: Layout,
+        ranks: Ranks,
+        tokenizer: PreTrainedTokenizerBase,
+    ) -> None:
+        self._losses, self._layout, self._ranks, self._tokenizer = losses, layout, ranks, tokenizer
+        self._sets = {name: [split[i] for i in range(len(split))] for name, split in sets.items()}
+
+    def measure(self, step: int) -> list[HeldOutLosses]:
+        """Return the losses of each set after so many steps, the same on every rank."""
+        device = self._losses.model.device
+        found = []
+        for name, examples in self._sets.items():
+            count = len(examples)
+            lengths = np.array([len(example.input_ids) for example in examples], dtype=np.int64)
+            forwards = self._layout.forwards(lengths)
+            sums_2n = np.zeros((2, count))
+            with torch.no_grad(), evaluating(self._losses):
+                # The number of the example stands where its source would, so that losses can be summed by example.
+                for batch in self._layout.shares(
+                    forwards, examples, range(count), self._ranks.index, self._ranks.count, device
+                ):
+                    each = self._losses(batch).each_N.cpu().double().numpy()
+                    sums_2n[0] += np.bincount(batch.target_source_N, each, count)
+                    sums_2n[1] += np.bincount(batch.target_source_N, minlength=count)
+            total_n, targets_n = self._ranks.sum(sums_2n)
+            texts = [self._tokenizer.decode(e.input_ids[e.is_target], skip_special_tokens=True) for e in examples]
+            found.append(
+                HeldOutLosses(
+                    step=step,
+                    set=name,
+                    keys=tuple(hashlib.sha256(e.input_ids.tobytes()).hexdigest()[:12] for e in examples),
+                    nats=tuple(total_n.tolist()),
+                    targets=tuple(int(n) for n in targets_n),
+                    bytes=tuple(len(text.encode()) for text in texts),
+                )
+            )
+        return found
