@@ -41,7 +41,12 @@ class LocalExecutor(Strict):
     """Jobs as processes of this machine, several at once if there are slots."""
 
     kind: Literal["local"] = "local"
-    jobs: int = Field(1, ge=1, description="slots: so many jobs at once, if each takes one")
+    jobs: int | None = Field(
+        None,
+        ge=1,
+        description="slots: so many jobs at once, if each takes one; null: one for each core if all models are tiny,"
+        " else one",
+    )
     slots: dict[str, int] = Field(default_factory=dict, description="slots that a job of a kind takes (`train: 2`); 1")
     devices: tuple[str, ...] = Field((), description="GPUs, one a slot, dealt out in CUDA_VISIBLE_DEVICES")
     threads: int | None = Field(
@@ -52,7 +57,7 @@ class LocalExecutor(Strict):
 
     @model_validator(mode="after")
     def _a_slot_is_a_device(self) -> LocalExecutor:
-        if self.devices and self.jobs != 1 and self.jobs != len(self.devices):
+        if self.devices and self.jobs not in (None, 1, len(self.devices)):
             raise ValueError(f"`jobs` is {self.jobs} and there are {len(self.devices)} devices: each is one slot")
         return self
 

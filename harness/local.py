@@ -44,7 +44,7 @@ class _Conductor:
         self.waiting = list(jobs)
         self.outcome = Outcome()
         self.running: list[_Running] = []
-        self.slots = len(executor.devices) or executor.jobs
+        self.slots = len(executor.devices) or executor.jobs or 1
         self.free = list(range(self.slots))
         self.selector = selectors.DefaultSelector()
         # One job gains nothing, because the process that forks has to import the same first.

@@ -188,6 +188,8 @@ class MixtureUpdate(Record):
     requested: tuple[float, ...] = Field(description="share of draws in force since the last update")
     realised_examples: tuple[int, ...] = Field(description="examples drawn since the last update")
     realised_tokens: tuple[int, ...] = Field(description="tokens trained on since the last update")
+    pull: float | None = Field(None, description="η times the spread of Δ, of a rule that moves weights by distances")
+    settles: tuple[float, ...] | None = Field(None, description="where its weights would settle if Δ stayed as it is")
     cost: dict[str, float] = Field(default_factory=dict, description="seconds, by signal and `update`")
 
 

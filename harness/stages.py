@@ -48,7 +48,7 @@ class TrainingStage(Protocol):
         """Check that a run can measure what a strategy needs to see, or raise ``MoemixError``."""
 
     def check_strategy(self, name: str, /, **options: object) -> StrategyRules:
-        """Return the strategy, or raise ``MoemixError`` if it is unknown, takes no such option or breaks the contract."""
+        """Return the strategy; raise ``MoemixError`` if it is unknown, has no such option or breaks the contract."""
 
     def check_part(self, part: Part, root: Path | None, source: str) -> None:
         """Raise ``MoemixError`` if the adapter, the files or the first rows of a part of a source are not valid."""

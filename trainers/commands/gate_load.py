@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from harness.options import request_option
+
+if TYPE_CHECKING:
+    from harness.records import GateLoads
+    from harness.store import Run
 
 
 @click.command("gate-load")
@@ -34,8 +39,36 @@ def gate_load(run: Path | None, examples: int, benchmarks: bool, out: Path | Non
     else:
         raise click.UsageError("give the folder of a RUN, or --request FILE")
     config = job.config
-    found = measure_gate_load(run_in(job.run), job.out, examples=config.examples, benchmarks=config.benchmarks)
+    run_folder = run_in(job.run)
+    found = measure_gate_load(run_folder, job.out, examples=config.examples, benchmarks=config.benchmarks)
     for name, kind, layers in zip(found.names, found.kinds, found.counts, strict=True):
         last = layers[-1]
         shares = " ".join(f"{100 * count / (sum(last) or 1):.1f}" for count in last)
         click.echo(f"{name} ({kind}, {sum(last)} tokens): last layer, % by expert: {shares}")
+    click.echo(_regime(run_folder, found))
+
+
+def _regime(run: Run, found: GateLoads) -> str:
+    """Return how hard `dynamic` would pull on the sources' weights with the run's options, and where that leads."""
+    import numpy as np
+
+    from trainers.mixing.distances import gate_load_distance, select_layers
+    from trainers.mixing.dynamic import Dynamic
+    from trainers.mixing.regime import PAPER_PULL, Regime
+    from trainers.mixing.registry import load_strategy
+    from trainers.mixing.simplex import even
+
+    strategy = run.manifest.config.strategy
+    rule = load_strategy(strategy.name, **strategy.options)
+    rule = rule if isinstance(rule, Dynamic) else Dynamic()
+    chosen = [i for i, kind in enumerate(found.kinds) if kind == "source"]
+    load = select_layers(np.array(found.counts)[chosen], rule.layers, where="layers")
+    delta = gate_load_distance(load, rule.distance, rule.aggregate)
+    regime = Regime(even(len(chosen)), rule.eta * delta, rule.c)
+    weights = ", ".join(f"{found.names[i]} {100 * w:.0f} %" for i, w in zip(chosen, regime.settles, strict=True))
+    paper = f"; eta={regime.eta_as_in_the_paper(rule.eta):.2g} would do the paper's {PAPER_PULL}" if regime.pull else ""
+    return (
+        f"spread of the sources' distances: {np.ptp(delta):.4f}; `{rule.name}` with eta={rule.eta:g} and c={rule.c:g}"
+        f" would change log-weights by up to {regime.pull:.2g} an update{paper}; with these loads the weights settle at"
+        f" {weights}"
+    )

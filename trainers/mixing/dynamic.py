@@ -19,6 +19,7 @@ from trainers.mixing.distances import (
     pairwise,
     select_layers,
 )
+from trainers.mixing.regime import Regime
 from trainers.mixing.simplex import Initial, check_options, even, initial_weights, normalised, reweigh, softmax
 from trainers.mixing.static import PAPER
 
@@ -76,6 +77,13 @@ class Dynamic(MixingStrategy):
             load = np.where(present[:, None, None], load, state.memory["gate_load"])
         gain = self._gain(gate_load_distance(load, self.distance, self.aggregate))
         return MixtureState(reweigh(state.weights, self.eta * gain, self.c), {"gate_load": load})
+
+    def regime(self, before: MixtureState, after: MixtureState) -> Regime | None:
+        """Return how hard an update pulled, and where that leads; None if it did not look at gate loads."""
+        if "gate_load" not in after.memory:
+            return None
+        delta = gate_load_distance(after.memory["gate_load"], self.distance, self.aggregate)
+        return Regime(before.weights, self.eta * self._gain(delta), self.c)
 
     def advice(self, sources: Sources) -> str | None:
         """Say that distances cannot tell fewer than three sources apart."""

@@ -16,13 +16,14 @@ from harness.records import MixtureUpdate
 from trainers.data.batches import Tally
 from trainers.mixing import MixingStrategy, MixtureState, Observation, Sources
 from trainers.mixing.base import from_arrays, to_arrays, weights_hash
+from trainers.mixing.dynamic import Dynamic
 from trainers.mixing.guard import guarded
+from trainers.mixing.regime import CORNER, PAPER_PULL, Regime, effective_sources
 from trainers.mixing.simplex import even
 from trainers.parallel.base import Ranks
 from trainers.signals import Signal
 from trainers.training.state import below, prefixed
 
-DOMINATED = 1.5  # effective number of sources, exp(entropy), below which one source is nearly the whole mixture
 logger = logging.getLogger("moemix.training")
 
 Signals = Mapping[str, Signal]
@@ -140,14 +141,19 @@ class Mixture:
             tokens_seen=seen.tokens.copy(),
             **observed,
         )
-        before, drawn = self.weights, self.draw_weights
+        before, drawn, state = self.weights, self.draw_weights, self._state
         decided = guarded(len(before), rule, self._state, observation) if self._ranks.first else self._state
         self._enact(decided, draw)
         cost["update"] = time.perf_counter() - started
         self.seconds += sum(cost.values())
+        regime = self._strategy.regime(state, self._state) if isinstance(self._strategy, Dynamic) else None
+        if regime is not None and regime.corner and not self._warned:
+            self._warn_of_corner(regime, self._strategy.eta)
         self._warn_if_dominated()
         traced = {field: signals[field].trace(array) for field, array in observed.items()}
         record = self._record(step, before, drawn, traced, cost)
+        if regime is not None:
+            record = record.model_copy(update={"pull": regime.pull, "settles": tuple(regime.settles.tolist())})
         self.since_update.clear()
         return record
 
@@ -185,12 +191,28 @@ class Mixture:
         elif not self.history:
             self.history.append((draw, even(len(weights))))
 
+    def _warn_of_corner(self, regime: Regime, eta: float) -> None:
+        """Warn once in a run that the weights are on their way to one source, whatever the sources are."""
+        self._warned = True
+        if self._ranks.first:
+            settles, names = regime.settles, self._sources.names
+            logger.warning(
+                "warning: `%s` changes log-weights by up to %.2g an update (in the paper about %.2g); if the gate loads"
+                " stay as they are, the weights settle at %.0f %% for source %s. eta=%.2g would move them as the"
+                " paper's did",
+                self._strategy.name,
+                regime.pull,
+                PAPER_PULL,
+                100 * settles.max(),
+                names[int(settles.argmax())],
+                regime.eta_as_in_the_paper(eta),
+            )
+
     def _warn_if_dominated(self) -> None:
         """Warn once in a run that one source has become nearly the whole mixture, unless the strategy intends it."""
         weights = self.weights
-        positive = weights[weights > 0]
-        effective = float(np.exp(-(positive * np.log(positive)).sum()))
-        if self._warned or self._strategy.concentrates or len(weights) < 2 or effective >= DOMINATED:
+        effective = effective_sources(weights)
+        if self._warned or self._strategy.concentrates or len(weights) < 2 or effective >= CORNER:
             return
         self._warned = True
         if self._ranks.first:
