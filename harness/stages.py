@@ -65,6 +65,9 @@ class TrainingStage(Protocol):
     def count_rows(self, source: Source, root: Path | None) -> int:
         """Read the files of a source as training does, and return the number of rows."""
 
+    def set_threads(self, count: int) -> None:
+        """Compute with so many threads from now on."""
+
     def warm_up(self) -> None:
         """Import what this stage's jobs need, without computing anything or starting a thread."""
 

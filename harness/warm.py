@@ -16,6 +16,7 @@ import subprocess
 import sys
 from collections.abc import Mapping
 
+from harness import stages
 from harness.launch import core_count, set_death_signal
 
 _LARGEST = 1 << 20  # bytes of a request
@@ -158,18 +159,15 @@ def _become(output: int, environment: Mapping[str, str]) -> None:
     os.close(output)
     os.environ.clear()
     os.environ.update(environment)
-    import torch
-
-    torch.set_num_threads(int(environment.get("OMP_NUM_THREADS", core_count())))
+    # The variable itself is read when the library is loaded, which was before the fork.
+    stages.training().set_threads(int(environment.get("OMP_NUM_THREADS", core_count())))
 
 
 def main() -> None:
     """Import what all stages need, then fork."""
     link = socket.socket(fileno=int(sys.argv[1]))
-    from harness.stages import evaluation, training
-
-    training().warm_up()
-    evaluation().warm_up()
+    stages.training().warm_up()
+    stages.evaluation().warm_up()
     sys.argv = ["moemix", *_serve(link)]
     from harness.cli import main as command
 

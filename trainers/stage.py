@@ -82,6 +82,13 @@ def warm_up() -> None:
     import trainers.training.run  # noqa: F401
 
 
+def set_threads(count: int) -> None:
+    """Compute with so many threads from now on."""
+    import torch
+
+    torch.set_num_threads(count)
+
+
 __all__ = [
     "check_part",
     "check_signals",
@@ -89,6 +96,7 @@ __all__ = [
     "check_tiny",
     "count_rows",
     "load_strategy",
+    "set_threads",
     "strategy_code",
     "warm_up",
     "world_id",
