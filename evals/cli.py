@@ -75,6 +75,7 @@ def eval_command(
     from evals.selection import include_folders, read_questions
     from harness.requests import EvalJobRequest, read_request
     from harness.store import data_root as find_data_root
+    from harness.store import data_root_of
 
     if request is not None:
         job = read_request(request, EvalJobRequest)
@@ -97,7 +98,7 @@ def eval_command(
             config=config,
             checkpoint=checkpoint,
             out=out,
-            data_root=find_data_root(data_root),
+            data_root=find_data_root(data_root) or data_root_of(checkpoint),
             keep_answers=not no_cache,
             unsafe_code=unsafe_code,
         )

@@ -33,7 +33,8 @@ COMMON = 30  # a gram in more questions than this identifies none of them
 METHOD = (
     f"normalised words; a row contains a question if a passage of at most twice its length covers {SHARE:.0%} of its "
     f"{GRAM}-grams and at least {MIN_GRAMS} (not of those in over {COMMON} questions, or of numbers); a "
-    f"question with fewer grams must occur word by word, one of fewer than {MIN_WORDS} words as a whole message or line"
+    f"question with fewer grams must occur word by word, one of fewer than {MIN_WORDS} words, or "
+    "of a generated world, as a whole message or line"
 )
 _WORD = re.compile(r"\w+")
 _BETWEEN = ["", ""]  # separates rows, so that no gram reaches from one into the next
@@ -44,11 +45,15 @@ _MIX = np.uint64(0x9E3779B97F4A7C15)
 
 @dataclass(frozen=True)
 class Question:
-    """A question of an evaluation set; the text has no prompt, no examples and no answer."""
+    """A question of an evaluation set; the text has no prompt, no examples and no answer.
+
+    ``generated`` questions differ by a word or a number from those to train on, so only a whole message or line is one.
+    """
 
     task: str
     doc_id: int
     text: str
+    generated: bool = False
 
 
 @dataclass(frozen=True)
@@ -96,6 +101,9 @@ class QuestionIndex:
             rare = {gram for gram in mine if counts[gram] <= COMMON} - _numeric_grams(tokens, mine)
             self._rare.append(len(rare))
             needed.append(max(MIN_GRAMS, math.ceil(SHARE * len(rare))))
+            if self.questions[number].generated:
+                self._whole[" ".join(tokens)].append(number)
+                continue
             if len(rare) < MIN_GRAMS:
                 needed[-1] = len(rare)
                 if not rare or len(tokens) < MIN_WORDS:

@@ -21,22 +21,27 @@ from evals.benchmarks import DATASETS, Dataset, Row, Split
 from evals.cache import cache_root
 from harness.errors import MoemixError
 from harness.files import read_jsonl, whole_directory, write_text
+from harness.plan import world_folder
 
 if TYPE_CHECKING:
     import datasets
     import pyarrow
 
 
+OWN = "moemix/"
+"""What the names of generated data sets begin with."""
+
+
 @contextmanager
 def local_datasets(root: Path | None) -> Iterator[None]:
     """Load the listed data sets from a data root, as long as this lasts; others, or all without a root, from the hub.
 
+    Data sets of our own (``moemix/WORLD``) are generated, and the hub is never asked for them: they come from the root
+    if that is a generated world, or else from the world of seed 0.
+
     Raises:
         MoemixError: when a task loads its data: a file is missing or has another format.
     """
-    if root is None:
-        yield
-        return
     import datasets
     from huggingface_hub import constants
 
@@ -45,9 +50,14 @@ def local_datasets(root: Path | None) -> Iterator[None]:
     offline = [switch.HF_HUB_OFFLINE for switch in switches]
 
     def load(path: str, name: str | None = None, **options: object) -> object:
-        if (path, name) in DATASETS:
-            loaded, split = open_dataset(DATASETS[path, name], root), options.get("split")
+        own = path.startswith(OWN)
+        if (path, name) in DATASETS and (own or root is not None):
+            place = root if root is not None and not (own and not (root / "world.json").is_file()) else None
+            place = place or world_folder(path.removeprefix(OWN), 0, cache_root())
+            loaded, split = open_dataset(DATASETS[path, name], place), options.get("split")
             return loaded if split is None else loaded[str(split)]
+        if root is None:
+            return hub(path, name, **options)
         try:
             return hub(path, name, **options)
         except ConnectionError:
@@ -89,7 +99,7 @@ def inventory(root: Path) -> list[tuple[str, bool, str]]:
     """Return, for every benchmark, its folder, whether all its files are there and readable, and what is in them."""
     folders: dict[str, list[Dataset]] = {}
     for (hub, _), dataset in DATASETS.items():
-        if not hub.startswith("moemix/"):
+        if not hub.startswith(OWN):
             first = next(split.file for split in dataset.splits.values() if split is not None)
             folders.setdefault(first.split("/")[0], []).append(dataset)
     return [(folder, *_contents(members, root)) for folder, members in folders.items()]

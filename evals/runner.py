@@ -174,8 +174,10 @@ def _run_lm_eval(
     lm: CachedLM, loaded: LoadedTasks, suite: Suite, request: EvalRequest, checkpoint: Path, out: Path
 ) -> dict[str, Any]:
     """Run ``lm_eval.simple_evaluate`` with its stock seeds, so few-shot examples are everybody's; store its files."""
-    from lm_eval.evaluator import simple_evaluate
+    from lm_eval import evaluator
     from lm_eval.loggers import EvaluationTracker
+
+    evaluator.get_git_commit_hash = lambda: None  # of the working directory; git would complain outside a repository
 
     limits = set(loaded.limits.values())
     chosen = None  # lm-eval takes one limit for all tasks; where they differ, it gets the numbers of the questions
@@ -186,7 +188,7 @@ def _run_lm_eval(
         chosen = {name: list(request.questions[name]) for name in loaded.tasks}
     with tempfile.TemporaryDirectory(prefix=".lm_eval.", dir=out) as scratch:
         tracker = EvaluationTracker(output_path=scratch)
-        raw: dict[str, Any] = simple_evaluate(
+        raw: dict[str, Any] = evaluator.simple_evaluate(
             model=lm,
             model_args={"pretrained": str(checkpoint), "engine": request.engine, "dtype": request.dtype},
             tasks=list(loaded.tasks.values()),

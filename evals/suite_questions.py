@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from evals.contamination import Question, words_of
+from evals.data_root import OWN
 from evals.loading import load_tasks
 from evals.suites import load_suite
 
@@ -25,8 +26,9 @@ def suite_questions(suite: str, *, only: Sequence[str], root: Path | None) -> tu
 
 
 def _of(name: str, task: Any) -> Iterator[Question]:
+    generated = str(task.config.dataset_path).startswith(OWN)
     for doc_id, doc in enumerate(task.eval_docs):
-        yield Question(name, doc_id, _text(task, doc))
+        yield Question(name, doc_id, doc["prompt"] if generated else _text(task, doc), generated)
 
 
 def _text(task: Any, doc: dict[str, Any]) -> str:

@@ -37,6 +37,21 @@ COMMANDS: dict[str, str] = {
 """Each sub-command with what it does; the entry points ``moemix.commands`` say where it is."""
 
 
+_DISK = {
+    errno.ENOSPC: "the disk is full: free space",
+    errno.EDQUOT: "your quota is used up: free space, or give another --store",
+    errno.EFBIG: "the file is too large for this file system: give another --store",
+    errno.EACCES: "no permission: change it, or give another --store",
+    errno.EPERM: "the operation is not permitted here: give another --store",
+    errno.EROFS: "the file system is read-only: give another --store",
+    errno.EIO: "the disk failed to read or write: check it",
+    errno.ESTALE: "the network file system has lost this file: mount it again",
+    errno.EMFILE: "too many files are open: raise `ulimit -n`",
+    errno.ENOTDIR: "this is a file, and a folder is needed: give another place",
+}
+"""What goes wrong on disks, and what to do, by the number of the error."""
+
+
 class LazyGroup(click.Group):
     """A group that knows its sub-commands by name and imports only the one that is called."""
 
@@ -89,9 +104,10 @@ def main(arguments: list[str] | None = None) -> None:
         sys.stderr.close()  # the reader of our output has ended (`| head`)
         sys.exit(141)
     except OSError as error:
-        if error.errno != errno.ENOSPC:
+        if error.errno not in _DISK:
             raise
-        _fail(f"the disk is full ({error.filename or 'while writing'}); free space and run the same command", 1)
+        place = error.filename or "while writing"
+        _fail(f"{place}: {_DISK[error.errno]}; then run the same command: finished work is kept", 1)
     sys.exit(code if isinstance(code, int) else 0)
 
 

@@ -40,7 +40,7 @@ def _version(names: tuple[str, ...]) -> str | None:
 def _torch() -> tuple[bool, str]:
     """Import torch in a process of its own, because a broken torch must not break the doctor."""
     code = "import torch; print(torch.__version__, torch.cuda.device_count(), torch.get_num_threads())"
-    process = subprocess.run((sys.executable, "-c", code), capture_output=True, text=True, check=False)
+    process = subprocess.run((sys.executable, "-P", "-c", code), capture_output=True, text=True, check=False)
     if process.returncode:
         lines = process.stderr.strip().splitlines()
         return False, f"cannot be imported: {lines[-1] if lines else 'no message'}"

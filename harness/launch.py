@@ -36,14 +36,19 @@ def moemix_command(*words: str) -> tuple[str, ...]:
 
 def run_moemix(*words: str) -> int:
     """Run a ``moemix`` command in a new process, show its output as diagnostics, and return its exit status."""
-    return subprocess.run(moemix_command(*words), stdout=sys.stderr, check=False).returncode
+    return subprocess.run(moemix_command(*words), stdout=sys.stderr, env=job_environment(), check=False).returncode
 
 
 def job_environment() -> dict[str, str]:
-    """Return the environment of a new job: this one, without what a launcher said to this process alone."""
-    if process_count() == 1:
-        return dict(os.environ)
-    return {n: value for n, value in os.environ.items() if n not in _ONE_OF_MANY and not n.startswith(_PREFIXES)}
+    """Return the environment of a new job: this one, without what a launcher said to this process alone.
+
+    No Python process below it imports from the working directory, whatever packages the user has there.
+    """
+    several = process_count() > 1
+    kept = {
+        n: value for n, value in os.environ.items() if not (several and (n in _ONE_OF_MANY or n.startswith(_PREFIXES)))
+    }
+    return {**kept, "PYTHONSAFEPATH": "1"}
 
 
 def launch_environment(launcher: Launcher) -> dict[str, str]:

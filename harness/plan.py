@@ -27,8 +27,12 @@ from harness.store import Run, Store, checkpoint_hash
 
 def make_world(recipe: Recipe, store: Store) -> Path:
     """Return the generated data root that a recipe names, after it was generated once by a process of its own."""
-    world, seed = str(recipe.data.world), recipe.data.seed
-    folder = store.cache / "worlds" / stages.training().world_id(world, seed)
+    return world_folder(str(recipe.data.world), recipe.data.seed, store.cache)
+
+
+def world_folder(world: str, seed: int, cache: Path) -> Path:
+    """Return the folder of a generated data root in a cache; it is generated if it is not there."""
+    folder = cache / "worlds" / stages.training().world_id(world, seed)
     made = (folder / "world.json").is_file()
     if not made and run_moemix("data", "make", world, "--out", str(folder), "--seed", str(seed)):
         raise StageError(f"making the data of world {world!r} failed", where=str(folder))

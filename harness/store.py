@@ -43,6 +43,16 @@ def data_root(given: str | None = None) -> Path | None:
     return path
 
 
+def data_root_of(checkpoint: Path) -> Path | None:
+    """Return the data root that the run of a checkpoint was trained on, if there is a run and the folder exists."""
+    if not (checkpoint.resolve().parent / "run.json").is_file():
+        return None
+    run = Run(checkpoint.resolve().parent)
+    given = Path(run.manifest.data_root or "/nonexistent")
+    moved = Store(run.store).cache / "worlds" / given.name  # with the whole store
+    return next((path for path in (given, moved) if path.is_dir()), None)
+
+
 @contextmanager
 def exclusive(folder: Path) -> Iterator[None]:
     """Lock a folder against other writers. The lock ends with the process, however it ends.

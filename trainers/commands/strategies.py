@@ -42,18 +42,16 @@ def strategies(context: click.Context, style: str) -> None:
     rows = [
         {
             "name": "\n".join([card.name, *(f"also {name}" for name in card.also)]),
-            "what it does": card.summary,
-            "signals": _signals(card),
-            "weights scale": f"the {card.scales}",
-            "needs": f"a finished {card.needs} run" if card.needs else "–",
+            "what it does": card.summary + (" Scales the loss." if card.scales == "loss" else ""),
+            "needs": ", ".join([*([f"a finished {card.needs} run"] if card.needs else []), _signals(card)]),
             "defaults": _options(card.defaults),
-            "source": card.source or "–",
         }
         for card in cards
     ]
     click.echo(
-        tabulate(rows, headers="keys", tablefmt="simple_grid", maxcolwidths=[None, 32, 14, 7, 12, 18, 32])
-        + "\n\nTo add your own, run `moemix strategies new NAME`, which writes a working file. Use it as"
+        tabulate(rows, headers="keys", tablefmt="simple_grid", maxcolwidths=[None, 32, 16, 18])
+        + "\n\nTheir papers are in docs/strategies.md and in `--format json`."
+        "\nTo add your own, run `moemix strategies new NAME`, which writes a working file. Use it as"
         "\n`path/to/file.py:ClassName`, or install it with an entry point in the group `moemix.strategies`."
     )
 
