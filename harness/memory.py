@@ -131,6 +131,8 @@ def memory_per_process(shape: Shape, training: Training, launcher: Launcher) -> 
         "activations": float(activations),
         "output layer": float(_LOGITS),
     }
+    if training.dtype == "bfloat16":
+        parts["bf16 copies"] = 2 * whole  # of all weights, for the matrix products of a pass
     if kept:
         parts["squares"] = float(kept)
     if share > 1:

@@ -75,6 +75,9 @@ class LoRA(Strict):
     targets: tuple[str, ...] = Field(
         (), description="last parts of layers' names (`q_proj`); default: every linear layer but routers and output"
     )
+    experts: Literal["none", "all", "shared"] = Field(
+        "shared", description="none: no experts; shared: those that every token goes through; all: the routed ones too"
+    )
 
 
 class Training(Strict):
@@ -95,7 +98,7 @@ class Training(Strict):
     dtype: Literal["float32", "bfloat16"] = Field("float32", description="bfloat16: autocast over float32 weights")
     gradient_checkpointing: bool = False
     freeze: Literal["none", "router", "paper"] = Field(
-        "none", description="router: the routers; paper: every parameter with `gate` in its name"
+        "none", description="router: the routers; paper: all with `gate` in its name (the gate half of `gate_up_proj`)"
     )
     balance_loss: Literal["none", "model", "paper"] = Field(
         "none", description="model: the architecture's own auxiliary loss; paper: eq. 3, at weight 0.01"

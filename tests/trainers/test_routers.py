@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +11,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 import trainers.models  # noqa: F401  (registers LLaMA-MoE)
 from harness.errors import MoemixError, StageError
+from trainers.models import architectures
 from trainers.models.packing import prepare_packing
 from trainers.models.routers import RouterObserver
 
@@ -121,16 +124,21 @@ def moe_blocks(model: torch.nn.Module) -> list[tuple[torch.nn.Module, torch.nn.P
 def brute_force(model: torch.nn.Module, input_ids: torch.Tensor, source_ids: torch.Tensor, sources: int) -> np.ndarray:
     """Gate load [K, L, E] without looking at any router: whose output changes when an expert's weights change?"""
     blocks = moe_blocks(model)
-    inputs: list[torch.Tensor] = []
-    hooks = [block.register_forward_pre_hook(lambda _, args: inputs.append(args[0].clone())) for block, _ in blocks]
+    inputs: list[tuple] = []
+
+    def keep(_, args, kwargs):
+        inputs.append(([copy.deepcopy(arg) for arg in args], copy.deepcopy(kwargs)))
+
+    hooks = [block.register_forward_pre_hook(keep, with_kwargs=True) for block, _ in blocks]
     model(input_ids=input_ids, use_cache=False)
     for hook in hooks:
         hook.remove()
     load = np.zeros((sources, len(blocks), len(blocks[0][1])), dtype=np.int64)
-    for layer, ((block, weights), hidden) in enumerate(zip(blocks, inputs, strict=True)):
+    for layer, ((block, weights), given) in enumerate(zip(blocks, inputs, strict=True)):
 
-        def run(block=block, hidden=hidden) -> torch.Tensor:
-            output = block(hidden.clone())
+        def run(block=block, given=given) -> torch.Tensor:
+            args, kwargs = copy.deepcopy(given)
+            output = block(*args, **kwargs)
             return (output[0] if isinstance(output, tuple) else output).reshape(source_ids.numel(), -1)
 
         untouched = run()
@@ -224,6 +232,17 @@ def test_packed_examples_are_counted_as_each_alone(architecture: str):
     for k, example in enumerate(input_ids.split(lengths, dim=1)):
         alone = observe(model, example, torch.zeros_like(example), sources=1)
         np.testing.assert_array_equal(packed[k], alone[0])
+
+
+def test_tokens_that_zaya_skips_are_not_counted():
+    model = architectures.small_model("zaya")
+    for name, buffer in model.named_buffers():
+        if "balancing_biases" in name:
+            buffer.zero_()  # at first no token is skipped
+    input_ids, source_ids = batch()
+    counted = observe(model, input_ids, source_ids)
+    np.testing.assert_array_equal(counted, brute_force(model, input_ids, source_ids, 3))
+    assert counted.sum() < (source_ids >= 0).sum() * counted.shape[1], "no token was skipped"
 
 
 def test_counts_add_up_over_forward_passes_and_start_again_after_take():

@@ -12,8 +12,10 @@ from harness.errors import MoemixError
 from harness.recipe import LoRA
 from trainers.data.batches import GlobalBatch, Layout
 from trainers.mixing import load_strategy
+from trainers.models import architectures
 from trainers.models.loss import TargetLosses
-from trainers.models.trainable import add_adapters, merge_adapters
+from trainers.models.routers import RouterObserver
+from trainers.models.trainable import _expert_tensors, add_adapters, fixed_biases, freeze, merge_adapters
 from trainers.training.loop import fit
 
 PAPER = {"model_type": "llama_moe", "num_experts": 4, "num_selects": 2}
@@ -110,9 +112,87 @@ def test_merging_adapters_keeps_what_the_model_computes():
     assert not any("lora" in name for name, _ in model.named_modules())
 
 
+@pytest.mark.parametrize("kind", ["deepseek_v3", "ernie4_5_moe", "mixtral", "gpt_oss", "llama4_text", "jetmoe"])
+@pytest.mark.parametrize("experts", ["none", "shared", "all"])
+def test_adapters_of_experts_learn_are_merged_and_saved(tmp_path, kind, experts, caplog):
+    caplog.set_level("INFO", "moemix.training")
+    before = architectures.small_model(kind, scale=None)
+    lora = {"r": 2, "experts": experts}
+    sources = small_sources(tmp_path / "sources")
+    model = run(tmp_path / "run", sources, architectures.small_model(kind, scale=None), lora=lora, steps=2)
+    moved = {name for name, p in model.named_parameters() if not torch.equal(p, before.get_parameter(name))}
+    assert dict(model.named_parameters()).keys() == dict(before.named_parameters()).keys()
+    routed = set(_expert_tensors(before))
+    assert routed
+    assert routed <= moved if experts == "all" else not routed & moved
+    assert any("shared" in name for name in moved) == (
+        experts != "none" and kind in ("deepseek_v3", "ernie4_5_moe", "llama4_text")
+    )
+    assert not any("router" in name or name.endswith("gate.weight") for name in moved)
+    assert "adapters reach" in caplog.text
+    model.save_pretrained(tmp_path / "checkpoint")
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "checkpoint")
+    for name, parameter in model.named_parameters():
+        assert torch.equal(loaded.get_parameter(name), parameter), name
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", ["deepseek_v3", "mixtral", "gpt_oss", "jetmoe", "llama_moe", "moduleformer"])
+def test_merged_adapters_of_experts_compute_what_the_adapters_did_and_are_counted_alike(kind):
+    model, ids = architectures.small_model(kind), torch.arange(1, 40)[None]
+    plain, observer = model(ids).logits, RouterObserver(model)
+    add_adapters(model, LoRA(r=2, experts="all"), "router", seed=0)
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.05)
+    adapting = RouterObserver(model)
+    with adapting.count(torch.zeros_like(ids), 1):
+        adapted = model(ids).logits
+    assert (adapted - plain).abs().max() > 1e-3
+    merge_adapters(model)
+    with observer.count(torch.zeros_like(ids), 1):
+        merged = model(ids).logits
+    torch.testing.assert_close(merged, adapted, rtol=1e-3, atol=1e-3)
+    np.testing.assert_array_equal(observer.take(), adapting.take())
+
+
+@pytest.mark.parametrize("kind", ["mixtral", "gpt_oss", "llama4_text", "qwen3_moe", "granitemoeshared"])
+def test_the_papers_freezing_keeps_the_gate_half_of_fused_experts_and_trains_the_up_half(tmp_path, kind):
+    before = architectures.small_model(kind, scale=None)
+    sources = small_sources(tmp_path / "sources")
+    model = run(tmp_path / "run", sources, architectures.small_model(kind, scale=None), freeze="paper", steps=2)
+    halves = 0
+    for name, parameter in model.named_parameters():
+        if "gate_up_proj" not in name or "bias" in name:
+            continue
+        old, halves = before.get_parameter(name), halves + 1
+        axis = 2 if kind in ("gpt_oss", "llama4_text") else 1
+        size = parameter.shape[axis]
+        gate = range(0, size, 2) if kind == "gpt_oss" else range(size // 2)
+        up = [i for i in range(size) if i not in gate]
+        assert torch.equal(parameter.index_select(axis, torch.tensor(gate)), old.index_select(axis, torch.tensor(gate)))
+        assert not torch.equal(*(t.index_select(axis, torch.tensor(up)) for t in (parameter, old)))
+    assert halves
+    with pytest.raises(MoemixError, match="weight decay would change the frozen half"):
+        run(tmp_path / "decay", sources, before, freeze="paper", weight_decay=0.1)
+
+
+def test_freezing_leaves_what_an_architecture_holds_fixed():
+    model = architectures.small_model("ernie4_5_moe")
+    fixed = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
+    assert fixed
+    freeze(model, "none")
+    assert fixed == {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
+    assert fixed_biases(model)
+
+
 def test_adapters_for_what_is_not_there_are_refused():
     with pytest.raises(MoemixError, match=r"no linear layer 'q_prj'[\s\S]*did you mean 'q_proj'"):
         add_adapters(small_model(), LoRA(targets=("q_prj",)), "none", seed=0)
+    with pytest.raises(MoemixError, match=r"DbrxForCausalLM has no tensors[\s\S]*experts=shared"):
+        add_adapters(architectures.small_model("dbrx"), LoRA(experts="all"), "none", seed=0)
+    with pytest.raises(MoemixError, match="no dropout"):
+        add_adapters(small_model(), LoRA(experts="all", dropout=0.1), "none", seed=0)
     with pytest.raises(MoemixError, match="peft"), pytest.MonkeyPatch.context() as patch:
         patch.setitem(__import__("sys").modules, "peft", None)
         add_adapters(small_model(), LoRA(), "none", seed=0)

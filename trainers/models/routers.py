@@ -50,8 +50,8 @@ class _MoeLayer:
 
     @property
     def gate_name(self) -> str:
-        """The full name of a router beside the layer's module."""
-        return f"{self.name.rpartition('.')[0]}.gate"
+        """The full name of a router beside the layer's module, which adapters may wrap."""
+        return f"{self.name.replace('.base_layer', '').rpartition('.')[0]}.gate"
 
 
 class GateNoise(NamedTuple):
@@ -144,7 +144,12 @@ class RouterObserver:
             if len(selected_Nk) != len(first_bin_N1):
                 text = f"the layer routed {len(selected_Nk)} tokens, but {len(first_bin_N1)} have a source"
                 raise StageError(text, where=layer.name)
-            bins_M = (first_bin_N1 + selected_Nk).reshape(-1)
+            bins_Nk = first_bin_N1 + selected_Nk
+            if (
+                layer.read_scores is not None
+            ):  # an expert whose weight is 0 computes nothing for the token (zaya's skips)
+                bins_Nk = bins_Nk.where(layer.read_scores(call) != 0, selected_Nk)
+            bins_M = bins_Nk.reshape(-1)
             counts_LKE[position].view(-1).index_add_(0, bins_M, bins_M.new_ones(()).expand_as(bins_M))
 
         positions = {layer.name: position for position, layer in enumerate(self._layers)}
@@ -239,6 +244,12 @@ def _observe(name: str, module: nn.Module) -> _MoeLayer | None:
     if read is None:
         return None
     return _MoeLayer(name, module, _integer(module, "num_experts"), read, _argument(parameters, _SCORE_ARGUMENTS))
+
+
+def moe_blocks(model: nn.Module) -> dict[str, int]:
+    """Return the full name of each MoE layer's block (its router and experts), and the number of its experts."""
+    layers = [layer for name, module in model.named_modules() if (layer := _observe(name, module)) is not None]
+    return {layer.name.rpartition(".")[0]: layer.num_experts for layer in layers}
 
 
 def _integer(module: nn.Module, attribute: str) -> int:

@@ -9,32 +9,91 @@ is an ordinary one without adapters.
 
 from __future__ import annotations
 
-from typing import Literal, cast
+import logging
+from collections.abc import Iterator
+from typing import Literal, NamedTuple, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from harness.errors import MoemixError, nearest
 from harness.recipe import ROUTER_MODULES, LoRA
+from trainers.models.routers import moe_blocks
+
+logger = logging.getLogger("moemix.training")
 
 Frozen = Literal["none", "router", "paper"]
 """The recipe's ``training.freeze``. ``router`` freezes the routers' parameters. ``paper`` freezes every parameter with
-``gate`` in its name, as the paper's runs did; that includes the gate projections of the experts."""
+``gate`` in its name, as the paper's runs did; that includes the gate projections of the experts. Where an architecture
+keeps gate and up projections in one tensor (``gate_up_proj``), its gate half is frozen."""
 
 
-def freeze(model: nn.Module, which: Frozen) -> None:
-    """Exclude parameters from training, and include all others.
+def freeze(model: nn.Module, which: Frozen, weight_decay: float = 0.0) -> None:
+    """Exclude parameters from training; what the architecture itself holds fixed stays so.
 
     Raises:
-        MoemixError: the model has no such parameter.
+        MoemixError: the model has no such parameter, or half a tensor should be frozen under weight decay.
     """
     frozen = 0
     for name, parameter in model.named_parameters():
-        parameter.requires_grad_(not is_frozen(name, which))
-        frozen += is_frozen(name, which)
+        if not is_frozen(name, which):
+            continue
+        frozen += 1
+        if half := _gate_half(model, name):
+            if weight_decay:
+                raise MoemixError(
+                    f"{name} holds gate and up projections, and weight decay would change the frozen half",
+                    where=f"training.freeze={which}",
+                    hint="set training.weight_decay=0",
+                )
+            parameter.register_hook(half)
+        else:
+            parameter.requires_grad_(False)
     if which != "none" and not frozen:
         raise MoemixError(f"{type(model).__name__} has no parameters to freeze", where=f"training.freeze={which}")
+
+
+class _GateHalf(NamedTuple):
+    """A gradient hook that leaves the gate projections in ``gate_up_proj`` as they are."""
+
+    axis: int
+    interleaved: bool
+
+    def __call__(self, gradient: Tensor) -> Tensor:
+        """Return the gradient with zeros for the gate."""
+        kept = gradient.clone()
+        size = gradient.shape[self.axis]
+        gate = slice(0, size, 2) if self.interleaved else slice(0, size // 2)
+        kept[(slice(None),) * self.axis + (gate,)] = 0
+        return kept
+
+
+def _gate_half(model: nn.Module, name: str) -> _GateHalf | None:
+    """Return what freezes the gate half of a tensor that holds gate and up projections; None for any other."""
+    path, _, last = name.removesuffix(".weight").removesuffix(".bias").rpartition(".")
+    if "gate_up_proj" not in last:
+        return None
+    module, parameter = model.get_submodule(path), model.get_parameter(name)
+    interleaved = not getattr(module, "is_concatenated", True)
+    if last.endswith("_bias") or name.endswith(".bias"):
+        return _GateHalf(parameter.ndim - 1, interleaved)
+    if parameter.ndim == 2:
+        return _GateHalf(0, interleaved)
+    down = cast("Tensor", module.down_proj).shape  # [E, H, I], or [E, I, H] where matrices are transposed
+    transposed = getattr(module, "is_transposed", parameter.shape[2] == 2 * down[1])
+    return _GateHalf(2 if transposed else 1, interleaved)
+
+
+def fixed_biases(model: nn.Module) -> list[str]:
+    """Return the names of the routers' biases that an architecture balances its experts with, outside of the gradient.
+
+    Their authors update them in training; transformers does not, and neither does this project.
+    """
+    fixed = [name for name, parameter in model.named_parameters() if not parameter.requires_grad]
+    fixed += [name for name, _ in model.named_buffers()]
+    kinds = ("correction_bias", "expert_bias", "balancing_bias")
+    return [name for name in fixed if any(kind in name for kind in kinds)]
 
 
 def is_frozen(name: str, which: Frozen) -> bool:
@@ -70,22 +129,22 @@ def set_gate_noise(model: nn.Module, on: bool) -> None:
 
 
 def add_adapters(model: PreTrainedModel, lora: LoRA, frozen: Frozen, seed: int) -> list[str]:
-    """Freeze the model and give its linear layers adapters that learn.
+    """Freeze the model and give its linear layers, and on request its experts, adapters that learn.
 
     Layers that ``frozen`` freezes get no adapter, so a frozen router is the same after merging. Routers that are not
     frozen get adapters only if ``lora.targets`` names them.
 
     Args:
         model: the model, changed in place.
-        lora: rank, scale, dropout and target layers.
+        lora: rank, scale, dropout, target layers and which experts.
         frozen: the recipe's ``training.freeze``.
         seed: seeds the adapters' initial weights, with which they change nothing yet.
 
     Returns:
-        the full names of the layers that got an adapter.
+        the full names of the layers and of the experts' tensors that got an adapter.
 
     Raises:
-        MoemixError: peft is not installed, or there is no such layer.
+        MoemixError: peft is not installed, there is no such layer, or the experts cannot be adapted so.
     """
     try:
         from peft import LoraConfig, inject_adapter_in_model
@@ -93,35 +152,51 @@ def add_adapters(model: PreTrainedModel, lora: LoRA, frozen: Frozen, seed: int) 
         raise MoemixError(
             "adapters need the package peft", where="training.lora", hint="pip install moemix[lora]"
         ) from error
-    names = _targets(model, lora, frozen)
+    layers, tensors = _targets(model, lora, frozen)
+    adapted = sum(model.get_parameter(name).numel() for name in (*(f"{name}.weight" for name in layers), *tensors))
+    whole = sum(parameter.numel() for parameter in model.parameters())
+    logger.info(
+        "adapters reach %.0f %% of the weights: %d linear layers and %d tensors of experts (lora.experts=%s)",
+        100 * adapted / whole,
+        len(layers),
+        len(tensors),
+        lora.experts,
+    )
     alpha = cast("int", lora.alpha)  # peft accepts any number
-    config = LoraConfig(r=lora.r, lora_alpha=alpha, lora_dropout=lora.dropout, target_modules=names)
+    config = LoraConfig(
+        r=lora.r,
+        lora_alpha=alpha,
+        lora_dropout=lora.dropout,
+        target_modules=[f"model.{name}" for name in layers],
+        target_parameters=[f"model.{name}" for name in tensors] or None,
+    )
     model.requires_grad_(False)
+    holder = (
+        nn.Module()
+    )  # of a bare model peft would move targets to other layers, as for checkpoints of older versions
+    holder.model = model
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        inject_adapter_in_model(config, model)
+        inject_adapter_in_model(config, holder)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_("lora_" in name)
-    return names
+    return [*layers, *tensors]
 
 
 def merge_adapters(model: nn.Module) -> None:
     """Add the adapters to the weights and remove them."""
     from peft.tuners.lora import LoraLayer
 
-    adapted = [(name, module) for name, module in model.named_modules() if isinstance(module, LoraLayer)]
-    for name, module in adapted:
+    adapted = {name: module for name, module in model.named_modules() if isinstance(module, LoraLayer)}
+    for name, module in adapted.items():
         module.merge()
         parent, _, last = name.rpartition(".")
-        setattr(model.get_submodule(parent), last, module.get_base_layer())
-    model.requires_grad_(True)
-    vars(model).pop("peft_config", None)
-    if hasattr(model, "_hf_peft_config_loaded"):
-        vars(model)["_hf_peft_config_loaded"] = False
+        if parent not in adapted:  # where a module has several adapted tensors, one adapter is around the other
+            setattr(model.get_submodule(parent), last, module.get_base_layer())
 
 
-def _targets(model: PreTrainedModel, lora: LoRA, frozen: Frozen) -> list[str]:
-    """Return the full names of the layers that get adapters."""
+def _targets(model: PreTrainedModel, lora: LoRA, frozen: Frozen) -> tuple[list[str], list[str]]:
+    """Return the full names of the layers, and of the experts' tensors, that get adapters."""
     head = model.get_output_embeddings()
     linear = [name for name, module in model.named_modules() if type(module) is nn.Linear and module is not head]
     known = {name.rpartition(".")[2] for name in linear}
@@ -132,13 +207,36 @@ def _targets(model: PreTrainedModel, lora: LoRA, frozen: Frozen) -> list[str]:
                 where="training.lora.targets",
                 hint=nearest(target, known),
             )
+    blocks = tuple(f"{name}." for name in moe_blocks(model))
 
     def wanted(name: str) -> bool:
         if lora.targets:
             return name.rpartition(".")[2] in lora.targets
-        return ROUTER_MODULES.isdisjoint(name.split("."))
+        of_experts = name.startswith(blocks) or "shared" in name
+        return ROUTER_MODULES.isdisjoint(name.split(".")) and not (lora.experts == "none" and of_experts)
 
-    names = [name for name in linear if wanted(name) and not is_frozen(name, frozen)]
-    if not names:
+    layers = [name for name in linear if wanted(name) and not is_frozen(name, frozen)]
+    tensors = []
+    if lora.experts == "all":
+        tensors = [name for name in _expert_tensors(model) if not is_frozen(name, frozen)]
+        if not tensors:
+            raise MoemixError(
+                f"{type(model).__name__} has no tensors [experts, …] that training.freeze={frozen} leaves to adapt",
+                where="training.lora.experts",
+                hint="set lora.experts=shared",
+            )
+        if lora.dropout:
+            raise MoemixError(
+                "adapters of experts' tensors have no dropout", where="training.lora", hint="set lora.dropout=0"
+            )
+    if not layers and not tensors:
         raise MoemixError(f"training.freeze={frozen} leaves no layer to adapt", where="training.lora.targets")
-    return names
+    return layers, tensors
+
+
+def _expert_tensors(model: nn.Module) -> Iterator[str]:
+    """Yield the names of the parameters that hold a matrix for every routed expert."""
+    for block, experts in moe_blocks(model).items():
+        for name, parameter in model.get_submodule(block).named_parameters():
+            if parameter.ndim == 3 and len(parameter) == experts:
+                yield f"{block}.{name}"

@@ -9,7 +9,7 @@ from typing import ClassVar, TypeVar
 
 import numpy as np
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, DistributedDataParallelKwargs
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
@@ -102,6 +102,10 @@ class Parallel:
                 where=f"launcher.strategy={self.name}",
                 hint="set launcher.strategy=ddp",
             )
+
+    def expect_unused(self) -> None:
+        """Let gradients be exchanged although some parameters get none; called before :meth:`prepare`."""
+        self._accelerator.ddp_handler = DistributedDataParallelKwargs(find_unused_parameters=True)
 
     def prepare(self, losses: nn.Module, model: nn.Module, training: Training) -> tuple[nn.Module, Optimizer]:
         """Return ``losses``, which computes with ``model``, ready to be called; and an optimizer."""

@@ -32,7 +32,7 @@ from trainers.data.batches import GlobalBatch, Layout, Tally, pad_id
 from trainers.mixing import MixingStrategy, Reference, Sources
 from trainers.models.loss import TargetLosses
 from trainers.models.packing import check_rows, prepare_packing
-from trainers.models.trainable import add_adapters, freeze, merge_adapters, set_gate_noise
+from trainers.models.trainable import add_adapters, fixed_biases, freeze, merge_adapters, set_gate_noise
 from trainers.parallel import parallel
 from trainers.signals import Resources, SignalContext, make_signals, sights
 from trainers.tracking import Tracker
@@ -135,9 +135,14 @@ class _Loop:
         self.window = Tally.empty(len(sources))  # since the last line of metrics
         self.window_loss = float("nan")  # over the last finished window
         self.source_loss = np.full(len(sources), np.nan)  # last known
+        if fixed := fixed_biases(model):
+            self._note(f"{len(fixed)} router biases stay as they are, since no gradient moves them: {fixed[0]}, …")
         if training.pack:
             with suppress(SourceExhaustedError):
                 check_rows(model, *self._draw().sample_rows())
+        if self.ranks.count > 1:
+            with suppress(SourceExhaustedError):
+                self._find_unused(losses)
         self.losses, self.optimizer = self.parallel.prepare(losses, model, training)
 
     # --- the whole run -------------------------------------------------------------------------------
@@ -203,6 +208,19 @@ class _Loop:
         return stop
 
     # --- one step ------------------------------------------------------------------------------------
+
+    def _find_unused(self, losses: TargetLosses) -> None:
+        """Find the parameters that get no gradient before ranks wait for one (weights that only select, say)."""
+        forward = next(iter(self._draw().forwards(0, 1, self.device)))
+        losses.train()
+        found = losses(forward)
+        (found.total + found.balance).backward()
+        learning = [(name, p) for name, p in self.model.named_parameters() if p.requires_grad]
+        unused = [name for name, parameter in learning if parameter.grad is None]
+        self.model.zero_grad(set_to_none=True)
+        if unused:
+            self.parallel.expect_unused()
+            self._note(f"{len(unused)} parameters got no gradient in a trial, so ranks look for them: {unused[0]}, …")
 
     def _draw(self) -> GlobalBatch:
         count = self.training.batch_examples
@@ -377,7 +395,7 @@ class _Loop:
 def _prepare(model: PreTrainedModel, training: Training, seed: int, device: torch.device) -> None:
     """Move a model to its device, and change it as the recipe says."""
     cast("nn.Module", model).to(device)
-    freeze(model, training.freeze)
+    freeze(model, training.freeze, training.weight_decay)
     if training.gate_noise is not None:
         set_gate_noise(model, training.gate_noise)
     if training.lora is not None:
