@@ -20,6 +20,14 @@ def bench_hash(name: str, root: Path | None) -> str | None:
     return content_hash(name, root)
 
 
+def suite_folders(suite: str) -> set[str]:
+    """Return the folders of a data root that hold the benchmarks of a suite."""
+    from evals.benchmarks import TASKS
+    from evals.suites import load_suite
+
+    return {TASKS[task] for task in load_suite(suite).tasks if task in TASKS}
+
+
 def check_engine(spec: str, dtype: str) -> None:
     """Refuse an engine or dtype that does not exist."""
     from evals.engines.choose import check_engine as check

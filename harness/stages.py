@@ -90,6 +90,9 @@ class EvaluationStage(Protocol):
     def bench_hash(self, name: str, root: Path | None) -> str | None:
         """Return the hash of a bench's question file; None for one that comes from the hub."""
 
+    def suite_folders(self, suite: str) -> set[str]:
+        """Return the folders of a data root that hold the benchmarks of a suite."""
+
     def check_engine(self, spec: str, dtype: str) -> None:
         """Raise ``MoemixError`` if there is no such engine or dtype."""
 

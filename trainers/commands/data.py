@@ -29,6 +29,36 @@ def make(world: str, out: Path, seed: int) -> None:
 
 
 @data.command()
+@click.argument("recipe")
+@click.option("--data-root", metavar="DIR", help="Where the files go. [env: MOEMIX_DATA_ROOT; default: data/]")
+@click.option("--site", metavar="URL", help="A mirror of GitHub with the same paths.")
+@click.option("--list", "only_list", is_flag=True, help="Only list the files: source, licence, size, hash.")
+def fetch(recipe: str, data_root: str | None, site: str | None, only_list: bool) -> None:
+    """Get the public files that RECIPE, its suites and its benches read, into a data root.
+
+    What is there already is kept; an interrupted download goes on. Without a network it says which files to bring.
+    """
+    import os
+
+    from harness.fetch import SITE, fetch, files_of, hub_parts
+    from harness.recipe_file import load_recipe
+
+    tree = load_recipe(recipe)
+    files, root = files_of(tree), Path(data_root or os.environ.get("MOEMIX_DATA_ROOT") or "data").resolve()
+    for part in hub_parts(tree):
+        click.echo(f"{part.hub}@{part.revision or 'main'}: from the hub, when it is first read", err=True)
+    if only_list:
+        for file in files:
+            click.echo(f"{file.place}\t{file.url(site or SITE)}\t{file.licence}\t{file.size}\t{file.sha256}")
+        return
+    if tree.data.world:
+        click.echo(f"{recipe} generates its data ({tree.data.world}); nothing has to be fetched", err=True)
+    got = fetch(files, root, site or SITE)
+    size = sum(file.size for file in files) / 1e6
+    click.echo(f"{root}: {len(files)} files of {recipe}, {size:.1f} MB, {len(got)} of them fetched now")
+
+
+@data.command()
 @click.argument("target", metavar="RECIPE|RUN_FOLDER|FILE")
 @click.option("--suite", metavar="NAME|FILE", help="The evaluation questions.  [default: the recipe's suites]")
 @click.option("--tasks", metavar="A,B", default="", help="Only these tasks or columns of the suite.")

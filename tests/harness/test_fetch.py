@@ -1,0 +1,106 @@
+"""`moemix data fetch`: every file of the built-in recipes has a public source, and downloads survive interruptions."""
+
+from __future__ import annotations
+
+import hashlib
+import http.server
+import threading
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from harness.cli import cli
+from harness.errors import StageError
+from harness.fetch import PublicFile, fetch, files_of, hub_parts, public_files
+from harness.recipe_file import load_recipe, recipe_names
+
+BODY = bytes(range(256)) * 400
+
+
+def file(name: str, body: bytes = BODY) -> PublicFile:
+    return PublicFile(f"d/{name}", "o/r", "abc", f"x/{name}", "MIT", len(body), hashlib.sha256(body).hexdigest())
+
+
+@pytest.fixture
+def site():
+    """A mirror that counts what it sends and understands ranges."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            asked.append((self.path, self.headers.get("Range")))
+            first = int((self.headers.get("Range") or "bytes=0-").removeprefix("bytes=").removesuffix("-"))
+            if self.path.endswith("gone"):
+                self.send_error(404)
+                return
+            body = BODY[first:] if not self.path.endswith("other") else b"x" * len(BODY)
+            self.send_response(206 if first else 200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *arguments):
+            pass
+
+    asked: list[tuple[str, str | None]] = []
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}", asked
+    server.shutdown()
+
+
+def test_files_are_fetched_once_and_checked(site, tmp_path: Path):
+    url, asked = site
+    files = [file("a"), file("b")]
+    assert fetch(files, tmp_path, url) == files
+    assert (tmp_path / "d" / "a").read_bytes() == BODY
+    assert fetch(files, tmp_path, url) == []
+    assert [path for path, _ in asked] == ["/o/r/raw/abc/x/a", "/o/r/raw/abc/x/b"]
+
+
+def test_an_interrupted_download_goes_on_where_it_stopped(site, tmp_path: Path):
+    url, asked = site
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d" / ".a.part").write_bytes(BODY[:1000])
+    fetch([file("a")], tmp_path, url)
+    assert asked == [("/o/r/raw/abc/x/a", "bytes=1000-")]
+    assert (tmp_path / "d" / "a").read_bytes() == BODY
+    assert [each.name for each in (tmp_path / "d").iterdir()] == ["a"]
+
+
+def test_what_cannot_be_fetched_is_named_with_its_place_and_the_rest_is_kept(site, tmp_path: Path):
+    url, _ = site
+    with pytest.raises(StageError) as error:
+        fetch([file("gone"), file("a"), file("other")], tmp_path, url)
+    assert (tmp_path / "d" / "a").is_file()
+    assert not (tmp_path / "d" / "other").exists()
+    said = str(error.value)
+    assert "2 of 3 files could not be fetched" in said
+    assert f"{url}/o/r/raw/abc/x/gone" in said
+    assert str(tmp_path / "d" / "other") in said
+
+
+def test_every_local_file_of_a_built_in_recipe_has_a_public_source():
+    for name in recipe_names():
+        recipe = load_recipe(name)
+        known = {each.place for each in files_of(recipe)}
+        for source in recipe.data.sources if not recipe.data.world else ():
+            for part in source.parts:
+                for pattern in part.files:
+                    assert any(Path(place).match(pattern) for place in known), (name, pattern)
+        assert all(part.revision for part in hub_parts(recipe)), name
+    assert {each.place.split("/")[0] for each in files_of(load_recipe("smol"))} >= {"gsm8k", "arc", "boolq", "mt_bench"}
+
+
+def test_the_list_holds_licences_and_is_what_the_real_files_are(real_data: Path):
+    files = public_files()
+    assert all(each.licence and len(each.sha256) == 64 for each in files)
+    assert [each.place for each in files_of(load_recipe("smol")) if not each.complete(real_data)] == []
+
+
+def test_offline_the_command_says_which_files_to_bring(tmp_path: Path):
+    words = ["data", "fetch", "smol", "--data-root", str(tmp_path), "--site", "http://127.0.0.1:9"]
+    result = CliRunner().invoke(cli, words)
+    assert "gsm8k/train.jsonl, SHA-256 17f347dc" in str(result.exception)
+    listed = CliRunner().invoke(cli, ["data", "fetch", "smol", "--list"]).output.splitlines()
+    assert all(len(line.split("\t")) == 5 for line in listed)
