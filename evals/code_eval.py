@@ -12,16 +12,16 @@ import functools
 import os
 import threading
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from evals.sandbox import Limits, Verdict, run_program
+from evals.sandbox import Limits, Tests, Verdict, run_program
 from harness.files import append_jsonl
 from harness.progress import progress
 
@@ -43,7 +43,7 @@ class Program:
     """A program with its tests: what a verdict is about."""
 
     code: str
-    tests: tuple[str, ...] = ()
+    tests: Tests = ()
     seconds: float = SECONDS
 
 
@@ -124,6 +124,17 @@ class SandboxedCodeEval:
         return {f"pass@{n}": float(np.mean([pass_at_k(*count, n) for count in counts])) for n in known}, details
 
 
+def pass_at_1(doc: Mapping[str, Any], results: Sequence[str | Sequence[str]]) -> dict[str, float]:
+    """Return the share of a question's programs that pass its tests: the scoring of this project's own tasks.
+
+    The tests are the row's ``tests``, or MBPP's ``test_setup_code`` and ``test_list``.
+    """
+    programs = [code for result in results for code in ([result] if isinstance(result, str) else result)]
+    tests = doc["tests"] if "tests" in doc else [doc["test_setup_code"] or "", *doc["test_list"]]
+    verdicts = [program_runner.verdict(Program(code, single_tests("\n".join(tests)))) for code in programs]
+    return {"pass_at_1": float(np.mean([verdict.passed for verdict in verdicts]))}
+
+
 def pass_at_k(total: int, passed: int, k: int) -> float:
     """Return the unbiased chance that one of k samples passes (Chen et al. 2021): 1 − C(n−c, k) / C(n, k)."""
     if total - passed < k:
@@ -132,34 +143,29 @@ def pass_at_k(total: int, passed: int, k: int) -> float:
 
 
 @functools.lru_cache(maxsize=4096)
-def single_tests(reference: str) -> tuple[str, ...]:
+def single_tests(reference: str) -> Tests:
     """Split a question's tests: MBPP's asserts, or what HumanEval's ``check`` does with the candidate.
 
-    Running them in order in one namespace does what running ``reference`` does. Where that is not certain, the
-    reference stays in one piece.
+    Running them in order does what running ``reference`` after the program does: statements share the program's names,
+    and those of ``check`` are a group with a copy of them. Where that is not certain, the reference stays in one piece.
     """
     try:
         statements = ast.parse(reference).body
     except SyntaxError:
         return (reference,)
     checks = [node for node in statements if isinstance(node, ast.FunctionDef) and node.name == "check"]
-    parts: list[ast.stmt] = []
-    called = not checks
-    for node in statements:
-        if node in checks:
-            continue
-        call = node.value if isinstance(node, ast.Expr) else None
-        if not (checks and isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id == "check"):
-            parts.append(node)
-            continue
-        called, body = True, checks[-1]
-        arguments = body.args
-        simple = len(arguments.args) == len(call.args) == 1 and not call.keywords
-        if not simple or any(isinstance(inner, ast.Return | ast.Nonlocal | ast.Global) for inner in ast.walk(body)):
-            return (reference,)
-        parts.append(ast.Assign([ast.Name(arguments.args[0].arg, ast.Store())], call.args[0], lineno=1))
-        parts.extend(body.body)
-    return _joined(parts) if called else (reference,)
+    if not checks:
+        return _joined(statements)
+    last, body = statements[-1], checks[-1]
+    call = last.value if isinstance(last, ast.Expr) else None
+    if not (isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id == "check"):
+        return (reference,)
+    simple = len(body.args.args) == len(call.args) == 1 and not call.keywords
+    if not simple or any(isinstance(inner, ast.Return | ast.Nonlocal | ast.Global) for inner in ast.walk(body)):
+        return (reference,)
+    candidate = ast.Assign([ast.Name(body.args.args[0].arg, ast.Store())], call.args[0], lineno=1)
+    before = [node for node in statements[:-1] if node not in checks]
+    return (*_joined(before), _joined([candidate, *body.body]))
 
 
 def _joined(statements: Sequence[ast.stmt]) -> tuple[str, ...]:
@@ -212,6 +218,8 @@ def run_setup_code(task: Task) -> int:
     Returns:
         the number of questions that have it.
     """
+    if (task.config.metadata or {}).get("sandbox"):
+        return 0  # this project's own tasks do it themselves
     docs = task.eval_docs
     setup = docs["test_setup_code"] if "test_setup_code" in getattr(docs, "column_names", ()) else []
     if not any(setup):

@@ -25,13 +25,13 @@ def execute(programs: Path, out: Path, workers: int | None) -> None:
     from concurrent.futures import ThreadPoolExecutor
 
     from evals.code_eval import Program, program_runner, single_tests
-    from evals.sandbox import INSTALL_HINT, Verdict, available
+    from evals.sandbox import Verdict, available, install_hint
     from harness.errors import MoemixError
     from harness.files import read_jsonl, write_text
     from harness.progress import progress
 
     if missing := available():
-        raise MoemixError(f"programs cannot run here: {missing}", hint=INSTALL_HINT)
+        raise MoemixError(f"programs cannot run here: {missing}", hint=install_hint())
     orders = []
     for number, line in enumerate(read_jsonl(programs), 1):
         if not isinstance(line, dict) or not all(isinstance(line.get(key), str) for key in ("code", "tests")):

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from evals import sandbox
 from evals.code_eval import is_sandboxed, run_setup_code, sandboxed_metrics
 from evals.data_root import local_datasets, sentence_model
+from evals.extraction import FILTERS, add_filter
 from evals.suites import Suite, SuiteColumn, task_folders
 from harness.errors import MoemixError, nearest, unknown
 
@@ -77,6 +78,8 @@ def load_tasks(suite: Suite, name: str, *, only: Sequence[str], limit: int | Non
                 for leaf in loaded.leaves[task_name]:
                     if leaf in loaded.tasks:
                         _check_metric(loaded.tasks[leaf], leaf, column)
+                        if column.filter in FILTERS:
+                            add_filter(loaded.tasks[leaf], column.filter, keep_all=(column.samples or 1) > 1)
     return loaded
 
 
@@ -178,8 +181,8 @@ def _check_metric(task: Task, name: str, column: SuiteColumn) -> None:
     if metrics and column.metric not in metrics:
         raise unknown(f"metric of the task {name}", column.metric, metrics, where=f"column {column.name}")
     filters = [entry["name"] for entry in task.config.filter_list or [{"name": "none"}]]
-    if column.filter not in filters:
-        raise unknown(f"filter of the task {name}", column.filter, filters, where=f"column {column.name}")
+    if column.filter not in (*filters, *FILTERS):
+        raise unknown(f"filter of the task {name}", column.filter, (*filters, *FILTERS), where=f"column {column.name}")
 
 
 def _metric_names(entry: Mapping[str, Any]) -> list[str]:

@@ -35,11 +35,12 @@ def check_engine(spec: str, dtype: str) -> None:
     check(spec, dtype)
 
 
-def missing_sandbox() -> str | None:
-    """Return what the sandbox lacks on this machine; None if it works."""
-    from evals.sandbox import available
+def sandbox() -> tuple[bool, str]:
+    """Return whether generated programs can run here, and in which sandbox, or what it lacks."""
+    from evals.sandbox import available, sandbox_name
 
-    return available()
+    missing = available()
+    return missing is None, missing or sandbox_name()
 
 
 def examine_data_root(root: Path) -> list[Finding]:
@@ -70,7 +71,7 @@ __all__ = [
     "check_engine",
     "contamination_checker",
     "examine_data_root",
-    "missing_sandbox",
+    "sandbox",
     "suite_hash",
     "warm_up",
 ]

@@ -72,9 +72,8 @@ def examine(store: str | None, root: str | None) -> Iterator[stages.Finding]:
         version = _version(names)
         missing = "not installed" + (": `--engine vllm` needs the extra `serve`" if package == "vllm" else "")
         yield package, version is not None, version or missing
-    lacking = stages.evaluation().missing_sandbox()
-    refused = f"{lacking}: tasks that run generated code are refused"
-    yield "sandbox", lacking is None, refused if lacking else "bubblewrap works"
+    works, detail = stages.evaluation().sandbox()
+    yield "sandbox", works, detail if works else f"{detail}: tasks that run generated code are refused"
     try:
         memory = f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / GIB:.0f} GiB"
     except (ValueError, OSError):

@@ -96,8 +96,8 @@ class EvaluationStage(Protocol):
     def check_engine(self, spec: str, dtype: str) -> None:
         """Raise ``MoemixError`` if there is no such engine or dtype."""
 
-    def missing_sandbox(self) -> str | None:
-        """Return what the sandbox lacks on this machine; None if it works."""
+    def sandbox(self) -> tuple[bool, str]:
+        """Return whether generated programs can run here, and in which sandbox, or what it lacks."""
 
     def examine_data_root(self, root: Path) -> list[Finding]:
         """Examine every benchmark, suite and bench that local files can serve."""

@@ -13,6 +13,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import Field, model_validator
 
+from evals.extraction import FILTERS
 from harness.errors import MoemixError, nearest, unknown
 from harness.files import hash_file, hash_value, read_yaml
 from harness.schema import Strict, parse
@@ -30,7 +31,7 @@ class SuiteColumn(Strict):
     tasks: tuple[str, ...] = Field(min_length=1, description="lm-eval tasks, groups or tags; groups are flattened")
     shots: int | None = Field(None, ge=0, description="few-shot examples; null for the task's own setting")
     metric: str
-    filter: str = "none"
+    filter: str = Field("none", description="how the answer is read: a filter of the task, or of evals/extraction.py")
     aggregation: Literal["macro", "micro"] = Field("macro", description="tasks count equally, or by their questions")
     limit: int | None = Field(None, ge=1, description="questions per task; null for all")
     samples: int | None = Field(None, ge=1, description="answers per question, all of which the metric gets")
@@ -123,7 +124,7 @@ def task_folders(name: str) -> list[Path]:
 
 
 def suite_hash(name: str) -> str:
-    """Return a hash of a suite's settings and of all files in the folders of its tasks that are not lm-eval's own.
+    """Return a hash of a suite's settings, of its answer filters, and of all files in the folders of our own tasks.
 
     Titles and descriptions do not count.
     """
@@ -135,6 +136,8 @@ def suite_hash(name: str) -> str:
         for key in ("samples", "generation"):
             if not item[key]:
                 item.pop(key)  # suites had the same hash before these settings existed
+    if used := {column.filter for column in suite.columns} & FILTERS.keys():
+        tree["filters"] = {name: FILTERS[name] for name in sorted(used)}
     local = _local_tasks(task_folders(name))
     folders = {local[task] for task in suite.tasks if task in local}
     tree["files"] = sorted([file.name, hash_file(file)] for folder in folders for file in _contents(folder))

@@ -36,7 +36,7 @@ def main() -> None:
     )
     rows = []
     for name, code in (
-        ("mbpp", lambda doc: doc["code"]),
+        ("moemix_mbpp", lambda doc: doc["code"]),
         ("humaneval", lambda doc: doc["prompt"] + doc["canonical_solution"]),
     ):
         task = loaded.tasks[name]
@@ -44,7 +44,7 @@ def main() -> None:
         programs = [Program(code(doc), single_tests(task.doc_to_target(doc))) for doc in docs]
         boxed, verdicts = timed(in_sandbox, programs)
         bare, _ = timed(as_process, programs)
-        tests = sum(len(program.tests) for program in programs)
+        tests = sum(len(_flat(program)) for program in programs)
         passed = sum(verdicts)
         rows.append(
             (
@@ -85,9 +85,13 @@ def in_sandbox(program: Program) -> bool:
 
 
 def as_process(program: Program) -> bool:
-    source = "\n".join([program.code, *program.tests])
+    source = "\n".join([program.code, *_flat(program)])
     command = (sys.executable, "-I", "-S", "-B", "-c", f"exec({json.dumps(source)})")
     return subprocess.run(command, capture_output=True, check=False).returncode == 0
+
+
+def _flat(program: Program) -> list[str]:
+    return [source for test in program.tests for source in ([test] if isinstance(test, str) else test)]
 
 
 if __name__ == "__main__":

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
+import subprocess
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
 from evals import sandbox
+from evals.code_eval import single_tests
 from evals.sandbox import Limits, run_program
 
 pytestmark = pytest.mark.skipif(sandbox.available() is not None, reason=f"no sandbox here: {sandbox.available()}")
@@ -27,16 +33,18 @@ def test_a_program_passes_when_it_reaches_its_last_line():
         ("import os; os._exit(0)", "killed"),
         ("import os\nif os.fork(): os._exit(0)", "killed"),
         ("input()", "EOFError"),
-        ("import numpy", "ModuleNotFoundError"),
+        ("import torch", "ModuleNotFoundError"),
         ("x = bytearray(10**10)", "MemoryError"),
         ("x = []\nwhile True: x.append(' ' * (len(x) + 10**6))", "MemoryError"),
-        ("import os\nwhile True: os.fork()", "BlockingIOError"),
+        ("import os\nwhile True: os.fork()", ""),
         ("while True: print('x' * 100_000)", "output limit"),
         ("open('/tmp/a', 'w').write('x' * (40 << 20))", "OSError"),
         ("for i in range(10): open(f'/tmp/{i}', 'w').write('x' * (12 << 20))", "OSError"),
         ("open('/usr/x', 'w')", "OSError: [Errno 30]"),
         ("open('/x', 'w')", "OSError: [Errno 30]"),
-        ("open('/dev/shm/x', 'w')", "OSError: [Errno 30]"),
+        ("open('/dev/shm/x', 'w').write('x' * (2 << 20))", "OSError: [Errno 28]"),
+        ("open('/dev/x', 'w')", "OSError: [Errno 30]"),
+        ("import socket; f = [socket.socket() for _ in range(400)]", "OSError: [Errno 24]"),
         ("open('/etc/passwd')", "FileNotFoundError"),
         ("import os, signal; os.kill(os.getppid(), signal.SIGKILL)\nraise SystemExit", ""),
         ("import socket; socket.create_connection(('127.0.0.1', PORT), 1)", "ConnectionRefusedError"),
@@ -46,7 +54,7 @@ def test_what_goes_wrong_is_stopped_counted_as_failed_and_named(code, reason):
     import socket
 
     with socket.create_server(("127.0.0.1", 0)) as server:
-        verdict = run_program(code.replace("PORT", str(server.getsockname()[1])), timeout=3.0)
+        verdict = run_program(code.replace("PORT", str(server.getsockname()[1])), timeout=10.0)
     assert not verdict.passed
     assert verdict.reason.startswith(reason)
 
@@ -56,6 +64,90 @@ def test_a_program_that_loops_or_sleeps_is_stopped_in_time_with_all_it_started()
     code = "import os, time\nfor _ in range(4):\n    if os.fork() == 0: time.sleep(60)\nwhile True: pass"
     assert run_program(code, timeout=1.0).reason == "timeout"
     assert time.monotonic() - started < 8
+
+
+def programs():
+    path = Path(__file__).with_name("sandbox_programs.jsonl")
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def verdicts():
+    """The name, verdict and reason of every program in the list."""
+
+    def one(program):
+        limits = Limits(cpu_seconds=2)
+        verdict = run_program(program["code"], 4.0, limits, single_tests(program["tests"]))
+        return program["name"], verdict.passed, verdict.reason
+
+    with ThreadPoolExecutor(3) as pool:
+        return list(pool.map(one, programs()))
+
+
+EXPECTED = {program["name"]: program["passes"] for program in programs()}
+# The kinds of container in which bubblewrap works, and in which root is less than root.
+CONTAINERS = {
+    "one user mapped": ["unshare", "-Ur"],
+    "no CAP_SYS_ADMIN": ["capsh", "--drop=cap_sys_admin", "--shell=/usr/bin/env", "--"],
+}
+
+
+def test_hostile_cheating_and_ordinary_programs_get_their_verdicts():
+    found = verdicts()
+    assert {name: passed for name, passed, _ in found} == EXPECTED
+    reasons = {name: reason for name, _, reason in found}
+    assert reasons["many small files"] == "file limit"
+    assert reasons["fork 4 x 400 MB"] == "memory limit"
+    assert reasons["setsid daemon survives?"] == "left processes running"
+    cheats = ("eq override", "patch exec", "tests emptied via gc", "settrace skip", "read test from stack when called")
+    assert all(reasons[name].startswith("suspicious: ") for name in cheats)
+
+
+@pytest.mark.parametrize("container", CONTAINERS)
+def test_the_same_verdicts_are_given_in_a_container(container):
+    command = CONTAINERS[container]
+    if os.getuid() or shutil.which(command[0]) is None:
+        pytest.skip(f"needs root and {command[0]}")
+    code = "import json, test_sandbox as t; print(json.dumps([t.sandbox.sandbox_name(), t.verdicts()]))"
+    inside = [sys.executable, "-c", code]
+    done = subprocess.run(
+        [*command, *inside], capture_output=True, text=True, check=False, cwd=Path(__file__).parent,
+        env={**os.environ, "PYTHONPATH": f"{Path(__file__).parents[2]}"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    name, found = json.loads(done.stdout)
+    assert name == "bubblewrap in a user namespace"
+    assert {name: passed for name, passed, _ in found} == EXPECTED
+
+
+def test_memory_of_all_processes_together_stays_within_the_limit(monkeypatch):
+    seen = []
+    measure = sandbox._Run._overuse
+
+    def watched(run):
+        seen.append(sum(map(sandbox._memory, sandbox._processes(run._process.pid))))
+        return measure(run)
+
+    monkeypatch.setattr(sandbox._Run, "_overuse", watched)
+    hungry = "import os, time\nfor i in range(3): os.fork()\nx = []\nwhile True: x.append(bytearray(1 << 20))"
+    verdict = run_program(hungry, timeout=20.0, limits=Limits(memory_bytes=256 << 20))
+    assert verdict.reason == "memory limit"
+    assert 200 << 20 < max(seen) < 1.1 * (256 << 20)
+
+
+def test_code_that_runs_without_a_sandbox_gets_an_empty_environment(monkeypatch):
+    monkeypatch.setenv("SECRET_TOKEN", "do-not-tell")
+    monkeypatch.setattr(sandbox, "_sandboxes", lambda: iter(()))
+    sandbox._usable.cache_clear()
+    try:
+        assert "cannot make a sandbox" in sandbox.available()
+        sandbox.allow_unsafe_code()
+        verdict = run_program("import os, numpy\nprint(dict(os.environ))", timeout=20.0)
+        assert verdict.passed, verdict
+        assert "do-not-tell" not in verdict.output
+        assert verdict.output.count(":") <= 2
+    finally:
+        sandbox.allow_unsafe_code(False)
+        sandbox._usable.cache_clear()
 
 
 def test_memory_is_limited_to_what_was_asked():

@@ -49,7 +49,7 @@ def test_the_papers_suite_has_the_papers_settings_and_averages():
         "mmlu": (("mmlu",), 5, "acc"),
         "bbh": (("bbh_fewshot",), 3, "exact_match"),
         "gsm8k": (("gsm8k_cot",), 8, "exact_match"),
-        "mbpp": (("mbpp",), 0, "pass_at_1"),
+        "mbpp": (("moemix_mbpp",), None, "pass_at_1"),
         "arc_e": (("arc_easy",), 0, "acc_norm"),
         "arc_c": (("arc_challenge",), 0, "acc_norm"),
         "boolq": (("boolq",), 0, "acc"),
