@@ -1,4 +1,4 @@
-"""The page "Add a strategy in five minutes" works as it is printed, from a package outside this project."""
+"""The page "Add a strategy in five minutes, and a signal in ten" works as printed, from an outside package."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "add-a-strategy.md").read_text()
-FILES = {"python": ("steepest_first.py", "test_steepest_first.py"), "toml": ("pyproject.toml",)}
+FILES = {
+    "python": ("steepest_first.py", "test_steepest_first.py", "undecided_first.py"),
+    "toml": ("pyproject.toml", "pyproject.toml"),
+}
 
 
 @pytest.fixture
@@ -63,18 +66,22 @@ def test_the_page_works_as_printed(tmp_path: Path, elsewhere: dict[str, str]):
             ran.append(command.split()[0])
             said += done.stdout
     assert not any(waiting.values())
-    assert ran == ["moemix", "pytest", "pytest", "moemix", "pip", "moemix", "moemix"]
+    first, second = ["moemix", "pytest", "pytest", "moemix", "pip", "moemix", "moemix"], ["pip", "moemix", "python"]
+    assert ran == [*first, *second, "moemix", "moemix", "moemix"]
     assert said.count("2 passed") == 2
     assert "Weight moves to sources" in said  # its row in the listing
     assert "regret" in said
     assert (folder / "simulation" / "simulation.png").is_file()
-    (run,) = (tmp_path / "store").glob("quickstart/*/run.json")
-    manifest = json.loads(run.read_text())
-    assert manifest["config"]["strategy"]["name"] == "steepest_first"
-    assert manifest["config"]["strategy_code"], "an edited plug-in must be another run"
-    updates = [json.loads(line) for line in run.with_name("mixture.jsonl").read_text().splitlines()]
-    assert [update["step"] for update in updates] == [0, 2, 4]
-    assert len(set(updates[-1]["after"])) > 1, "the strategy moved no weight"
+    runs = {}
+    for run in (tmp_path / "store").glob("quickstart/*/run.json"):
+        manifest = json.loads(run.read_text())
+        assert manifest["config"]["strategy_code"], "an edited plug-in must be another run"
+        updates = [json.loads(line) for line in run.with_name("mixture.jsonl").read_text().splitlines()]
+        assert [update["step"] for update in updates] == [0, 2, 4]
+        assert len(set(updates[-1]["after"])) > 1, "the strategy moved no weight"
+        runs[manifest["config"]["strategy"]["name"]] = updates
+    assert runs.keys() == {"steepest_first", "undecided_first"}
+    assert all(0 < margin < 1 for margin in runs["undecided_first"][1]["observation"]["router_margin"])
     code = "from importlib import metadata; print(metadata.entry_points(group='moemix.strategies').names)"
     here = subprocess.run((sys.executable, "-c", code), capture_output=True, text=True, check=True)
     assert "steepest_first" not in here.stdout, "it was installed where the tests run"

@@ -152,3 +152,51 @@ def test_sentences_of_one_meaning_lie_nearer_than_those_of_another():
         for text in ("What is 3 plus 4? 3 + 4 = 7.", "Compute the sum of 12 and 30: 42.", "The cat sleeps on the sofa.")
     )
     assert sum_one @ sum_two > sum_one @ cat + 0.2
+
+
+@pytest.mark.parametrize("architecture", ["mixtral", "llama_moe", "moduleformer", "olmoe", "granitemoe"])
+def test_router_probabilities_are_those_of_the_tokens_of_each_source(tmp_path, architecture):
+    fields = {
+        "moduleformer": {"n_embd": 32, "n_layer": 2, "n_head": 1, "att_hidden": 16, "ffd_hidden": 24,
+                         "n_att_experts": 2,
+                         "k_att": 1, "n_mlp_experts": 4, "k_mlp": 2, "gating_size": 8, "block_size": 64,
+                         "history_length": 64, "attn_implementation": "eager"},
+        "llama_moe": {"num_experts": 4, "num_selects": 2, "size_experts": [[12] * 4] * 2},
+        "olmoe": {"num_experts": 4},
+    }.get(architecture, {})  # fmt: skip
+    model, sources = small_model(architecture, **fields), small_sources(tmp_path)
+    signals = make_signals(["router_probability", "router_entropy"], context(model, sources, probe_batches=2))
+    probability, entropy = (signals[field].observe(1) for field in ("router_probability", "router_entropy"))
+    assert probability.shape == (3, 2, 4)
+    assert entropy.shape == (3, 2)
+    np.testing.assert_allclose(probability.sum(axis=2), 1, rtol=1e-5)
+    assert (entropy > 0).all()
+    assert (entropy <= -(probability * np.log(probability)).sum(axis=2) + 1e-9).all(), "entropy is concave"
+    if architecture != "mixtral":
+        return
+    probe = context(model, sources, probe_batches=2).probe("x")
+    expected = []
+    for k in range(3):
+        rows = []
+        for batch in probe.forwards(1, torch.device("cpu"), only=k):
+            with torch.no_grad():
+                place = {"position_ids": batch.position_RT, "use_cache": False}
+                logits = model(input_ids=batch.input_RT, output_router_logits=True, **place)
+            real = (batch.source_RT >= 0).reshape(-1)
+            rows.append(torch.stack([each.softmax(-1)[real] for each in logits.router_logits]).numpy())
+        expected.append(np.concatenate(rows, axis=1).mean(axis=1))
+    np.testing.assert_allclose(probability, expected, rtol=1e-3)
+
+
+def test_learning_progress_is_the_slope_of_the_same_held_out_loss(tmp_path):
+    model, sources = small_model(), small_sources(tmp_path)
+    signal = make_signals(["learning_progress"], context(model, sources))["learning_progress"]
+    assert np.isnan(signal.observe(10)).all()
+    assert (signal.observe(20) == 0).all()
+    kept = signal.arrays()
+    with torch.no_grad():
+        model.lm_head.weight.mul_(0.0)
+    moved = signal.observe(30)
+    signal.restore(kept)
+    np.testing.assert_array_equal(signal.observe(30), moved)
+    np.testing.assert_allclose(moved, (kept["last"] - np.log(96)) / 10, rtol=1e-5)

@@ -90,6 +90,8 @@ class MixtureState:
     memory: dict[str, Array] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        numbers = {name: np.asarray(value) for name, value in self.memory.items() if isinstance(value, np.generic)}
+        object.__setattr__(self, "memory", {**self.memory, **numbers})  # arithmetic on arrays of one number gives these
         for name, value in self.memory.items():
             if not isinstance(value, np.ndarray) or value.dtype.hasobject:
                 kind = "an array of objects" if isinstance(value, np.ndarray) else type(value).__name__

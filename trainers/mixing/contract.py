@@ -92,7 +92,7 @@ def observation(
     count = len(sources.names)
     unseen = {"sparse": rng.random(count) < 0.5, "missing": np.ones(count, bool)}.get(scenario, np.zeros(count, bool))
     scale = 10.0 ** rng.choice([-9, 0, 9], count) if scenario == "extreme" else np.ones(count)
-    true = {"loss": rng.gamma(2.0, 1.0, count), "reference_loss": rng.gamma(2.0, 1.0, count)}
+    true = {name: rng.gamma(2.0, 1.0, count) for name in ("loss", "reference_loss", "progress")}
     true |= {"load": rng.dirichlet(np.full(8, 0.5), (count, 3)), "lengths": rng.gamma(4.0, 50.0, count)}
     true |= {"meaning": rng.normal(size=(count, 16)), "gradient": rng.normal(size=(count, 16))}
     values: dict[str, Array] = {}

@@ -117,6 +117,11 @@ class RouterObserver:
         gates = (layer.gate_name for layer in self._layers)
         self._noisy = {name: named[name] for name in gates if hasattr(named.get(name), "add_noise")}
 
+    @property
+    def layers(self) -> list[tuple[str, nn.Module, int]]:
+        """The MoE layers: where the selection is read (name and module), and the number of experts."""
+        return [(layer.name, layer.module, layer.num_experts) for layer in self._layers]
+
     @contextmanager
     def count(self, source_ids_RT: Tensor, num_sources: int) -> Iterator[None]:
         """Count the one forward pass in this context.

@@ -110,6 +110,7 @@ class Situation:
         held_out: examples of a source that held-out signals average over.
         noise: the error of one example.
         loss, reference_loss: f64[K], each source's mean loss per target token: of the model, and of the reference.
+        progress: f64[K], the fall of the loss per training step since the last observation.
         load: f64[K, L, E], the share of each source's tokens that each expert gets.
         meaning: f64[K, D], what each source is about.
         gradient: f64[K, S], the direction in which each source pulls the model.
@@ -123,6 +124,7 @@ class Situation:
     noise: float
     loss: NDArray[np.float64]
     reference_loss: NDArray[np.float64]
+    progress: NDArray[np.float64]
     load: NDArray[np.float64]
     meaning: NDArray[np.float64]
     gradient: NDArray[np.float64]

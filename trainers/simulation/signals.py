@@ -43,6 +43,7 @@ class Observer:
         self._world, self._seed = world, tuple(seed)
         self._reference = world.skill_loss(reference)
         self._streams: dict[str, np.random.Generator] = {}
+        self._before = 0.0, world.teaching(0.0) @ world.skill_loss(np.zeros(world.world.skills))  # time, losses
         fixed, skills = np.random.default_rng([*self._seed, 0]), world.world.skills
         self._meaning = fixed.normal(size=(skills, EMBEDDING)) / np.sqrt(EMBEDDING)
         self._direction = fixed.normal(size=(skills, SKETCH)) / np.sqrt(SKETCH)
@@ -55,12 +56,17 @@ class Observer:
         """
         world, teaching = self._world, self._world.teaching(now.time)
         strength = -world.slope(now.learned) * world.scale
+        loss = teaching @ world.skill_loss(now.learned)
+        steps = max(1.0, (now.time - self._before[0]) * world.world.steps)
+        progress = (self._before[1] - loss) / steps
+        self._before = now.time, loss
         true = {
             "drawn": now.drawn,
             "lengths": world.lengths,
             "held_out": PROBE,
             "noise": world.world.noise,
-            "loss": teaching @ world.skill_loss(now.learned),
+            "loss": loss,
+            "progress": progress,
             "reference_loss": teaching @ self._reference,
             "load": (teaching @ world.routing_at(now.time)).transpose(1, 0, 2),
             "meaning": world.first @ self._meaning,
