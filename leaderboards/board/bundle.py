@@ -19,6 +19,7 @@ from harness.provenance import now, provenance
 from harness.records import EvalSummary, ModelManifest
 from harness.store import Run, checkpoint_hash
 from leaderboards.board.folder import SUBMISSION, BoardFolder, SubmissionFolder, is_member, is_name
+from leaderboards.board.origins import fingerprint, git, history, sign
 from leaderboards.board.pins import Engine, evaluate, local_data, mismatch, pin
 from leaderboards.board.submissions import Board, FileEntry, PinnedSuite, Submission
 
@@ -126,9 +127,12 @@ def _is_finished(folder: Path, source: Source, suite: PinnedSuite | None = None)
 
 
 def place(
-    board: BoardFolder, source: Source, evaluations: Mapping[str, Path], model: str | None, stated: Mapping[str, object]
-) -> SubmissionFolder:
-    """Gather a submission in the board's folder. The same content has the same id, so it is never there twice.
+    board: BoardFolder, source: Source, evaluations: Mapping[str, Path], model: str | None,
+    stated: Mapping[str, object], key: Path | None = None,
+) -> SubmissionFolder:  # fmt: skip
+    """Gather a submission in the board's folder. The same answers and statements are never there twice.
+
+    Other statements about the same answers replace a submission that is not committed yet, and supersede one that is.
 
     Args:
         board: where it goes.
@@ -136,8 +140,9 @@ def place(
         evaluations: suite key → folder of the evaluation.
         model: the model's name on the board; by default the one it was trained as.
         stated: fields of :class:`Submission` that only the submitter knows.
+        key: SSH key that signs it.
     """
-    known = {"model": checkpoint_name(source.checkpoint), **_from_run(source), **_from_checkpoint(source.checkpoint)}
+    known = {"model": checkpoint_name(source.checkpoint), **_from_run(source), **read_checkpoint(source.checkpoint)}
     known |= {"model": model} if model else {}
     scratch = board.work / "bundle"
     with whole_directory(scratch) as folder:
@@ -149,25 +154,82 @@ def place(
         }
         submission = Submission.model_validate(
             {
-                "submission_id": "0" * 12, "checkpoint_hash": source.checkpoint_hash, **known,
+                "submission_id": "0" * 12, "identity": "everything", "checkpoint_hash": source.checkpoint_hash, **known,
                 "suites": list(evaluations), "files": files, "created": now(), "provenance": provenance(),
                 **{key: value for key, value in stated.items() if value not in (None, "", {})},
             }
         )  # fmt: skip
+        old = _same_answers(board, submission)
+        same = old is not None and _statements(old.read(), submission) == _statements(submission, submission)
+        committed = old is not None and old.label in history(board).arrived
+        if old is not None and committed and not submission.supersedes:
+            submission = submission.model_copy(update={"supersedes": old.name})
         submission = submission.model_copy(update={"submission_id": submission.content_id})
         submission.write(folder / SUBMISSION)
-    path = board.path / "submissions" / submission.model / submission.submission_id
-    where = SubmissionFolder(submission.model, submission.submission_id, path)
-    if (path / SUBMISSION).is_file():
-        logger.info("%s: already submitted; only the statements about it are updated", where.label)
-        old = where.read()
-        submission = submission.model_copy(update={"created": old.created, "provenance": old.provenance})
-        submission.write(path / SUBMISSION)
+        if key is not None:
+            sign(folder / SUBMISSION, key)
+    if old is not None and same:
         shutil.rmtree(scratch)
-    else:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        os.replace(scratch, path)
-    return where
+        logger.info("%s: already submitted", old.label)
+        return old
+    if old is not None and not committed:
+        shutil.rmtree(old.path)
+    path = board.path / "submissions" / submission.model / submission.submission_id
+    path.parent.mkdir(parents=True, exist_ok=True)
+    os.replace(scratch, path)
+    return SubmissionFolder(submission.model, submission.submission_id, path)
+
+
+def _same_answers(board: BoardFolder, submission: Submission) -> SubmissionFolder | None:
+    """Return the newest submission with the same files under the same name."""
+    found = None
+    for where in board.submissions():
+        if where.model == submission.model and (where.path / SUBMISSION).is_file():
+            other = where.read()
+            names = ("files", "checkpoint_hash", "owner")
+            same = all(getattr(other, name) == getattr(submission, name) for name in names)
+            if same and (found is None or other.supersedes == found.name):
+                found = where
+    return found
+
+
+def _statements(one: Submission, new: Submission) -> dict[str, object]:
+    """Return what a submission states about itself; a replaced submission only if the new one names any."""
+    left_out = {"submission_id", "identity", "created", "provenance"}
+    return one.model_dump(exclude=left_out if new.supersedes else left_out | {"supersedes"})
+
+
+def owner_of(board: BoardFolder, owner: str | None, key: Path | None) -> str | None:
+    """Return who owns a new submission, by the board's rule.
+
+    Raises:
+        MoemixError: the rule demands a login or a key, and none is known.
+    """
+    rule = board.board.rules.owners
+    if key is not None:
+        return fingerprint(key)
+    if rule == "ssh":
+        raise MoemixError("this board wants signed submissions", where=str(board.path), hint="give --sign SSH_KEY")
+    if owner is None and rule == "login":
+        try:
+            owner = git(board.path, "config", "github.user").decode().strip()
+        except MoemixError:
+            raise MoemixError("this board wants to know your login at the repository's host", where=str(board.path),
+                              hint="give --owner LOGIN, the account that opens the pull request") from None  # fmt: skip
+    return owner
+
+
+def commit(board: BoardFolder, where: SubmissionFolder, what: str) -> str:
+    """Commit a submission's folder on a branch of its own, and return the branch's name.
+
+    Raises:
+        MoemixError: the board is in no git repository, or git refuses.
+    """
+    branch = f"{what}-{where.model}-{where.name}"
+    git(board.path, "switch", "--create", branch)
+    git(board.path, "add", "--", f"submissions/{where.label}")
+    git(board.path, "commit", "--message", f"{what.capitalize()} {where.label}", "--", f"submissions/{where.label}")
+    return branch
 
 
 def _gather(folder: Path, source: Source, evaluations: Mapping[str, Path]) -> None:
@@ -202,7 +264,7 @@ def _from_run(source: Source) -> dict[str, object]:
     }
 
 
-def _from_checkpoint(checkpoint: Path) -> dict[str, object]:
+def read_checkpoint(checkpoint: Path) -> dict[str, object]:
     """Return architecture and parameter counts, from ``config.json`` and the headers of the safetensors files."""
     config = read_json(checkpoint / "config.json")
     architectures = config.get("architectures") or [config.get("model_type")]

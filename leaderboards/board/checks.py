@@ -1,7 +1,8 @@
 """Check one submission by itself. Every check passes, warns, fails or is skipped, with the reason.
 
 ``layout``      names, kinds and sizes of the files; nothing is followed, unpacked or executed
-``schema``      every record is valid
+``schema``      every record is valid, its numbers are possible, and it agrees with the run's manifest
+``owner``       the stated owner signed it, where the board demands that; a withdrawal is the owner's
 ``hashes``      every file is the one that ``submission.json`` lists, and the id is the hash of the content
 ``suite``       the evaluations are of a pinned suite version and of this checkpoint, without a limit of their own
 ``questions``   every pinned question, and no other, with its own document, target and prompt
@@ -29,15 +30,27 @@ from harness.schema import parse
 from harness.statistics.clusters import number_clusters
 from harness.statistics.columns import Key
 from harness.statistics.estimates import Part, estimate
-from leaderboards.board.folder import SUBMISSION, WITHDRAWN, BoardFolder, SubmissionFolder, is_member
+from leaderboards.board.folder import OUTSIDE, SUBMISSION, WITHDRAWN, BoardFolder, SubmissionFolder, is_member
+from leaderboards.board.origins import owner_fault, withdrawal_fault
 from leaderboards.board.pins import keys_by_task, mismatch
 from leaderboards.board.samples import TaskSamples, read_task
-from leaderboards.board.submissions import Contamination, Outcome, PinnedSuite, Submission, Verdict, Withdrawal
-from leaderboards.board.untrusted import FILE_BYTES, SUBMISSION_BYTES, read_bytes, read_lines, read_record, walk
+from leaderboards.board.submissions import (
+    Contamination,
+    Outcome,
+    PinnedSuite,
+    ShownJudging,
+    Submission,
+    Verdict,
+    Withdrawal,
+    odd_character,
+)
+from leaderboards.board.untrusted import FILE_BYTES, RECORD_BYTES, read_bytes, read_lines, read_record, walk
 from leaderboards.scores import TOLERANCE, Evaluation
 
 SHOWN = 3  # sentences of a verdict
-REQUIRED = ("layout", "schema", "suite", "questions")  # if one of these fails, the later checks have no basis
+REQUIRED = ("layout", "schema", "owner", "suite", "questions")  # if one fails, the later checks have no basis
+LARGE = ("samples_", "answers.jsonl", "judgments-", "scores.jsonl", "mixture.jsonl", "metrics.jsonl", "results.json")
+LARGEST_LINES = 256 << 20  # bytes of such a file; samples alone may have more
 
 
 @dataclass
@@ -47,6 +60,8 @@ class Findings:
     Attributes:
         tasks: suite key → task → its samples, of the suites whose questions are right.
         vectors: suite key → result → score of each question, recomputed where that is possible.
+        as_recorded: suite key and result of the scores that were not recomputed.
+        judged: bench → what is shown of its judging.
     """
 
     where: SubmissionFolder
@@ -56,7 +71,9 @@ class Findings:
     summaries: dict[str, EvalSummary] = field(default_factory=dict)
     tasks: dict[str, dict[str, TaskSamples]] = field(default_factory=dict)
     vectors: dict[str, dict[Key, NDArray[np.float64]]] = field(default_factory=dict)
+    as_recorded: list[tuple[str, Key]] = field(default_factory=list)
     contamination: Contamination | None = None
+    judged: dict[str, ShownJudging] = field(default_factory=dict)
 
     def add(self, check: str, verdict: Outcome, detail: str) -> None:
         """Add a verdict."""
@@ -99,6 +116,7 @@ def check_alone(board: BoardFolder, where: SubmissionFolder) -> Findings:
     checks: dict[str, Callable[[BoardFolder, Findings], bool]] = {
         "layout": _layout,
         "schema": _schema,
+        "owner": _owner,
         "hashes": _hashes,
         "suite": _suite,
         "questions": _questions,
@@ -125,41 +143,44 @@ def check_alone(board: BoardFolder, where: SubmissionFolder) -> Findings:
 
 def _layout(board: BoardFolder, findings: Findings) -> bool:
     total, faults = 0, []
+    names: dict[str, str] = {}
     for path, status in walk(findings.where.path):
         total += status.st_size
+        limit = FILE_BYTES if "/samples_" in path else LARGEST_LINES if _may_be_large(path) else RECORD_BYTES
         if not is_member(path):
             faults.append(f"{path[:120]!r} is not a file of a submission")
-        elif status.st_size > FILE_BYTES:
-            faults.append(f"{path} has {status.st_size:,} bytes; the limit is {FILE_BYTES:,}")
-    if total > SUBMISSION_BYTES:
-        faults.append(f"the files have {total:,} bytes in total; the limit is {SUBMISSION_BYTES:,}")
+        elif status.st_size > limit:
+            faults.append(f"{path} has {status.st_size:,} bytes; the limit is {limit:,}")
+        if (other := names.setdefault(path.casefold(), path)) != path:
+            faults.append(f"{other!r} and {path!r} differ only in the case of letters")
+    if total > board.board.rules.max_bytes:
+        faults.append(f"the files have {total:,} bytes in total; the limit is {board.board.rules.max_bytes:,}")
     return findings.add_result("layout", faults, f"{total:,} bytes in regular files")
+
+
+def _may_be_large(path: str) -> bool:
+    return path.rpartition("/")[2].startswith(LARGE)
 
 
 def _schema(board: BoardFolder, findings: Findings) -> bool:
     folder, where = findings.where.path, findings.where
     submission = findings.submission = where.read()
-    findings.withdrawn = where.withdrawal()
-    faults = []
+    faults: list[str] = []
     if submission.model != where.model or submission.submission_id != where.name:
         faults.append(f"{SUBMISSION} names {submission.model}/{submission.submission_id}, "
                       f"and the folder is {where.label}")  # fmt: skip
-    if findings.withdrawn and findings.withdrawn.submission_id != submission.submission_id:
-        faults.append(f"{WITHDRAWN} is about the submission {findings.withdrawn.submission_id[:40]!r}")
     for suite in submission.suites:
         path = folder / "evals" / suite / "summary.json"
         if not is_member(f"evals/{suite}/summary.json"):
             faults.append(f"invalid suite version name {suite[:60]!r}")
         else:
             findings.summaries[suite] = parse(EvalSummary, read_record(path), where=str(path))
+    manifest = None
     if "run.json" in submission.files:
-        parse(RunManifest, read_record(folder / "run.json"), where="run.json")
+        manifest = parse(RunManifest, read_record(folder / "run.json"), where="run.json")
+        faults += _other_run(submission, manifest)
     if "mixture.jsonl" in submission.files:
-        for line_where, line in read_lines(folder / "mixture.jsonl"):
-            try:
-                MixtureUpdate.model_validate(line)
-            except ValidationError as error:
-                raise MoemixError(f"not a mixture update: {error.errors()[0]['msg']}", where=line_where) from None
+        faults += _impossible_mixture(folder / "mixture.jsonl", manifest)
     if "contamination.json" in submission.files:
         path = folder / "contamination.json"
         findings.contamination = parse(Contamination, read_record(path), where=str(path))
@@ -167,9 +188,68 @@ def _schema(board: BoardFolder, findings: Findings) -> bool:
     return findings.add_result("schema", faults, success)
 
 
+def _other_run(submission: Submission, manifest: RunManifest) -> Iterator[str]:
+    """Yield where a submission contradicts the manifest of its run."""
+    config = manifest.config
+    pairs: dict[str, tuple[object, object]] = {
+        "strategy": (submission.strategy, config.strategy.label),
+        "seed": (submission.seed, config.seed),
+        "base_model": (submission.base_model, config.model_id),
+        "recipe": (submission.recipe, manifest.recipe),
+        "run_id": (submission.run_id, manifest.run_id),
+        "checkpoint_hash": (submission.checkpoint_hash, manifest.checkpoint_hash or submission.checkpoint_hash),
+    }
+    for name, (stated, known) in pairs.items():
+        if stated != known:
+            yield f"{name} is {stated!r}, and {known!r} in run.json"
+    result = manifest.result
+    if result is not None and (result.steps > config.training.steps or min(result.tokens, result.seconds) < 0):
+        yield f"run.json reports {result.steps} of {config.training.steps} steps, {result.tokens} tokens"
+
+
+def _impossible_mixture(path: Path, manifest: RunManifest | None) -> Iterator[str]:
+    """Yield what cannot be true of a mixture trace: weights that are no shares, other sources, steps out of order."""
+    step, names = -1, tuple(sorted(source.name for source in manifest.config.sources)) if manifest else None
+    for where, line in read_lines(path):
+        try:
+            update = MixtureUpdate.model_validate(line)
+        except ValidationError as error:
+            raise MoemixError(f"not a mixture update: {error.errors()[0]['msg']}", where=where) from None
+        names = names or update.names
+        place = where.replace(f"{path.parent}/", "")
+        if sorted(update.names) != sorted(names) or any(odd_character(name) for name in update.names):
+            yield f"{place}: the sources are not {', '.join(names)[:120]}"
+        elif update.step <= step or (manifest and update.step > manifest.config.training.steps):
+            yield f"{place}: step {update.step} is out of order or after the last one"
+        for weights in (update.before, update.after):
+            shares = len(weights) == len(update.names) and all(0 <= weight <= 1 for weight in weights)
+            if not shares or not math.isclose(math.fsum(weights), 1, abs_tol=1e-6):
+                yield f"{place}: the weights are not shares of 100 %: {', '.join(f'{w:g}' for w in weights[:5])}"
+                break
+        step = update.step
+
+
+def _owner(board: BoardFolder, findings: Findings) -> bool:
+    """Check the owner. A withdrawal that is not the owner's, or not valid, does not count, and harms nobody."""
+    submission, where = findings.known, findings.where
+    fault = owner_fault(board, where, submission)
+    ignored = None
+    if fault is None:
+        try:
+            found = where.withdrawal()
+            ignored = withdrawal_fault(board, where, submission.owner, found) if found else None
+            findings.withdrawn = None if ignored else found
+        except MoemixError as error:
+            ignored = within(error, where.path)
+    if ignored:
+        findings.add("owner", "warn", f"{WITHDRAWN} is ignored: {ignored}")
+        return True
+    return findings.add_result("owner", [fault] if fault else [], submission.owner or "anyone may submit")
+
+
 def _hashes(board: BoardFolder, findings: Findings) -> bool:
     submission, folder = findings.known, findings.where.path
-    present = {path for path, _ in walk(folder)} - {SUBMISSION, WITHDRAWN}
+    present = {path for path, _ in walk(folder)} - set(OUTSIDE)
     faults = [f"{path} is not listed in {SUBMISSION}" for path in sorted(present - submission.files.keys())]
     for path, entry in sorted(submission.files.items()):
         if path not in present:
@@ -177,9 +257,15 @@ def _hashes(board: BoardFolder, findings: Findings) -> bool:
             continue
         data = read_bytes(folder / path, FILE_BYTES)
         if len(data) != entry.bytes or hashlib.sha256(data).hexdigest() != entry.sha256:
-            faults.append(f"{path} was changed after the submission")
+            crlf = hashlib.sha256(data.replace(b"\r\n", b"\n")).hexdigest() == entry.sha256
+            what = "has other line ends: git changed them" if crlf else "was changed after the submission"
+            faults.append(f"{path} {what}")
     if submission.content_id != submission.submission_id:
         faults.append(f"the id is not the hash of the content, which is {submission.content_id}")
+    if not faults and submission.identity == "files":
+        detail = f"{len(submission.files)} files; the id does not cover strategy, licence and date"
+        findings.add("hashes", "warn", detail)
+        return True
     return findings.add_result("hashes", faults, f"{len(submission.files)} files")
 
 
@@ -260,6 +346,7 @@ def _samples(board: BoardFolder, findings: Findings) -> bool:
                     recomputed += len(values)
                 else:
                     recorded.append(f"{key.metric} of {task} ({len(values)} questions)")
+                    findings.as_recorded.append((suite_key, key))
                     vectors[key] = values
     passed = findings.add_result("samples", faults, f"{recomputed:,} scores agree with their responses")
     if recorded:

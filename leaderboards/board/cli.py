@@ -23,6 +23,10 @@ Command = TypeVar("Command", bound=Callable[..., object])
 FOLDER = click.Path(file_okay=False, path_type=Path)
 EXISTING = click.Path(exists=True, file_okay=False, path_type=Path)
 BOARD = click.argument("folder", type=FOLDER, metavar="DIR")
+EXECUTING = click.option(
+    "--execute/--no-execute", "executing", default=True, show_default=True,
+    help="Run the programs among the responses again, if there is a sandbox.",
+)  # fmt: skip
 JOBS = click.option("--jobs", type=click.IntRange(min=1), metavar="N", help="[default: one per core]")
 ENGINE_OPTIONS = (
     click.option("--data-root", metavar="DIR", help="Folder of local benchmark files. [env: MOEMIX_DATA_ROOT]"),
@@ -47,12 +51,16 @@ def engine_options(command: Command) -> Command:
 @click.option("--description", help="What a reader should know, in plain text.")
 @click.option("--base-model", help="The model that training started from.  [default: the run's]")
 @click.option("--link", "links", multiple=True, metavar="KIND=URL", help="KIND is weights, code, paper or data.")
-@click.option("--supersedes", metavar="ID", help="An earlier submission to replace; it stays in the history.")
+@click.option("--supersedes", metavar="ID", help="An earlier submission of yours to replace; it stays in the history.")
+@click.option("--owner", metavar="LOGIN", help="Who may replace it.  [default: git's github.user, if the board asks]")
+@click.option("--sign", "key", type=click.Path(exists=True, dir_okay=False, path_type=Path), metavar="SSH_KEY",
+              help="Sign the submission; the key's holder owns it.")  # fmt: skip
+@click.option("--pr", "branching", is_flag=True, help="Commit it on a branch of its own, ready to be pushed.")
 @click.option("--suite", "suites", multiple=True, metavar="NAME[@VERSION]", help="[default: newest of each suite]")
 @engine_options
 def submit(source: Path, folder: Path, name: str | None, links: tuple[str, ...], supersedes: str | None,
-           suites: tuple[str, ...], engine: str | None, dtype: str, data_root: str | None,
-           **stated: str | None) -> int:  # fmt: skip
+           suites: tuple[str, ...], engine: str | None, dtype: str, data_root: str | None, owner: str | None,
+           key: Path | None, branching: bool, **stated: str | None) -> int:  # fmt: skip
     """Submit a run or a checkpoint to a board.
 
     Runs the evaluations that the board pins and that are missing. Then gathers metadata, mixture trace, lm-eval's
@@ -60,8 +68,7 @@ def submit(source: Path, folder: Path, name: str | None, links: tuple[str, ...],
     A board's folder that does not exist yet becomes a board that pins this run's own evaluations.
     """
     from harness.errors import MoemixError
-    from leaderboards.board.bundle import evaluate_missing, open_board, open_source, place
-    from leaderboards.board.execution import execute
+    from leaderboards.board.bundle import commit, evaluate_missing, open_board, open_source, owner_of, place
     from leaderboards.board.pins import Engine
     from leaderboards.board.verify import verify
 
@@ -69,15 +76,20 @@ def submit(source: Path, folder: Path, name: str | None, links: tuple[str, ...],
     board = open_board(folder, submitted)
     if supersedes:
         stated["supersedes"] = board.find(supersedes).name
+    stated["owner"] = owner_of(board, owner, key)
     chosen = [board.suite(key) for key in suites or {suite.name: 0 for suite in board.board.suites}]
     if not chosen:
         raise MoemixError("the board pins no suite yet", where=str(folder), hint="`moemix board pin` adds one")
     evaluations = evaluate_missing(board, submitted, chosen, Engine(engine or "transformers", dtype, data_root))
-    where = place(board, submitted, evaluations, name, {**stated, "links": dict(map(_parse_link, links))})
-    verdicts = execute(board, verify(board, only=where.label))[0].verdicts
+    where = place(board, submitted, evaluations, name, {**stated, "links": dict(map(_parse_link, links))}, key)
+    (checked,) = verify(board, only=where.label, executing=True)
+    verdicts = [verdict for verdict in checked.verdicts if verdict.check != "replay" or verdict.verdict != "fail"]
     _print_verdicts(verdicts, every=True)
     failed = any(verdict.verdict == "fail" for verdict in verdicts)
     next_step = "fails its checks, see above" if failed else "ready for review: commit it and open a pull request"
+    if branching and not failed:
+        branch = commit(board, where, "submit")
+        next_step = f"committed on the branch {branch}: `git push origin {branch}`, then open a pull request"
     click.echo(f"{where.path}: {next_step}")
     return 1 if failed else 0
 
@@ -98,38 +110,72 @@ def board() -> None:
 
 @board.command()
 @BOARD
-@click.option("--pin", "evaluations", multiple=True, required=True, metavar="EVALUATION", type=EXISTING,
+@click.option("--pin", "evaluations", multiple=True, metavar="EVALUATION", type=EXISTING,
               help="A finished evaluation's folder; the board adopts its suite, questions and scoring.")  # fmt: skip
 @click.option("--title", help="[default: the folder's name]")
 @click.option("--description", default="", help="Shown above the table.")
-def init(folder: Path, evaluations: tuple[Path, ...], title: str | None, description: str) -> None:
-    """Make a board that pins the suites of EVALUATIONs."""
+@click.option("--repository", metavar="URL", help="Where the board's files are, and submissions go.")
+@click.option("--ci", type=click.Choice(["github", "gitlab", "space"]),
+              help="Also write what hosts it: checks of pull requests, a published site, a README.")  # fmt: skip
+@click.option("--install", metavar="REQUIREMENT", help="What --ci installs as moemix.  [default: this version]")
+def init(folder: Path, evaluations: tuple[Path, ...], title: str | None, description: str, repository: str | None,
+         ci: str | None, install: str | None) -> None:  # fmt: skip
+    """Make a board that pins the suites of EVALUATIONs; with --ci, one that is hosted.
+
+    A board that exists already gets only the files of --ci, and its rules stay as they are.
+    """
+    from harness.errors import MoemixError
     from harness.schema import parse
     from leaderboards.board.folder import BoardFolder
+    from leaderboards.board.hosting import hosted_rules, write_hosting
     from leaderboards.board.pins import pin
     from leaderboards.board.submissions import Board
 
-    suites = [pin(evaluation).model_dump(mode="json") for evaluation in evaluations]
-    name = folder.resolve().name
-    tree = {"name": name, "title": title or name, "description": description, "suites": suites}
-    created = BoardFolder.create(folder, parse(Board, tree, where="the new board"))
-    click.echo(f"{folder}: pins {', '.join(suite.key for suite in created.board.suites)}")
+    if (folder / "board.yaml").is_file() and ci and not evaluations:
+        board = BoardFolder(folder)
+    elif not evaluations:
+        raise MoemixError("nothing to pin", where=str(folder), hint="give --pin EVALUATION, a finished evaluation")
+    else:
+        suites = [pin(evaluation).model_dump(mode="json") for evaluation in evaluations]
+        name = folder.resolve().name
+        tree = {"name": name, "title": title or name, "description": description, "suites": suites,
+                "repository": repository, "rules": hosted_rules(ci) if ci else {}}  # fmt: skip
+        board = BoardFolder.create(folder, parse(Board, tree, where="the new board"))
+    click.echo(f"{folder}: pins {', '.join(suite.key for suite in board.board.suites)}")
+    for path in write_hosting(board, ci, install) if ci else ():
+        click.echo(f"{path}: written")
 
 
 @board.command("pin")
 @BOARD
 @click.argument("evaluation", type=EXISTING)
-@click.option("--version", "number", required=True, help="The new version; older versions keep their submissions.")
-@click.option("--name", help="[default: the suite's]")
-def pin_command(folder: Path, evaluation: Path, number: str, name: str | None) -> None:
-    """Add a suite version to a board."""
+@click.option("--version", "number", help="The new version; older versions keep their submissions.")
+@click.option("--name", help="[default: the suite's; of a judging, the folder's]")
+def pin_command(folder: Path, evaluation: Path, number: str | None, name: str | None) -> None:
+    """Add a suite version, or a judging, to a board.
+
+    EVALUATION is the folder of a finished evaluation or judging.
+    """
+    from harness.errors import MoemixError
+    from harness.files import read_json
     from harness.schema import parse
     from leaderboards.board.folder import BoardFolder
+    from leaderboards.board.judgings import pin_judging
     from leaderboards.board.pins import pin
-    from leaderboards.board.submissions import PinnedSuite
+    from leaderboards.board.submissions import PinnedSuite, Rules
 
+    board = BoardFolder(folder)
+    if "bench" in read_json(evaluation / "summary.json").get("request", {}):
+        bench = name or evaluation.resolve().name
+        rules = board.board.rules.model_dump(mode="json")
+        rules["judgings"][bench] = pin_judging(evaluation).model_dump(mode="json")
+        board.update(rules=parse(Rules, rules, where="the new pin"))
+        click.echo(f"{folder}: now shows judgings of {bench}")
+        return
+    if number is None:
+        raise MoemixError("--version is missing", where=str(folder), hint="a new number, for example --version 2")
     suite = pin(evaluation, version=number, name=name)
-    BoardFolder(folder).add_suite(parse(PinnedSuite, suite.model_dump(mode="json"), where="the new pin"))
+    board.add_suite(parse(PinnedSuite, suite.model_dump(mode="json"), where="the new pin"))
     click.echo(f"{folder}: now also pins {suite.key}")
 
 
@@ -138,10 +184,9 @@ def pin_command(folder: Path, evaluation: Path, number: str, name: str | None) -
 @click.option("--format", "style", type=click.Choice(["terminal", "json"]), default="terminal", show_default=True)
 @click.option("--only", metavar="ID", help="Report only on this submission.")
 @JOBS
-@click.option("--execute/--no-execute", "executing", default=True, show_default=True,
-              help="Run the programs among the responses again, if there is a sandbox.")  # fmt: skip
-@click.option("--replay", "count", type=click.IntRange(min=1), metavar="N",
-              help="Let the checkpoint answer N random questions of each suite again.")  # fmt: skip
+@EXECUTING
+@click.option("--replay", "count", type=click.IntRange(min=0), is_flag=False, flag_value=0, metavar="[N]",
+              help="Let the checkpoint answer N random questions again.  [default: as the board pins]")  # fmt: skip
 @click.option("--checkpoint", "checkpoints", multiple=True, metavar="DIR", type=EXISTING,
               help="A submission's checkpoint for --replay; it is recognised by its hash.")  # fmt: skip
 @click.option("--replay-seed", type=int, metavar="N", help="Seed of the draw of questions.  [default: unpredictable]")
@@ -153,10 +198,11 @@ def verify(folder: Path, style: str, only: str | None, jobs: int | None, executi
 
     Checks files, schema, hashes, suite version and questions. Recomputes every score from the responses (programs are
     run), every average and standard error from the scores. Searches for copies of other submissions and constant
-    outputs, and reads the contamination report and the judge's flags.
+    outputs, and reads the contamination report and the judge's flags. `moemix board build` shows what passes here.
+
+    --replay without N, --engine and --replay-seed is recorded in the board (`replays/`), and gives a badge.
     """
     from leaderboards.board import verify as verifying
-    from leaderboards.board.execution import execute
     from leaderboards.board.folder import boards_in
     from leaderboards.board.pins import Engine
     from leaderboards.board.replay import Replay, replay
@@ -164,11 +210,12 @@ def verify(folder: Path, style: str, only: str | None, jobs: int | None, executi
     how = Engine(engine, dtype, data_root) if engine else None
     verdicts: list[Verdict] = []
     for one in boards_in(folder):
-        results = verifying.verify(one, only=only, jobs=jobs)
-        for checked in execute(one, results) if executing else results:
-            verdicts += checked.verdicts
-            if count is not None:
-                verdicts.append(replay(one, checked, Replay(count, checkpoints, how, replay_seed, data_root)))
+        for checked in verifying.verify(one, only=only, jobs=jobs, executing=executing):
+            if count is None:
+                verdicts += checked.verdicts
+                continue
+            verdicts += [verdict for verdict in checked.verdicts if verdict.check != "replay"]
+            verdicts.append(replay(one, checked, Replay(count, checkpoints, how, replay_seed, data_root)))
     if style == "json":
         click.echo(json.dumps([verdict.model_dump() for verdict in verdicts], indent=1, ensure_ascii=False))
     else:
@@ -193,50 +240,90 @@ def _print_verdicts(verdicts: Sequence[Verdict], *, every: bool) -> None:
 
 @board.command()
 @BOARD
+@click.option("--base", required=True, metavar="COMMIT", help="The branch that the pull request goes to.")
+@click.option("--head", required=True, metavar="COMMIT", help="The last commit of the pull request.")
+@click.option("--author", metavar="LOGIN", help="Who opened it.")
+@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="File for the verdicts as Markdown.")
+def review(folder: Path, base: str, head: str, author: str | None, out: Path | None) -> int:
+    """Review a pull request; the exit status is 1 if it must not be merged.
+
+    It may add one submission, or withdraw one of its author's. The base branch's pins and rules decide. Nothing of
+    the pull request is checked out.
+    """
+    from harness.files import write_text
+    from leaderboards.board.folder import BoardFolder
+    from leaderboards.board.review import as_comment
+    from leaderboards.board.review import review as verdicts_on
+
+    verdicts = verdicts_on(BoardFolder(folder), base, head, author)
+    _print_verdicts(verdicts, every=True)
+    if out is not None:
+        write_text(out, as_comment(verdicts))
+    return 1 if any(verdict.verdict == "fail" for verdict in verdicts) else 0
+
+
+@board.command()
+@BOARD
 @click.argument("submission_id", metavar="ID")
 @click.option("--reason", required=True, help="Shown in the history.")
-def withdraw(folder: Path, submission_id: str, reason: str) -> None:
+@click.option("--owner", metavar="LOGIN", help="Who withdraws it.  [default: git's github.user, if the board asks]")
+@click.option("--sign", "key", type=click.Path(exists=True, dir_okay=False, path_type=Path), metavar="SSH_KEY",
+              help="The owner's key, or a maintainer's.")  # fmt: skip
+@click.option("--pr", "branching", is_flag=True, help="Commit it on a branch of its own, ready to be pushed.")
+def withdraw(folder: Path, submission_id: str, reason: str, owner: str | None, key: Path | None,
+             branching: bool) -> None:  # fmt: skip
     """Remove a submission from the ranking; its files stay, and the history shows it."""
     from harness.provenance import now
     from harness.schema import parse
+    from leaderboards.board.bundle import commit, owner_of
     from leaderboards.board.folder import WITHDRAWN, BoardFolder
+    from leaderboards.board.origins import sign
     from leaderboards.board.submissions import Withdrawal
 
-    where = BoardFolder(folder).find(submission_id)
-    tree = {"submission_id": where.name, "reason": reason, "date": now()}
+    one = BoardFolder(folder)
+    where = one.find(submission_id)
+    tree = {"submission_id": where.name, "reason": reason, "date": now(), "by": owner_of(one, owner, key)}
     parse(Withdrawal, tree, where="--reason").write(where.path / WITHDRAWN)
+    if key is not None:
+        sign(where.path / WITHDRAWN, key)
     click.echo(f"{where.label}: withdrawn")
+    if branching:
+        branch = commit(one, where, "withdraw")
+        click.echo(f"committed on the branch {branch}: `git push origin {branch}`, then open a pull request")
 
 
 @board.command()
 @BOARD
 @click.option("--out", required=True, type=FOLDER, metavar="SITE", help="The site's folder; an older site is replaced.")
+@EXECUTING
 @JOBS
-def build(folder: Path, out: Path, jobs: int | None) -> None:
+def build(folder: Path, out: Path, executing: bool, jobs: int | None) -> None:
     """Build a board's site: files that a browser opens as they are.
 
-    Submissions that fail their checks are left out and named. DIR may also hold several boards; each gets its own
-    pages.
+    It shows what `moemix board verify` lets pass, and names what it leaves out. DIR may also hold several boards; each
+    gets its own pages.
     """
-    click.echo(f"{out / 'index.html'}: {_build(folder, out, jobs)} submissions")
+    click.echo(f"{out / 'index.html'}: {_build(folder, out, jobs, executing=executing)} submissions")
 
 
-def _build(folder: Path, out: Path, jobs: int | None = None) -> int:
+def _build(folder: Path, out: Path, jobs: int | None = None, *, executing: bool = True) -> int:
     from leaderboards.board.build import build_site
     from leaderboards.board.folder import boards_in
 
-    boards = {one.name: _standings(one, jobs) for one in boards_in(folder)}
+    boards = {one.name: _standings(one, jobs, executing=executing) for one in boards_in(folder)}
     build_site(boards, out)
     return sum(len(one.checked) for one in boards.values())
 
 
-def _standings(board: BoardFolder, jobs: int | None = None, only: str | None = None) -> Standings:
+def _standings(
+    board: BoardFolder, jobs: int | None = None, only: str | None = None, *, executing: bool = True
+) -> Standings:
     """Verify and rank a board's submissions; name those that are left out."""
     from harness.grid import plain
     from leaderboards.board.standings import rank_submissions
     from leaderboards.board.verify import verify as check
 
-    standings = rank_submissions(board, check(board, only=only, jobs=jobs))
+    standings = rank_submissions(board, check(board, only=only, jobs=jobs, executing=executing))
     for label, reason in standings.refused.items():
         logger.warning("%s: left out, it fails %s", plain(label), plain(reason))
     return standings

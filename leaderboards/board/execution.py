@@ -18,12 +18,12 @@ from harness.errors import MoemixError
 from harness.files import read_jsonl, write_text
 from harness.launch import moemix_command
 from harness.samples import parse_samples
+from leaderboards.board.checked import Cache, Checked, Vector
 from leaderboards.board.checks import summarise, within
 from leaderboards.board.folder import BoardFolder
 from leaderboards.board.rescoring import ContradictionError, filtered_programs, known_filter
 from leaderboards.board.submissions import Outcome, Scorer, Verdict
 from leaderboards.board.untrusted import read_lines
-from leaderboards.board.verify import Checked, Vector, cache_execution, cached_executions
 from leaderboards.scores import TOLERANCE
 
 METRIC = "pass_at_1"  # the metric of MBPP and of the quickstart's world
@@ -49,37 +49,44 @@ class _Execution:
 
 def execute(board: BoardFolder, submissions: Sequence[Checked]) -> list[Checked]:
     """Return the submissions with the verdict ``execution`` from running their programs, where that is possible."""
-    pending = [
-        c for c in submissions if not c.failed and _not_executed(c) and _recorded_scores(board, c, runnable=True)
-    ]
-    folders = {where.label: where for where in board.submissions()} if pending else {}
-    verdicts = cached_executions(board, [folders[checked.label] for checked in pending])
+    pending = [c for c in submissions if not c.failed and c.as_recorded and _recorded_scores(board, c, runnable=True)]
+    if not pending:
+        return list(submissions)
+    folders = {where.label: where for where in board.submissions()}
+    verdicts: dict[str, Verdict] = {}
+    with Cache(board) as cache:
+        keys = {checked.label: f"executed {cache.key(folders[checked.label])}" for checked in pending}
+        known = cache.read(keys.values())
     for checked in pending:
-        if checked.label not in verdicts:
-            outcome, detail = _execute(board, checked)
-            verdict = Verdict(submission=checked.label, check="execution", verdict=outcome, detail=detail)
-            verdicts[checked.label] = verdict
-            if outcome in ("pass", "fail"):
-                cache_execution(board, folders[checked.label], verdict)
+        key = keys[checked.label]
+        if key in known:
+            verdicts[checked.label] = Verdict.model_validate_json(known[key])
+            continue
+        outcome, detail = _execute(board, checked)
+        verdict = Verdict(submission=checked.label, check="execution", verdict=outcome, detail=detail)
+        verdicts[checked.label] = verdict
+        if outcome in ("pass", "fail"):
+            with Cache(board) as cache:
+                cache.write(key, verdict.model_dump_json().encode())
     return [_with_verdict(c, board, verdicts[c.label]) if c.label in verdicts else c for c in submissions]
-
-
-def _not_executed(checked: Checked) -> bool:
-    return any(verdict.check == "execution" and verdict.verdict == "skip" for verdict in checked.verdicts)
 
 
 def _with_verdict(checked: Checked, board: BoardFolder, executed: Verdict) -> Checked:
     """Replace the verdict that nothing was run; it stays for the scores that cannot be recomputed by running code."""
     verdicts: list[Verdict] = []
+    others = _recorded_scores(board, checked, runnable=False)
     for verdict in checked.verdicts:
         if verdict.check != "execution":
             verdicts.append(verdict)
             continue
         verdicts.append(executed)
-        if others := _recorded_scores(board, checked, runnable=False):
+        if others:
             names = [f"{vector.metric} of {vector.task} ({vector.n} questions)" for _, vector in others]
             verdicts.append(verdict.model_copy(update={"detail": f"{summarise(names)}: not recomputed; as recorded"}))
-    return checked.model_copy(update={"verdicts": tuple(verdicts)})
+    changes: dict[str, object] = {"verdicts": tuple(verdicts)}
+    if executed.verdict == "pass":
+        changes["as_recorded"] = tuple((suite, *vars(vector.key).values()) for suite, vector in others)
+    return checked.model_copy(update=changes)
 
 
 def _recorded_scores(board: BoardFolder, checked: Checked, *, runnable: bool) -> list[tuple[str, Vector]]:

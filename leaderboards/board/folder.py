@@ -13,16 +13,19 @@ import yaml
 from harness.errors import MoemixError, nearest, unknown
 from harness.files import write_text
 from harness.schema import parse
-from leaderboards.board.submissions import Board, PinnedSuite, Submission, Withdrawal
+from leaderboards.board.submissions import RESERVED, Board, PinnedSuite, ReplayRecord, Submission, Withdrawal
 from leaderboards.board.untrusted import read_record, read_yaml
 
 SUBMISSION = "submission.json"
 WITHDRAWN = "withdrawn.json"
+SIGNATURE = ".sig"
+OUTSIDE = (SUBMISSION, SUBMISSION + SIGNATURE, WITHDRAWN, WITHDRAWN + SIGNATURE)  # not listed in `submission.json`
 WORK = ".moemix"  # unfinished evaluations and the verification cache of this machine; git ignores it
+ATTRIBUTES = "# Git must not change line ends: every file's hash is in its submission.\n* -text\n"
 
 _NAME = r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}"
 _MEMBER = re.compile(
-    rf"{SUBMISSION}|{WITHDRAWN}|run\.json|mixture\.jsonl|metrics\.jsonl|contamination\.json"
+    rf"({SUBMISSION}|{WITHDRAWN})(\.sig)?|run\.json|mixture\.jsonl|metrics\.jsonl|contamination\.json"
     rf"|evals/{_NAME}@[A-Za-z0-9.]{{1,20}}/(results\.json|summary\.json|samples_{_NAME}\.jsonl)"
     rf"|judge/{_NAME}/{_NAME}\.jsonl?"
 )
@@ -30,7 +33,8 @@ _MEMBER = re.compile(
 
 def is_member(path: str) -> bool:
     """Return whether a submission may hold a file at this relative path; archives, scripts and weights may not."""
-    return _MEMBER.fullmatch(path) is not None
+    parts = path.split("/")
+    return _MEMBER.fullmatch(path) is not None and not any(RESERVED.fullmatch(p) or p.endswith(".") for p in parts)
 
 
 def is_name(text: str) -> bool:
@@ -68,8 +72,9 @@ class BoardFolder:
         MoemixError: there is no ``board.yaml``, or it is not valid.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, work: Path | None = None) -> None:
         self.path = path
+        self.work = work or path / WORK  # files of this machine
         file = path / "board.yaml"
         if not file.is_file():
             raise MoemixError(
@@ -77,6 +82,9 @@ class BoardFolder:
                 hint="make a board with `moemix board init DIR --pin EVALUATION`, or submit to a folder that does not"
                 " exist yet",
             )  # fmt: skip
+        for name in ("submissions", "replays", WORK):
+            if (path / name).is_symlink():
+                raise MoemixError("a board's folders must not be links", where=str(path / name))
         self.board = parse(Board, read_yaml(file), where=str(file))
         keys = [suite.key for suite in self.board.suites]
         if len(set(keys)) < len(keys):
@@ -88,6 +96,7 @@ class BoardFolder:
         if (path / "board.yaml").exists():
             raise MoemixError("the folder already holds a board", where=str(path))
         write_text(path / ".gitignore", f"/{WORK}/\n")
+        write_text(path / ".gitattributes", ATTRIBUTES)
         _write_board(path, board)
         (path / "submissions").mkdir(exist_ok=True)
         return cls(path)
@@ -101,13 +110,12 @@ class BoardFolder:
         if suite.key in [pinned.key for pinned in self.board.suites]:
             raise MoemixError(f"the board already pins {suite.key}", where=str(self.path),
                               hint="choose another --version")  # fmt: skip
-        self.board = self.board.model_copy(update={"suites": (*self.board.suites, suite)})
-        _write_board(self.path, self.board)
+        self.update(suites=(*self.board.suites, suite))
 
-    @property
-    def work(self) -> Path:
-        """The folder for files of this machine."""
-        return self.path / WORK
+    def update(self, **changes: object) -> None:
+        """Change fields of ``board.yaml``."""
+        self.board = self.board.model_copy(update=changes)
+        _write_board(self.path, self.board)
 
     @property
     def name(self) -> str:
@@ -130,14 +138,23 @@ class BoardFolder:
         ]
 
     def strays(self) -> list[str]:
-        """Return what lies below ``submissions/`` and is not a submission's folder."""
+        """Return what lies below ``submissions/`` and is not a submission's folder, hidden files included."""
         names = []
         for top in _entries(self.path / "submissions"):
-            if not top.is_dir(follow_symlinks=False):
+            if not _is_folder(top):
                 names.append(top.name)
                 continue
-            names += [f"{top.name}/{e.name}" for e in _entries(Path(top.path)) if not e.is_dir(follow_symlinks=False)]
-        return [name for name in names if not name.startswith(".git")]
+            names += [f"{top.name}/{e.name}" for e in _entries(Path(top.path)) if not _is_folder(e)]
+        return [name for name in names if name != ".gitkeep"]
+
+    def replay_path(self, submission_id: str) -> Path:
+        """Return the file of what a maintainer found when the submission's checkpoint answered again."""
+        return self.path / "replays" / f"{submission_id}.json"
+
+    def replayed(self, submission_id: str) -> ReplayRecord | None:
+        """Read :meth:`replay_path`, if there is one."""
+        path = self.replay_path(submission_id)
+        return parse(ReplayRecord, read_record(path), where=str(path)) if os.path.lexists(path) else None
 
     def find(self, submission_id: str) -> SubmissionFolder:
         """Return the submission whose id starts with ``submission_id``.
@@ -174,4 +191,8 @@ def _entries(path: Path) -> list[os.DirEntry[str]]:
 
 
 def _folders(path: Path) -> Iterator[os.DirEntry[str]]:
-    return (e for e in _entries(path) if e.is_dir(follow_symlinks=False) and not e.name.startswith("."))
+    return filter(_is_folder, _entries(path))
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    return entry.is_dir(follow_symlinks=False) and not entry.name.startswith(".")

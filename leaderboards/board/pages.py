@@ -12,10 +12,9 @@ from harness.provenance import now
 from harness.records import MixtureUpdate, RunManifest
 from harness.schema import parse
 from harness.statistics.ranking import RankedColumn, Scores
-from leaderboards.board.integrity import judgings
 from leaderboards.board.pairs import has_pair_pages, shortened
 from leaderboards.board.standings import Standing, Standings
-from leaderboards.board.submissions import BoardEntry, Submission
+from leaderboards.board.submissions import BoardEntry
 from leaderboards.board.untrusted import read_lines, read_record
 
 MAX_POINTS = 200  # of the drawn line of a mixture weight
@@ -114,7 +113,7 @@ def submission_data(standings: Standings, row: int, entry: BoardEntry, positions
         "mixture": _mixture(folder) if "mixture.jsonl" in files else None,
         "run": _run(folder) if "run.json" in files else None,
         "engine": standings.checked[row].engines,
-        "judged": _judged(entry.submission, folder),
+        "judged": [judging.model_dump() for judging in standings.checked[row].judged.values()],
     }
 
 
@@ -131,21 +130,6 @@ def _mixture(folder: Path) -> Data:
         "steps": [points[i][0] for i in chosen],
         "weights": [[round(w, 4) for w in points[i][1][: len(names)]] for i in chosen],
     }
-
-
-def _judged(submission: Submission, folder: Path) -> list[Data]:
-    """Return title, average and categories of each judging."""
-    return [
-        {
-            "title": summary.title,
-            "judges": [judge.name for judge in summary.request.judges],
-            "scores": [
-                [name, score.value, score.stderr, score.n]
-                for name, score in (("average", summary.average), *summary.by_category.items())
-            ],
-        }
-        for _, summary in judgings(submission, folder)
-    ]
 
 
 def _run(folder: Path) -> Data:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -36,6 +37,7 @@ class TaskSamples:
         recomputed: result → scores by the responses, of metrics that can be recomputed.
         answers: hash over the responses of each question, in order.
         generated: the responses themselves, of tasks that generate text.
+        marks: u32[n], a hash of each answer by which a copy is found; 0 where it tells nothing.
         differing: sentences on scores that differ from the responses and samples that contradict themselves.
         faults: sentences on documents and targets that differ from their hashes.
     """
@@ -48,6 +50,7 @@ class TaskSamples:
     answers: str
     generated: list[str]
     faults: list[str]
+    marks: NDArray[np.uint32] = field(default_factory=lambda: np.zeros(0, dtype=np.uint32))
     scores: dict[Key, NDArray[np.float64]] = field(default_factory=dict)
     recomputed: dict[Key, NDArray[np.float64]] = field(default_factory=dict)
     differing: list[str] = field(default_factory=list)
@@ -83,7 +86,24 @@ def read_task(path: Path, task: str, keys: Iterable[Key], scorer: Scorer) -> Tas
         if sorted(after) != numbers:
             raise MoemixError(f"the questions after the filters {key.filter!r} and {first!r} differ", where=str(path))
         _score(result, key, [after[number] for number in numbers], scorer)
+    right = np.any([values >= 1 for values in result.scores.values()], axis=0) if result.scores else []
+    result.marks = np.array(
+        [0 if result.generated and right[i] else _mark(answer) for i, answer in enumerate(responses)], dtype=np.uint32
+    )
     return result
+
+
+def _mark(answer: object) -> int:
+    """Return a hash of an answer, of log-likelihoods to two decimals; 0 for an empty text."""
+    texts: list[str] = []
+    for reply in answer if isinstance(answer, list) else []:
+        first = reply[0] if isinstance(reply, list) and reply else reply
+        value = first[0] if isinstance(first, list) and first else first
+        try:
+            texts.append(f"{float(str(value)):.2f}" if isinstance(first, list) else str(value).strip())
+        except ValueError:
+            texts.append(str(value))
+    return zlib.crc32("\n".join(texts).encode("utf-8", "surrogatepass")) if any(texts) else 0
 
 
 def _score(result: TaskSamples, key: Key, samples: list[Sample], scorer: Scorer) -> None:

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from harness.errors import MoemixError
 from harness.statistics.columns import Key, column_weights
 from harness.statistics.ranking import RankedColumn, Ranking, TaskMatrix, rank
+from leaderboards.board.checked import Checked
 from leaderboards.board.folder import BoardFolder
 from leaderboards.board.submissions import BoardEntry, PinnedSuite, ShownScore, Submission
-from leaderboards.board.verify import Checked
 
 Status = Literal["current", "superseded", "withdrawn"]
 
@@ -32,6 +32,7 @@ class Standing:
         shares: column → task result → its weight.
         ranking: scores with intervals of columns and tasks; ranks and verdicts in columns. Empty without submissions.
         clusters: task → i64[n], the cluster of each question, for tasks in which some questions share a cluster.
+        as_recorded: column → positions in ``rows`` whose score nothing here confirms (programs were not run again).
     """
 
     suite: PinnedSuite
@@ -40,6 +41,7 @@ class Standing:
     shares: dict[str, dict[Key, float]]
     ranking: Ranking[Key] = field(default_factory=lambda: Ranking({}, {}, 0, {}, {}))
     clusters: dict[str, NDArray[np.int64]] = field(default_factory=dict)
+    as_recorded: dict[str, list[int]] = field(default_factory=dict)
 
     @property
     def columns(self) -> dict[str, RankedColumn]:
@@ -94,12 +96,15 @@ class Standings:
         for standing in self.suites:
             for name, ranked in standing.columns.items():
                 n = standing.questions(name)
+                recorded = set(standing.as_recorded.get(name, ()))
                 for position, row in enumerate(standing.rows):
-                    scores[row].setdefault(standing.suite.key, {})[name] = _shown(ranked, position, n)
+                    shown = _shown(ranked, position, n, position in recorded)
+                    scores[row].setdefault(standing.suite.key, {})[name] = shown
         return [
             BoardEntry.model_construct(
                 submission=self.submission(row), status=self.status[row][0], note=self.status[row][1],
-                scores=scores[row], verdicts=self.checked[row].verdicts,
+                arrived=self.checked[row].arrived or self.submission(row).created,
+                badges=badges(self.checked[row]), scores=scores[row], verdicts=self.checked[row].verdicts,
             )
             for row in range(len(self.checked))
         ]  # fmt: skip
@@ -147,6 +152,10 @@ def _standing(suite: PinnedSuite, checked: Sequence[Checked], rows: list[int]) -
     for key in keys:
         clusters = standing.clusters.get(key.task, np.arange(suite.tasks[key.task].questions))
         tasks[key] = TaskMatrix(np.stack([_values(checked[row], suite.key, key) for row in rows]), clusters)
+    unsure = [{Key(*rest) for key, *rest in checked[row].as_recorded if key == suite.key} for row in rows]
+    for name, weights in shares.items():
+        if held := [at for at, found in enumerate(unsure) if found & weights.keys()]:
+            standing.as_recorded[name] = held
     standing.ranking = rank(tasks, shares, higher_is_better=suite.higher_is_better)
     return standing
 
@@ -166,13 +175,20 @@ def suite_shares(suite: PinnedSuite) -> dict[str, dict[Key, float]]:
     return shares
 
 
-def _shown(ranked: RankedColumn, position: int, n: int) -> ShownScore:
+def badges(checked: Checked) -> tuple[str, ...]:
+    """Return what was confirmed of a submission beyond its texts."""
+    return tuple(badge for badge, check in (("executed", "execution"), ("replayed", "replay"))
+                 if checked.outcome(check) == "pass")  # fmt: skip
+
+
+def _shown(ranked: RankedColumn, position: int, n: int, as_recorded: bool) -> ShownScore:
     numbers = (ranked.values, ranked.se, ranked.lower, ranked.upper)
     value, *error = (float(array[position]) for array in numbers)
     stderr, lower, upper = error if math.isfinite(error[0]) else (None, None, None)
     return ShownScore.model_construct(
         value=value, stderr=stderr, lower=lower, upper=upper, n=n,
         rank=int(ranked.best[position]), rank_worst=int(ranked.worst[position]),
+        as_recorded=as_recorded,
     )  # fmt: skip
 
 

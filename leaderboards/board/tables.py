@@ -14,7 +14,7 @@ SCHEMA = 1
 MAX_ROWS = 500  # of a Markdown table; CSV and JSON hold all
 FIELDS = (
     "suite", "rank", "rank_worst", "model", "strategy", "seed", "parameters", "column", "score", "stderr", "lower",
-    "upper", "n", "status", "submission_id", "created", "licence", "contact",
+    "upper", "n", "as_recorded", "status", "submission_id", "created", "arrived", "owner", "licence", "contact",
 )  # fmt: skip
 _LEGEND = (
     "Scores are in % ± half the 95 % interval over questions. A rank a–b says that a − 1 submissions are significantly"
@@ -45,8 +45,9 @@ def as_csv(entries: Sequence[BoardEntry]) -> str:
 
 
 def _csv_lines(entry: BoardEntry) -> Iterator[dict[str, Value]]:
-    names = ("model", "strategy", "seed", "parameters", "submission_id", "created", "licence", "contact")
-    known: dict[str, Value] = {name: getattr(entry.submission, name) for name in names} | {"status": entry.status}
+    names = ("model", "strategy", "seed", "parameters", "submission_id", "created", "owner", "licence", "contact")
+    known: dict[str, Value] = {name: getattr(entry.submission, name) for name in names}
+    known |= {"status": entry.status, "arrived": entry.arrived}
     scores = [(suite, name, score) for suite, columns in entry.scores.items() for name, score in columns.items()]
     for suite, name, score in scores:
         fields: dict[str, Value] = dict(score)

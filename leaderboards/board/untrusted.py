@@ -1,8 +1,8 @@
 """Read files that anybody may have written: bounded, never followed out of their folder, never executed.
 
-A JSON file is refused if it is a link, too large, not UTF-8, nested too deeply, or if it holds NaN, an infinity or the
-same key twice. YAML is read without aliases (a few lines of them expand to gigabytes) and without tags. Every refusal
-is a :class:`MoemixError` that names the file and the reason.
+A JSON file is refused if it is a link, too large, not UTF-8, nested too deeply, or if it holds NaN, an infinity, the
+same key twice, or (a record) a very long text or a control character. YAML is read without aliases (a few lines of them
+expand to gigabytes) and without tags. Every refusal is a :class:`MoemixError` that names the file and the reason.
 """
 
 from __future__ import annotations
@@ -19,12 +19,14 @@ import yaml
 from yaml.error import Mark
 
 from harness.errors import MoemixError
+from leaderboards.board.submissions import odd_character
 
 RECORD_BYTES = 4 << 20  # submission.json, summary.json, run.json, …
 YAML_BYTES = 8 << 20
 LINE_BYTES = 4 << 20
 FILE_BYTES = 1 << 30
 SUBMISSION_BYTES = 4 << 30
+TEXT_LENGTH = 20_000  # of a text in a record
 MAX_FILES = 2000
 MAX_DEPTH = 64
 
@@ -167,13 +169,23 @@ def _parse(decoder: json.JSONDecoder, data: bytes, where: str) -> object:
 
 
 def _check_value(value: object, where: str, depth: int) -> None:
-    """Refuse infinities (``1e999`` is parsed as one) and nesting that would overflow a later reader's stack."""
+    """Refuse infinities (``1e999`` is parsed as one), odd texts, and nesting that would overflow a later reader."""
     if depth > MAX_DEPTH:
         raise MoemixError(f"nested more than {MAX_DEPTH} levels deep", where=where)
     if isinstance(value, float) and not math.isfinite(value):
         raise MoemixError("a number is too large: it is read as infinity", where=where)
-    if isinstance(value, dict | list):
-        for item in value.values() if isinstance(value, dict) else value:
+    if isinstance(value, str):
+        if len(value) > TEXT_LENGTH:
+            raise MoemixError(f"a text has {len(value):,} characters; the limit is {TEXT_LENGTH:,}", where=where)
+        odd = odd_character(value)
+        if odd is not None:
+            raise MoemixError(f"the character U+{ord(odd):04X} is not allowed in a text", where=where)
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            _check_value(key, where, depth + 1)
+            _check_value(item, where, depth + 1)
+    elif isinstance(value, list):
+        for item in value:
             _check_value(item, where, depth + 1)
 
 

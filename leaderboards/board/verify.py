@@ -1,7 +1,6 @@
 """Verify a board: check each submission by itself, in several processes, then compare submissions with each other.
 
-Results are cached in ``.moemix/verified.sqlite`` beside the board, on this machine only. A cached result is used as
-long as no file of the submission (by size and times), no pin and no line of these checks has changed.
+The same verdicts decide what ``moemix board verify`` prints and what ``moemix board build`` shows.
 """
 
 from __future__ import annotations
@@ -9,108 +8,59 @@ from __future__ import annotations
 import base64
 import functools
 import os
-import sqlite3
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from pathlib import Path
-
-import numpy as np
-from numpy.typing import NDArray
-from pydantic import Field, TypeAdapter
 
 from harness.errors import MoemixError
-from harness.files import hash_tree, hash_value
 from harness.progress import progress
-from harness.schema import Strict
 from harness.statistics.clusters import number_clusters
-from harness.statistics.columns import Key
+from leaderboards.board.checked import Cache, Checked, Vector
 from leaderboards.board.checks import check_alone
+from leaderboards.board.execution import execute
 from leaderboards.board.folder import BoardFolder, SubmissionFolder
-from leaderboards.board.integrity import Origin, check_integrity, find_duplicates, fingerprints
+from leaderboards.board.integrity import check_integrity, fingerprints, marks
+from leaderboards.board.origins import History, history
+from leaderboards.board.relations import check_relations
 from leaderboards.board.samples import TaskSamples
-from leaderboards.board.submissions import Submission, Verdict, Withdrawal
-from leaderboards.board.untrusted import walk
 
 FEW = 32  # one process checks so many submissions as quickly as several do
-FINAL = ("layout", "schema")  # checks that a withdrawn submission must pass, too
+FINAL = ("layout", "schema", "owner")  # checks that a withdrawn submission must pass, too
 
 
-class Vector(Strict):
-    """The scores of one result, packed: one bit for each question if all are 0 or 1, otherwise eight bytes."""
-
-    task: str
-    metric: str
-    filter: str
-    n: int
-    bits: str = ""
-    floats: str = ""
-
-    @classmethod
-    def pack(cls, key: Key, values: NDArray[np.float64]) -> Vector:
-        """Pack the scores f64[n] of a result."""
-        bits = floats = ""
-        if np.isin(values, (0.0, 1.0)).all():
-            bits = base64.b64encode(np.packbits(values.astype(bool)).tobytes()).decode()
-        else:
-            floats = base64.b64encode(values.astype("<f8").tobytes()).decode()
-        return cls(task=key.task, metric=key.metric, filter=key.filter, n=len(values), bits=bits, floats=floats)
-
-    @property
-    def key(self) -> Key:
-        """The result that the scores belong to."""
-        return Key(self.task, self.metric, self.filter)
-
-    @property
-    def values(self) -> NDArray[np.float64]:
-        """The scores, f64[n]."""
-        if self.floats:
-            return np.frombuffer(base64.b64decode(self.floats), dtype="<f8").astype(np.float64)
-        packed = np.frombuffer(base64.b64decode(self.bits), dtype=np.uint8)
-        return np.unpackbits(packed, count=self.n).astype(np.float64)
-
-
-class Checked(Strict):
-    """A submission after its own checks: enough to rank and show it without its samples."""
-
-    label: str
-    submission: Submission | None
-    withdrawn: Withdrawal | None
-    verdicts: tuple[Verdict, ...]
-    prints: dict[str, str]
-    vectors: dict[str, tuple[Vector, ...]]
-    engines: dict[str, str] = Field(default_factory=dict, description="suite → name, version and dtype of the engine")
-    repeats: dict[str, dict[str, tuple[int, ...]]] = Field(
-        default_factory=dict, description="suite → task → cluster of each question, if questions share a passage"
-    )
-
-    @property
-    def failed(self) -> bool:
-        """Whether a check failed."""
-        return any(verdict.verdict == "fail" for verdict in self.verdicts)
-
-
-_CHECKED = TypeAdapter(Checked)
-
-
-def verify(board: BoardFolder, *, only: str | None = None, jobs: int | None = None) -> list[Checked]:
-    """Check every submission of a board, or only one. Duplicates are searched in all of them.
+def verify(
+    board: BoardFolder,
+    *,
+    only: str | None = None,
+    jobs: int | None = None,
+    executing: bool = False,
+    order: History | None = None,
+) -> list[Checked]:
+    """Check every submission of a board, or only one. Copies are searched in all of them.
 
     Args:
         board: the board.
         only: id of the submission to return.
         jobs: number of processes; by default one for each core if there are many submissions.
+        executing: whether programs among the responses are run again.
+        order: when submissions came; by default as the board's repository says.
     """
     folders = board.submissions()
     chosen = board.find(only).label if only else None
-    results = _with_duplicates(_check_all(board, folders, jobs or os.cpu_count() or 1))
+    order = order or history(board)
+    results = _check_all(board, folders, jobs or os.cpu_count() or 1)
+    results = [one.model_copy(update={"arrived": order.arrived.get(one.label, "")}) for one in results]
+    results = check_relations(results, order)
     results += [_stray(name) for name in board.strays()]
-    return [_softened(checked) for checked in results if chosen is None or checked.label == chosen]
+    results = [one for one in results if chosen is None or one.label == chosen]
+    if executing:
+        results = execute(board, results)
+    return [_softened(_required(board, _replayed(board, checked))) for checked in results]
 
 
 def check_one(board: BoardFolder, where: SubmissionFolder) -> Checked:
     """Check one submission by itself."""
     findings = check_alone(board, where)
-    check_integrity(findings)
+    check_integrity(findings, board.board.rules)
     engines = {suite: summary.engine for suite, summary in findings.summaries.items()}
     return Checked(
         label=where.label,
@@ -118,10 +68,13 @@ def check_one(board: BoardFolder, where: SubmissionFolder) -> Checked:
         withdrawn=findings.withdrawn,
         verdicts=tuple(findings.verdicts),
         prints=fingerprints(findings) if not findings.failed else {},
+        marks={suite: base64.b64encode(found.tobytes()).decode() for suite, found in marks(findings).items()},
         vectors={
             suite: tuple(Vector.pack(key, values) for key, values in vectors.items())
             for suite, vectors in findings.vectors.items()
         },
+        as_recorded=tuple((suite, key.task, key.metric, key.filter) for suite, key in findings.as_recorded),
+        judged=findings.judged,
         engines={
             suite: " ".join(str(engine[key]) for key in ("name", "version", "dtype") if engine.get(key))[:120]
             for suite, engine in engines.items()
@@ -140,16 +93,17 @@ def _clusters(tasks: Mapping[str, TaskSamples]) -> dict[str, tuple[int, ...]]:
     return clusters
 
 
-def _check_all(board: BoardFolder, folders: list[SubmissionFolder], jobs: int) -> list[Checked]:
+def _check_all(board: BoardFolder, folders: Sequence[SubmissionFolder], jobs: int) -> list[Checked]:
     """Return the cached results, and check the other submissions now, in the order of the folders."""
-    with _Cache(board) as cache:
-        states = {where.label: cache.state(where) for where in folders}
-        results = {label: _CHECKED.validate_json(data) for label, data in cache.read("verified", states).items()}
+    with Cache(board) as cache:
+        keys = {where.label: cache.key(where) for where in folders}
+        known = cache.read(keys.values())
+        results = {label: Checked.model_validate_json(known[key]) for label, key in keys.items() if key in known}
         missing = [where for where in folders if where.label not in results]
         with progress("verifying submissions", len(folders), done=len(folders) - len(missing)) as bar:
             for checked in _check(board, missing, jobs):
                 results[checked.label] = checked
-                cache.write("verified", checked.label, states[checked.label], _CHECKED.dump_json(checked))
+                cache.write(keys[checked.label], checked.model_dump_json().encode())
                 bar.advance()
         return [results[where.label] for where in folders]
 
@@ -163,22 +117,30 @@ def _check(board: BoardFolder, folders: list[SubmissionFolder], jobs: int) -> It
         yield from pool.map(check, folders, chunksize=FEW)
 
 
-def _with_duplicates(results: list[Checked]) -> list[Checked]:
-    """Add the verdict ``duplicates`` to the submissions that take part in the ranking."""
-    origins = {
-        c.label: Origin(c.submission.created, c.submission.submission_id, c.submission.supersedes)
-        for c in results
-        if c.submission is not None and c.withdrawn is None and c.prints
-    }
-    duplicates = find_duplicates({c.label: c.prints for c in results if c.label in origins}, origins)
-    every = []
-    for checked in results:
-        if checked.label in origins:
-            outcome, detail = duplicates.get(checked.label, ("pass", "no other submission has these responses"))
-            verdict = Verdict(submission=checked.label, check="duplicates", verdict=outcome, detail=detail)
-            checked = checked.model_copy(update={"verdicts": (*checked.verdicts, verdict)})
-        every.append(checked)
-    return every
+def _replayed(board: BoardFolder, checked: Checked) -> Checked:
+    """Add the verdict of a maintainer's replay, if there was one."""
+    if checked.submission is None:
+        return checked
+    try:
+        record = board.replayed(checked.submission.submission_id)
+    except MoemixError as error:
+        return checked.with_verdict("replay", "skip", str(error))
+    if record is None or record.submission_id != checked.submission.submission_id:
+        return checked
+    detail = f"{record.date[:10]}, {record.engine} {record.dtype}: {record.detail}"
+    return checked.with_verdict("replay", record.verdict, detail)
+
+
+def _required(board: BoardFolder, checked: Checked) -> Checked:
+    """Let a submission fail that lacks a check which the board requires."""
+    if checked.submission is None or checked.failed or checked.withdrawn:
+        return checked
+    for check in board.board.rules.require:
+        missing = checked.as_recorded if check == "execution" else checked.outcome("replay") != "pass"
+        if missing:
+            reason = "no replay is recorded" if check == "replay" else "programs were not run again"
+            checked = checked.with_verdict(check, "fail", f"the board requires {check}, and {reason}")
+    return checked
 
 
 def _softened(checked: Checked) -> Checked:
@@ -195,69 +157,6 @@ def _softened(checked: Checked) -> Checked:
 
 
 def _stray(name: str) -> Checked:
+    nothing = Checked(label=name, submission=None, withdrawn=None, verdicts=(), prints={}, vectors={})
     detail = "not the folder of a submission (submissions/<model>/<submission id>/)"
-    verdict = Verdict(submission=name, check="layout", verdict="fail", detail=detail)
-    return Checked(label=name, submission=None, withdrawn=None, verdicts=(verdict,), prints={}, vectors={})
-
-
-# --- the cache --------------------------------------------------------------------------------------
-
-
-def cached_executions(board: BoardFolder, folders: Iterable[SubmissionFolder]) -> dict[str, Verdict]:
-    """Return the cached results of running programs, of the submissions that have not changed since."""
-    with _Cache(board) as cache:
-        found = cache.read("executed", {where.label: cache.state(where) for where in folders})
-    return {label: Verdict.model_validate_json(data) for label, data in found.items()}
-
-
-def cache_execution(board: BoardFolder, where: SubmissionFolder, verdict: Verdict) -> None:
-    """Cache the result of running a submission's programs."""
-    with _Cache(board) as cache:
-        cache.write("executed", where.label, cache.state(where), verdict.model_dump_json().encode())
-
-
-class _Cache:
-    """The cache file. If it is damaged it is removed, and everything is checked again."""
-
-    def __init__(self, board: BoardFolder) -> None:
-        code = hash_tree(Path(__file__).parent, "*.py")
-        self.checks = hash_value([code, board.board.model_dump(mode="json")])
-        self.path = board.work / "verified.sqlite"
-
-    def __enter__(self) -> _Cache:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            self._open()
-        except sqlite3.DatabaseError:
-            self.path.unlink(missing_ok=True)
-            self._open()
-        return self
-
-    def _open(self) -> None:
-        self.file = sqlite3.connect(self.path, timeout=60)
-        for table in ("verified", "executed"):
-            self.file.execute(f"CREATE TABLE IF NOT EXISTS {table} (label TEXT PRIMARY KEY, state TEXT, found BLOB)")
-
-    def __exit__(self, *_: object) -> None:
-        self.file.commit()
-        self.file.close()
-
-    def state(self, where: SubmissionFolder) -> str:
-        """Return a hash of what a submission's verdicts depend on: its files' sizes and times, the pins, the checks.
-
-        A folder that cannot be walked gets a random state, so it is checked every time.
-        """
-        try:
-            files = [[path, s.st_size, s.st_mtime_ns, s.st_ctime_ns] for path, s in walk(where.path)]
-        except (MoemixError, OSError):
-            return os.urandom(16).hex()
-        return hash_value([self.checks, files])
-
-    def read(self, table: str, states: Mapping[str, str]) -> dict[str, bytes]:
-        """Return label → result of the submissions that are still in the given state."""
-        rows: Iterable[tuple[str, str, bytes]] = self.file.execute(f"SELECT label, state, found FROM {table}")
-        return {label: data for label, state, data in rows if states.get(label) == state}
-
-    def write(self, table: str, label: str, state: str, data: bytes) -> None:
-        """Store the result of a submission."""
-        self.file.execute(f"INSERT OR REPLACE INTO {table} VALUES (?, ?, ?)", (label, state, data))
+    return nothing.with_verdict("layout", "fail", detail)

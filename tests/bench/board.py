@@ -82,7 +82,8 @@ def _build(board: Path, site: Path) -> list[list[str]]:
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
         started = time.perf_counter()
         process = subprocess.run(
-            (sys.executable, "-m", "harness.cli", "board", "build", board, "--out", site, "--jobs", "2"),
+            (sys.executable, "-m", "harness.cli", "board", "build", board, "--out", site, "--jobs", "2",
+             "--no-execute"),
             capture_output=True, text=True, check=False,
         )  # fmt: skip
         wall = time.perf_counter() - started

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import subprocess
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -202,7 +203,8 @@ def seal(board: BoardFolder, folder: Path, model: str, **stated: Any) -> Submiss
         if path.is_file() and path.name != "submission.json"
     }
     fields = {
-        "submission_id": "0" * 12, "model": model, "strategy": "dynamic", "parameters": 1_000_000,
+        "submission_id": "0" * 12, "identity": "everything", "model": model,
+        "strategy": "dynamic", "parameters": 1_000_000,
         "checkpoint_hash": "c" * 64, "suites": ["made@1"], "created": "2026-01-01T00:00:00+00:00", "licence": "MIT",
         "contact": "someone@example.org", "provenance": PROVENANCE.model_dump(), "files": files, **stated,
     }  # fmt: skip
@@ -225,6 +227,21 @@ def reseal(board: BoardFolder, where: SubmissionFolder, **changes: Any) -> Submi
     where.path.rename(folder)
     (folder / "submission.json").unlink()
     return seal(board, folder, where.model, **(kept | changes))
+
+
+def git(folder: Path, *arguments: str) -> str:
+    """Run git in a folder, as somebody."""
+    identity = ("-c", "user.name=someone", "-c", "user.email=someone@example.org", "-c", "init.defaultBranch=main")
+    done = subprocess.run(("git", "-C", str(folder), *identity, *arguments), capture_output=True, text=True, check=True)
+    return done.stdout.strip()
+
+
+def commit(board: BoardFolder, message: str = "a step") -> None:
+    """Commit all that lies in a board's folder, which becomes a repository."""
+    if not (board.path / ".git").exists():
+        git(board.path, "init", "--quiet")
+    git(board.path, "add", "--all")
+    git(board.path, "commit", "--quiet", "--message", message)
 
 
 def outcomes(checked) -> dict[str, str]:

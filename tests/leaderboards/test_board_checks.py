@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from board_records import (  # type: ignore[import-not-found]
     SIZES,
+    commit,
     detail,
     edit_json,
     failing,
@@ -21,7 +22,6 @@ from board_records import (  # type: ignore[import-not-found]
 )
 
 from harness.samples import Sample
-from leaderboards.board.execution import execute
 from leaderboards.board.rescoring import ContradictionError, filtered_programs
 from leaderboards.board.verify import check_one, verify
 
@@ -41,7 +41,8 @@ def test_an_honest_submission_passes_every_check(made):
     board, _, where = made
     (checked,) = verify(board)
     assert outcomes(checked) == {
-        "layout": "pass", "schema": "pass", "hashes": "pass", "suite": "pass", "questions": "pass", "samples": "pass",
+        "layout": "pass", "schema": "pass", "owner": "pass", "hashes": "pass", "suite": "pass", "questions": "pass",
+        "samples": "pass",
         "execution": "skip", "scores": "pass", "statistics": "pass", "outputs": "pass", "contamination": "skip",
         "duplicates": "pass",
     }  # fmt: skip
@@ -219,7 +220,7 @@ def sandbox():
 
 
 def executed(board):
-    (checked,) = execute(board, verify(board))
+    (checked,) = verify(board, executing=True)
     return checked
 
 
@@ -294,17 +295,22 @@ def test_without_a_sandbox_programs_are_left_as_recorded_and_the_verdict_says_wh
 
 
 def test_a_copy_under_another_name_fails_and_the_original_does_not(made):
+    """The copy is backdated; what counts is when each came into the repository."""
     board, _, where = made
+    commit(board)
     copy = board.path / "submissions" / "mine" / "copy"
     shutil.copytree(where.path, copy)
-    edit_json(copy / "submission.json", lambda s: s.update(model="mine", created="2026-02-01T00:00:00+00:00"))
+    edit_json(copy / "submission.json", lambda s: s.update(model="mine", created="2025-02-01T00:00:00+00:00"))
     from leaderboards.board.folder import SubmissionFolder
 
     copied = reseal(board, SubmissionFolder("mine", "copy", copy))
     found = {checked.label: checked for checked in verify(board)}
     assert failing(found[copied.label]) == ["duplicates"]
-    assert f"every response of made@1 is also in {where.label}" in detail(found[copied.label], "duplicates")
+    assert f"every response is also in {where.label}" in detail(found[copied.label], "duplicates")
     assert failing(found[where.label]) == []
+    commit(board)
+    found = {checked.label: checked for checked in verify(board)}
+    assert (failing(found[copied.label]), failing(found[where.label])) == (["duplicates"], [])
     assert outcomes(found[where.label])["duplicates"] == "warn"
 
 
@@ -328,11 +334,18 @@ def test_equal_scores_by_other_responses_are_for_the_reviewer(tmp_path):
         for line in lines:
             line["resps"] = [["Well! " + line["resps"][0][0]]]
 
+    def other_likelihoods(lines):
+        for line in lines:
+            for pair in line["filtered_resps"]:
+                pair[0] = str(float(pair[0]) - 0.5)
+            line["resps"] = [[pair] for pair in line["filtered_resps"]]
+
     edit_samples(second, "count", reword)
+    edit_samples(second, "pick", other_likelihoods)
     reseal(board, second)
     found = {checked.submission.model: checked for checked in verify(board)}
     assert outcomes(found["two"])["duplicates"] == "warn"
-    assert "every score of made@1" in detail(found["two"], "duplicates")
+    assert "every score is also in" in detail(found["two"], "duplicates")
     assert first.label in detail(found["two"], "duplicates")
 
 

@@ -16,7 +16,7 @@ from click.testing import CliRunner
 
 from harness.errors import MoemixError
 from harness.store import checkpoint_hash
-from leaderboards.board.bundle import _from_checkpoint
+from leaderboards.board.bundle import read_checkpoint
 from leaderboards.board.cli import board as board_command
 from leaderboards.board.cli import submit as submit_command
 from leaderboards.board.folder import BoardFolder
@@ -186,7 +186,7 @@ def test_parameters_are_counted_from_the_headers(tmp_path):
     save_file(tensors, tmp_path / "model.safetensors")
     config = {"architectures": ["X"], "num_local_experts": 4, "num_experts_per_tok": 1}
     (tmp_path / "config.json").write_text(json.dumps(config))
-    assert _from_checkpoint(tmp_path) == {"architecture": "X", "parameters": 450, "active_parameters": 150}
+    assert read_checkpoint(tmp_path) == {"architecture": "X", "parameters": 450, "active_parameters": 150}
 
 
 @pytest.mark.parametrize(
@@ -236,4 +236,4 @@ def test_a_damaged_checkpoint_is_refused_with_its_file(tmp_path):
     (tmp_path / "config.json").write_text('{"model_type": "mixtral"}')
     (tmp_path / "model.safetensors").write_bytes(b"\xff" * 64)
     with pytest.raises(MoemixError, match=r"model\.safetensors: not a valid safetensors file"):
-        _from_checkpoint(tmp_path)
+        read_checkpoint(tmp_path)

@@ -1,0 +1,153 @@
+"""What is known of a verified submission, and the cache of it: enough to rank and show it without its samples.
+
+The cache lies in ``.moemix/verified.sqlite`` beside the board. Its keys are hashes of a submission's whole content, of
+the board's pins and of the code of the checks, so it may be copied to another machine. A file whose size and times have
+not changed is not read again.
+"""
+
+from __future__ import annotations
+
+import base64
+import os
+import sqlite3
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+import harness
+from harness.errors import MoemixError
+from harness.files import hash_file, hash_tree, hash_value
+from harness.schema import Strict
+from harness.statistics.columns import Key
+from leaderboards.board.folder import BoardFolder, SubmissionFolder
+from leaderboards.board.submissions import Outcome, ShownJudging, Submission, Verdict, Withdrawal
+from leaderboards.board.untrusted import walk
+
+
+class Vector(Strict):
+    """The scores of one result, packed: one bit for each question if all are 0 or 1, otherwise eight bytes."""
+
+    task: str
+    metric: str
+    filter: str
+    n: int
+    bits: str = ""
+    floats: str = ""
+
+    @classmethod
+    def pack(cls, key: Key, values: NDArray[np.float64]) -> Vector:
+        """Pack the scores f64[n] of a result."""
+        bits = floats = ""
+        if np.isin(values, (0.0, 1.0)).all():
+            bits = base64.b64encode(np.packbits(values.astype(bool)).tobytes()).decode()
+        else:
+            floats = base64.b64encode(values.astype("<f8").tobytes()).decode()
+        return cls(task=key.task, metric=key.metric, filter=key.filter, n=len(values), bits=bits, floats=floats)
+
+    @property
+    def key(self) -> Key:
+        """The result that the scores belong to."""
+        return Key(self.task, self.metric, self.filter)
+
+    @property
+    def values(self) -> NDArray[np.float64]:
+        """The scores, f64[n]."""
+        if self.floats:
+            return np.frombuffer(base64.b64decode(self.floats), dtype="<f8").astype(np.float64)
+        packed = np.frombuffer(base64.b64decode(self.bits), dtype=np.uint8)
+        return np.unpackbits(packed, count=self.n).astype(np.float64)
+
+
+class Checked(Strict):
+    """A submission after its own checks: enough to rank and show it without its samples."""
+
+    label: str
+    submission: Submission | None
+    withdrawn: Withdrawal | None
+    verdicts: tuple[Verdict, ...]
+    prints: dict[str, str]
+    vectors: dict[str, tuple[Vector, ...]]
+    engines: dict[str, str] = Field(default_factory=dict, description="suite → name, version and dtype of the engine")
+    repeats: dict[str, dict[str, tuple[int, ...]]] = Field(
+        default_factory=dict, description="suite → task → cluster of each question, if questions share a passage"
+    )
+    as_recorded: tuple[tuple[str, str, str, str], ...] = Field(
+        (), description="suite, task, metric and filter of scores that nothing here confirms"
+    )
+    marks: dict[str, str] = Field(default_factory=dict, description="suite → hashes by which a copy is found, u32[n]")
+    judged: dict[str, ShownJudging] = Field(default_factory=dict, description="bench → its judging, recomputed")
+    arrived: str = Field("", description="when it came into the board's repository; empty if it has not yet")
+
+    @property
+    def failed(self) -> bool:
+        """Whether a check failed."""
+        return any(verdict.verdict == "fail" for verdict in self.verdicts)
+
+    def outcome(self, check: str) -> str:
+        """Return the worst verdict of a check; empty if it did not take place."""
+        held = {verdict.verdict for verdict in self.verdicts if verdict.check == check}
+        return next((outcome for outcome in ("fail", "warn", "skip", "pass") if outcome in held), "")
+
+    def with_verdict(self, check: str, verdict: Outcome, detail: str) -> Checked:
+        """Return this with one more verdict."""
+        added = Verdict(submission=self.label, check=check, verdict=verdict, detail=detail)
+        return self.model_copy(update={"verdicts": (*self.verdicts, added)})
+
+
+class Cache:
+    """The cache file. If it is damaged it is removed, and everything is checked again."""
+
+    def __init__(self, board: BoardFolder) -> None:
+        code = [hash_tree(Path(folder).parent, "*.py") for folder in (__file__, str(harness.__file__))]
+        self.checks = hash_value([code, board.board.model_dump(mode="json")])
+        self.path = board.work / "verified.sqlite"
+
+    def __enter__(self) -> Cache:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            self._open()
+        except sqlite3.DatabaseError:
+            self.path.unlink(missing_ok=True)
+            self._open()
+        return self
+
+    def _open(self) -> None:
+        self.file = sqlite3.connect(self.path, timeout=60)
+        for table in ("content (name TEXT PRIMARY KEY, state TEXT, digest TEXT)",
+                      "found (key TEXT PRIMARY KEY, value BLOB)"):  # fmt: skip
+            self.file.execute(f"CREATE TABLE IF NOT EXISTS {table}")
+        rows: Iterable[tuple[str, str, str]] = self.file.execute("SELECT name, state, digest FROM content")
+        self.content = {name: (state, digest) for name, state, digest in rows}
+
+    def __exit__(self, *_: object) -> None:
+        self.file.commit()
+        self.file.close()
+
+    def key(self, where: SubmissionFolder) -> str:
+        """Return a hash of what a submission's verdicts depend on: its files, the pins, the checks.
+
+        A folder that cannot be walked gets a random one, so it is checked every time.
+        """
+        try:
+            files = [[path, s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino] for path, s in walk(where.path)]
+            state = hash_value(files)
+            known, digest = self.content.get(where.label, ("", ""))
+            if known != state:
+                digest = hash_value([[path, hash_file(where.path / str(path))] for path, *_ in files])
+                self.file.execute("INSERT OR REPLACE INTO content VALUES (?, ?, ?)", (where.label, state, digest))
+        except (MoemixError, OSError):
+            digest = os.urandom(16).hex()
+        return hash_value([self.checks, where.label, digest])
+
+    def read(self, keys: Iterable[str]) -> dict[str, bytes]:
+        """Return what is known, by key."""
+        wanted = set(keys)
+        rows: Iterable[tuple[str, bytes]] = self.file.execute("SELECT key, value FROM found")
+        return {key: value for key, value in rows if key in wanted}
+
+    def write(self, key: str, value: bytes) -> None:
+        """Store what was found out."""
+        self.file.execute("INSERT OR REPLACE INTO found VALUES (?, ?)", (key, value))
