@@ -4,6 +4,7 @@
 <out>/results.json          lm-eval's own, unchanged
 <out>/samples_<task>.jsonl  lm-eval's own, unchanged
 <out>/verdicts_<task>.jsonl how each generated program ended, test by test
+<out>/continuous.jsonl      how probable the right answers are, where a task has a continuous form
 <out>/summary.json          our records, written last: an evaluation is finished when this file exists
 
 The response cache (``evals/cache.py``) stores every answer as it comes, so a stopped evaluation resumes.
@@ -27,6 +28,7 @@ from evals.scores import columns, refused_result, task_results
 from evals.selection import keep_questions
 from evals.suites import Suite, load_suite, suite_hash
 from harness.errors import MoemixError, StageError
+from harness.files import write_text
 from harness.progress import duration
 from harness.provenance import provenance
 from harness.records import EvalRequest, EvalResult, EvalSummary
@@ -114,6 +116,8 @@ def _evaluate(job: EvalJobRequest, suite: Suite, out: Path, fingerprint: str) ->
     started = time.monotonic()
     _quiet()
     from evals.code_eval import is_sandboxed, run_programs_ahead
+    from evals.continuous import FILE as CONTINUOUS
+    from evals.continuous import continuous_scores
     from evals.lm import CachedLM
     from evals.loading import load_tasks
 
@@ -135,6 +139,8 @@ def _evaluate(job: EvalJobRequest, suite: Suite, out: Path, fingerprint: str) ->
                 if is_sandboxed(task):
                     run_programs_ahead(name, task, out)
             raw = _run_lm_eval(lm, loaded, suite, request, checkpoint, out)
+            scores = continuous_scores(lm, loaded.tasks, raw["samples"], chat_template=suite.chat_template)
+            write_text(out / CONTINUOUS, "".join(f"{task.model_dump_json()}\n" for task in scores))
             cache.close()
         results += task_results(raw, _notes(loaded, lm.notes), description)
     summary = EvalSummary(

@@ -8,11 +8,9 @@ import time
 from harness.errors import StageError
 from harness.execution import LocalExecutor
 from harness.jobs import Job, Plan
-from harness.launch import core_count
 from harness.local import conduct_locally
 from harness.process import Outcome
 from harness.progress import duration
-from harness.recipe import TinyModel
 
 logger = logging.getLogger("moemix.harness")
 
@@ -29,13 +27,8 @@ def conduct(plan: Plan, jobs: tuple[Job, ...] | None = None) -> Outcome:
     """
     jobs = plan.jobs if jobs is None else jobs
     started = time.monotonic()
-    executor = plan.recipe.executor
+    executor = plan.executor
     if isinstance(executor, LocalExecutor):
-        if executor.jobs is None and all(isinstance(model, TinyModel) for model in plan.recipe.models):
-            # A tiny model gains nothing from a second thread: a job on each core is faster than one on all.
-            # Only making the model, on which all others wait, gets all cores.
-            slots = {"model": core_count(), **executor.slots}
-            executor = executor.model_copy(update={"jobs": core_count(), "slots": slots})
         outcome = conduct_locally(jobs, executor)
     else:
         from harness.slurm import conduct_on_slurm

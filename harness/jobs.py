@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Literal
 
 from harness.errors import MoemixError, nearest
-from harness.launch import moemix_command
-from harness.recipe import Recipe
+from harness.execution import LocalExecutor, SlurmExecutor
+from harness.launch import core_count, moemix_command
+from harness.recipe import Recipe, TinyModel
 from harness.records import ModelManifest, RunConfig
 from harness.requests import FILE as REQUEST_FILE
 from harness.requests import JobRequest, ModelJobRequest, TrainJobRequest
@@ -94,6 +95,21 @@ class Plan:
     data_root: Path | None
     jobs: tuple[Job, ...]
     runs: tuple[PlannedRun, ...]
+
+    @property
+    def executor(self) -> LocalExecutor | SlurmExecutor:
+        """The recipe's executor, with the number of slots that it leaves open.
+
+        A tiny model gains nothing from a second thread: a job on each core is faster than one on all. Only making the
+        model, on which all other jobs wait, gets all cores.
+        """
+        executor = self.recipe.executor
+        if not isinstance(executor, LocalExecutor) or executor.jobs is not None:
+            return executor
+        if executor.devices or not all(isinstance(model, TinyModel) for model in self.recipe.models):
+            return executor.model_copy(update={"jobs": len(executor.devices) or 1})
+        slots = {"model": core_count(), **executor.slots}
+        return executor.model_copy(update={"jobs": core_count(), "slots": slots})
 
     def select(self, strategy: str, model: str | None, seed: int | None) -> PlannedRun:
         """Return the run of a strategy; model and seed are by default the first ones."""

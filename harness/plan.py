@@ -145,7 +145,8 @@ class _Builder:
             sources=recipe.data.sources,
             data_seed=recipe.data.seed,
             fingerprints=self._fingerprints((*recipe.data.sources, *held_out)),
-            training=recipe.training if rule.trains else Training(),
+            # An untrained run sees only held-out examples, which must be cut as they are for the others.
+            training=recipe.training if rule.trains else Training(max_length=recipe.training.max_length),
             mixing=recipe.mixing if rule.updates or rule.at_start else Mixing(),
             strategy_code=self.strategy_code(strategy.name),
             reference=reference.config.id if reference else None,

@@ -293,6 +293,16 @@ class Column(Strict):
     title: str = ""
 
 
+class ContinuousScores(Strict):
+    """A line of ``continuous.jsonl``: how probable a task's right answers are, question by question."""
+
+    task: str
+    measure: Literal["choice_probability", "bits_per_byte"]
+    doc_ids: tuple[int, ...]
+    doc_hashes: tuple[str, ...]
+    values: tuple[float, ...]
+
+
 class EvalSummary(Record):
     """``summary.json`` of an evaluation."""
 

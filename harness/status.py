@@ -159,8 +159,8 @@ def time_left(plan: Plan, rows: list[JobStatus]) -> float | None:
         if row.seconds_left is None and not finished:
             return None
         total += fmean(finished or ()) if row.seconds_left is None else row.seconds_left
-    executor = plan.recipe.executor
-    return total / (executor.jobs if isinstance(executor, LocalExecutor) else executor.at_once)
+    executor = plan.executor
+    return total / ((executor.jobs or 1) if isinstance(executor, LocalExecutor) else executor.at_once)
 
 
 def store_status(store: Store) -> Iterator[JobStatus]:

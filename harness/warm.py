@@ -33,14 +33,20 @@ class WarmProcess:
 
     def poll(self) -> int | None:
         """Return the exit status if the job has ended; negative for a signal, as of ``subprocess``."""
-        return self.wait(0)
+        return self._ended(0)
 
-    def wait(self, timeout: float | None = None) -> int | None:
+    def wait(self, timeout: float | None = None) -> int:
         """Wait for the end and return the exit status.
 
         Raises:
-            subprocess.TimeoutExpired: it did not end within ``timeout`` seconds (None: no limit), unless that is 0.
+            subprocess.TimeoutExpired: it did not end within ``timeout`` seconds (None: no limit).
         """
+        code = self._ended(timeout)
+        if code is None:
+            raise subprocess.TimeoutExpired("moemix", timeout or 0)
+        return code
+
+    def _ended(self, timeout: float | None) -> int | None:
         if self._code is None:
             with selectors.DefaultSelector() as selector:
                 selector.register(self._status, selectors.EVENT_READ)
@@ -48,8 +54,6 @@ class WarmProcess:
                     # Without a status the process that forks has died, and so has this job.
                     self._code = int(self._read() or -signal.SIGTERM)
                     self._status.close()
-                elif timeout:
-                    raise subprocess.TimeoutExpired("moemix", timeout)
         return self._code
 
     def _read(self) -> str:

@@ -18,8 +18,7 @@ from harness.statistics.estimates import estimate
 from harness.store import Run
 from leaderboards.contamination import footnote
 from leaderboards.differences import Pair, Tested, compare_pairs, mark_best, parts, show_differences
-from leaderboards.held_out import HeldOutColumns
-from leaderboards.members import conditions, open_member, rows_by_model, unlike
+from leaderboards.members import View, conditions, open_member, rows_by_model, unlike
 from leaderboards.scores import TaskScores
 from leaderboards.table import Cell, Comparison, Heading, Row, Table
 
@@ -31,7 +30,7 @@ def compare(
     suite: str = "",
     planned: Mapping[Path, RunConfig] | None = None,
     judgings: Mapping[str, Mapping[str, Path]] | None = None,
-    held_out: HeldOutColumns = "none",
+    view: View = "scores",
 ) -> Comparison:
     """Compare runs on one suite.
 
@@ -42,12 +41,12 @@ def compare(
         suite: its name, for the heading.
         planned: folder → configuration, for runs that may have no manifest yet.
         judgings: bench → run id → folder of its judging; each bench becomes a column.
-        held_out: which columns of held-out losses to show; ``by set`` shows nothing else.
+        view: which measures to show.
 
     Raises:
         MoemixError: damaged records, samples that contradict their summary, or two rows that are the baseline.
     """
-    models = rows_by_model([open_member(run, eval_folders, planned or {}, judgings or {}, held_out) for run in runs])
+    models = rows_by_model([open_member(run, eval_folders, planned or {}, judgings or {}, view) for run in runs])
     short = {model_id: re.sub(r"-[0-9a-f]{12}$", "", model_id) for model_id in models}  # without its hash
     tables = []
     for model_id, rows in models.items():

@@ -30,7 +30,8 @@ def render(comparisons: Sequence[Comparison], style: str) -> str:
         return as_csv(comparisons)
     if style == "json":
         return as_json(comparisons)
-    return write([section for comparison in comparisons for section in lay_out(comparison)], style)
+    # What training did is said once, below the first table.
+    return write([part for i, one in enumerate(comparisons) for part in lay_out(one, training=not i)], style)
 
 
 def as_csv(comparisons: Sequence[Comparison]) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +17,6 @@ from leaderboards.scores import Evaluation, TaskScores
 
 PREFIX = "held_out:"  # begins the name of a set's column
 MEAN = "held_out"
-HeldOutColumns = Literal["none", "mean", "by set"]
 MEASURES: dict[str, Callable[[HeldOutLosses], NDArray[np.float64]]] = {
     "nats": lambda losses: np.array(losses.nats) / np.array(losses.targets),
     "bits_per_byte": lambda losses: np.array(losses.nats) / np.log(2) / np.maximum(np.array(losses.bytes), 1),
@@ -74,7 +72,9 @@ def with_held_out(evaluation: Evaluation, run: Run, *, by_set: bool) -> Evaluati
                     higher_is_better=False, task_version="1", prompt_hash=hash_value(losses.keys),
                 )
             )  # fmt: skip
-        named = {task: (f"{task.removeprefix(PREFIX)}: {UNITS[measure]}", (task,)) for task in tasks} if by_set else {}
+        named: dict[str, tuple[str, tuple[str, ...]]] = {}
+        if by_set:
+            named = {task: (f"{task.removeprefix(PREFIX)}: {UNITS[measure]}", (task,)) for task in tasks}
         named[MEAN] = (f"mean {UNITS[measure]}" if by_set else "Held-out loss", tuple(tasks))
         for name, (title, members) in named.items():
             columns[name if measure == "nats" else f"{name}:{measure}"] = Column(

@@ -22,9 +22,9 @@ LEGEND = {
 }
 
 
-def lay_out(comparison: Comparison) -> list[Section]:
-    """Return one section for each model."""
-    return [_section(comparison.suite, table) for table in comparison.tables]
+def lay_out(comparison: Comparison, *, training: bool = True) -> list[Section]:
+    """Return one section for each model, with what training did below the scores unless ``training`` is false."""
+    return [_section(comparison.suite, table, training=training) for table in comparison.tables]
 
 
 @dataclass
@@ -42,7 +42,7 @@ class _Footnotes:
         return f" [{self.texts.index(text) + 1}]"
 
 
-def _section(suite: str, table: Table) -> Section:
+def _section(suite: str, table: Table, *, training: bool) -> Section:
     footnotes = _Footnotes()
     facts = [fact for row in table.rows for fact in run_facts(row)]
     scores = _scores(table, footnotes)
@@ -56,7 +56,7 @@ def _section(suite: str, table: Table) -> Section:
         grid=scores,
         notes=[*numbered, *table.notes, *_reading(table), *columns, *_task_notes(table), *evaluated],
         legend=LEGEND,
-        more=[_mixture(facts), _cost(facts)] if any(fact.weights for fact in facts) else [],
+        more=[_mixture(facts), _cost(facts)] if training and any(fact.weights for fact in facts) else [],
     )
 
 

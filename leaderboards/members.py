@@ -5,15 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 from harness.errors import MoemixError
 from harness.files import hash_value
 from harness.records import EvalSummary, RunConfig, RunManifest
 from harness.store import Run
-from leaderboards.held_out import HeldOutColumns, with_held_out
+from leaderboards.continuous import continuous_forms
+from leaderboards.held_out import with_held_out
 from leaderboards.judged import with_judging
 from leaderboards.scores import Evaluation
 from leaderboards.table import Member, Row
+
+View = Literal["scores", "scores and loss", "held-out losses", "continuous forms"]
+"""What of a run stands in a table: its suite's columns, those beside the mean held-out loss, or other measures."""
 
 
 def rows_by_model(members: Sequence[Member]) -> dict[str, list[Row]]:
@@ -51,9 +56,9 @@ def open_member(
     eval_folders: Mapping[str, Path],
     planned: Mapping[Path, RunConfig],
     judgings: Mapping[str, Mapping[str, Path]],
-    held_out: HeldOutColumns = "none",
+    view: View = "scores",
 ) -> Member:
-    """Read a run's manifest and, if they are finished, its evaluation, held-out losses and judgings."""
+    """Read a run's manifest and, if they are finished, its evaluation and judgings, or other measures."""
     if run.folder in planned and not run.manifest_path.is_file():
         return Member(run, planned[run.folder], None, problem="has not run yet")
     manifest = run.manifest
@@ -65,8 +70,11 @@ def open_member(
     evaluation = Evaluation.open(folder)
     if manifest.checkpoint_hash and evaluation.summary.checkpoint_hash != manifest.checkpoint_hash:
         return replace(member, problem=f"evals/{folder.name} is of another checkpoint; evaluate it again")
-    if held_out != "none":
-        evaluation = with_held_out(evaluation, run, by_set=held_out == "by set")
+    if view == "continuous forms":
+        forms = continuous_forms(evaluation)
+        return replace(member, evaluation=forms, problem=None if forms else "has no continuous forms of its columns")
+    if view != "scores":
+        evaluation = with_held_out(evaluation, run, by_set=view == "held-out losses")
     remarks: list[str] = []
     for folders in judgings.values():
         judged = folders.get(manifest.run_id)

@@ -12,7 +12,8 @@ from harness.records import RunConfig
 from harness.requests import eval_request
 from harness.store import Run
 from leaderboards.comparison import compare
-from leaderboards.held_out import HeldOutColumns
+from leaderboards.continuous import FILE as CONTINUOUS
+from leaderboards.members import View
 from leaderboards.table import Comparison
 
 Folders = dict[str, dict[str, Path]]  # suite or bench → run id → folder, finished or not
@@ -34,7 +35,7 @@ class Selection:
     judgings: Folders = field(default_factory=dict)
 
     def compare(self, suite: str | None = None) -> list[Comparison]:
-        """Return a comparison for each suite and one of the held-out losses, or that of the named suite.
+        """Return a comparison for each suite and one of each further measure, or that of the named suite.
 
         Raises:
             MoemixError: no run was evaluated on that suite; and as :func:`leaderboards.comparison.compare`.
@@ -47,11 +48,16 @@ class Selection:
             folders = self.evaluations.get(name, {})
             # Judgings and the mean held-out loss stand beside the first suite, once.
             judgings = self.judgings if number == 0 else {}
-            losses: HeldOutColumns = "mean" if number == 0 else "none"
-            found.append(compare(self.runs, folders, self.baseline, name, self.planned, judgings, losses))
-        if suite is None and any(run.held_out.is_file() for run in self.runs):
+            view: View = "scores and loss" if number == 0 else "scores"
+            found.append(compare(self.runs, folders, self.baseline, name, self.planned, judgings, view))
+        if suite is None:
             folders = self.evaluations.get(names[0], {})
-            found.append(compare(self.runs, folders, self.baseline, "held-out losses", self.planned, {}, "by set"))
+            views: dict[View, bool] = {
+                "held-out losses": any(run.held_out.is_file() for run in self.runs),
+                "continuous forms": any((folder / CONTINUOUS).is_file() for folder in folders.values()),
+            }
+            for view in (view for view, there in views.items() if there):
+                found.append(compare(self.runs, folders, self.baseline, view, self.planned, {}, view))
         return found
 
 

@@ -85,12 +85,14 @@ def tracked(run: Run, first: bool) -> Iterator[Tracker | None]:
 
 def stored_points(run: Run) -> Iterator[tuple[int, Point]]:
     """Yield the points of all lines of a run's files, by step, one point for each step."""
-    schemas = {run.metrics: StepMetrics, run.mixture: MixtureUpdate, run.held_out: HeldOutLosses}
+    records: list[StepMetrics | MixtureUpdate | HeldOutLosses] = []
+    records += [StepMetrics.model_validate(line) for line in read_jsonl(run.metrics)]
+    records += [MixtureUpdate.model_validate(line) for line in read_jsonl(run.mixture)]
+    if run.held_out.is_file():  # runs of version 0.1 have none
+        records += [HeldOutLosses.model_validate(line) for line in read_jsonl(run.held_out)]
     points: dict[int, Point] = {}
-    for path, schema in schemas.items():
-        for line in read_jsonl(path) if path.is_file() else ():
-            record = schema.model_validate(line)
-            points.setdefault(record.step, {}).update(point(record))
+    for record in records:
+        points.setdefault(record.step, {}).update(point(record))
     yield from sorted(points.items())
 
 

@@ -70,7 +70,7 @@ class HeldOut:
                     sums_2n[0] += np.bincount(batch.target_source_N, each, count)
                     sums_2n[1] += np.bincount(batch.target_source_N, minlength=count)
             total_n, targets_n = self._ranks.sum(sums_2n)
-            texts = [self._tokenizer.decode(e.input_ids[e.is_target], skip_special_tokens=True) for e in examples]
+            texts = [str(self._tokenizer.decode(e.input_ids[e.is_target], skip_special_tokens=True)) for e in examples]
             found.append(
                 HeldOutLosses(
                     step=step,

@@ -146,9 +146,11 @@ class Mixture:
         self._enact(decided, draw)
         cost["update"] = time.perf_counter() - started
         self.seconds += sum(cost.values())
-        regime = self._strategy.regime(state, self._state) if isinstance(self._strategy, Dynamic) else None
-        if regime is not None and regime.corner and not self._warned:
-            self._warn_of_corner(regime, self._strategy.eta)
+        regime = None
+        if isinstance(self._strategy, Dynamic):
+            regime = self._strategy.regime(state, self._state)
+            if regime is not None and regime.corner and not self._warned:
+                self._warn_of_corner(regime, self._strategy.eta)
         self._warn_if_dominated()
         traced = {field: signals[field].trace(array) for field, array in observed.items()}
         record = self._record(step, before, drawn, traced, cost)
