@@ -29,7 +29,7 @@ from trainers.data import TokenSource, TokenSplit
 from trainers.data.tokens import TokenTable, TokenWriter
 
 VOCABULARY = 96
-TOKENIZER = SimpleNamespace(pad_token_id=0, eos_token_id=0)
+TOKENIZER = SimpleNamespace(pad_token_id=0, eos_token_id=0, decode=lambda ids, **_: " ".join(map(str, ids)))
 
 
 def small_model(model_type: str = "mixtral", seed: int = 0, **changes: Any) -> Any:

@@ -9,9 +9,11 @@ logits become losses and gradients, and are dropped before the next few are comp
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any, Literal, NamedTuple, cast
 
 import numpy as np
@@ -24,10 +26,12 @@ from transformers.modeling_outputs import MoeModelOutputWithPast
 
 from harness.errors import MoemixError
 from trainers.data.batches import Forward
+from trainers.models import grouped
 from trainers.models.balance import balance_loss
 from trainers.models.packing import announce
 from trainers.models.routers import RouterObserver, Routing
 
+logger = logging.getLogger("moemix.training")
 RouterLogits = tuple[Tensor, ...] | None
 CHUNK_LOGITS = 1 << 23  # logits in memory at a time: 32 MB in float32
 
@@ -65,8 +69,11 @@ class TargetLosses(nn.Module):
         self.model = model
         self.autocast = bfloat16
         if bfloat16:
-            # Autocast reaches plain matrix products only: over float32 weights a grouped one stays in float32.
-            model.set_experts_implementation("eager")
+            model.set_experts_implementation(grouped.NAME)
+            for module in model.modules():
+                if type(module).__name__ == "DbrxExperts":  # their sums fit no dtype but that of the weights
+                    module.forward = partial(_without_autocast, module.forward)
+            _warn_if_slow(model.device)
         self._own_balance = _own_balance_loss(model) if balance == "model" else None
         self._routers = RouterObserver(model) if balance == "paper" else None
         self._linear_head = _logits_are_linear(model)
@@ -140,6 +147,20 @@ class TargetLosses(nn.Module):
 
     def _decode(self, batch: Forward) -> MoeModelOutputWithPast:
         return cast("MoeModelOutputWithPast", self.model.base_model(**self._arguments(batch)))
+
+
+def _without_autocast(forward: Callable[..., Tensor], *args: Tensor) -> Tensor:
+    with torch.autocast(args[0].device.type, enabled=False):
+        return forward(*(arg.float() if arg.is_floating_point() else arg for arg in args))
+
+
+def _warn_if_slow(device: torch.device) -> None:
+    """Warn of a CPU that computes bfloat16 by converting it, which takes several times as long as float32."""
+    fast = any(getattr(torch.cpu, f"_is_{kind}_supported", bool)() for kind in ("amx_tile", "avx512_bf16"))
+    if device.type == "cpu" and not fast:
+        logger.warning(
+            "warning: this CPU has no bfloat16 arithmetic, so training.dtype=float32 is several times faster"
+        )
 
 
 def _head_losses(
