@@ -17,6 +17,7 @@ from harness import memory, stages
 from harness.errors import MoemixError, nearest, raise_all
 from harness.execution import LocalExecutor, SlurmExecutor
 from harness.files import parent_that_exists
+from harness.jobs import Plan
 from harness.plan import make_world
 from harness.recipe import CheckpointModel, FromDense, Model, Recipe, Source, Strategy, TinyModel
 from harness.recipe_file import load_recipe, override, recipe_names
@@ -93,7 +94,6 @@ class _Checks:
                 self.strategy((*own, "strategies", str(row)), recipe, strategy)
         if self.recipe.baseline not in labels | {"uniform"}:  # the default may be missing: then no difference is shown
             self.add(("baseline",), f"no row is called {self.recipe.baseline!r}", nearest(self.recipe.baseline, labels))
-        self.space()
 
     def strategy(self, keys: Keys, recipe: Recipe, strategy: Strategy) -> None:
         """Check a row: its overrides, its options, and the contract of a class that is not built in."""
@@ -175,23 +175,22 @@ class _Checks:
                 (*keys, "top_k"), f"`top_k` is {model.top_k}, and there are {getattr(model, 'experts', '?')} experts"
             )
 
-    def space(self) -> None:
-        """Compare the disk that the runs take with what is free, where the models' sizes are known."""
-        needed = 0.0
-        for model in self.recipe.models:
-            recipe = self.attempt((), override, self.recipe, model.overrides)
-            size = memory.parameters(model)
-            if recipe is not None and size is not None:
-                runs = len(recipe.strategies) * len(recipe.seeds)
-                needed += memory.disk_bytes(size, recipe.training, runs)
-        free = shutil.disk_usage(parent_that_exists(self.store.root)).free
-        if needed > free:
-            self.add(
-                (),
-                f"the runs need about {needed / _GIB:,.0f} GiB on the disk of {self.store.root}, and"
-                f" {free / _GIB:,.0f} GiB are free",
-                "free space, give another --store, or run fewer rows or seeds at a time",
-            )
+
+def disk_shortage(plan: Plan) -> str | None:
+    """Say what the disk lacks for the runs to come, where the models' sizes are known; None if there is enough."""
+    needed = 0.0
+    for model in plan.recipe.models:
+        waiting = [p for p in plan.runs if p.model == model.name and not p.run.trained]
+        size = memory.parameters(model)
+        if size is not None and waiting:
+            needed += memory.disk_bytes(size, waiting[0].config.training, len(waiting))
+    free = shutil.disk_usage(parent_that_exists(plan.store.root)).free
+    if needed <= free:
+        return None
+    return (
+        f"the runs need about {needed / _GIB:,.0f} GiB on the disk of {plan.store.root}, and"
+        f" {free / _GIB:,.0f} GiB are free: free space, give another --store, or run fewer rows or seeds at a time"
+    )
 
 
 def _built_in_models() -> list[Model]:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import click
 
 from harness import stages
-from harness.checks import check
+from harness.checks import check, disk_shortage
+from harness.errors import MoemixError
 from harness.grid import Grid, terminal_table
 from harness.jobs import Plan
 from harness.options import executor_options, executor_settings, format_option, recipe_options
@@ -50,6 +53,8 @@ def bench(
     from harness.conductor import conduct
 
     plan = checked_plan(recipe, overrides + executor_settings(executor, jobs), store, data_root)
+    if shortage := disk_shortage(plan):
+        raise MoemixError(shortage, where=f"recipe {plan.recipe.name}")
     outcome = conduct(plan)
     text, written = stages.comparison().report(plan, plan.store.root / plan.recipe.name)
     click.echo(text, nl=False)
@@ -81,6 +86,8 @@ def plan(recipe: str, overrides: tuple[str, ...], store: str | None, data_root: 
     click.echo(f"\nEngine {built.recipe.engine}; store {built.store.root}")
     for line in _costs(built):
         click.echo(line)
+    if shortage := disk_shortage(built):
+        click.echo(f"Warning: {shortage}; `bench` stops here", err=True)
 
 
 def _costs(built: Plan) -> Iterator[str]:
@@ -104,12 +111,34 @@ def _costs(built: Plan) -> Iterator[str]:
             yield memory
 
 
-@click.command()
+@click.group(invoke_without_command=True)
 @format_option
-def recipes(style: str) -> None:
+@click.pass_context
+def recipes(context: click.Context, style: str) -> None:
     """List the built-in recipes."""
+    if context.invoked_subcommand is not None:
+        return
     descriptions = {name: load_recipe(name).description for name in recipe_names()}
     if style == "json":
         click.echo(json.dumps(descriptions, indent=1))
         return
     click.echo(terminal_table(Grid(("recipe", "for"), sorted(descriptions.items()))))
+
+
+@recipes.command("new")
+@click.argument("path", metavar="FILE.yaml", type=click.Path(path_type=Path, dir_okay=False))
+@click.option("--data", "sources", metavar="FILE|ORG/NAME", multiple=True, help="A source, as often as there are some.")
+@click.option("--model", metavar="tiny|FOLDER|ORG/NAME", help="tiny: a small MoE with random weights, for minutes.")
+@click.option("--suite", "suites", metavar="NAME", multiple=True, help="Benchmarks, see `moemix suites`.")
+def new_recipe(path: Path, sources: tuple[str, ...], model: str | None, suites: tuple[str, ...]) -> None:
+    """Write a commented recipe for your own data and model. Asks for what no option says."""
+    from harness.new_recipe import write_recipe
+
+    asking = sys.stdin.isatty()
+    if not sources and asking:
+        sources = tuple(click.prompt("Files or hub data sets, separated by spaces").split())
+    if model is None:
+        model = click.prompt("Model: tiny, a folder or a hub id", default="tiny") if asking else "tiny"
+    for line in write_recipe(path, sources, model, suites):
+        click.echo(line, err=True)
+    click.echo(path)

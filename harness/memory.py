@@ -96,6 +96,10 @@ def _molm(layers: int, selected: int) -> Shape:
 
 
 SHAPES = {
+    # 64 experts of 1,024 neurons, 8 for a token; attention norms its queries and keys
+    "allenai/OLMoE-1B-7B-0924": Shape(
+        2048, 16, 50304, 4 * 2048**2 + 2 * 2048, 2048, 64 * 1024, 64, 8, 2048 * 64, gated=True, norm=2048
+    ),
     "llama-moe/LLaMA-MoE-v1-3_5B-2_8": _llama_moe(8, 2),
     "llama-moe/LLaMA-MoE-v1-3_5B-4_16": _llama_moe(16, 4),
     "llama-moe/LLaMA-MoE-v1-3_0B-2_16": _llama_moe(16, 2),
@@ -111,11 +115,18 @@ def shape_of(model: Model) -> Shape | None:
     return SHAPES.get(model.source) if isinstance(model, CheckpointModel) else None
 
 
+def trained_parameters(shape: Shape, training: Training) -> int:
+    """Return the number of trained parameters; of low-rank adapters, those on the attention's square projections."""
+    if training.lora is None:
+        return shape.trained(training.freeze)
+    return shape.layers * (len(training.lora.targets) or 4) * 2 * training.lora.r * shape.width
+
+
 def memory_per_process(shape: Shape, training: Training, launcher: Launcher) -> dict[str, float]:
-    """Return bytes by purpose, without what adapters would save."""
+    """Return bytes by purpose."""
     share = launcher.processes if launcher.strategy == "fsdp2" else 1
     states = launcher.processes if launcher.strategy in ("fsdp2", "zero1") else 1
-    whole, trained = shape.parameters, shape.trained(training.freeze)
+    whole, trained = shape.parameters, trained_parameters(shape, training)
     tokens = training.rows_per_forward * training.max_length
     number = 2 if training.dtype == "bfloat16" else 4
     met = shape.neurons * shape.selected // shape.experts
@@ -162,12 +173,13 @@ def disk_bytes(parameters: int, training: Training, runs: int) -> float:
 def describe(model: Model, training: Training, launcher: Launcher) -> str | None:
     """Return a sentence on the memory of training a model; None if its shape is not known."""
     shape = shape_of(model)
-    if shape is None or training.lora is not None:
+    if shape is None:
         return None
     parts = memory_per_process(shape, training, launcher)
     listed = ", ".join(f"{name} {size / GIB:.1f}" for name, size in parts.items())
+    kind, trained = ("in adapters", "of them")[training.lora is None], trained_parameters(shape, training)
     return (
-        f"{model.name}: {shape.parameters / 1e9:.2f} billion parameters, {shape.trained(training.freeze) / 1e9:.2f}"
-        f" billion of them trained; on each of {launcher.processes} processes ({launcher.strategy}) about"
+        f"{model.name}: {shape.parameters / 1e9:.2f} billion parameters, {trained / 1e9:.2f} billion {kind} trained;"
+        f" on each of {launcher.processes} processes ({launcher.strategy}) about"
         f" {sum(parts.values()) / GIB:.0f} GiB: {listed}"
     )

@@ -53,6 +53,9 @@ class TrainingStage(Protocol):
     def check_part(self, part: Part, root: Path | None, source: str) -> None:
         """Raise ``MoemixError`` if the adapter, the files or the first rows of a part of a source are not valid."""
 
+    def find_adapter(self, file: Path) -> str:
+        """Return the adapter that reads the first rows of a file, or raise ``MoemixError``."""
+
     def check_tiny(self, model: TinyModel) -> None:
         """Raise ``MoemixError`` if the architecture or a field of its configuration does not exist."""
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from pathlib import Path
 
 from harness.errors import MoemixError, raise_all
 from harness.recipe import Part, Source, TinyModel
 from harness.sources import hub_folder, part_files
-from trainers.data.adapters import MalformedRowError, PartAdapter, UnusableRowError
+from trainers.data.adapters import ADAPTERS, MalformedRowError, PartAdapter, UnusableRowError
 from trainers.data.reading import read_part
 from trainers.data.world import world_id
 from trainers.mixing import MixingStrategy, load_strategy, strategy_code
@@ -53,6 +54,24 @@ def _files(part: Part, root: Path | None, source: str) -> list[Part]:
     return [part.model_copy(update={"files": (str(file),)}) for file in part_files(part, root, where=source)]
 
 
+def find_adapter(file: Path) -> str:
+    """Return the first adapter, without options, that reads the first rows of a file."""
+    for name in ADAPTERS:
+        with contextlib.suppress(MoemixError):
+            check_part(_part(name, file), None, file.stem)
+            return name
+    rows = [row for row, _ in itertools.islice(read_part(_part("text", file), root=None, source=file.stem)[1], 1)]
+    raise MoemixError(
+        f"no adapter reads these rows; the columns are: {', '.join(rows[0]) if rows else 'none'}",
+        where=str(file),
+        hint="name the columns in the part's `options`, or write an adapter of your own: docs/recipes.md",
+    )
+
+
+def _part(adapter: str, file: Path) -> Part:
+    return Part(adapter=adapter, files=(str(file.resolve()),))
+
+
 def check_tiny(model: TinyModel) -> None:
     """Check the architecture and the configuration fields of a tiny model."""
     from trainers.making.tiny import configuration
@@ -95,6 +114,7 @@ __all__ = [
     "check_strategy",
     "check_tiny",
     "count_rows",
+    "find_adapter",
     "load_strategy",
     "set_threads",
     "strategy_code",
