@@ -10,7 +10,7 @@ SCALE = MINI.training.steps / FULL.training.steps
 
 TRAINING = {
     "steps", "batch_examples", "max_length", "rows_per_forward", "log_every", "save_every",  # the scale
-    "learning_rate", "warmup", "weight_decay", "betas",  # of a small model that learns in 120 steps
+    "learning_rate", "warmup", "weight_decay", "betas",  # of a small model that learns in 240 steps
     "dtype", "gradient_checkpointing",  # of GPUs
     "gate_noise",  # in mini it is in the model's configuration
     "freeze",  # full: also what the release calls a gate by its name
