@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import click
@@ -10,10 +11,75 @@ from harness.checkpoint_argument import CheckpointArgument
 from harness.options import request_option
 
 
+class Limit(click.ParamType):
+    """A number of questions, or a share of them."""
+
+    name = "limit"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> int | float:
+        """Return a whole number from 1, or a fraction below 1."""
+        try:
+            number = float(str(value))
+        except ValueError:
+            number = 0.0
+        if 0 < number < 1:
+            return number
+        if number < 1 or not number.is_integer():
+            self.fail(f"{value!r} is neither a number of questions nor a share between 0 and 1", param, ctx)
+        return int(number)
+
+
+def _pairs(texts: Iterable[str], option: str) -> Iterator[tuple[str, str]]:
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if not key or not equals:
+            raise click.BadParameter(f"expected KEY=VALUE, got {text!r}", param_hint=option)
+        yield key.strip(), value
+
+
+def _settings(text: str, option: str) -> dict[str, object]:
+    """Return settings from a JSON object or from ``key=value,…``, whose values are read as YAML."""
+    import yaml
+
+    if text.lstrip().startswith("{"):
+        read: object = yaml.safe_load(text)
+        if not isinstance(read, dict):
+            raise click.BadParameter(f"not an object: {text}", param_hint=option)
+        return read
+    return {key: yaml.safe_load(value) for key, value in _pairs(filter(None, text.split(",")), option)}
+
+
 @click.command("eval")
 @click.argument("checkpoint", required=False, type=CheckpointArgument())
 @click.option("--suite", metavar="NAME|FILE", help="A suite's name (see `moemix suites`) or YAML file.")
-@click.option("--tasks", metavar="A,B", default="", help="Only these tasks or columns of the suite.")
+@click.option(
+    "--tasks",
+    metavar="A,B",
+    default="",
+    help="Only these tasks or columns of the suite; without --suite, any tasks or groups of lm-eval.",
+)
+@click.option(
+    "--apply-chat-template",
+    "--apply_chat_template",
+    "chat",
+    is_flag=True,
+    help="Ask with the tokenizer's chat template; few-shot examples are turns.",
+)
+@click.option(
+    "--num-fewshot",
+    "--num_fewshot",
+    "shots",
+    type=click.IntRange(min=0),
+    metavar="N",
+    help="Few-shot examples of every task.",
+)
+@click.option(
+    "--gen-kwargs",
+    "--gen_kwargs",
+    "generation",
+    metavar="K=V,…",
+    help="Generation arguments of every task, such as temperature=0.7,max_gen_toks=512; or a JSON object.",
+)
 @click.option(
     "--include-path",
     "--include_path",
@@ -23,7 +89,7 @@ from harness.options import request_option
     metavar="DIR",
     help="Folder of further lm-eval tasks, which --tasks may name; can be given several times.",
 )
-@click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Questions per task.")
+@click.option("--limit", type=Limit(), metavar="N|SHARE", help="Questions per task, or a share of them such as 0.1.")
 @click.option(
     "--questions",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
@@ -36,6 +102,14 @@ from harness.options import request_option
     show_default=True,
     metavar="vllm|transformers|URL",
     help="What answers: a vLLM server started for it, this process, or a running OpenAI-compatible server.",
+)
+@click.option(
+    "--engine-arg",
+    "--engine_arg",
+    "engine_args",
+    multiple=True,
+    metavar="K=V",
+    help="Further argument of the engine, such as tensor_parallel_size=4; can be given several times.",
 )
 @click.option("--dtype", default="float32", show_default=True, help="float32, bfloat16 or float16.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of sampled generations.")
@@ -54,10 +128,14 @@ def eval_command(
     checkpoint: Path | None,
     suite: str | None,
     tasks: str,
+    chat: bool,
+    shots: int | None,
+    generation: str | None,
     include: tuple[Path, ...],
-    limit: int | None,
+    limit: float | None,
     questions: Path | None,
     engine: str,
+    engine_args: tuple[str, ...],
     dtype: str,
     seed: int,
     data_root: str | None,
@@ -66,31 +144,43 @@ def eval_command(
     out: Path | None,
     request: Path | None,
 ) -> None:
-    """Score CHECKPOINT, a folder or a hub id, on a suite.
+    """Score CHECKPOINT, a folder or a hub id, on a suite or on tasks of lm-eval.
 
     Writes lm-eval's results.json and samples_<task>.jsonl, and summary.json. The same command again resumes, or does
     nothing if it is finished.
     """
     from evals.runner import evaluate, request_for
-    from evals.selection import include_folders, read_questions
+    from evals.selection import adapted_suite, read_questions
     from harness.requests import EvalJobRequest, read_request
     from harness.store import data_root as find_data_root
     from harness.store import data_root_of
 
     if request is not None:
         job = read_request(request, EvalJobRequest)
-    elif checkpoint is None or suite is None or out is None:
-        raise click.UsageError("give a CHECKPOINT, --suite NAME and --out DIR, or --request FILE")
+    elif checkpoint is None or not (suite or tasks) or out is None:
+        raise click.UsageError("give a CHECKPOINT, --suite NAME or --tasks A,B, and --out DIR, or --request FILE")
     else:
         only = tuple(name.strip() for name in tasks.split(",") if name.strip())
-        if include:
-            suite = include_folders(suite, include, only, out)
+        if suite is None or include or chat or shots is not None or generation:
+            suite, only = (
+                adapted_suite(
+                    suite,
+                    only,
+                    out,
+                    folders=include,
+                    chat_template=chat,
+                    shots=shots,
+                    generation=_settings(generation or "", "--gen-kwargs"),
+                ),
+                only if suite else (),
+            )
         config = request_for(
             suite,
             tasks=only,
             limit=limit,
             questions=read_questions(questions) if questions else {},
             engine=engine,
+            engine_args={key: str(value) for key, value in _pairs(engine_args, "--engine-arg")},
             dtype=dtype,
             seed=seed,
         )

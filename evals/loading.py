@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -46,14 +47,14 @@ class LoadedTasks:
     notes: dict[str, str] = field(default_factory=dict)
 
 
-def load_tasks(suite: Suite, name: str, *, only: Sequence[str], limit: int | None, root: Path | None) -> LoadedTasks:
+def load_tasks(suite: Suite, name: str, *, only: Sequence[str], limit: float | None, root: Path | None) -> LoadedTasks:
     """Load a suite's tasks with lm-eval's own task manager.
 
     Args:
         suite: the suite.
         name: its name or file.
         only: a selection of its tasks or columns; empty for all.
-        limit: questions per task, in addition to the columns' own limits.
+        limit: questions per task, or a share of them, in addition to the columns' own limits.
         root: the data root; None for the hub.
 
     Raises:
@@ -103,7 +104,7 @@ def _selected(suite: Suite, only: Sequence[str]) -> set[str]:
     return {task for name in only for task in names[name]}
 
 
-def _load(name: str, column: SuiteColumn, limit: int | None, loaded: LoadedTasks, *, offline: bool) -> None:
+def _load(name: str, column: SuiteColumn, limit: float | None, loaded: LoadedTasks, *, offline: bool) -> None:
     manager = loaded.manager
     if name not in manager.all_tasks:
         raise MoemixError(
@@ -135,7 +136,9 @@ def _load(name: str, column: SuiteColumn, limit: int | None, loaded: LoadedTasks
             loaded.unrunnable[leaf] = task
             continue
         loaded.tasks[leaf] = task
-        loaded.limits[leaf] = min((n for n in (limit, column.limit) if n is not None), default=None)
+        share = isinstance(limit, float) and limit < 1
+        most = math.ceil(limit * len(task.eval_docs)) if share and limit else limit
+        loaded.limits[leaf] = min((int(n) for n in (most, column.limit) if n is not None), default=None)
         if is_sandboxed(task) and (count := run_setup_code(task)):
             loaded.notes[leaf] = f"the data's own setup code is run before the tests of {count} question(s)"
 

@@ -46,11 +46,12 @@ def request_for(
     suite: str,
     *,
     tasks: tuple[str, ...],
-    limit: int | None,
+    limit: float | None,
     engine: str,
     dtype: str,
     seed: int,
     questions: Mapping[str, tuple[int, ...]] | None = None,
+    engine_args: Mapping[str, str] | None = None,
 ) -> EvalRequest:
     """Make a request with the hash of the suite as it is now.
 
@@ -65,6 +66,7 @@ def request_for(
         tasks=tasks,
         limit=limit,
         engine=engine,
+        engine_args=dict(engine_args or {}),
         dtype=dtype,
         seed=seed,
         questions=dict(questions or {}),
@@ -131,7 +133,14 @@ def _evaluate(job: EvalJobRequest, suite: Suite, out: Path, fingerprint: str) ->
     _log_refused(results)
     description: dict[str, object] = {}
     if loaded.tasks:
-        with open_engine(request.engine, checkpoint, dtype=request.dtype, seed=request.seed, folder=out) as engine:
+        with open_engine(
+            request.engine,
+            checkpoint,
+            dtype=request.dtype,
+            seed=request.seed,
+            folder=out,
+            arguments=request.engine_args,
+        ) as engine:
             description = engine.describe()
             cache = open_cache({"checkpoint": fingerprint, "engine": description}, keep=job.keep_answers)
             lm = CachedLM(engine.lm(), cache, max_length=engine.max_length, seed=request.seed)

@@ -1,4 +1,4 @@
-"""Which questions of a suite are asked: single questions by number, and further tasks from a folder."""
+"""Which questions of a suite are asked and how: single ones by number, further tasks, other settings."""
 
 from __future__ import annotations
 
@@ -83,31 +83,55 @@ def _build_only(task: Task, numbers: Sequence[int]) -> None:
     task.build_all_requests = build_and_keep
 
 
-def include_folders(name: str, folders: Sequence[Path], only: Sequence[str], out: Path) -> str:
-    """Write a suite that also knows the tasks of some folders to ``out/suite.yaml``, and return its path.
+def adapted_suite(
+    name: str | None,
+    only: Sequence[str],
+    out: Path,
+    *,
+    folders: Sequence[Path] = (),
+    chat_template: bool = False,
+    shots: int | None = None,
+    generation: Mapping[str, Any] | None = None,
+) -> str:
+    """Write a suite for one evaluation to ``out/suite.yaml``, and return its path.
 
-    A requested task, group or tag of the folders that the suite does not have becomes a column of its own, with the
-    shots of its task file and the first of its metrics and filters.
+    A requested task, group or tag that the suite does not have becomes a column of its own, with the shots of its task
+    file and the first of its metrics and filters.
 
     Args:
-        name: the suite's name or file.
-        folders: folders of lm-eval task files.
+        name: the suite to start from, by name or file; None for a suite of the requested tasks of lm-eval alone.
         only: the requested tasks.
         out: the evaluation's folder.
+        folders: folders of further lm-eval task files.
+        chat_template: ask all tasks with the tokenizer's chat template.
+        shots: few-shot examples of every task, in place of the suite's.
+        generation: generation arguments of every column, before the suite's.
 
     Raises:
-        MoemixError: a task's file does not say its metric, or ``out`` has another suite.
+        MoemixError: an unknown task, one whose file does not say its metric, or ``out`` has another suite.
     """
     from lm_eval.tasks import TaskManager
 
-    suite = load_suite(name)
-    index = TaskManager(include_path=[str(folder) for folder in folders], include_defaults=False).task_index
-    known = {*suite.tasks, *(column.name for column in suite.columns)}
-    added = [_column(task, index) for task in dict.fromkeys(only) if task not in known and task in index]
-    included = [folder for folder in (*task_folders(name), *(path.resolve() for path in folders)) if folder != TASKS]
-    tree = suite.model_dump(mode="json", exclude_defaults=True)
-    tree["columns"] += [column.model_dump(mode="json", exclude_defaults=True) for column in added]
-    tree["include"] = [str(folder) for folder in dict.fromkeys(included)]
+    paths = [path.resolve() for path in folders]
+    index = TaskManager(include_path=[str(path) for path in (TASKS, *paths)], include_defaults=not name).task_index
+    tree: dict[str, Any] = {"name": "tasks", "description": "single tasks", "columns": []}
+    known: set[str] = set()
+    if name is not None:
+        suite = load_suite(name)
+        tree = suite.model_dump(mode="json", exclude_defaults=True)
+        known = {*suite.tasks, *(column.name for column in suite.columns)}
+        paths = [folder for folder in task_folders(name) if folder != TASKS] + paths
+    for task in dict.fromkeys(only):
+        if task not in known and task in index:
+            tree["columns"].append(_column(task, index).model_dump(mode="json", exclude_defaults=True))
+        elif name is None:
+            raise unknown("task", task, index, where="--tasks")
+    tree["include"] = [str(path) for path in dict.fromkeys(paths)]
+    if chat_template:
+        tree["chat_template"] = True
+    for column in tree["columns"]:
+        column |= {} if shots is None else {"shots": shots}
+        column |= {"generation": {**column.get("generation", {}), **generation}} if generation else {}
     text = yaml.safe_dump(tree, sort_keys=False, allow_unicode=True)
     file = out.resolve() / "suite.yaml"
     if file.is_file() and file.read_text(encoding="utf-8") != text:

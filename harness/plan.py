@@ -195,6 +195,7 @@ class _Builder:
             suite_hash=self.suite_hash(suite),
             limit=evaluation.limit,
             engine=recipe.engine,
+            engine_args=recipe.engine_args,
             dtype=evaluation.dtype,
             seed=evaluation.seed,
         )

@@ -13,7 +13,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from harness.errors import MoemixError
 from harness.execution import Executor, Launcher, LocalExecutor, Tracking
 from harness.files import read_yaml
-from harness.schema import Strict
+from harness.schema import QuestionLimit, Strict
 
 ROUTER_MODULES = frozenset({"gate", "router"})
 """Names of the router in MoE layers, in transformers and in the paper's models."""
@@ -274,7 +274,7 @@ class Evaluation(Strict):
 
     suites: tuple[str, ...] = Field((), description="names or YAML files (`moemix suites`)")
     every: int | None = Field(None, ge=1, description="steps between measurements of held-out losses; null: at the end")
-    limit: int | None = Field(None, ge=1, description="questions per task; null for all")
+    limit: QuestionLimit | None = Field(None, description="questions per task, or a share of them; null for all")
     dtype: Literal["float32", "bfloat16"] = "float32"
     seed: int = 0
 
@@ -325,6 +325,7 @@ class Recipe(Strict):
     evaluation: Evaluation = Evaluation()
     judging: Judging = Judging()
     engine: str = Field("transformers", description="transformers, vllm, or the URL of an OpenAI-compatible server")
+    engine_args: dict[str, str] = Field({}, description="further arguments of the engine (`--engine-arg`)")
     baseline: str = Field("uniform", description="the row that differences are taken to")
     executor: Executor = Field(LocalExecutor(), description="where jobs run; does not affect results or run ids")
     tracking: Tracking = Field(Tracking(), description="experiment trackers; does not affect results or run ids")

@@ -14,7 +14,7 @@ from harness.errors import MoemixError
 from harness.execution import Tracking
 from harness.files import hash_value, read_json, write_json
 from harness.recipe import Mixing, Model, Source, Strategy, Training
-from harness.schema import Strict
+from harness.schema import QuestionLimit, Strict
 
 SCHEMA = 1
 R = TypeVar("R", bound="Record")
@@ -243,8 +243,9 @@ class EvalRequest(Strict):
     suite: str
     suite_hash: str
     tasks: tuple[str, ...] = Field((), description="a selection; empty for the whole suite")
-    limit: int | None = None
+    limit: QuestionLimit | None = None
     engine: str
+    engine_args: dict[str, str] = Field({}, description="further arguments of the engine")
     dtype: str = "float32"
     seed: int = 0
     questions: dict[str, tuple[int, ...]] = Field(
@@ -254,7 +255,8 @@ class EvalRequest(Strict):
     @property
     def id(self) -> str:
         """The hash that identifies this evaluation of a checkpoint."""
-        return hash_value(self.model_dump(mode="json", exclude=None if self.questions else {"questions"}))[:12]
+        unused = {name for name in ("questions", "engine_args") if not getattr(self, name)}
+        return hash_value(self.model_dump(mode="json", exclude=unused))[:12]
 
 
 class EvalResult(Strict):

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import TypeVar, get_args, get_origin
+from typing import Annotated, TypeVar, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
 from harness.errors import MoemixError, nearest, raise_all
@@ -39,6 +39,10 @@ _WORDS = {
     "missing_argument": "a value is missing",
 }
 """What the validator's most frequent faults mean, in our words."""
+
+
+QuestionLimit = Annotated[int, Field(ge=1)] | Annotated[float, Field(gt=0, lt=1)]
+"""How many questions of each task are asked, or what share of them."""
 
 
 class Strict(BaseModel):

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from evals.engines.engine import Engine
-from harness.errors import unknown
+from harness.errors import MoemixError, unknown
 
 ENGINES = ("transformers", "vllm")
 DTYPES = ("float32", "bfloat16", "float16")
@@ -24,7 +24,9 @@ def check_engine(spec: str, dtype: str) -> None:
 
 
 @contextmanager
-def open_engine(spec: str, checkpoint: Path, *, dtype: str, seed: int, folder: Path) -> Iterator[Engine]:
+def open_engine(
+    spec: str, checkpoint: Path, *, dtype: str, seed: int, folder: Path, arguments: Mapping[str, str] | None = None
+) -> Iterator[Engine]:
     """Start an engine, and stop it at the end of the block.
 
     ::
@@ -39,9 +41,10 @@ def open_engine(spec: str, checkpoint: Path, *, dtype: str, seed: int, folder: P
         dtype: one of :data:`DTYPES`.
         seed: seed of the vLLM server.
         folder: where a server's log is written.
+        arguments: further arguments of the vLLM server, or of lm-eval's transformers model.
 
     Raises:
-        MoemixError: there is no such engine or dtype, or the checkpoint cannot be loaded.
+        MoemixError: there is no such engine or dtype, a URL was given arguments, or the checkpoint cannot be loaded.
         StageError: a server did not start.
     """
     check_engine(spec, dtype)
@@ -49,9 +52,11 @@ def open_engine(spec: str, checkpoint: Path, *, dtype: str, seed: int, folder: P
         if spec == "transformers":
             from evals.engines.in_process import InProcessEngine
 
-            yield stack.enter_context(InProcessEngine(checkpoint, dtype=dtype))
+            yield stack.enter_context(InProcessEngine(checkpoint, dtype=dtype, arguments=arguments))
         elif spec == "vllm":
-            yield stack.enter_context(_vllm_or_transformers(checkpoint, dtype, seed, folder))
+            yield stack.enter_context(_vllm_or_transformers(checkpoint, dtype, seed, folder, arguments))
+        elif arguments:
+            raise MoemixError("a running server takes no engine arguments", where=spec, hint="leave --engine-arg out")
         else:
             from evals.engines.url import UrlEngine
 
@@ -59,7 +64,9 @@ def open_engine(spec: str, checkpoint: Path, *, dtype: str, seed: int, folder: P
 
 
 @contextmanager
-def _vllm_or_transformers(checkpoint: Path, dtype: str, seed: int, folder: Path) -> Iterator[Engine]:
+def _vllm_or_transformers(
+    checkpoint: Path, dtype: str, seed: int, folder: Path, arguments: Mapping[str, str] | None
+) -> Iterator[Engine]:
     from evals.engines.in_process import InProcessEngine
     from evals.engines.vllm_server import CannotServeError, VllmEngine, why_not_vllm
 
@@ -68,7 +75,9 @@ def _vllm_or_transformers(checkpoint: Path, dtype: str, seed: int, folder: Path)
         reason = why_not_vllm(checkpoint)
         if reason is None:
             try:
-                engine = stack.enter_context(VllmEngine(checkpoint, dtype=dtype, seed=seed, folder=folder))
+                engine = stack.enter_context(
+                    VllmEngine(checkpoint, dtype=dtype, seed=seed, folder=folder, arguments=arguments)
+                )
             except CannotServeError as error:
                 reason = error.message
         if engine is None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import cast
 
 import torch
 import transformers
+import yaml
 from lm_eval.models.huggingface import HFLM
 from transformers import (
     GenerationConfig,
@@ -36,10 +37,19 @@ class InProcessEngine(Engine):
     Args:
         checkpoint: folder of the checkpoint.
         dtype: type of the weights.
+        arguments: further arguments of lm-eval's model, such as ``attn_implementation`` or ``parallelize``.
         instead_of_vllm: why vLLM, which was asked for, does not answer.
     """
 
-    def __init__(self, checkpoint: Path, *, dtype: str, instead_of_vllm: str | None = None) -> None:
+    def __init__(
+        self,
+        checkpoint: Path,
+        *,
+        dtype: str,
+        arguments: Mapping[str, str] | None = None,
+        instead_of_vllm: str | None = None,
+    ) -> None:
+        self.extra = {name: yaml.safe_load(value) for name, value in (arguments or {}).items()}
         self.checkpoint, self.dtype, self.instead_of_vllm = checkpoint, dtype, instead_of_vllm
         self.max_length = context_length(checkpoint)
         vocabulary = read_json(checkpoint / "config.json").get("vocab_size", 1 << 16)
@@ -57,6 +67,7 @@ class InProcessEngine(Engine):
                 device=self.device,
                 batch_size=self.batch_size,
                 max_length=self.max_length,
+                **self.extra,
             )
         except (OSError, ValueError, KeyError) as error:  # what transformers raises for a checkpoint it cannot load
             raise MoemixError(f"transformers cannot load this: {error}", where=str(self.checkpoint)) from error
@@ -71,7 +82,7 @@ class InProcessEngine(Engine):
             "name": "transformers",
             "version": transformers.__version__,
             "dtype": self.dtype,
-            "args": {"device": self.device, "batch_size": self.batch_size, "max_length": self.max_length},
+            "args": {"device": self.device, "batch_size": self.batch_size, "max_length": self.max_length, **self.extra},
         }
         return description | ({"instead_of_vllm": self.instead_of_vllm} if self.instead_of_vllm else {})
 

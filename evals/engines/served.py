@@ -17,6 +17,7 @@ from harness.files import read_json, write_json
 from harness.progress import LOG_EVERY_SECONDS, duration
 
 START_SECONDS = 1800.0
+REFUSED_SECONDS = 60.0
 _PORT_ATTEMPTS = 3
 _RESTARTS = 1
 logger = logging.getLogger("moemix.evals")
@@ -52,6 +53,7 @@ class ServedProcess:
         self._command, self._environment = command, environment
         self._guard: subprocess.Popen[bytes] | None = None
         self._restarts = 0
+        self._refusal = ""
 
     def start(self) -> None:
         """Start the server and wait until it answers.
@@ -64,7 +66,7 @@ class ServedProcess:
         for attempt in range(1, _PORT_ATTEMPTS + 1):
             before = self.log.stat().st_size if self.log.is_file() else 0
             self._launch(_free_port())
-            if self._wait_until_ready():
+            if self._wait_until_ready(before):
                 return
             self.stop()
             said = self._log_tail(before)
@@ -123,8 +125,12 @@ class ServedProcess:
         server = int(self._guard.stdout.readline() or 0)
         write_json(self.record, {"pid": server, "started": _start_time(server), "boot": _boot()})
 
-    def _wait_until_ready(self) -> bool:
-        """Return true when the server answers for its model, false when it ended."""
+    def _wait_until_ready(self, before: int) -> bool:
+        """Return true when the server answers for its model, false when it ended.
+
+        Args:
+            before: bytes of the log before this start.
+        """
         client = Client(self.url)
         started = logged = time.monotonic()
         while self.alive():
@@ -132,19 +138,29 @@ class ServedProcess:
                 logger.info("%s: ready after %s", self.name, duration(time.monotonic() - started))
                 return True
             now = time.monotonic()
-            if now - started > START_SECONDS:
+            # Somebody else's server on this port may refuse us, until ours has failed to take it.
+            refused = self._refusal and now - started > REFUSED_SECONDS
+            if refused or now - started > START_SECONDS:
+                why = (
+                    f"refuses requests ({self._refusal})"
+                    if refused
+                    else f"was not ready after {duration(START_SECONDS)}"
+                )
+                said = self._log_tail(before)
                 self.stop()
-                raise StageError(f"the server was not ready after {duration(START_SECONDS)}", where=str(self.log))
+                raise StageError(f"the server {why}. The end of its log:\n{said}", where=str(self.log))
             if now - logged >= LOG_EVERY_SECONDS:
                 logged = now
-                logger.info("%s: starting the server, %s (log: %s)", self.name, duration(now - started), self.log)
+                said = self._log_tail(before, lines=1) or f"log: {self.log}"
+                logger.info("%s: starting the server, %s; %s", self.name, duration(now - started), said)
             time.sleep(0.25)
         return False
 
     def _answers(self, client: Client) -> bool:
         try:
             listing = client.get(f"{client.url}/models", timeout=5.0)
-        except RequestError:
+        except RequestError as error:
+            self._refusal = error.detail if error.reason == "denied" else ""
             return False
         models = listing.get("data") if isinstance(listing, dict) else None
         return any(isinstance(model, dict) and model.get("id") == self.model for model in models or ())

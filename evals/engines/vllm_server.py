@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import sys
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -31,8 +32,11 @@ class CannotServeError(MoemixError):
 class VllmEngine(Engine):
     """A vLLM server that runs as long as the block lasts. If it dies meanwhile it is started again, once."""
 
-    def __init__(self, checkpoint: Path, *, dtype: str, seed: int, folder: Path) -> None:
+    def __init__(
+        self, checkpoint: Path, *, dtype: str, seed: int, folder: Path, arguments: Mapping[str, str] | None = None
+    ) -> None:
         self.checkpoint, self.dtype, self.seed = checkpoint, dtype, seed
+        self.extra = {name.replace("_", "-"): value for name, value in (arguments or {}).items()}
         self.version, self.cpu = installed_vllm()
         self.max_length = context_length(checkpoint)
         self.server = ServedProcess(
@@ -86,7 +90,7 @@ class VllmEngine(Engine):
             # can do: a seeded, sampled request then ends the server. So prompts are read whole.
             arguments["no-enable-chunked-prefill"] = True
             arguments["max-num-batched-tokens"] = max(self.max_length, _CPU_BATCH_TOKENS)
-        return arguments
+        return arguments | self.extra
 
     def _command(self, port: int) -> list[str]:
         command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(self.checkpoint)]
@@ -94,7 +98,7 @@ class VllmEngine(Engine):
         # Token ids as the keys of top log-probabilities: two tokens can decode to the same text.
         command += ["--return-tokens-as-token-ids", "--disable-uvicorn-access-log"]
         for name, value in self._arguments().items():
-            command += [f"--{name}"] if value is True else [f"--{name}", str(value)]
+            command += [f"--{name}"] if value in (True, "true") else [f"--{name}", str(value)]
         return command
 
     def _environment(self) -> dict[str, str]:

@@ -12,9 +12,10 @@ from small_evaluations import samples, stored
 from tiny_checkpoint import make_checkpoint
 
 from evals.runner import evaluate, request_for
+from evals.suites import suite_hash
 from harness.cli import cli
 from harness.errors import MoemixError
-from harness.records import EvalSummary
+from harness.records import EvalRequest, EvalSummary
 from harness.requests import EvalJobRequest
 
 
@@ -217,3 +218,43 @@ def test_the_command_asks_a_task_that_only_an_included_folder_has(checkpoint, mi
     summary = EvalSummary.read(tmp_path / "out" / "summary.json")
     assert [(r.task, r.metric, r.n) for r in summary.results] == [("mini_choice", "acc", 3)]
     assert summary.columns.keys() == {"mini_choice"}
+
+
+@pytest.mark.data
+def test_tasks_without_a_suite_are_asked_and_the_request_is_what_a_recipe_makes(checkpoint, real_data, tmp_path):
+    out = tmp_path / "out"
+    options = ["--tasks", "arc_easy,boolq", "--num-fewshot", "0", "--limit", "0.002"]
+    options += ["--engine-arg", "max_batch_size=8"]
+    done = CliRunner().invoke(
+        cli,
+        ["eval", str(checkpoint), *options, "--data-root", str(real_data), "--out", str(out)],
+        standalone_mode=False,
+    )
+    assert done.exception is None, done.exception
+    summary = EvalSummary.read(out / "summary.json")
+    assert {name: column.n for name, column in summary.columns.items()} == {"arc_easy": 5, "boolq": 7}
+    assert summary.engine["args"]["max_batch_size"] == 8
+    suite = str(out / "suite.yaml")
+    recipe = EvalRequest(
+        suite=suite,
+        suite_hash=suite_hash(suite),
+        limit=0.002,
+        engine="transformers",
+        engine_args={"max_batch_size": "8"},
+    )
+    assert summary.request == recipe
+    assert recipe.id != recipe.model_copy(update={"engine_args": {}}).id
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--limit", "0"], "neither a number of questions nor a share"),
+        (["--limit", "1.5"], "neither a number of questions nor a share"),
+        (["--engine-arg", "x"], "expected KEY=VALUE"),
+        (["--gen-kwargs", "temperature"], "expected KEY=VALUE"),
+    ],
+)
+def test_an_option_that_cannot_be_read_is_named(options, message, mini_suite, checkpoint, tmp_path):
+    arguments = ["eval", str(checkpoint), "--suite", str(mini_suite), "--out", str(tmp_path / "out"), *options]
+    assert message in str(CliRunner().invoke(cli, arguments, standalone_mode=False).exception)

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from evals.selection import include_folders
+from evals.selection import adapted_suite
 from evals.suites import load_suite, suite_hash, suite_names, task_folders
 from harness.errors import MoemixError
 
@@ -132,7 +132,7 @@ def folder(tmp_path):
 
 def test_a_task_of_an_included_folder_is_a_column_as_its_file_says(write, folder, tmp_path):
     only = ("my_choice", "my_text", "my_tag", "my_group", "my_own", "arc")
-    made = include_folders(write(SUITE), (folder,), only, tmp_path / "out")
+    made = adapted_suite(write(SUITE), only, tmp_path / "out", folders=(folder,))
     suite = load_suite(made)
     base = load_suite(write(SUITE))
     assert (suite.columns[:2], suite.averages) == (base.columns, base.averages)
@@ -147,15 +147,23 @@ def test_a_task_of_an_included_folder_is_a_column_as_its_file_says(write, folder
     assert task_folders(made)[1:] == [folder.resolve()]
     before = suite_hash(made)
     (folder / "base.yaml").write_text(FOLDER["base.yaml"] + "num_fewshot: 3\n")
-    assert suite_hash(include_folders(write(SUITE), (folder,), only, tmp_path / "out")) != before
+    assert suite_hash(adapted_suite(write(SUITE), only, tmp_path / "out", folders=(folder,))) != before
+
+
+def test_settings_of_the_command_line_go_into_the_suite_as_a_file_would_say_them(write, folder, tmp_path):
+    settings = {"chat_template": True, "shots": 2, "generation": {"temperature": 0.5}}
+    suite = load_suite(adapted_suite(write(SUITE), (), tmp_path / "out", **settings))
+    assert suite.chat_template
+    assert {(column.shots, column.generation["temperature"]) for column in suite.columns} == {(2, 0.5)}
+    assert suite.averages == load_suite(write(SUITE)).averages
 
 
 def test_an_included_task_without_a_metric_and_a_folder_of_another_suite_are_refused(write, folder, tmp_path):
     with pytest.raises(MoemixError, match="does not say its metric"):
-        include_folders(write(SUITE), (folder,), ("my_odd",), tmp_path / "out")
-    include_folders(write(SUITE), (folder,), ("my_text",), tmp_path / "out")
+        adapted_suite(write(SUITE), ("my_odd",), tmp_path / "out", folders=(folder,))
+    adapted_suite(write(SUITE), ("my_text",), tmp_path / "out", folders=(folder,))
     with pytest.raises(MoemixError, match="another suite"):
-        include_folders(write(SUITE), (folder,), ("my_choice",), tmp_path / "out")
+        adapted_suite(write(SUITE), ("my_choice",), tmp_path / "out", folders=(folder,))
 
 
 def test_a_suite_that_is_not_utf_8_is_refused_with_its_file(tmp_path):
