@@ -29,6 +29,7 @@ from harness.grid import Number
 from harness.statistics.estimates import Floats
 from leaderboards.board.pages import Data, submission_data, table_data, task_data
 from leaderboards.board.pairs import has_pair_pages, pair_data
+from leaderboards.board.reading import has_sample_pages, sample_data
 from leaderboards.board.standings import Standing, Standings, rank_text
 from leaderboards.board.tables import as_csv, as_json, as_markdown
 
@@ -66,7 +67,7 @@ def build_site(boards: Mapping[str, Standings], out: Path) -> None:
 
 
 def _write_board(standings: Standings, out: Path) -> None:
-    for folder in ("s", "t", "p"):
+    for folder in ("s", "t", "p", "a"):
         (out / "data" / folder).mkdir(parents=True)
     (out / "records").mkdir()
     _copy_assets(out)
@@ -78,6 +79,9 @@ def _write_board(standings: Standings, out: Path) -> None:
             positions[row][standing.suite.key] = at
         for name, data in task_data(standing):
             _write_data(out, f"t/{number}-{name}", data)
+        if has_sample_pages(standing):
+            for name, data in sample_data(standings, standing):
+                _write_data(out, f"a/{number}-{name}", data)
         if has_pair_pages(standing):
             for at, data in enumerate(pair_data(standings, standing)):
                 _write_data(out, f"p/{number}-{at}", data)
@@ -124,7 +128,8 @@ def _index_row(standings: Standings, standing: Standing, at: int, scores: Sequen
     cells = [
         "",
         rank_text(standing.columns[standing.suite.main], at),
-        f'<a href="#s/{submission.submission_id}">{escape(submission.model)}</a>',
+        f'<a href="#s/{submission.submission_id}">{escape(submission.model)}</a>'
+        + ("" if submission.seed is None else f" <small>seed {submission.seed}</small>"),
         escape(submission.strategy or "–"),
         _size(submission.parameters),
         *(_score(float(values[at]), float(halves[at])) for values, halves in scores),

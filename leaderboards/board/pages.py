@@ -13,7 +13,9 @@ from harness.records import MixtureUpdate, RunManifest
 from harness.schema import parse
 from harness.statistics.ranking import RankedColumn, Scores
 from leaderboards.board.pairs import has_pair_pages, shortened
-from leaderboards.board.standings import Standing, Standings
+from leaderboards.board.reading import PAGE, has_sample_pages
+from leaderboards.board.standings import Standing, Standings, badges
+from leaderboards.board.strategies import strategy_data
 from leaderboards.board.submissions import BoardEntry
 from leaderboards.board.untrusted import read_lines, read_record
 
@@ -31,7 +33,8 @@ def table_data(standings: Standings) -> Data:
     return {
         "title": board.title,
         "description": board.description,
-        "built": now(),
+        "repository": board.repository,
+        "page": PAGE,
         "refused": len(standings.refused),
         "strategies": strategies,
         "rows": {
@@ -40,10 +43,15 @@ def table_data(standings: Standings) -> Data:
             "strategy": [position[s.strategy or ""] for s in submissions],
             "parameters": [s.parameters for s in submissions],
             "seed": [s.seed for s in submissions],
+            "badges": [list(badges(one)) for one in standings.checked],
             "created": [s.created[:10] for s in submissions],
         },
         "history": [[row, status, note] for row, (status, note) in enumerate(standings.status) if status != "current"],
-        "suites": [_suite_data(standing) for standing in standings.suites],
+        "suites": [
+            _suite_data(standing) | {"models": list(strategy_data(standings, standing))}
+            for standing in standings.suites
+        ],
+        "built": now(),
     }
 
 
@@ -73,6 +81,7 @@ def _suite_data(standing: Standing) -> Data:
         ],
         "rows": standing.rows,
         "pairs": has_pair_pages(standing),
+        "samples": has_sample_pages(standing),
         "scores": {name: _column_data(column) for name, column in standing.columns.items()},
     }
 

@@ -151,7 +151,7 @@ def _standing(suite: PinnedSuite, checked: Sequence[Checked], rows: list[int]) -
     tasks = {}
     for key in keys:
         clusters = standing.clusters.get(key.task, np.arange(suite.tasks[key.task].questions))
-        tasks[key] = TaskMatrix(np.stack([_values(checked[row], suite.key, key) for row in rows]), clusters)
+        tasks[key] = TaskMatrix(np.stack([values_of(checked[row], suite.key, key) for row in rows]), clusters)
     unsure = [{Key(*rest) for key, *rest in checked[row].as_recorded if key == suite.key} for row in rows]
     for name, weights in shares.items():
         if held := [at for at, found in enumerate(unsure) if found & weights.keys()]:
@@ -160,7 +160,8 @@ def _standing(suite: PinnedSuite, checked: Sequence[Checked], rows: list[int]) -
     return standing
 
 
-def _values(checked: Checked, suite: str, key: Key) -> NDArray[np.float64]:
+def values_of(checked: Checked, suite: str, key: Key) -> NDArray[np.float64]:
+    """Return the scores f64[n] of a submission in a task result."""
     return next(vector.values for vector in checked.vectors[suite] if vector.key == key)
 
 

@@ -9,6 +9,7 @@ const moemix = (() => {
     ["10B and more", 1e10, Infinity]];
   const loaded = new Map(), waiting = new Map();
   const view = { suite: 0, sort: "", descending: true, query: "", strategy: "", size: 0, page: 0, task: null };
+  const START = { ...view };
   const chosen = new Set();
   let board = null, names = [], rowOf = new Map();
 
@@ -77,10 +78,12 @@ const moemix = (() => {
     return String(count);
   }
 
+  const duration = (seconds) => (seconds < 120 ? `${Number(seconds.toPrecision(2))} s` : seconds < 7200 ? `${Math.round(seconds / 60)} min` : `${(seconds / 3600).toFixed(1)} h`);
   const rank = (best, worst) => (best === worst ? `${best}` : `${best}–${worst}`);
   const suiteOf = () => board.suites[view.suite];
   const columnOf = (suite, name) => suite.columns.find((column) => column.name === name);
   const modelLink = (row) => el("a", { href: `#s/${board.rows.id[row]}`, title: board.rows.model[row] }, board.rows.model[row]);
+  const seedOf = (row) => (board.rows.seed[row] === null ? null : el("small", {}, ` seed ${board.rows.seed[row]}`));
   const strategyOf = (row) => board.strategies[board.rows.strategy[row]];
 
   function safeLink(address) {
@@ -92,6 +95,35 @@ const moemix = (() => {
     return address;
   }
 
+  // --- the address: it holds all that a reader has chosen -------------------------------------------------
+
+  // Take the choices from the part of the address after "?".
+  function recall(text) {
+    const given = new URLSearchParams(text);
+    for (const key of ["sort", "query", "strategy"]) view[key] = given.get(key) || START[key];
+    view.descending = given.has("order") ? given.get("order") === "down" : suiteOf() ? suiteOf().higher : true;
+    for (const key of ["size", "page"]) view[key] = Math.max(0, Number.parseInt(given.get(key), 10) || 0);
+    view.size = Math.min(view.size, SIZES.length - 1);
+    chosen.clear();
+    for (const id of (given.get("compare") || "").split(",")) if (rowOf.has(id)) chosen.add(id);
+  }
+
+  function choices(standard) {
+    const given = new URLSearchParams();
+    for (const key of ["query", "strategy", "size", "page"]) if (view[key] !== START[key]) given.set(key, view[key]);
+    if (view.sort !== standard) given.set("sort", view.sort);
+    if (view.descending !== suiteOf().higher) given.set("order", view.descending ? "down" : "up");
+    if (chosen.size) given.set("compare", [...chosen].join(","));
+    return given.size ? `?${given}` : "";
+  }
+
+  function remember(standard) {
+    const path = location.hash.slice(1).split("?")[0];
+    history.replaceState(null, "", `#${path || `b/${suiteOf().key}`}${choices(standard)}`);
+  }
+
+  const tableLink = () => el("a", { href: suiteOf() ? `#b/${suiteOf().key}` : "#" }, "← the table");
+
   // --- the table ----------------------------------------------------------------------------------------
 
   // Positions in the suite's rows that pass the filters, in the chosen order.
@@ -100,7 +132,7 @@ const moemix = (() => {
     const found = [];
     for (let i = 0; i < suite.rows.length; i++) {
       const row = suite.rows[i], count = board.rows.parameters[row] || 0;
-      if (view.strategy !== "" && board.rows.strategy[row] !== Number(view.strategy)) continue;
+      if (view.strategy !== "" && strategyOf(row) !== (view.strategy === "-" ? "" : view.strategy)) continue;
       if (view.size && !(count >= low && count < high)) continue;
       if (query && !names[row].includes(query)) continue;
       found.push(i);
@@ -137,20 +169,22 @@ const moemix = (() => {
     const order = selection(suite, values);
     const pages = Math.max(1, Math.ceil(order.length / PAGE));
     view.page = Math.min(view.page, pages - 1);
+    const shown = columns.some(([name]) => name === view.sort) ? view.sort : columns[0][0]; // the one that a phone shows
     const head = el("tr", {}, el("th", { scope: "col" }, el("span", { class: "note" }, "⇄")),
       el("th", { scope: "col" }, "Rank"), heading("model", "Model", redraw),
       heading("strategy", "Strategy", redraw, "wide"), heading("size", "Size", redraw, "wide"),
-      columns.map(([name, title]) => heading(name, title, redraw)), heading("date", "Date", redraw, "wide"));
+      columns.map(([name, title]) => heading(name, title, redraw, name === shown ? "" : "wide")), heading("date", "Date", redraw, "wide"));
     const body = order.slice(view.page * PAGE, (view.page + 1) * PAGE).map((i) => {
       const row = suite.rows[i], id = board.rows.id[row];
       const box = el("input", { type: "checkbox", "aria-label": `Compare ${board.rows.model[row]}`, "data-id": id,
-        onchange: (event) => { event.target.checked ? chosen.add(id) : chosen.delete(id); compareButton(); } });
+        onchange: (event) => { event.target.checked ? chosen.add(id) : chosen.delete(id); compareButton(); remember(suite.main); } });
       box.checked = chosen.has(id);
       return el("tr", { class: ranks && ranks.b[i] === 1 ? "top" : null }, el("td", {}, box),
         el("td", { class: "rank" }, ranks ? rank(ranks.b[i], ranks.w[i]) : "–"),
-        el("td", { class: "text name" }, modelLink(row)), el("td", { class: "text wide" }, strategyOf(row) || "–"),
+        el("td", { class: "text name" }, modelLink(row), seedOf(row), board.rows.badges[row].map((badge) => [" ", el("span", { class: "badge good" }, badge)])),
+        el("td", { class: "text wide" }, strategyOf(row) || "–"),
         el("td", { class: "wide" }, size(board.rows.parameters[row])),
-        columns.map(([, , v, h]) => el("td", {}, score(v[i], h[i]))),
+        columns.map(([name, , v, h]) => el("td", { class: name === shown ? null : "wide" }, score(v[i], h[i]))),
         el("td", { class: "text wide" }, board.rows.created[row]));
     });
     if (!body.length) body.push(el("tr", {}, el("td", { colspan: columns.length + 6, class: "text" }, "No submission matches these filters.")));
@@ -160,16 +194,15 @@ const moemix = (() => {
       el("div", { class: "pager" },
         el("button", { type: "button", disabled: view.page === 0, onclick: turn(-1) }, "Previous"),
         el("span", { id: "count" }, `${order.length.toLocaleString("en")} of ${suite.rows.length.toLocaleString("en")} submissions, page ${view.page + 1} of ${pages}`),
-        el("button", { type: "button", disabled: view.page >= pages - 1, onclick: turn(1) }, "Next"),
-        el("button", { type: "button", id: "compare", disabled: true, onclick: () => { location.hash = `c/${[...chosen].join("/")}`; } }, "Compare two")),
+        el("button", { type: "button", disabled: view.page >= pages - 1, onclick: turn(1) }, "Next")),
     ];
   }
 
   function compareButton() {
     const button = document.getElementById("compare");
     if (!button) return;
-    button.disabled = chosen.size !== 2;
-    button.textContent = chosen.size === 2 ? "Compare these two" : `Compare two (${chosen.size} ticked)`;
+    button.disabled = chosen.size < 2;
+    button.textContent = chosen.size < 2 ? `Compare (tick two or more)` : `Compare these ${chosen.size}`;
   }
 
   function option(value, label, current) {
@@ -182,11 +215,18 @@ const moemix = (() => {
       el("label", { class: "grow" }, "Model", el("input", { id: "query", type: "search", value: view.query, placeholder: "press / to search",
         autocomplete: "off", oninput: change("query") })),
       el("label", {}, "Strategy", el("select", { id: "strategy", onchange: change("strategy") }, option("", "all strategies", view.strategy),
-        board.strategies.map((name, i) => option(i, name || "(trained elsewhere)", view.strategy)))),
+        board.strategies.map((name) => option(name || "-", name || "(trained elsewhere)", view.strategy)))),
       el("label", {}, "Size", el("select", { id: "size", onchange: change("size", true) }, SIZES.map(([label], i) => option(i, label, view.size)))),
-      el("label", {}, "Suite", el("select", { id: "suite", onchange: (event) => { location.hash = `b/${event.target.value}`; } },
+      el("label", {}, "Suite", el("select", { id: "suite", onchange: (event) => { location.hash = `b/${event.target.value}${choices(suiteOf().main)}`; } },
         board.suites.map((suite, i) => option(suite.key, suite.key, suiteOf().key)))),
-      columnSelect);
+      columnSelect,
+      el("button", { type: "button", id: "compare", disabled: true, onclick: () => { location.hash = `c/${[...chosen].join("/")}`; } }, "Compare"));
+  }
+
+  // For a phone, which shows one column at a time.
+  function sortSelect(columns, redraw) {
+    return el("label", { class: "narrow" }, "Column", el("select", { id: "column", onchange: (event) => { view.sort = event.target.value; view.page = 0; redraw(); } },
+      columns.map(([name, title]) => option(name, title, view.sort))));
   }
 
   function columnLinks(suite) {
@@ -197,10 +237,7 @@ const moemix = (() => {
   function table() {
     const suite = suiteOf();
     if (!suite) return void show(el("p", {}, "The board pins no suite yet."));
-    if (!suite.scores[view.sort] && !["model", "strategy", "size", "date"].includes(view.sort)) {
-      view.sort = suite.main;
-      view.descending = suite.higher;
-    }
+    if (!suite.scores[view.sort] && !["model", "strategy", "size", "date"].includes(view.sort)) view.sort = suite.main;
     const ranked = suite.scores[view.sort] ? view.sort : suite.main;
     const columns = suite.columns.filter((column) => suite.scores[column.name])
       .map((column) => [column.name, column.title, suite.scores[column.name].v, suite.scores[column.name].h]);
@@ -209,10 +246,58 @@ const moemix = (() => {
       const by = suite.scores[view.sort] ? view.sort : ranked;
       place.replaceChildren(...(suite.rows.length ? submissions(suite, columns, suite.scores[by], redraw) : [el("p", {}, "No submission yet.")]));
       compareButton();
+      remember(suite.main);
     };
-    show(board.description ? el("p", { class: "lead" }, board.description) : [], filters(redraw), columnLinks(suite), place,
+    show(board.description ? el("p", { class: "lead" }, board.description) : [], tabs("table"), filters(redraw, sortSelect(columns, redraw)), place, columnLinks(suite),
       board.refused ? el("p", { class: "note" }, `${board.refused} submissions fail their checks and are not shown.`) : []);
     redraw();
+  }
+
+  // --- strategies: the first view ------------------------------------------------------------------------
+
+  function tabs(current) {
+    const suite = suiteOf();
+    if (!suite || !board.suites.some((one) => one.models.length)) return [];
+    const link = (name, target, label) => el("a", { href: target, "aria-current": name === current ? "page" : null }, label);
+    return el("nav", { class: "tabs", "aria-label": "Views" }, link("strategies", `#v/${suite.key}`, "Strategies"), link("table", `#b/${suite.key}`, "Submissions"));
+  }
+
+  // Dots with whiskers on one axis for all rows: [difference, low, high].
+  function whiskers(found, bound) {
+    const width = 240, x = (value) => (width / 2) * (1 + Math.max(-1, Math.min(1, value / bound)));
+    const [d, low, high] = found;
+    return svg("svg", { viewBox: `0 0 ${width} 20`, class: "whisker", role: "img", "aria-label": `${percent(d, true)}, 95 % interval ${percent(low, true)} to ${percent(high, true)}` },
+      svg("path", { class: "zero", d: `M${width / 2} 0V20` }), svg("path", { class: "bar", d: `M${x(low)} 10H${x(high)}` }), svg("circle", { cx: x(d), cy: 10, r: 4.5 }));
+  }
+
+  function strategies(name) {
+    const suite = suiteOf(), columns = suite.columns.filter((column) => suite.scores[column.name]);
+    const column = columns.find((one) => one.name === name) || columnOf(suite, suite.main);
+    const pick = (id, label, values, current) => el("label", {}, label, el("select", { id, onchange: (event) => {
+      location.hash = id === "suite" ? `v/${event.target.value}` : `v/${suite.key}/${event.target.value}`;
+    } }, values.map(([value, text]) => option(value, text, current))));
+    const parts = suite.models.map((model) => {
+      const c = model.columns[column.name];
+      const bound = Math.max(0.005, ...[...c.l, ...c.u].filter((value) => value !== null).map(Math.abs));
+      const order = [...model.strategies.keys()].sort((a, b) => (suite.higher ? c.v[b] - c.v[a] : c.v[a] - c.v[b]));
+      return [el("h2", {}, model.model || "Models", " ", el("small", {}, [model.recipe && `recipe ${model.recipe}`, model.owner].filter(Boolean).join(", "))),
+        el("div", { class: "scroll" }, el("table", { class: "strategies" }, el("thead", {}, el("tr", {},
+          [["Strategy", "text"], [column.title, ""], ["Difference to uniform", ""], ["", "plot"], ["95 % interval", "wide"], ["Seeds", "wide"], ["", "wide"]]
+            .map(([title, kind]) => el("th", { scope: "col", class: kind }, title)))),
+        el("tbody", {}, order.map((k) => el("tr", { "data-strategy": model.strategies[k] },
+          el("td", { class: "text name" }, el("a", { href: `#b/${suite.key}?strategy=${encodeURIComponent(model.strategies[k])}` }, model.strategies[k])),
+          el("td", {}, percent(c.v[k])), el("td", {}, k && c.d[k] !== null ? percent(c.d[k], true) : k ? "no seed in common" : "baseline"),
+          el("td", { class: "plot" }, k && c.d[k] !== null && c.l[k] !== null ? whiskers([c.d[k], c.l[k], c.u[k]], bound) : ""),
+          el("td", { class: "wide" }, k ? interval(c.l[k], c.u[k], true) : ""),
+          el("td", { class: "wide" }, String(model.seeds[k])),
+          el("td", { class: "wide" }, model.ids[k].length > 1 && model.ids[k].length < 9 ? el("a", { href: `#c/${model.ids[k].join("/")}` }, "its seeds") : ""))))))];
+    });
+    show(board.description ? el("p", { class: "lead" }, board.description) : [], tabs("strategies"),
+      el("div", { class: "filters" }, pick("suite", "Suite", board.suites.map((one) => [one.key, one.key]), suite.key),
+        pick("column", "Column", columns.map((one) => [one.name, one.title]), column.name)),
+      parts.length ? parts : el("p", {}, "No model here has runs of ", el("code", {}, "uniform"), " and of another strategy. Submit both, with the same seeds, to see which is better."),
+      el("p", { class: "note" }, "In percentage points, all seeds together, paired by question and by seed. Each 95 % interval is of that difference alone, over questions and seeds: "
+        + "with one seed it says nothing about other seeds, and among many differences some intervals miss zero by chance."));
   }
 
   // --- a column or a task --------------------------------------------------------------------------------
@@ -229,9 +314,7 @@ const moemix = (() => {
     let columns = results.map(([t], i) => [`task ${t}`, t, tables[i].v, tables[i].h]);
     if (task) columns = [columns[wanted]];
     else columns = [[name, column.title, suite.scores[name].v, suite.scores[name].h], ...(results.length > 1 ? columns : [])];
-    view.sort = columns[0][0];
-    view.descending = suite.higher;
-    view.page = 0;
+    if (!columns.some(([key]) => key === view.sort) && !["model", "strategy", "size", "date"].includes(view.sort)) view.sort = columns[0][0];
     const about = el("div", { class: "scroll" }, el("table", {}, el("thead", {}, el("tr", {},
       ["Task", "Metric", "Filter", "Shots", "Version", "Questions", "Weight", "Question set"].map((t, i) => el("th", { scope: "col", class: i < 3 ? "text" : null }, t)))),
     el("tbody", {}, results.filter((_, i) => !task || i === wanted).map(([t, metric, filter, share]) => {
@@ -245,9 +328,10 @@ const moemix = (() => {
       const ranks = !task && view.sort === name ? suite.scores[name] : results.length === 1 ? suite.scores[name] : null;
       place.replaceChildren(...submissions(suite, columns, ranks, redraw));
       compareButton();
+      remember(columns[0][0]);
     };
     show(el("p", {}, el("a", { href: `#b/${key}` }, "← all columns"), task ? [" · ", el("a", { href: `#t/${key}/${name}` }, column.title)] : []),
-      el("h2", {}, task || column.title, " ", el("small", {}, `of ${key}`)), about, filters(redraw), place);
+      el("h2", {}, task || column.title, " ", el("small", {}, `of ${key}`)), about, filters(redraw, sortSelect(columns, redraw)), place);
     redraw();
   }
 
@@ -258,17 +342,28 @@ const moemix = (() => {
       .map(([name, value]) => [el("dt", {}, name), el("dd", {}, value)]).flat());
   }
 
+  // Commands that a reader may copy; what a submission says enters them only if no shell could read it as more than a word.
+  function reproduce(s) {
+    const word = (text) => (typeof text === "string" && /^[\w./@+-]+$/.test(text) && !text.startsWith("-") ? text : null);
+    const recipe = word(s.recipe), strategy = word(s.strategy);
+    return el("pre", { class: "commands" }, [
+      recipe && strategy && s.seed !== null ? `# train it again: the run ${s.run_id} of ${recipe}, strategy ${strategy}\nmoemix bench ${recipe} --set seeds=${s.seed}` : null,
+      `# recompute its scores from its answers\nmoemix board verify DIR --only ${s.submission_id}`,
+      `# let its checkpoint answer again\nmoemix board verify DIR --only ${s.submission_id} --replay --checkpoint CHECKPOINT`,
+    ].filter(Boolean).join("\n\n"));
+  }
+
   async function submissionPage(id) {
     if (!rowOf.has(id)) return missing();
     const { record, mixture, run, engine, judged } = await load(`s/${id}`);
     const s = record.submission, made = s.provenance;
     const scores = Object.entries(record.scores).map(([key, columns]) => [el("h3", {}, key, " ", el("small", {}, engine[key] || "")),
-      el("div", { class: "scroll" }, el("table", {}, el("thead", {}, el("tr", {}, ["Column", "Score", "95 % interval", "Questions", "Rank"].map((t) => el("th", { scope: "col", class: t === "Column" ? "text" : null }, t)))),
+      el("div", { class: "scroll" }, el("table", {}, el("thead", {}, el("tr", {}, ["Column", "Score", "95 % interval", "Questions", "Rank"].map((t) => el("th", { scope: "col", class: { Column: "text", Questions: "wide" }[t] }, t)))),
         el("tbody", {}, Object.entries(columns).map(([name, c]) => el("tr", {},
           el("td", { class: "text" }, el("a", { href: `#t/${key}/${name}` }, (columnOf(board.suites.find((x) => x.key === key) || { columns: [] }, name) || { title: name }).title)),
-          el("td", {}, percent(c.value)), el("td", {}, interval(c.lower, c.upper)), el("td", {}, String(c.n)), el("td", {}, rank(c.rank, c.rank_worst)))))))]);
+          el("td", {}, percent(c.value)), el("td", {}, interval(c.lower, c.upper)), el("td", { class: "wide" }, String(c.n)), el("td", {}, rank(c.rank, c.rank_worst)))))))]);
     const options = run && Object.entries(run.options).map(([k, v]) => `${k}=${v}`).join(", ");
-    show(el("p", {}, el("a", { href: "#" }, "← the table")),
+    show(el("p", {}, tableLink()),
       el("h2", {}, s.model, " ", el("small", {}, s.submission_id), " ", record.status === "current" ? null : el("span", { class: "badge" }, record.status)),
       record.note ? el("p", {}, record.status + " ", record.note) : [],
       s.description ? el("p", { class: "lead" }, s.description) : [],
@@ -279,11 +374,13 @@ const moemix = (() => {
         el("tbody", {}, j.scores.map(([name, value, error, n]) => el("tr", {}, el("td", { class: "text" }, name), el("td", {}, value === null ? "–" : value.toFixed(2)),
           el("td", {}, error === null ? "–" : error.toFixed(2)), el("td", {}, String(n)))))))]),
       mixture && mixture.names.length ? [el("h2", {}, "Mixture over time"), trajectory(mixture, run)] : [],
+      el("h2", {}, "Samples"), el("p", {}, Object.keys(record.scores).map((key) => sampleLinks(key, id))),
+      el("h2", {}, "Reproduce this"), reproduce(s),
       el("h2", {}, "Provenance"), terms([
         ["Strategy", s.strategy && (options ? `${s.strategy} (${options})` : s.strategy)], ["Recipe", s.recipe], ["Run", s.run_id], ["Seed", s.seed === null ? null : String(s.seed)],
-        ["Started from", s.base_model], ["Architecture", s.architecture], ["Parameters", s.parameters && `${s.parameters.toLocaleString("en")}${s.active_parameters ? `, ${s.active_parameters.toLocaleString("en")} a token` : ""}`],
+        ["Started from", s.base_model], ["Architecture", s.architecture], ["Parameters", s.parameters && `${size(s.parameters)}${s.active_parameters ? `, ${size(s.active_parameters)} active for a token` : ""}`],
         ["Training", run && `${run.training.steps} steps of ${run.training.batch_examples} examples, at most ${run.training.max_length} tokens, learning rate ${run.training.learning_rate}; weights every ${run.interval} steps`],
-        ["Cost", run && run.cost ? `${run.cost.tokens.toLocaleString("en")} tokens, ${Math.round(run.cost.seconds)} s, of which mixing ${run.cost.mixing_seconds.toFixed(1)} s` : null],
+        ["Cost", run && run.cost ? `${size(run.cost.tokens)} tokens, ${duration(run.cost.seconds)}, of which mixing ${duration(run.cost.mixing_seconds)}` : null],
         ["Checkpoint", el("code", {}, s.checkpoint_hash)], ["Licence", s.licence], ["Contact", s.contact],
         ...Object.entries(s.links).map(([kind, address]) => [kind, safeLink(address)]),
         ["Supersedes", s.supersedes && (rowOf.has(s.supersedes) ? el("a", { href: `#s/${s.supersedes}` }, s.supersedes) : s.supersedes)],
@@ -293,20 +390,50 @@ const moemix = (() => {
       el("h2", {}, "Checks"), el("div", { class: "scroll" }, el("table", {}, el("tbody", {}, record.verdicts.map((v) => el("tr", {},
         el("td", { class: "text" }, v.check), el("td", { class: `text ${v.verdict === "skip" ? "skip-verdict" : v.verdict}` }, v.verdict), el("td", { class: "text" }, v.detail)))))),
       el("h2", {}, "Files"), el("details", {}, el("summary", {}, `${Object.keys(s.files).length} files in the board's repository`),
-        terms(Object.entries(s.files).map(([path, file]) => [path, [`${file.bytes.toLocaleString("en")} bytes `, el("code", {}, file.sha256.slice(0, 16))]]))));
+        terms(Object.entries(s.files).map(([path, file]) => [path, [`${size(file.bytes)} bytes `, el("code", {}, file.sha256.slice(0, 16))]]))));
+  }
+
+  function sampleLinks(key, id) {
+    const suite = board.suites.find((one) => one.key === key);
+    const tasks = [...new Set(suite.results.map(([task]) => task))];
+    if (!suite.samples) return "This board is too large for pages of samples; they are in the submission's files.";
+    return ["Read questions and answers: ", tasks.map((task, i) => [i ? " · " : "", el("a", { href: `#q/${key}/${task}/${id}` }, task)])];
+  }
+
+  // Questions with the answers of a submission, beside those of another one.
+  async function samplePage(key, task, id, other, page) {
+    const number = board.suites.findIndex((suite) => suite.key === key), suite = board.suites[number];
+    if (!suite || !suite.samples || !suite.tasks[task] || ![id, other].every((one) => !one || suite.rows.includes(rowOf.get(one)))) return missing();
+    const pages = Math.ceil(suite.tasks[task].questions / board.page), at = Math.min(Math.max(0, Number.parseInt(page, 10) || 0), pages - 1);
+    const [q, ...held] = await Promise.all(["q", id, other].filter(Boolean).map((one) => load(`a/${number}-${one}-${task}-${at}`)));
+    const link = (second, next) => `#q/${key}/${task}/${id}/${second || "-"}/${next}`;
+    const label = (one) => `${board.rows.model[rowOf.get(one)]}${board.rows.seed[rowOf.get(one)] === null ? "" : ` seed ${board.rows.seed[rowOf.get(one)]}`}`;
+    const answer = (one, k, i) => el("div", { class: "answer" }, el("p", { class: "note" }, label(one), " ",
+      el("span", { class: held[k].scores[i] > 0 ? "pass" : "fail" }, `scores ${Number(held[k].scores[i].toFixed(3))}`)), el("pre", {}, held[k].answers[i]));
+    const cards = q.numbers.map((n, i) => el("article", { class: "sample" }, el("h3", {}, `Question ${n}`), el("pre", {}, q.prompts[i]),
+      q.choices[i].length > 1 ? el("ul", {}, q.choices[i].map((choice) => el("li", {}, choice))) : null,
+      el("p", {}, el("span", { class: "note" }, "Right answer: "), q.gold[i]),
+      el("div", { class: "answers" }, [id, other].filter(Boolean).map((one, k) => answer(one, k, i)))));
+    const turn = (by, text) => el("button", { type: "button", disabled: at + by < 0 || at + by >= pages, onclick: () => { location.hash = link(other, at + by); } }, text);
+    show(el("p", {}, el("a", { href: `#s/${id}` }, "← the submission")), el("h2", {}, `${task}: answers of ${label(id)}`),
+      el("div", { class: "filters" }, el("label", {}, "Beside", el("select", { id: "beside", onchange: (event) => { location.hash = link(event.target.value, at); } },
+        option("", "nothing", other || ""), suite.rows.map((row) => board.rows.id[row]).filter((one) => one !== id).map((one) => option(one, label(one), other))))),
+      cards, el("div", { class: "pager" }, turn(-1, "Previous"), el("span", { id: "count" }, `page ${at + 1} of ${pages}`), turn(1, "Next")));
   }
 
   function trajectory(mixture, run) {
     const width = 720, height = 260, left = 44, bottom = 32, top = 10;
     const last = Math.max(mixture.steps.at(-1), (run && run.training.steps) || 0, 1);
-    const highest = Math.min(1, Math.max(...mixture.weights.flat(), 0.01) * 1.1);
+    const most = Math.max(...mixture.weights.flat(), 0.01), step = ([0.5, 1, 2, 5, 10, 20].find((one) => 100 * most <= 4 * one) || 25) / 100;
+    const highest = Math.min(1, Math.ceil(most / step) * step);
     const x = (step) => left + (width - left - 10) * step / last, y = (w) => top + (height - top - bottom) * (1 - w / highest);
     const style = (k) => `line s${k % 8} dash${Math.floor(k / 8) % 4}`;
     const lines = mixture.names.map((name, k) => {
       const points = mixture.steps.map((step, u) => `${u ? `H${x(step).toFixed(1)}V` : `M${x(step).toFixed(1)} `}${y(mixture.weights[u][k]).toFixed(1)}`);
       return svg("path", { class: style(k), d: `${points.join("")}H${x(last).toFixed(1)}` }, svg("title", {}, name));
     });
-    const ticks = [0, 0.5, 1].map((f) => svg("text", { x: left - 6, y: y(f * highest) + 4, "text-anchor": "end" }, `${(100 * f * highest).toFixed(0)} %`));
+    const ticks = Array.from({ length: Math.round(highest / step) + 1 }, (_, i) => i * step)
+      .map((w) => svg("text", { x: left - 6, y: y(w) + 4, "text-anchor": "end" }, `${Number((100 * w).toFixed(1))} %`));
     const picture = svg("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": `Sampling weights of ${mixture.names.join(", ")} over ${last} steps` },
       svg("path", { class: "axis", d: `M${left} ${top}V${height - bottom}H${width - 10}` }), ...ticks,
       svg("text", { x: left, y: height - 10 }, "0"), svg("text", { x: width - 10, y: height - 10, "text-anchor": "end" }, `step ${last}`), ...lines);
@@ -332,7 +459,30 @@ const moemix = (() => {
       better: (i < j ? c.m : c.w)[at], worse: (i < j ? c.w : c.m)[at] }]));
   }
 
+  // Three or more: each column's scores side by side, with the verdict of each against the first.
+  async function manyPage(ids) {
+    const held = await Promise.all(ids.map((id) => load(`s/${id}`)));
+    const label = (id) => [modelLink(rowOf.get(id)), seedOf(rowOf.get(id))];
+    const parts = board.suites.filter((suite) => ids.every((id) => suite.rows.includes(rowOf.get(id)))).map((suite) => {
+      const at = ids.map((id) => suite.rows.indexOf(rowOf.get(id)));
+      const verdict = (name, k) => (bit(held[k].beats[suite.key][name], at[0]) ? "better" : bit(held[0].beats[suite.key][name], at[k]) ? "worse" : "undecided");
+      const cell = (name, k) => {
+        const c = held[k].record.scores[suite.key][name], said = k ? verdict(name, k) : null;
+        return el("td", { "data-verdict": said }, percent(c.value), " ", el("small", {}, interval(c.lower, c.upper)), said && said !== "undecided" ? el("span", { class: said === "better" ? "pass" : "fail" }, ` ${said}`) : null);
+      };
+      return [el("h2", {}, suite.key), el("div", { class: "scroll" }, el("table", { class: "comparison" },
+        el("thead", {}, el("tr", {}, el("th", { scope: "col" }, "Column"), ids.map((id) => el("th", { scope: "col" }, label(id))))),
+        el("tbody", {}, suite.columns.filter((column) => suite.scores[column.name]).map((column) => el("tr", {}, el("td", { class: "text" }, column.title), ids.map((_, k) => cell(column.name, k)))))))];
+    });
+    const mixtures = held.map((one, k) => (one.mixture && one.mixture.names.length ? [el("h3", {}, label(ids[k])), trajectory(one.mixture, one.run)] : []));
+    show(el("p", {}, tableLink()), el("h2", {}, `${ids.length} submissions`), parts.length ? parts : el("p", {}, "They were not evaluated on the same suite version."),
+      el("p", { class: "note" }, "Better and worse: than the first one, paired by question, at 5 % after correction for all pairs of submissions in all columns."),
+      el("p", {}, "In pairs: ", ids.slice(1).map((id) => [el("a", { href: `#c/${id}/${ids[0]}` }, "the first and ", board.rows.model[rowOf.get(id)], seedOf(rowOf.get(id)) || ""), " "])),
+      mixtures.some((one) => one.length) ? [el("h2", {}, "Mixture over time"), mixtures] : []);
+  }
+
   async function comparePage(ids) {
+    if (ids.length > 2 && ids.every((id) => rowOf.has(id))) return manyPage(ids);
     if (ids.length !== 2 || !ids.every((id) => rowOf.has(id))) return missing();
     const [one, two] = await Promise.all(ids.map((id) => load(`s/${id}`)));
     const label = (s) => `${s.record.submission.model} ${s.record.submission.seed === null ? "" : `seed ${s.record.submission.seed}`}`.trim();
@@ -361,7 +511,7 @@ const moemix = (() => {
       pairs || i === j ? [] : el("p", { class: "note" }, "This board is too large for a page of every pair. For the paired differences with their intervals, run ",
         el("code", {}, `moemix board compare DIR ${ids[0]} ${ids[1]}`)));
     }
-    show(el("p", {}, el("a", { href: "#" }, "← the table"), " · ", el("a", { href: `#c/${ids[1]}/${ids[0]}` }, "swap")),
+    show(el("p", {}, tableLink(), " · ", el("a", { href: `#c/${ids[1]}/${ids[0]}` }, "swap")),
       el("h2", {}, el("a", { href: `#s/${ids[0]}` }, label(one)), " minus ", el("a", { href: `#s/${ids[1]}` }, label(two))),
       parts.length ? parts : el("p", {}, "They were not evaluated on the same suite version."),
       el("p", { class: "note" }, "Paired by question. A verdict (and the *) holds at 5 % after correction for all pairs of submissions in all columns of the suite; "
@@ -376,7 +526,7 @@ const moemix = (() => {
   function historyPage() {
     const rows = board.history.map(([row, status, note]) => el("tr", {}, el("td", { class: "text" }, board.rows.created[row]), el("td", { class: "text name" }, modelLink(row)),
       el("td", { class: "text" }, status), el("td", { class: "text" }, note)));
-    show(el("p", {}, el("a", { href: "#" }, "← the table")), el("h2", {}, "Superseded and withdrawn"),
+    show(el("p", {}, tableLink()), el("h2", {}, "Superseded and withdrawn"),
       rows.length ? el("div", { class: "scroll" }, el("table", {}, el("tbody", {}, rows))) : el("p", {}, "No submission was superseded or withdrawn."));
   }
 
@@ -385,22 +535,29 @@ const moemix = (() => {
   }
 
   async function route() {
-    const parts = location.hash.slice(1).split("/").map((part) => { try { return decodeURIComponent(part); } catch { return part; } });
+    const [path, given] = location.hash.slice(1).split(/\?(.*)/s);
+    const parts = path.split("/").map((part) => { try { return decodeURIComponent(part); } catch { return part; } });
+    if (parts[0] === "main") return;
+    const named = board.suites.findIndex((suite) => suite.key === parts[1]);
+    if (named >= 0) view.suite = named;
+    recall(given || "");
     try {
       if (parts[0] === "s") await submissionPage(parts[1]);
       else if (parts[0] === "c") await comparePage(parts.slice(1));
       else if (parts[0] === "t") await columnPage(parts[1], parts[2], parts[3]);
+      else if (parts[0] === "q") await samplePage(parts[1], parts[2], parts[3], parts[4] === "-" ? null : parts[4], parts[5]);
       else if (parts[0] === "history") historyPage();
-      else if (parts[0] === "main") return;
       else {
-        const wanted = parts[0] === "b" ? board.suites.findIndex((suite) => suite.key === parts[1]) : -1;
-        if (parts[0] === "b" && wanted < 0) return missing();
-        if (wanted >= 0) view.suite = wanted;
-        table();
+        if (parts[1] && named < 0) return void missing();
+        const first = suiteOf() && (parts[0] === "v" || (!parts[0] && suiteOf().models.length));
+        if (first) strategies(parts[2]);
+        else table();
       }
     } catch (error) {
       show(el("h2", {}, "This page could not be loaded"), el("p", {}, error.message));
     }
+    const heading = ["s", "c", "t", "q", "history"].includes(parts[0]) && document.querySelector("#main h2");
+    document.title = heading ? `${heading.textContent.trim()} · ${board.title}` : board.title;
   }
 
   function theme() {
@@ -425,6 +582,9 @@ const moemix = (() => {
     names = board.rows.model.map((name, row) => `${name} ${board.rows.id[row]}`.toLowerCase());
     rowOf = new Map(board.rows.id.map((id, row) => [id, row]));
     view.suite = Math.max(0, board.suites.map((suite) => suite.rows.length > 0).lastIndexOf(true));
+    document.getElementById("built").append(`Built ${board.built.slice(0, 16).replace("T", " ")} UTC`,
+      ...(board.repository ? [" from ", safeLink(board.repository)] : []), ". To submit: ",
+      el("code", {}, "moemix submit RUN_OR_CHECKPOINT --board DIR --pr"), " in a copy of the board's repository, then open a pull request.");
     addEventListener("hashchange", () => { route().then(() => { if (location.hash !== "#main") scrollTo(0, 0); }); });
     addEventListener("keydown", (event) => {
       const typing = /^(INPUT|SELECT|TEXTAREA)$/.test(event.target.tagName) && event.target.type !== "checkbox";

@@ -28,7 +28,8 @@ def main(runs: list[str]) -> None:
         page = (folder / "site" / "index.html").as_uri()
         with chromium(folder / "wide", width=1180, height=560) as driver:
             open_page(driver, page)
-            driver.save_screenshot(str(PICTURES / "board-table.png"))
+            driver.save_screenshot(str(PICTURES / "board-strategies.png"))
+            shot(driver, f"{page}#b", "#table", "board-table.png")
             ids = driver.execute_script("return [...document.querySelectorAll('[data-id]')].map(e => e.dataset.id)")
             names = texts(driver, "#table td.name a")
             mixed = ids[next(i for i, name in enumerate(names) if "dynamic" in name)]

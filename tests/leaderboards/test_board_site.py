@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import threading
@@ -140,6 +141,68 @@ def test_filters_by_model_strategy_and_size_and_pages(page):
     page.execute_script("const q = document.getElementById('query'); q.value = ''; q.dispatchEvent(new Event('input'))")
 
 
+def test_the_address_holds_what_was_chosen(page):
+    """A link that is shared or reloaded shows the same rows, order, filters and ticks."""
+    from selenium.webdriver.support.select import Select
+
+    page.find_element("id", "query").send_keys("model-")
+    Select(page.find_element("id", "strategy")).select_by_visible_text("dynamic")
+    click(page, "button[data-sort='count']")
+    click(page, "button[data-sort='count']")
+    for box in page.find_elements("css selector", "#table input[type=checkbox]")[:3]:
+        box.click()
+    seen = texts(page, "#table tbody tr"), texts(page, "#compare")
+    assert seen[1] == ["Compare these 3"]
+    open_page(page, page.current_url)
+    assert (texts(page, "#table tbody tr"), texts(page, "#compare")) == seen
+    assert page.find_element("id", "query").get_attribute("value") == "model-"
+    click(page, "#compare")
+    until(lambda: page.find_elements("css selector", "table.comparison"), "the comparison of three")
+    assert len(texts(page, "table.comparison thead th")) == 1 + 3
+    assert page.title == "3 submissions · A board"
+    open_page(page, page.current_url)
+    assert len(texts(page, "table.comparison tbody tr:first-child [data-verdict]")) == 2
+    open_page(page, page.current_url.split("#")[0] + "#b/made@1?page=7&size=99&compare=nobody&sort=nothing&order=x")
+    assert models(page)
+
+
+def test_strategies_come_first_with_their_differences_over_seeds(driver, tmp_path):
+    """Strategies of one model: the score over all seeds, and the difference to uniform paired by question and seed."""
+    board, asked = make_board(tmp_path / "board", SIZES)
+    for k, (strategy, ability) in enumerate((("uniform", 0.3), ("dynamic", 0.9), ("datasize", 0.2))):
+        for seed in range(3):
+            where = write_submission(board, asked, f"{strategy}-{seed}", seed=10 * k + seed, ability=ability,
+                                     strategy=strategy, base_model="tiny")  # fmt: skip
+            reseal(board, where, seed=seed)
+    write_submission(board, asked, "alone", seed=77, strategy="dynamic", base_model="other")
+    standings = rank_submissions(board, verify(board))
+    build_site({"board": standings}, tmp_path / "site")
+    open_page(driver, (tmp_path / "site" / "index.html").as_uri())
+    rows = driver.execute_script("return [...document.querySelectorAll('[data-strategy]')].map(r => "
+                                 "[r.dataset.strategy, ...[...r.cells].map(c => c.textContent)])")  # fmt: skip
+    assert [row[0] for row in rows] == ["dynamic", "uniform", "datasize"]
+    standing = standings.suites[0]
+    held = {standings.submission(row).model: standings.checked[row].vectors["made@1"] for row in standing.rows}
+    scores = {name: np.stack([np.concatenate([v.values for v in held[f"{name}-{seed}"]]) for seed in range(3)])
+              for name in ("uniform", "dynamic")}  # fmt: skip
+    ends, parts = np.cumsum([0, *SIZES.values()]), []
+    for start, end in itertools.pairwise(ends):
+        values = (scores["dynamic"] - scores["uniform"])[:, start:end]
+        parts.append(estimates.Part(1 / 3, values, np.arange(end - start)))
+    found = estimates.estimate(parts)
+    low, high = found.interval(estimates.FRACTION_DIFFERENCE)
+    signs = [f"{100 * value:+.1f}".replace("-", "−") for value in (found.value, low, high)]
+    assert rows[0][3] == signs[0]
+    assert rows[0][5] == f"{signs[1]} to {signs[2]}"
+    assert rows[1][3] == "baseline"
+    assert len(driver.find_elements("css selector", "svg.whisker")) == 2
+    click(driver, "[data-strategy='dynamic'] a")
+    until(lambda: driver.find_elements("css selector", "#table"), "the table of one strategy")
+    assert set(models(driver)) == {"dynamic-0", "dynamic-1", "dynamic-2", "alone"}
+    assert texts(driver, "td.name small")[0].startswith(" seed ")
+    assert driver.get_log("browser") == []
+
+
 def test_another_suite_version_is_chosen(page):
     from selenium.webdriver.support.select import Select
 
@@ -238,6 +301,8 @@ def test_a_submission_shows_scores_mixture_provenance_checks_and_its_record(page
     where = next(s for s in built[0].submissions() if s.model == "model-40")
     go(page, f"#s/{where.name}", "dl")
     text = page.find_element("id", "main").text
+    assert f"moemix board verify DIR --only {where.name} --replay" in text
+    assert "10M" in text or "1B" in text or "1M" in text or "100M" in text or "10B" in text
     for part in ("model-40", where.name, "someone@example.org", "MIT", "95 % interval", "hashes", "lm_eval 0.4.13"):
         assert part in text, part
     assert page.execute_script("return document.querySelectorAll('#main > svg path.line').length") == 3
@@ -247,6 +312,31 @@ def test_a_submission_shows_scores_mixture_provenance_checks_and_its_record(page
     record = json.loads((built[1] / "records" / f"{where.name}.json").read_text())
     assert record["submission"]["model"] == "model-40"
     assert record["scores"]["made@1"]["average"]["n"] == sum(SIZES.values())
+
+
+def test_samples_are_read_beside_another_submission_s(page, built):
+    from selenium.webdriver.support.select import Select
+
+    ids = {s.model: s for s in built[0].submissions()}
+    one, other = ids["model-40"], ids["hostile"]
+    go(page, f"#s/{one.name}", f"a[href='#q/made@1/count/{one.name}']")
+    click(page, f"a[href='#q/made@1/count/{one.name}']")
+    until(lambda: page.find_elements("css selector", "#beside"), "the samples")
+    Select(page.find_element("id", "beside")).select_by_visible_text("hostile seed 200")
+    until(lambda: len(page.find_elements("css selector", ".sample:first-of-type .answer")) == 2, "the other's answers")
+    lines = [json.loads((where.path / "evals/made@1/samples_count.jsonl").read_text().splitlines()[0])
+             for where in (one, other)]  # fmt: skip
+    assert texts(page, ".sample:first-of-type .answer pre") == [line["resps"][0][0] for line in lines]
+    assert texts(page, ".sample:first-of-type > pre") == [lines[0]["arguments"]["gen_args_0"]["arg_0"]]
+    assert [text.rsplit(" ", 1)[1] for text in texts(page, ".sample:first-of-type .answer p")] == [
+        f"{line['exact_match']:g}" for line in lines]  # fmt: skip
+    open_page(page, page.current_url.replace("/count/", "/pick/"))
+    assert len(texts(page, ".sample")) == 25
+    click(page, ".pager button:nth-of-type(2)")
+    until(lambda: texts(page, "#count") == ["page 2 of 2"], "the second page")
+    assert len(texts(page, ".sample")) == SIZES["pick"] - 25
+    go(page, "#q/made@1/nothing/x", "h2")
+    until(lambda: texts(page, "h2") == ["There is no such page"], "the refusal")
 
 
 def test_a_column_and_a_task_have_pages(page):
@@ -301,7 +391,8 @@ def test_a_hostile_submission_is_text_and_no_script_runs(page, built):
     go(page, f"#s/{where.name}", "dl")
     links = page.execute_script("return [...document.querySelectorAll('#main a')].map(a => a.protocol)")
     assert set(links) <= {"https:", "file:"}
-    assert page.title == "A board"
+    assert page.title.startswith("hostile")
+    assert page.title.endswith(" · A board")
 
 
 def test_even_a_smuggled_script_would_not_run(page):
@@ -317,11 +408,14 @@ def test_even_a_smuggled_script_would_not_run(page):
 
 
 def test_a_phone_shows_it_without_scrolling_sideways(built, tmp_path):
-    with chromium(tmp_path / "phone", width=375, height=700, dark=True) as phone:
+    with chromium(tmp_path / "phone", width=390, height=700, dark=True) as phone:
         open_page(phone, f"{(built[1] / 'index.html').as_uri()}#b/made@1")
         assert len(models(phone)) == 50
         wide = "return document.documentElement.scrollWidth > innerWidth"
         assert not phone.execute_script(wide)
+        edge = "const r = [...document.querySelectorAll('#table tbody tr:first-child td')].filter(c => c.offsetWidth)"
+        assert "±" in phone.execute_script(f"{edge}; return r.at(-1).textContent")
+        assert phone.execute_script(f"{edge}; return r.at(-1).getBoundingClientRect().right <= innerWidth")
         dark = phone.execute_script("return getComputedStyle(document.body).backgroundColor")
         click(phone, "#theme")
         assert phone.execute_script("return getComputedStyle(document.body).backgroundColor") != dark
