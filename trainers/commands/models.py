@@ -42,6 +42,20 @@ def make(folder: Path) -> None:
     _make(folder.resolve())
 
 
+@model.command()
+@click.argument("kinds", nargs=-1, metavar="[MODEL_TYPE]…")
+def architectures(kinds: tuple[str, ...]) -> None:
+    """Try every MoE architecture of the installed transformers, and print the table of docs/models.md.
+
+    Each is tried as a small random model on this machine's CPU: right, refused (with an error that says why), or not.
+    """
+    from trainers.making.support import table
+    from trainers.models.architectures import moe_types
+
+    for line in table(kinds or moe_types()):
+        click.echo(line)
+
+
 def _make(folder: Path) -> None:
     from transformers.utils import logging
 
