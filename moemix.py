@@ -187,13 +187,15 @@ def table(
     *targets: Recipe | Plan | Run | AnyPath | Mapping[str, object],
     suite: str | None = None,
     baseline: str | None = None,
+    checkpoints: bool = False,
     store: AnyPath | None = None,
     data_root: AnyPath | None = None,
 ) -> Table:
     """Compare the runs of recipes or plans, or runs and folders of runs, in one table.
 
     ``suite`` selects one suite; ``baseline`` is the label of the row that differences are taken to (default: the
-    recipe's); the rest is as in :func:`plan`.
+    recipe's); ``checkpoints`` compares every run as a checkpoint, and not strategies over their seeds; the rest is as
+    in :func:`plan`.
     """
     import dataclasses
 
@@ -212,7 +214,7 @@ def table(
             return from_folders([Path(target)], BASELINE)
         return from_plan(build(recipe(target), _store(store), _data(data_root)))
 
-    selection = joined([selected(target) for target in targets])
+    selection = dataclasses.replace(joined([selected(target) for target in targets]), checkpoints=checkpoints)
     if baseline is not None:
         selection = dataclasses.replace(selection, baseline=baseline)
     return Table(tuple(selection.compare(suite)))

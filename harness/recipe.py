@@ -307,6 +307,23 @@ class Judging(Strict):
         return self
 
 
+class Comparisons(Strict):
+    """Which comparisons decide, and which differences count as none (`docs/statistics.md`)."""
+
+    rows: tuple[str, ...] = Field((), description="labels of the rows compared with the baseline; default: all")
+    columns: tuple[str, ...] = Field(
+        (), description="columns in which they are compared; default: the averages (all columns where there is none)"
+        " and the mean held-out loss, `held_out`"
+    )  # fmt: skip
+    margin: float = Field(
+        2.0, gt=0, description="two rows whose difference is surely smaller are equal: points, or % of the baseline's"
+        " score in a column that is not in %"
+    )  # fmt: skip
+    margins: dict[str, float] = Field(
+        default_factory=dict, description="column → a margin of its own: points, or the column's unit if not in %"
+    )
+
+
 class Recipe(Strict):
     """Strategies × models × seeds on one mixture, and how they are compared."""
 
@@ -327,6 +344,7 @@ class Recipe(Strict):
     engine: str = Field("transformers", description="transformers, vllm, or the URL of an OpenAI-compatible server")
     engine_args: dict[str, str] = Field({}, description="further arguments of the engine (`--engine-arg`)")
     baseline: str = Field("uniform", description="the row that differences are taken to")
+    comparisons: Comparisons = Comparisons()
     executor: Executor = Field(LocalExecutor(), description="where jobs run; does not affect results or run ids")
     tracking: Tracking = Field(Tracking(), description="experiment trackers; does not affect results or run ids")
 
@@ -336,6 +354,10 @@ class Recipe(Strict):
         _check_distinct("model names", [model.name for model in self.models])
         _check_distinct("seeds", [str(seed) for seed in self.seeds])
         _check_distinct("names of held-out sets", [source.name for source in (*self.data.sources, *self.held_out)])
+        labels = [strategy.label for strategy in self.strategies]
+        for label in self.comparisons.rows:
+            if label not in labels:
+                raise ValueError(f"`comparisons.rows` names {label!r}, and the rows are {', '.join(labels)}")
         return self
 
 

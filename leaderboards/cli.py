@@ -24,6 +24,9 @@ BASELINE = "uniform"
 @click.option("--suite", metavar="NAME", help="Only this suite.  [default: all]")
 @click.option("--baseline", metavar="LABEL", help="The row that differences are taken to.  [default: the recipe's]")
 @click.option(
+    "--checkpoints", is_flag=True, help="Compare every run as a checkpoint, over questions, not strategies over seeds."
+)
+@click.option(
     "--format", "style", type=click.Choice(list(ENDINGS)), help="[default: by the ending of --out, or terminal]"
 )
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="Write the table here instead.")
@@ -40,6 +43,7 @@ def table(
     data_root: str | None,
     suite: str | None,
     baseline: str | None,
+    checkpoints: bool,
     style: str | None,
     out: Path | None,
     figure: Path | None,
@@ -50,11 +54,14 @@ def table(
     Each row is a strategy with its seeds, each column a task or an average. A cell shows score ± standard error, and
     below it the paired difference to the baseline. Runs that failed or have not run yet keep their row with the reason.
     """
+    from dataclasses import replace
+
     from harness.files import write_text
     from leaderboards.exports import render
     from leaderboards.figures import draw_weights, trajectories
 
-    comparisons = select(targets, overrides, store, data_root, baseline).compare(suite)
+    selection = select(targets, overrides, store, data_root, baseline)
+    comparisons = replace(selection, checkpoints=checkpoints).compare(suite)
     chosen = style or next((name for name, ending in ENDINGS.items() if out and out.suffix == ending), "terminal")
     text = render(comparisons, chosen)
     if out is None:

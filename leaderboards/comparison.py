@@ -8,19 +8,21 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from harness.errors import MoemixError
+from harness.recipe import Comparisons
 from harness.records import RunConfig
 from harness.statistics.columns import Key
 from harness.statistics.estimates import estimate
 from harness.store import Run
 from leaderboards.contamination import footnote
-from leaderboards.differences import Pair, Tested, compare_pairs, mark_best, parts, show_differences
+from leaderboards.differences import Pair, compare_pairs, mark_best, parts, show_differences
+from leaderboards.held_out import MEAN
 from leaderboards.members import View, conditions, open_member, rows_by_model, unlike
 from leaderboards.scores import TaskScores
-from leaderboards.table import Cell, Comparison, Heading, Row, Table
+from leaderboards.table import Cell, Comparison, Heading, Row, Table, Tested
 
 
 def compare(
@@ -31,6 +33,9 @@ def compare(
     planned: Mapping[Path, RunConfig] | None = None,
     judgings: Mapping[str, Mapping[str, Path]] | None = None,
     view: View = "scores",
+    declared: Comparisons | None = None,
+    *,
+    checkpoints: bool = False,
 ) -> Comparison:
     """Compare runs on one suite.
 
@@ -41,27 +46,38 @@ def compare(
         suite: its name, for the heading.
         planned: folder → configuration, for runs that may have no manifest yet.
         judgings: bench → run id → folder of its judging; each bench becomes a column.
-        view: which measures to show.
+        view: which measures to show; the primary comparisons are those of the scores and of the mean held-out loss.
+        declared: the primary comparisons and the margins; by default the strategies against the baseline.
+        checkpoints: compare every run as the checkpoint that it is, over questions, and not strategies over seeds.
 
     Raises:
         MoemixError: damaged records, samples that contradict their summary, or two rows that are the baseline.
     """
-    models = rows_by_model([open_member(run, eval_folders, planned or {}, judgings or {}, view) for run in runs])
+    members = [open_member(run, eval_folders, planned or {}, judgings or {}, view) for run in runs]
+    models = rows_by_model(members, checkpoints=checkpoints)
     short = {model_id: re.sub(r"-[0-9a-f]{12}$", "", model_id) for model_id in models}  # without its hash
     tables = []
     for model_id, rows in models.items():
         unique = list(short.values()).count(short[model_id]) == 1
         tables.append(Table(model_id, short[model_id] if unique else model_id, baseline, rows))
-        fill(tables[-1:])
+        fill(tables[-1:], declared, primary=view.startswith("scores"))
     return Comparison(suite, tables)
 
 
-def fill(tables: Sequence[Table], columns: Container[str] | None = None) -> dict[Pair, Tested]:
-    """Fill tables that have only rows, and test every pair of rows; all the tables are one family of tests.
+def fill(
+    tables: Sequence[Table],
+    declared: Comparisons | None = None,
+    columns: Sequence[str] | None = None,
+    *,
+    primary: bool = True,
+) -> dict[Pair, Tested]:
+    """Fill tables that have only rows, and test every pair of rows; the families are over all the tables.
 
     Args:
         tables: one for each model.
+        declared: the primary comparisons and the margins.
         columns: names of the columns to show; None for every column that some row has.
+        primary: whether any comparison is primary.
 
     Returns:
         The difference of every pair of rows in every column.
@@ -69,8 +85,9 @@ def fill(tables: Sequence[Table], columns: Container[str] | None = None) -> dict
     Raises:
         MoemixError: samples that contradict their summary, or two rows that are the baseline.
     """
-    bases = [_fill_cells(table, columns) for table in tables]
-    tested = compare_pairs(tables)
+    declared = declared or Comparisons()
+    bases = [fill_scores(table, declared, columns, primary=primary) for table in tables]
+    tested = compare_pairs(tables, declared)
     for table, base in zip(tables, bases, strict=True):
         if base is not None:
             show_differences(table, base, tested)
@@ -78,8 +95,10 @@ def fill(tables: Sequence[Table], columns: Container[str] | None = None) -> dict
     return tested
 
 
-def _fill_cells(table: Table, columns: Container[str] | None) -> Row | None:
-    """Fill in columns, scores and notes; return the baseline."""
+def fill_scores(
+    table: Table, declared: Comparisons, columns: Sequence[str] | None = None, *, primary: bool = True
+) -> Row | None:
+    """Fill in columns, scores and notes, arguments as in :func:`fill`; return the baseline."""
     for row in table.rows:
         row.notes += [row.of_seed(member.seed, member.problem) for member in row.members if member.problem]
         row.notes += [row.of_seed(member.seed, text) for member in row.members for text in member.remarks]
@@ -92,8 +111,29 @@ def _fill_cells(table: Table, columns: Container[str] | None) -> Row | None:
             row.cells[heading.name] = _cell(row, heading)
         vectors = [s.values for row in table.rows for v in row.scored(heading.name).values() for s in v.values()]
         heading.note = footnote(table, heading) or None
-        heading.fraction = all(vector.min() >= 0 and vector.max() <= 1 for vector in vectors)
+        heading.fraction = heading.higher_is_better and all(
+            vector.min() >= 0 and vector.max() <= 1 for vector in vectors
+        )
+    _declare(table, declared, primary=primary)
     return base
+
+
+def _declare(table: Table, declared: Comparisons, *, primary: bool) -> None:
+    """Mark the primary columns, and set the margin of every column."""
+    tasks = [heading for heading in table.columns if heading.name != MEAN]
+    averages = [heading for heading in tasks if heading.columns] or tasks
+    names = declared.columns or (*(heading.name for heading in averages), MEAN)
+    for heading in table.columns:
+        heading.primary = primary and heading.name in names
+        scores = {row.strategy: row.cells[heading.name].score for row in table.rows}
+        base = scores.get(table.baseline) or next(filter(None, scores.values()), None)
+        if heading.name in declared.margins:
+            heading.margin = declared.margins[heading.name] / (100 if heading.fraction else 1)
+        else:
+            heading.margin = declared.margin / 100 * (1.0 if heading.fraction or base is None else abs(base.value))
+    missing = set(declared.columns) - {heading.name for heading in table.columns}
+    if missing and table.columns and primary:
+        table.notes.append(f"No column {', '.join(sorted(missing))} here, which `comparisons.columns` names.")
 
 
 def _base(table: Table) -> Row | None:

@@ -5,33 +5,19 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 
+from harness.recipe import Comparisons
 from harness.statistics.columns import Key
-from harness.statistics.estimates import ALPHA, Estimate, Part, estimate
-from harness.statistics.families import adjust, rank_intervals, tied_groups
-from harness.statistics.seeds import cautious_detectable, cautious_p_value, pool_seed_variance
+from harness.statistics.estimates import Estimate, Part, detectable, estimate, p_value
+from harness.statistics.families import Family, adjust, rank_intervals, tied_groups
+from harness.statistics.joint import FEWEST_SEEDS, Block, Contrast, correct
 from leaderboards.scores import TaskScores
-from leaderboards.table import Heading, Row, Scored, Table
+from leaderboards.table import Heading, Row, Scored, Table, Tested
 
 Pair = tuple[str, Row, Row]  # a column's name, and two rows
-
-
-@dataclass(frozen=True)
-class Tested:
-    """A tested difference.
-
-    Attributes:
-        pooled: the difference with the mean seed variance of the column's pairs.
-        p: p-value of the difference alone; ``p_holm`` is corrected for the family.
-    """
-
-    difference: Estimate
-    pooled: Estimate
-    p: float
-    p_holm: float
 
 
 def parts(scored: Scored, shares: Mapping[Key, float], seeds: Sequence[int]) -> list[Part]:
@@ -54,14 +40,14 @@ def _on_common_questions(scores: list[TaskScores]) -> list[TaskScores]:
 def difference(row: Row, other: Row, heading: Heading) -> Estimate | None:
     """Return ``row`` minus ``other``, paired by question and by the seeds that both have; None if nothing pairs.
 
-    A row that was never trained is the same for every seed, so it pairs with each.
+    A row that does not depend on the seed pairs with each.
     """
     if not (row.compared and other.compared):
         return None
     here, there = row.scored(heading.name), other.scored(heading.name)
-    if here and not row.trained:
-        here = dict.fromkeys(there, next(iter(here.values())))
-    elif there and not other.trained:
+    if here and not row.varies:
+        here = dict.fromkeys(there if other.varies else [0], next(iter(here.values())))
+    if there and not other.varies:
         there = dict.fromkeys(here, next(iter(there.values())))
     seeds = sorted(here.keys() & there.keys())
     if not seeds:
@@ -76,28 +62,133 @@ def difference(row: Row, other: Row, heading: Heading) -> Estimate | None:
     return estimate(found)
 
 
-def compare_pairs(tables: Sequence[Table]) -> dict[Pair, Tested]:
-    """Test every pair of rows of a table in every column; all the tables are one family."""
+# --- families -----------------------------------------------------------------------------------------
+
+
+def compare_pairs(tables: Sequence[Table], declared: Comparisons) -> dict[Pair, Tested]:
+    """Test every pair of rows of a table in every column.
+
+    Over all tables together, the declared comparisons are one family and all the others another. Pairs of rows with too
+    few seeds belong to none: they have a difference and no verdict.
+    """
+    families: dict[Pair, Family | None] = {}
     found: dict[Pair, Estimate] = {}
-    pooled: dict[Pair, Estimate] = {}
-    for table, heading in [(one, heading) for one in tables for heading in one.columns]:
-        rows = [row for row in table.rows if row.cells[heading.name].score]
-        # A row that was never trained does not vary with the seed, so its pairs vary less and are pooled apart.
-        for trained in (True, False):
-            pairs = [two for two in itertools.combinations(rows, 2) if all(row.trained for row in two) == trained]
-            tested = {(heading.name, *two): one for two in pairs if (one := difference(*two, heading)) is not None}
-            count = len({row for _, *two in tested for row in two})
-            pooled |= dict(zip(tested, pool_seed_variance(list(tested.values()), count), strict=True))
-            found |= tested
-    p_values = [cautious_p_value(pair, pooled[key]) for key, pair in found.items()]
-    results: dict[Pair, Tested] = {}
-    for (key, pair), p, p_holm in zip(found.items(), p_values, adjust(p_values), strict=True):
-        column, first, second = key
-        results[key] = Tested(pair, pooled[key], p, p_holm)
-        results[column, second, first] = replace(results[key], difference=replace(pair, value=-pair.value))
     for table in tables:
-        table.comparisons = sum(not math.isnan(p) for p in p_values)
-    return results
+        for heading in table.columns:
+            for two in itertools.combinations([row for row in table.rows if row.cells[heading.name].score], 2):
+                if (estimated := difference(*two, heading)) is not None:
+                    found[heading.name, *two] = estimated
+                    families[heading.name, *two] = family_of(table, heading, two, estimated, declared)
+    results = {key: Tested(pair, p_value(pair)) for key, pair in found.items()}
+    for family in dict.fromkeys(families.values()):
+        if family is not None:
+            members = {key: found[key] for key in found if families[key] == family}
+            results |= correct_family(tables, members, family)[0]
+    for table in tables:
+        sizes = [result.family for result in results.values() if result.family and not math.isnan(result.p_adjusted)]
+        table.comparisons = {family: sizes.count(family) for family in dict.fromkeys(sorted(sizes, reverse=True))}
+    return results | {(column, two, one): result.reversed() for (column, one, two), result in results.items()}
+
+
+def family_of(
+    table: Table, heading: Heading, pair: tuple[Row, Row], found: Estimate, declared: Comparisons
+) -> Family | None:
+    """Return the family of a comparison; None if the rows have too few seeds for a verdict."""
+    if all(row.checkpoint for row in pair):
+        return "pairs"
+    if any(row.varies for row in pair) and found.seeds < FEWEST_SEEDS:
+        return None
+    bases = [row.strategy == table.baseline for row in pair]
+    if heading.primary and any(bases):
+        other = pair[bases.index(True) - 1].strategy
+        return "primary" if not declared.rows or other in declared.rows else "exploratory"
+    return "exploratory"
+
+
+def correct_family(
+    tables: Sequence[Table],
+    found: Mapping[Pair, Estimate],
+    family: Family,
+    numbers: Sequence[tuple[Block, Estimate, float]] = (),
+) -> tuple[dict[Pair, Tested], list[Tested]]:
+    """Test a family of differences between the rows of tables.
+
+    Args:
+        tables: that hold the rows.
+        found: the differences.
+        family: its name; ``pairs`` is corrected by Holm's method, any other by its joint distribution.
+        numbers: members that are no pairs of rows, each with its margin (:func:`numbers_over_seeds`).
+
+    Returns:
+        the tests of the differences, and those of the numbers.
+    """
+    headings = {(heading.name, row): heading for table in tables for heading in table.columns for row in table.rows}
+    here = {key: headings[key[:2]] for key in found}
+    if family == "pairs":
+        p = [p_value(pair) for pair in found.values()]
+        return {
+            key: Tested(
+                pair, alone, family, corrected, margin=here[key].margin, higher_is_better=here[key].higher_is_better,
+                detectable=detectable(pair, len(p)),
+            )
+            for (key, pair), alone, corrected in zip(found.items(), p, adjust(p), strict=True)
+        }, []  # fmt: skip
+    blocks: list[Block] = []
+    places: dict[tuple[str, Row], tuple[int, int, int]] = {}
+    for number, table in enumerate(tables):
+        rows = sorted((row for row in table.rows if row.compared), key=lambda row: row.label)
+        columns = sorted(table.columns, key=lambda heading: heading.name)
+        blocks.append(_block(rows, columns))
+        places |= {(c.name, row): (number, j, i) for j, c in enumerate(columns) for i, row in enumerate(rows)}
+    # The draws depend on the order of the tests, so the order must not depend on that of the rows.
+    found_at = {key: (*places[key[0], key[1]], places[key[0], key[2]][2]) for key in found}
+    keys = sorted(found, key=found_at.__getitem__)
+    contrasts = [Contrast(*found_at[key], found[key]) for key in keys]
+    contrasts += [Contrast(len(blocks) + i, 0, 0, 1, estimated) for i, (_, estimated, _) in enumerate(numbers)]
+    margins = [here[key].margin for key in keys] + [margin for *_, margin in numbers]
+    higher = [here[key].higher_is_better for key in keys] + [True for _ in numbers]
+    tested = correct([*blocks, *(block for block, *_ in numbers)], contrasts, margins)
+    results = [
+        Tested(
+            tested.estimates[at], float(tested.p[at]), family, float(tested.adjusted[at]), float(tested.equal[at]),
+            margins[at], higher[at], tested.detectable(at),
+        )
+        for at in range(len(contrasts))
+    ]  # fmt: skip
+    return dict(zip(keys, results, strict=False)), results[len(keys) :]
+
+
+def _block(rows: Sequence[Row], columns: Sequence[Heading]) -> Block:
+    """Return the scores of rows by seed, and what each cluster of questions contributes to them."""
+    seeds = sorted({seed for row in rows if row.varies for seed in row.evaluations}) or [0]
+    scores = np.full((len(rows), len(columns), len(seeds)), np.nan)
+    means: dict[Key, dict[tuple[int, int], tuple[TaskScores, float]]] = {}  # task → (row, column) → scores, share
+    for i, row in enumerate(rows):
+        for j, heading in enumerate(columns):
+            scored = row.scored(heading.name)
+            if not scored:
+                continue
+            held = parts(scored, heading.shares, list(scored))
+            by_seed = sum(part.weight * part.scores.mean(axis=1) for part in held)
+            for seed, score in zip(scored, by_seed, strict=True):
+                scores[i, j, seeds.index(seed) if row.varies else slice(None)] = score
+            for key, share in heading.shares.items():
+                both = _on_common_questions([one[key] for one in scored.values()])
+                mean = replace(both[0], values=np.mean([one.values for one in both], axis=0))
+                means.setdefault(key, {})[i, j] = mean, share
+    questions = [np.zeros((len(rows), len(columns), 0))]
+    for held_by in means.values():
+        common = _on_common_questions([one for one, _ in held_by.values()])
+        n, groups = len(common[0].values), int(common[0].clusters.max(initial=-1)) + 1
+        piece = np.zeros((len(rows), len(columns), groups))
+        for (place, (_, share)), one in zip(held_by.items(), common, strict=True):
+            sums = np.bincount(one.clusters, weights=one.values - one.values.mean(), minlength=groups)
+            piece[place] = share * math.sqrt(groups / max(groups - 1, 1)) / n * sums
+        questions.append(piece)
+    return Block(scores, np.array([row.varies for row in rows], dtype=bool), np.concatenate(questions, axis=2))
+
+
+# --- cells --------------------------------------------------------------------------------------------
 
 
 def show_differences(table: Table, base: Row, tested: Mapping[Pair, Tested]) -> None:
@@ -106,10 +197,9 @@ def show_differences(table: Table, base: Row, tested: Mapping[Pair, Tested]) -> 
         effects = []
         for row in table.rows:
             cell = row.cells[heading.name]
-            found = tested.get((heading.name, row, base))
-            if found is not None:
-                cell.difference, cell.p, cell.p_holm = found.difference, found.p, found.p_holm
-                effects.append(cautious_detectable(found.difference, found.pooled, table.comparisons))
+            cell.to_base = tested.get((heading.name, row, base))
+            if cell.to_base is not None:
+                effects.append(cell.to_base.detectable)
             elif row is not base and row.compared and cell.score and base.cells[heading.name].score:
                 cell.note = cell.note or f"no difference: no seed in common with {base.label}"
         known = [effect for effect in effects if not math.isnan(effect)]
@@ -119,7 +209,7 @@ def show_differences(table: Table, base: Row, tested: Mapping[Pair, Tested]) -> 
 def mark_best(table: Table, tested: Mapping[Pair, Tested]) -> None:
     """Mark each column's best score and the scores tied with it; fill in ranks and tied groups.
 
-    Rows without a difference (no error, or no seed in common) count as tied.
+    A row is tied with the best, or has a rank, only if its pairs have verdicts.
     """
     for heading in table.columns:
         sign = 1 if heading.higher_is_better else -1
@@ -129,15 +219,23 @@ def mark_best(table: Table, tested: Mapping[Pair, Tested]) -> None:
         if len(scores) < 2:
             continue
 
-        def differ(row: Row, other: Row, column: str = heading.name) -> bool:
-            pair = tested.get((column, row, other))
-            return pair is not None and pair.p_holm < ALPHA
+        def pair(row: Row, other: Row, column: str = heading.name) -> Tested | None:
+            found = tested.get((column, row, other))
+            return found if found and not math.isnan(found.p_adjusted) else None
+
+        def differ(row: Row, other: Row) -> bool:
+            found = pair(row, other)
+            return found is not None and found.significant
 
         highest = max(scores.values())
         leaders = [row for row, score in scores.items() if math.isclose(score, highest, abs_tol=1e-12)]
-        for row, ranks in rank_intervals(scores, differ).items():
+        for row in scores:
             cell = row.cells[heading.name]
-            cell.ranks, cell.best = ranks, row in leaders
-            cell.tied = not cell.best and not all(differ(row, leader) for leader in leaders)
-        ordered = sorted(scores, key=lambda row: -scores[row])
-        heading.groups = [[row.label for row in group] for group in tied_groups(ordered, differ)]
+            cell.best = row in leaders
+            against = [test for leader in leaders if (test := pair(row, leader))]
+            cell.tied = not cell.best and bool(against) and not all(test.significant for test in against)
+        if any(pair(*two) for two in itertools.combinations(scores, 2)):
+            for row, ranks in rank_intervals(scores, differ).items():
+                row.cells[heading.name].ranks = ranks
+            ordered = sorted(scores, key=lambda row: -scores[row])
+            heading.groups = [[row.label for row in group] for group in tied_groups(ordered, differ)]

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 
 from harness.grid import Value, csv_text, json_text, write
 from harness.statistics.estimates import FRACTION, FRACTION_DIFFERENCE, UNBOUNDED, Bounds, Estimate
-from harness.statistics.families import verdict
 from leaderboards.facts import run_facts
 from leaderboards.layout import lay_out
 from leaderboards.table import Cell, Comparison, Heading, Row, Table
@@ -15,8 +14,8 @@ from leaderboards.table import Cell, Comparison, Heading, Row, Table
 SCHEMA = 1
 FIELDS = (
     "suite", "model", "strategy", "seed", "quantity", "name", "value", "stderr", "n", "difference",
-    "difference_stderr", "p", "p_holm", "best", "tied", "note", "lower", "upper", "difference_lower",
-    "difference_upper", "verdict",
+    "difference_stderr", "p", "p_adjusted", "best", "tied", "note", "lower", "upper", "difference_lower",
+    "difference_upper", "verdict", "family", "p_equal", "margin",
 )  # fmt: skip
 COSTS = (
     "steps", "examples", "tokens", "seconds", "mixing_seconds", "mixing_share", "total_steps", "total_tokens",
@@ -64,7 +63,7 @@ def _score_lines(table: Table, row: Row) -> Iterator[dict[str, Value]]:
         if difference := _difference(cell, column):
             line["difference"] = difference["value"]
             line |= {f"difference_{key}": difference[key] for key in ("stderr", "lower", "upper")}
-            line |= {key: difference[key] for key in ("p", "p_holm", "verdict")}
+            line |= {key: difference[key] for key in ("p", "p_adjusted", "verdict", "family", "p_equal", "margin")}
         yield line | {"note": "; ".join(filter(None, (reason, cell.note)))}
 
 
@@ -98,7 +97,7 @@ def _table(table: Table) -> dict[str, object]:
 
 
 def _heading(column: Heading) -> dict[str, object]:
-    plain = ("columns", "higher_is_better", "fraction", "detectable", "groups", "note")
+    plain = ("columns", "higher_is_better", "fraction", "primary", "margin", "detectable", "groups", "note")
     return {
         "name": column.name,
         "title": column.title,
@@ -134,12 +133,12 @@ def _score(cell: Cell, column: Heading) -> dict[str, Value] | None:
 
 
 def _difference(cell: Cell, column: Heading) -> dict[str, Value] | None:
-    """Return the difference to the baseline with its verdict: better, worse or undecided."""
-    if cell.difference is None:
+    """Return the difference to the baseline with its verdict."""
+    if (found := cell.to_base) is None:
         return None
-    found = verdict(cell.difference.value, cell.p_holm, higher_is_better=column.higher_is_better)
-    tested = {"p": cell.p, "p_holm": cell.p_holm, "significant": cell.significant, "verdict": found}
-    return _estimate(cell.difference, FRACTION_DIFFERENCE if column.fraction else UNBOUNDED) | tested
+    names = ("p", "p_adjusted", "significant", "verdict", "family", "p_equal", "margin")
+    bounds = FRACTION_DIFFERENCE if column.fraction else UNBOUNDED
+    return _estimate(found.difference, bounds) | {name: getattr(found, name) for name in names}
 
 
 def _estimate(found: Estimate, bounds: Bounds) -> dict[str, Value]:

@@ -10,15 +10,16 @@ import numpy as np
 
 from harness import grid
 from harness.grid import NOTHING, Grid, Number, Section
+from harness.statistics.joint import FEWEST_SEEDS
 from leaderboards.facts import RunFacts, run_facts
 from leaderboards.judged import PREFIX
-from leaderboards.table import Cell, Comparison, Heading, Table
+from leaderboards.table import Cell, Comparison, Heading, Table, Tested
 
 MOST_SOURCES = 12  # columns of the mixture table; beyond that a table is unreadable, and the JSON has them all
 MOST_TASKS = 6  # of a column that a note names one by one
 LEGEND = {
     "best": "best of its column",
-    "tied": "not significantly different from the best (5 %, after Holm's correction)",
+    "tied": "not significantly different from the best (5 %, after correction)",
 }
 
 
@@ -84,9 +85,9 @@ def _cell(cell: Cell, column: Heading, footnotes: _Footnotes) -> grid.Cell:
     if cell.score is None:
         return grid.Cell(NOTHING, note)
     below = ""
-    if cell.difference is not None:
-        difference = _number(cell.difference.value, column, cell.difference.se, signed=True)
-        below = f"({difference}{'*' if cell.significant else ''})"
+    if (found := cell.to_base) is not None:
+        difference = _number(found.difference.value, column, found.difference.se, signed=True)
+        below = f"({difference}{_sign(found)})"
     mark: grid.Mark = "best" if cell.best else "tied" if cell.tied else ""
     return grid.Cell(_number(cell.score.value, column, cell.score.se), note, below, mark)
 
@@ -95,6 +96,13 @@ def _number(value: float, column: Heading, error: float | None = None, *, signed
     """Return fractions in percent with one decimal, other scores with two decimals."""
     scale, decimals = (100, 1) if column.fraction else (1, 2)
     return Number(scale * value, None if error is None else scale * error, decimals, signed)
+
+
+def _sign(found: Tested) -> str:
+    """Return the mark of a verdict: significant, significant but exploratory, or equal."""
+    if found.significant:
+        return "°" if found.family == "exploratory" else "*"
+    return " =" if found.verdict == "equal" else ""
 
 
 def _questions(table: Table, column: Heading) -> str:
@@ -168,12 +176,10 @@ def _reading(table: Table) -> list[str]:
     several = any(len(row.evaluations) > 1 for row in table.rows)
     percent = " in %" if all(column.fraction for column in table.columns) else ""
     notes = [f"Scores{percent} ± standard error over questions{' and seeds' if several else ''}."]
-    if any(cell.difference for row in table.rows for cell in row.cells.values()):
-        notes.append(
-            f"In brackets: difference to {table.baseline}, paired by question{' and seed' if several else ''};"
-            f" * significant at 5 % (two-sided) after Holm's correction over the table's {table.comparisons} pairs"
-            f"{', by the seed variance of its own and of all pairs' if several else ''}."
-        )
+    if any(cell.to_base for row in table.rows for cell in row.cells.values()):
+        paired = f"paired by question{' and seed' if several else ''}"
+        notes.append(f"In brackets: difference to {table.baseline}, {paired} ± standard error.")
+        notes += _verdicts(table)
     if any(not math.isnan(column.detectable) for column in table.columns):
         notes.append(
             "Detectable difference: the true difference that such a comparison finds with 80 % power after correction"
@@ -187,11 +193,50 @@ def _reading(table: Table) -> list[str]:
     return notes + _groups(table) + _seeds(table)
 
 
+def _verdicts(table: Table) -> list[str]:
+    """Explain the signs of the verdicts, or why there are none."""
+    notes, sizes = [], table.comparisons
+    tests = [cell.to_base for row in table.rows for cell in row.cells.values() if cell.to_base]
+    if few := [test.difference.seeds for test in tests if test.family is None]:
+        who = "No verdicts: they" if len(few) == len(tests) else "Some differences have no verdict: it"
+        need = "need" if len(few) == len(tests) else "needs"
+        notes.append(
+            f"{who} {need} at least {FEWEST_SEEDS} training seeds of both rows, and there are {_range(few)}. These"
+            " differences say what the runs did, and not what their strategies do: add `seeds` to the recipe"
+            " (`moemix power` says how many), or compare the checkpoints alone with `moemix table --checkpoints`."
+        )
+    if "pairs" in sizes:
+        notes.append(
+            f"* significant at 5 % (two-sided) after Holm's correction over the {sizes['pairs']} pairs of checkpoints"
+            " in all columns. It holds for these checkpoints, and not for the strategies that made them."
+        )
+    if "primary" in sizes:
+        titles = ", ".join(column.title for column in table.columns if column.primary)
+        notes.append(
+            f"* significant at 5 % (two-sided), corrected over the {sizes['primary']} primary comparisons"
+            f" ({table.baseline} with the others in {titles}) by their joint distribution over seeds and questions."
+        )
+    if "exploratory" in sizes:
+        notes.append(
+            f"° significant after correction over the other {sizes['exploratory']} pairs of rows and columns."
+            " Exploratory: a hint for a next experiment, and no verdict. Ties with the best and ranks are exploratory"
+            " too."
+        )
+    if any(test.verdict == "equal" for test in tests):
+        margins = [f"{column.title} {_number(column.margin, column)}" for column in table.columns]
+        notes.append(f"= equal: the difference is surely smaller than the margin ({', '.join(margins)}).")
+    return notes
+
+
+def _range(counts: Sequence[int]) -> str:
+    return "/".join(map(str, sorted(set(counts))))
+
+
 def _groups(table: Table) -> list[str]:
     """List the tied groups of the last column, which is the average where there is one; the JSON has all columns'."""
     last = table.columns[-1]
     ranked = sum(cell.ranks is not None for cell in table.cells(last))
-    if ranked < 3 or max(map(len, last.groups)) < 2:
+    if ranked < 3 or max(map(len, last.groups), default=0) < 2:
         return []
     return [f"Tied in {last.title}: " + "; ".join(", ".join(group) for group in last.groups) + "."]
 

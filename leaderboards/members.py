@@ -21,10 +21,11 @@ View = Literal["scores", "scores and loss", "held-out losses", "continuous forms
 """What of a run stands in a table: its suite's columns, those beside the mean held-out loss, or other measures."""
 
 
-def rows_by_model(members: Sequence[Member]) -> dict[str, list[Row]]:
+def rows_by_model(members: Sequence[Member], *, checkpoints: bool = False) -> dict[str, list[Row]]:
     """Group runs that differ only in their seed: model id → its rows, both in the order of the runs, seeds ascending.
 
-    Two configurations with one strategy label become two rows, whose labels name the settings that differ.
+    Two configurations with one strategy label become two rows, whose labels name the settings that differ. With
+    ``checkpoints``, every run is a row of its own.
 
     Raises:
         MoemixError: two folders hold the same run.
@@ -47,7 +48,11 @@ def rows_by_model(members: Sequence[Member]) -> dict[str, list[Row]]:
         ]
         ordered = tuple(seeds[seed] for seed in sorted(seeds))
         label = f"{strategy} ({_told_apart(ordered[0].config, rivals)})" if rivals else strategy
-        models.setdefault(model_id, []).append(Row(label, strategy, ordered))
+        if checkpoints:
+            named = [(f"{label} · seed {one.seed}" if len(ordered) > 1 else label, one) for one in ordered]
+            models.setdefault(model_id, []).extend(Row(name, name, (one,), checkpoint=True) for name, one in named)
+        else:
+            models.setdefault(model_id, []).append(Row(label, strategy, ordered))
     return models
 
 

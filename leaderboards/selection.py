@@ -8,6 +8,7 @@ from pathlib import Path
 
 from harness.errors import MoemixError, unknown
 from harness.jobs import Plan
+from harness.recipe import Comparisons
 from harness.records import RunConfig
 from harness.requests import eval_request
 from harness.store import Run
@@ -26,6 +27,8 @@ class Selection:
     Attributes:
         baseline: label of the row to which differences are taken.
         planned: folder → configuration of the runs of a plan, some of which may not have started.
+        declared: the primary comparisons and the margins.
+        checkpoints: whether every run is compared as a checkpoint of its own.
     """
 
     runs: tuple[Run, ...]
@@ -33,6 +36,8 @@ class Selection:
     baseline: str
     planned: dict[Path, RunConfig] = field(default_factory=dict)
     judgings: Folders = field(default_factory=dict)
+    declared: Comparisons = field(default_factory=Comparisons)
+    checkpoints: bool = False
 
     def compare(self, suite: str | None = None) -> list[Comparison]:
         """Return a comparison for each suite and one of each further measure, or that of the named suite.
@@ -43,22 +48,22 @@ class Selection:
         if suite is not None and suite not in self.evaluations:
             raise unknown("suite", suite, self.evaluations, where="these runs")
         names = [suite] if suite is not None else list(self.evaluations) or [""]  # "": nothing is evaluated yet
-        found = []
-        for number, name in enumerate(names):
-            folders = self.evaluations.get(name, {})
-            # Judgings and the mean held-out loss stand beside the first suite, once.
-            judgings = self.judgings if number == 0 else {}
-            view: View = "scores and loss" if number == 0 else "scores"
-            found.append(compare(self.runs, folders, self.baseline, name, self.planned, judgings, view))
+        views: list[tuple[str, View]] = [(name, "scores") for name in names]
+        views[0] = names[0], "scores and loss"  # the mean held-out loss and judgings stand beside the first suite, once
         if suite is None:
-            folders = self.evaluations.get(names[0], {})
-            views: dict[View, bool] = {
-                "held-out losses": any(run.held_out.is_file() for run in self.runs),
-                "continuous forms": any((folder / CONTINUOUS).is_file() for folder in folders.values()),
-            }
-            for view in (view for view, there in views.items() if there):
-                found.append(compare(self.runs, folders, self.baseline, view, self.planned, {}, view))
-        return found
+            folders = self.evaluations.get(names[0], {}).values()
+            if any(run.held_out.is_file() for run in self.runs):
+                views.append((names[0], "held-out losses"))
+            if any((folder / CONTINUOUS).is_file() for folder in folders):
+                views.append((names[0], "continuous forms"))
+        return [
+            compare(
+                self.runs, self.evaluations.get(name, {}), self.baseline,
+                name if view.startswith("scores") else view, self.planned,
+                self.judgings if view == "scores and loss" else {}, view, self.declared, checkpoints=self.checkpoints,
+            )
+            for name, view in views
+        ]  # fmt: skip
 
 
 def from_plan(plan: Plan) -> Selection:
@@ -71,7 +76,7 @@ def from_plan(plan: Plan) -> Selection:
                 found.setdefault(name, {})[planned.config.id] = folder
     configs = {planned.run.folder: planned.config for planned in plan.runs}
     runs = tuple(planned.run for planned in plan.runs)
-    return Selection(runs, evaluations, plan.recipe.baseline, configs, judgings)
+    return Selection(runs, evaluations, plan.recipe.baseline, configs, judgings, plan.recipe.comparisons)
 
 
 def from_folders(folders: Iterable[Path], baseline: str) -> Selection:
@@ -97,7 +102,7 @@ def from_folders(folders: Iterable[Path], baseline: str) -> Selection:
 
 
 def joined(selections: Sequence[Selection]) -> Selection:
-    """Join selections, with the first one's baseline. A run that is in several is kept once."""
+    """Join selections, with the first one's baseline and comparisons. A run that is in several is kept once."""
     runs = {run.folder.resolve(): run for selection in selections for run in selection.runs}
     planned = {folder: config for selection in selections for folder, config in selection.planned.items()}
     evaluations: Folders = {}
@@ -107,7 +112,9 @@ def joined(selections: Sequence[Selection]) -> Selection:
             evaluations.setdefault(suite, {}).update(by_run)
         for bench, by_run in selection.judgings.items():
             judgings.setdefault(bench, {}).update(by_run)
-    return Selection(tuple(runs.values()), evaluations, selections[0].baseline, planned, judgings)
+    return Selection(
+        tuple(runs.values()), evaluations, selections[0].baseline, planned, judgings, selections[0].declared
+    )
 
 
 def _runs_in(folder: Path) -> list[Run]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from harness.records import RunConfig, RunManifest
 from harness.statistics.columns import Key
-from harness.statistics.estimates import ALPHA, Estimate
+from harness.statistics.estimates import Estimate
+from harness.statistics.families import Family, Verdict, verdict
 from harness.store import Run
 from leaderboards.scores import Evaluation, TaskScores
 
@@ -41,14 +42,51 @@ class Member:
         return self.manifest is not None and self.manifest.result is not None and self.manifest.result.steps > 0
 
 
+@dataclass(frozen=True)
+class Tested:
+    """The difference of two rows in a column, tested.
+
+    Attributes:
+        difference: paired by question and seed, with the error that the test uses.
+        p: two-sided p-value of the difference alone.
+        family: what it was corrected with; None if the rows have too few seeds for a verdict.
+        p_adjusted: corrected for the family; nan without one.
+        p_equal: of the hypothesis that the difference is larger than ``margin``, corrected for the family.
+        detectable: the true difference that the test finds with 80 % power.
+    """
+
+    difference: Estimate
+    p: float = math.nan
+    family: Family | None = None
+    p_adjusted: float = math.nan
+    p_equal: float = math.nan
+    margin: float = math.nan
+    higher_is_better: bool = True
+    detectable: float = math.nan
+
+    @property
+    def verdict(self) -> Verdict:
+        """Whether the first row is better, worse, equal within the margin, or none of these can be said."""
+        value, better = self.difference.value, self.higher_is_better
+        return verdict(value, self.p_adjusted, self.p_equal, higher_is_better=better)
+
+    @property
+    def significant(self) -> bool:
+        """Whether the difference is significant after correction."""
+        return self.verdict in ("better", "worse")
+
+    def reversed(self) -> Tested:
+        """Return the same test of the second row minus the first."""
+        return replace(self, difference=replace(self.difference, value=-self.difference.value))
+
+
 @dataclass
 class Cell:
     """A row's score in a column, in the metric's own unit (fractions, for accuracies).
 
     Attributes:
         n: number of questions.
-        difference: difference to the baseline, paired by question and seed; None for the baseline and if nothing pairs.
-        p: two-sided p-value of the difference; ``p_holm`` is corrected for the table's family.
+        to_base: the tested difference to the baseline; None for the baseline and if nothing pairs.
         best: whether it is the column's best score; ``tied``: whether it does not differ significantly from the best.
         ranks: the best and the worst rank that it may have.
         note: why something is missing.
@@ -56,18 +94,21 @@ class Cell:
 
     score: Estimate | None = None
     n: int = 0
-    difference: Estimate | None = None
-    p: float = math.nan
-    p_holm: float = math.nan
+    to_base: Tested | None = None
     best: bool = False
     tied: bool = False
     ranks: tuple[int, int] | None = None
     note: str | None = None
 
     @property
+    def difference(self) -> Estimate | None:
+        """The difference to the baseline."""
+        return self.to_base.difference if self.to_base else None
+
+    @property
     def significant(self) -> bool:
         """Whether the difference to the baseline is significant after correction."""
-        return self.p_holm < ALPHA
+        return self.to_base is not None and self.to_base.significant
 
 
 @dataclass
@@ -79,6 +120,8 @@ class Heading:
         shots: few-shot examples in each task's prompts.
         columns: the columns of an average; empty for a column of tasks.
         fraction: whether every score is in [0, 1]; such scores are printed in percent.
+        primary: whether its comparisons with the baseline are primary.
+        margin: the difference below which two rows count as equal.
         detectable: smallest difference to the baseline that is detected with 80 % power, median over rows.
         note: test questions that are in the training data.
         groups: labels of the rows that do not differ significantly; a row may be in several groups.
@@ -91,6 +134,8 @@ class Heading:
     columns: tuple[str, ...]
     higher_is_better: bool
     fraction: bool = True
+    primary: bool = False
+    margin: float = math.nan
     detectable: float = math.nan
     note: str | None = None
     groups: list[list[str]] = field(default_factory=list)
@@ -103,6 +148,7 @@ class Row:
     Attributes:
         notes: why some of its runs have no scores, or why it is not compared.
         compared: false if it was evaluated under other conditions than the other rows.
+        checkpoint: whether it stands for its checkpoint alone, and not for a strategy over its seeds.
     """
 
     label: str
@@ -111,6 +157,7 @@ class Row:
     cells: dict[str, Cell] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     compared: bool = True
+    checkpoint: bool = False
 
     @property
     def evaluations(self) -> dict[int, Evaluation]:
@@ -121,6 +168,11 @@ class Row:
     def trained(self) -> bool:
         """Whether a run took any step; the base checkpoint itself is the same for every seed."""
         return any(member.trained for member in self.members)
+
+    @property
+    def varies(self) -> bool:
+        """Whether its scores depend on the training seed."""
+        return self.trained and not self.checkpoint
 
     def of_seed(self, seed: int, text: str) -> str:
         """Return a note on one seed, which names the seed if the row has several."""
@@ -141,7 +193,7 @@ class Table:
 
     Attributes:
         conditions: how the compared rows were evaluated.
-        comparisons: size of the family, the pairs of rows in all columns.
+        comparisons: family → the number of its comparisons.
         notes: notes on the whole table.
     """
 
@@ -151,7 +203,7 @@ class Table:
     rows: list[Row]
     columns: list[Heading] = field(default_factory=list)
     conditions: dict[str, str] = field(default_factory=dict)
-    comparisons: int = 0
+    comparisons: dict[Family, int] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
     def cells(self, heading: Heading) -> list[Cell]:

@@ -139,7 +139,7 @@ def weighted_sum(weights: Sequence[float], estimates: Sequence[Estimate]) -> Est
     return Estimate(value, se, dof if se else sum(found.dof for found in estimates), clusters, 1, question, spread)
 
 
-def combine(question: float, spread: float, seed: float, rest: float, seed_dof: int) -> tuple[float, float]:
+def combine(question: float, spread: float, seed: float, rest: float, seed_dof: float) -> tuple[float, float]:
     """Return the standard error and Satterthwaite's degrees of freedom.
 
     Args:

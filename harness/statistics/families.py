@@ -1,8 +1,8 @@
 """Define the family of tests of a table or a board, its correction, and the verdicts, ranks and ties that follow.
 
-The family is every pair of compared rows in every column of one table, or of one suite version of a board. The
-correction is Holm's (1979). There is one family for the stars, the ties and the ranks: with several, a row could be
-better than another and yet tied with it. Whoever reads a table picks the best row by looking, so every pair counts.
+Strategies are compared over training seeds: the declared comparisons are one family, and all the others of a table are
+another (:mod:`harness.statistics.joint` corrects both). Checkpoints are compared over questions: the family is every
+pair in every column of a table, or of one suite version of a board, corrected by Holm's method (1979).
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ import numpy as np
 from harness.statistics.estimates import ALPHA, Floats
 
 T = TypeVar("T")
-Verdict = Literal["better", "worse", "undecided"]
+Verdict = Literal["better", "worse", "equal", "undecided"]
+Family = Literal["primary", "exploratory", "pairs"]
+"""What a comparison was corrected with: the declared comparisons, all others, or all pairs of checkpoints."""
 
 
 def adjust(p_values: Sequence[float] | Floats) -> list[float]:
@@ -55,11 +57,20 @@ def level_of_family(comparisons: int, count_below: Callable[[float], int]) -> fl
         rejected = found
 
 
-def verdict(difference: float, p_adjusted: float, *, higher_is_better: bool = True) -> Verdict:
-    """Return whether the first of two rows is better, worse, or not significantly different (nan: undecided)."""
-    if math.isnan(p_adjusted) or p_adjusted >= ALPHA or difference == 0:
-        return "undecided"
-    return "better" if (difference > 0) == higher_is_better else "worse"
+def verdict(
+    difference: float, p_adjusted: float, p_equal: float = math.nan, *, higher_is_better: bool = True
+) -> Verdict:
+    """Return the verdict on the first of two rows; p-values that are nan leave it undecided.
+
+    A significant difference is better or worse, however small. Otherwise the rows are equal if two one-sided tests
+    (Schuirmann 1987) place the difference within the margin.
+
+    >>> verdict(0.1, 0.2, 0.01)
+    'equal'
+    """
+    if p_adjusted < ALPHA and difference != 0:
+        return "better" if (difference > 0) == higher_is_better else "worse"
+    return "equal" if p_equal < ALPHA else "undecided"
 
 
 def rank_intervals(scores: Mapping[T, float], differ: Callable[[T, T], bool]) -> dict[T, tuple[int, int]]:

@@ -13,14 +13,14 @@ from harness.records import Column as SuiteColumn
 from harness.records import GateLoads
 from harness.samples import read_samples
 from harness.statistics.columns import Key
-from leaderboards.comparison import fill
-from leaderboards.differences import Pair, Tested
+from leaderboards.comparison import fill, fill_scores
+from leaderboards.differences import Pair
 from leaderboards.judged import PREFIX
 from leaderboards.paper.presets import Preset
 from leaderboards.paper.runs import GATE_LOAD, Experiments
 from leaderboards.paper.specs import MODELS, SOURCES, Line, baseline_of
 from leaderboards.scores import Evaluation
-from leaderboards.table import Cell, Member, Row, Table
+from leaderboards.table import Cell, Member, Row, Table, Tested
 
 NO_COUNTERPART = "nothing corresponds to it in preset"
 Keep = Callable[[Key, tuple[int, str]], bool]  # whether a question of a task belongs to a part of a column
@@ -71,8 +71,12 @@ class Compared:
         return tuple(reasons)
 
 
-def compare_lines(experiments: Experiments, lines: Sequence[Line], quantities: Sequence[str]) -> Compared:
+def compare_lines(
+    experiments: Experiments, lines: Sequence[Line], quantities: Sequence[str], *, test: bool = True
+) -> Compared:
     """Compare lines of the paper in some quantities (``score:gsm8k``, ``judge:average``, …).
+
+    Every line against the baseline in every quantity is primary. Without ``test``, no pair is tested.
 
     Raises:
         MoemixError: two lines of a model did not answer the same questions, or their records are damaged.
@@ -87,7 +91,12 @@ def compare_lines(experiments: Experiments, lines: Sequence[Line], quantities: S
             rows[line.key] = Row(line.title, line.strategy, named)
             table = tables.setdefault(line.model, Table(line.model, MODELS[line.model], baseline, []))
             table.rows.append(rows[line.key])
-    return Compared(experiments, list(tables.values()), rows, fill(list(tables.values()), quantities))
+    declared = experiments.comparisons.model_copy(update={"rows": (), "columns": tuple(quantities)})
+    held = list(tables.values())
+    if not test:
+        for table in held:
+            fill_scores(table, declared, quantities)
+    return Compared(experiments, held, rows, fill(held, declared, quantities) if test else {})
 
 
 def problem_of(member: Member) -> str:

@@ -15,7 +15,7 @@ MOST_POINTS = 6  # of a series that are shown for reading; CSV and JSON hold all
 LEGEND = "In each cell: ours; below it the paper's figure, and ours minus it."
 FIELDS = (
     "table", "model", "strategy", "column", "published", "ours", "stderr", "seeds", "difference",
-    "baseline", "difference_to_baseline", "difference_to_baseline_stderr", "p_holm",
+    "baseline", "difference_to_baseline", "difference_to_baseline_stderr", "p_adjusted", "verdict",
     "published_difference_to_baseline", "missing",
 )  # fmt: skip
 
@@ -56,14 +56,14 @@ def table_text(table: PaperTable, style: str) -> str:
         notes = [*table.shared_notes, *table.notes]
         return json_text({
             "schema_version": 1, "table": table.spec.name, "title": table.spec.title, "source": source(),
-            "pairs": table.pairs, "detectable": table.detectable, "notes": notes, "cells": records(table),
+            "comparisons": table.comparisons, "detectable": table.detectable, "notes": notes, "cells": records(table),
         })  # fmt: skip
     return write([table_section(table)], style)
 
 
 def records(table: PaperTable) -> list[dict[str, Value]]:
     """Return every cell as a flat record; what is unknown is None."""
-    baseline = table.baseline.strategy if table.pairs else None
+    baseline = table.baseline.strategy if table.compared and table.compared.tested else None
     found: list[dict[str, Value]] = []
     for line in table.spec.lines:
         for column in table.spec.columns:
@@ -73,9 +73,10 @@ def records(table: PaperTable) -> list[dict[str, Value]]:
                 "table": table.spec.name, "model": line.model, "strategy": line.strategy, "column": column.key,
                 "published": cell.published, "ours": ours.value if ours else None, "stderr": ours.se if ours else None,
                 "seeds": ours.seeds if ours else None, "difference": cell.difference, "baseline": baseline,
-                "difference_to_baseline": base.estimate.value if base else None,
-                "difference_to_baseline_stderr": base.estimate.se if base else None,
-                "p_holm": base.p_holm if base else None, "published_difference_to_baseline": cell.published_to_base,
+                "difference_to_baseline": base.difference.value if base else None,
+                "difference_to_baseline_stderr": base.difference.se if base else None,
+                "p_adjusted": base.p_adjusted if base else None, "verdict": base.verdict if base else None,
+                "published_difference_to_baseline": cell.published_to_base,
                 "missing": "; ".join(cell.missing) or None,
             })  # fmt: skip
     return found

@@ -24,7 +24,7 @@ from harness.grid import (
     markdown_text,
 )
 from harness.records import ModelManifest, Stage
-from leaderboards.paper.claims import claims_grid, findings, heading, in_words
+from leaderboards.paper.claims import claims_csv, claims_grid, findings, heading, in_words
 from leaderboards.paper.figures import FIGURES, FigureData, draw_figure, figure_data
 from leaderboards.paper.rendering import LEGEND, figure_section, figure_text, needs, table_section, table_text, title
 from leaderboards.paper.runs import Experiments, Need
@@ -51,7 +51,7 @@ def write_report(experiments: Experiments, out: Path, single: Path | None = None
         for name, figure in figures.items()
         for style in ("markdown", "csv", "json")
     }
-    texts |= {"report.md": _markdown(report, "."), "index.html": _page(report)}
+    texts |= {"report.md": _markdown(report, "."), "index.html": _page(report), "claims.csv": report.claims}
     written = [out / name for name in texts]
     for path, text in zip(written, texts.values(), strict=True):
         write_text(path, text)
@@ -64,6 +64,7 @@ def write_report(experiments: Experiments, out: Path, single: Path | None = None
         folder.mkdir(parents=True, exist_ok=True)
         for name in figures:
             shutil.copyfile(out / f"{name}.png", folder / f"{name}.png")
+        write_text(folder / "claims.csv", report.claims)
         write_text(single, _markdown(report, os.path.relpath(folder, single.parent)))
         written.append(single)
     return written
@@ -75,6 +76,7 @@ class _Report:
 
     Attributes:
         parts: title, paragraphs and table of each part before the tables; all of it is computed.
+        claims: the claims of the paper as CSV.
     """
 
     experiments: Experiments
@@ -83,6 +85,7 @@ class _Report:
     title: str
     about: list[str]
     parts: list[tuple[str, list[str], Grid]]
+    claims: str
 
 
 def _report(experiments: Experiments) -> _Report:
@@ -111,6 +114,7 @@ def _report(experiments: Experiments) -> _Report:
             ("How much of it was measured", [], Grid(header, measured, align="llll")),
             ("Wall time", [took], by_stage),
         ],
+        claims=claims_csv(found),
     )  # fmt: skip
 
 

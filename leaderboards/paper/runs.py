@@ -9,6 +9,7 @@ from pathlib import Path
 from harness.errors import MoemixError
 from harness.jobs import Job, Plan, PlannedRun
 from harness.plan import build
+from harness.recipe import Comparisons
 from harness.recipe_file import load_recipe
 from harness.requests import GateLoadConfig, GateLoadJobRequest
 from harness.store import Store
@@ -36,6 +37,11 @@ class Experiments:
     plan: Plan | None
     problem: str = ""
     opened: dict[Path, Member] = field(default_factory=dict, compare=False, repr=False)
+
+    @property
+    def comparisons(self) -> Comparisons:
+        """Return the margins of the recipe; the defaults where it cannot be planned."""
+        return self.plan.recipe.comparisons if self.plan else Comparisons()
 
     def runs(self, model: str, strategy: str) -> list[PlannedRun]:
         """Return the runs of a strategy on a model of the paper, one for each seed."""

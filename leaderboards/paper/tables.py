@@ -3,23 +3,17 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
-from typing import NamedTuple
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from harness.grid import Number
-from harness.statistics.estimates import ALPHA, Estimate, mean_over_seeds
+from harness.statistics.estimates import Estimate, mean_over_seeds
+from harness.statistics.families import Family
 from leaderboards.paper.measures import NO_COUNTERPART, Compared, compare_lines, final_weights, setting
 from leaderboards.paper.runs import Experiments
 from leaderboards.paper.specs import Column, Line, TableSpec, baseline_of, table_spec, with_own_subtasks
-
-
-class Difference(NamedTuple):
-    """Ours of one line minus ours of another in a column, in the paper's units, corrected inside the table."""
-
-    estimate: Estimate
-    p_holm: float
+from leaderboards.table import Tested
 
 
 @dataclass
@@ -30,7 +24,7 @@ class PaperCell:
         published: None where the paper prints a dash.
         ours: None where nothing was measured; ``missing`` then says why.
         difference: ours minus published; None where the scales differ.
-        to_base: difference of ours to the table's baseline on the same model.
+        to_base: tested difference of ours to the table's baseline on the same model.
         published_to_base: the same difference of the published figures.
     """
 
@@ -38,13 +32,13 @@ class PaperCell:
     ours: Estimate | None
     missing: tuple[str, ...] = ()
     difference: float | None = None
-    to_base: Difference | None = None
+    to_base: Tested | None = None
     published_to_base: float | None = None
 
     @property
     def significant(self) -> bool:
         """Return whether ours differs from the baseline after the correction."""
-        return self.to_base is not None and self.to_base.p_holm < ALPHA
+        return self.to_base is not None and self.to_base.significant
 
 
 @dataclass
@@ -68,9 +62,9 @@ class PaperTable:
         return baseline_of(self.spec.lines)
 
     @property
-    def pairs(self) -> int:
-        """Return how many pairs of lines the correction is over, in all columns together."""
-        return self.compared.tables[0].comparisons if self.compared and self.compared.tables else 0
+    def comparisons(self) -> dict[Family, int]:
+        """Return family → how many comparisons the correction is over, in all columns together."""
+        return self.compared.tables[0].comparisons if self.compared and self.compared.tables else {}
 
     @property
     def detectable(self) -> dict[str, float]:
@@ -82,10 +76,16 @@ class PaperTable:
                 found.setdefault(column.key, []).append((100 if column.percent else 1) * heading.detectable)
         return {key: float(np.median(values)) for key, values in found.items()}
 
-    def difference(self, column: Column, line: str, other: str) -> Difference | None:
+    def difference(self, column: Column, line: str, other: str) -> Tested | None:
         """Return ours of a line minus ours of another, given by their keys; None where the two do not pair."""
         tested = self.compared.difference(line, other, column.quantity) if self.compared else None
-        return Difference(in_units(tested.difference, column), tested.p_holm) if tested else None
+        return tested_in_units(tested, column) if tested else None
+
+
+def tested_in_units(tested: Tested, column: Column) -> Tested:
+    """Return a tested difference in the units of a column of the paper."""
+    margin = (100 if column.percent else 1) * tested.margin
+    return replace(tested, difference=in_units(tested.difference, column), margin=margin)
 
 
 def in_units(found: Estimate, column: Column) -> Estimate:
@@ -140,9 +140,9 @@ def _cell(table: PaperTable, experiments: Experiments, line: Line, column: Colum
 def agreement(table: PaperTable) -> tuple[int, int]:
     """Return in how many cells ours and the paper's difference to the baseline have the same sign, and of how many."""
     pairs = [
-        (cell.to_base.estimate.value, cell.published_to_base)
+        (cell.to_base.difference.value, cell.published_to_base)
         for cell in table.cells.values()
-        if cell.to_base is not None and cell.to_base.estimate.value and cell.published_to_base
+        if cell.to_base is not None and cell.to_base.difference.value and cell.published_to_base
     ]
     return sum(ours * published > 0 for ours, published in pairs), len(pairs)
 
@@ -160,11 +160,13 @@ def _notes(table: PaperTable, experiments: Experiments) -> list[str]:
     if seeds and "suite" not in kinds:
         over = "seeds" if "weight" in kinds else "questions and seeds"
         notes.append(f"Ours: mean ± standard error over {over} (seeds: {'/'.join(map(str, seeds))}).")
-    if table.compared is not None and table.pairs:
-        (agree, of), base = agreement(table), f"“{table.baseline.title}”"
+    (agree, of), base = agreement(table), f"“{table.baseline.title}”"
+    if of:
+        notes.append(f"The sign of the difference to {base} is the paper's in {agree} of {of} cells.")
+    if primary := table.comparisons.get("primary"):
         notes.append(
-            f"* differs from {base} at 5 %, paired by question and seed, after Holm's correction over the table's"
-            f" {table.pairs} pairs. The sign of the difference to {base} is the paper's in {agree} of {of} cells."
+            f"* differs from {base} at 5 %, paired by question and seed, corrected over the table's {primary}"
+            f" comparisons with {base}."
         )
         found = []
         for column in (column for column in table.spec.columns if column.key in table.detectable):

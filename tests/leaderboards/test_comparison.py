@@ -12,15 +12,19 @@ from run_records import ENGINE, config_of  # type: ignore[import-not-found]
 from scipy import stats
 
 from harness.errors import MoemixError
+from harness.recipe import Comparisons
 from harness.records import Stage
 from harness.statistics.estimates import p_value
 from harness.store import Run
 from leaderboards.comparison import compare
+from leaderboards.differences import difference
 from leaderboards.table import Row, Table
 
 
-def table_of(bench, baseline: str = "uniform") -> Table:
-    (table,) = compare(bench.runs, bench.folders, baseline).tables
+def table_of(bench, baseline: str = "uniform", *, checkpoints: bool = False, **declared) -> Table:
+    (table,) = compare(
+        bench.runs, bench.folders, baseline, declared=Comparisons(**declared), checkpoints=checkpoints
+    ).tables
     return table
 
 
@@ -38,19 +42,21 @@ def test_a_difference_is_paired_by_question(bench, answers):
     assert cell.n == 80
     assert cell.difference.value == pytest.approx(0.2)
     assert cell.difference.se == pytest.approx(stats.sem(np.array(other) - np.array(base)))
-    assert cell.p == pytest.approx(stats.ttest_rel(other, base).pvalue)
+    assert cell.to_base.p == pytest.approx(stats.ttest_rel(other, base).pvalue)
     assert row(table, "uniform").cells["arc"].difference is None
-    assert table.columns[0].detectable > 2.8 * cell.difference.se
+    compared = table_of(bench, checkpoints=True)
+    assert compared.columns[0].detectable > 2.7 * cell.difference.se
+    assert row(compared, "dynamic").cells["arc"].to_base.p == cell.to_base.p
 
 
-def test_holm_is_over_every_pair_of_rows_in_every_column(bench, answers):
+def test_checkpoints_are_corrected_over_every_pair_of_rows_in_every_column(bench, answers):
     for number, label in enumerate(("none", "uniform", "dynamic")):
         bench.run(label, {task: answers(10 * number + i, 60, 0.3 + 0.2 * number) for i, task in enumerate("ab")})
-    table = table_of(bench)
-    cells = [cell for r in table.rows for cell in r.cells.values() if cell.difference]
-    assert len(cells) == 2 * 3
-    assert table.comparisons == 3 * 3
-    assert all(cell.p < cell.p_holm <= 9 * cell.p for cell in cells)
+    table = table_of(bench, checkpoints=True)
+    tests = [cell.to_base for r in table.rows for cell in r.cells.values() if cell.to_base]
+    assert len(tests) == 2 * 3
+    assert table.comparisons == {"pairs": 3 * 3}
+    assert all(test.p < test.p_adjusted <= 9 * test.p for test in tests)
 
 
 def test_the_best_and_those_that_cannot_be_told_apart_are_marked(bench, answers):
@@ -59,14 +65,14 @@ def test_the_best_and_those_that_cannot_be_told_apart_are_marked(bench, answers)
     bench.run("uniform", {"arc": answers(3, 200, 0.2)})
     bench.run("dynamic", {"arc": good})
     bench.run("datasize", {"arc": near})
-    table = table_of(bench)
+    table = table_of(bench, checkpoints=True)
     assert [sorted(group) for group in table.columns[0].groups] == [["datasize", "dynamic"], ["uniform"]]
     assert {r.label: r.cells["arc"].ranks for r in table.rows} == {
         "uniform": (3, 3),
         "dynamic": (1, 2),
         "datasize": (1, 2),
     }
-    marks = {r.label: (r.cells["arc"].best, r.cells["arc"].tied) for r in table_of(bench).rows}
+    marks = {r.label: (r.cells["arc"].best, r.cells["arc"].tied) for r in table.rows}
     best, second = ("dynamic", "datasize") if sum(good) > sum(near) else ("datasize", "dynamic")
     assert marks == {"uniform": (False, False), best: (True, False), second: (False, True)}
 
@@ -92,7 +98,7 @@ def test_rows_that_are_all_equal_are_all_best_and_differ_from_none(bench):
         bench.run(label, {"arc": [1.0, 0.0, 1.0]})
     table = table_of(bench)
     assert all(r.cells["arc"].best for r in table.rows)
-    assert row(table, "dynamic").cells["arc"].p_holm == 1.0
+    assert row(table, "dynamic").cells["arc"].to_base.p == 1.0
     assert math.isnan(table.columns[0].detectable)
 
 
@@ -144,8 +150,10 @@ def test_with_several_seeds_a_lucky_agreement_of_one_pair_is_judged_by_how_seeds
             bench.run(label, {"arc": answers(10 * len(label) + seed, 200, share)}, seed=seed)
     table = table_of(bench)
     cell = row(table, "dynamic").cells["arc"]
-    assert p_value(cell.difference) < 0.002
-    assert cell.p > 0.05
+    alone = difference(row(table, "dynamic"), row(table, "uniform"), table.columns[0])
+    assert p_value(alone) < 0.002
+    assert cell.to_base.p > 0.05
+    assert cell.difference.se > 2 * alone.se
     assert not cell.significant
     assert table.columns[0].detectable > 0.18
     assert cell.score.seeds == 3
@@ -306,8 +314,8 @@ def test_without_the_baseline_there_are_no_differences_but_marks(bench):
 def test_one_question_gives_a_score_without_error_and_calls_nobody_worse(bench):
     bench.run("uniform", {"arc": [0.0]})
     bench.run("dynamic", {"arc": [1.0]})
-    cells = {r.label: r.cells["arc"] for r in table_of(bench).rows}
+    cells = {r.label: r.cells["arc"] for r in table_of(bench, checkpoints=True).rows}
     assert math.isnan(cells["dynamic"].score.se)
     assert cells["dynamic"].best
-    assert cells["uniform"].tied
+    assert not cells["uniform"].tied
     assert not cells["dynamic"].significant

@@ -23,8 +23,6 @@ from harness.files import read_json
 from harness.recipe_file import load_recipe, override
 from harness.records import Stage
 from harness.statistics.estimates import Part, estimate
-from harness.statistics.families import adjust
-from harness.statistics.seeds import cautious_p_value, pool_seed_variance
 from leaderboards.mixture import read_trajectory
 from leaderboards.paper.claims import Finding, findings, in_words
 from leaderboards.paper.cli import paper
@@ -80,35 +78,27 @@ def test_differences_to_uniform_are_paired_and_corrected_within_the_table(done):
     table = fill("table1", done)
     cell = table.cells["llama_moe/dynamic", "mbpp"]
     expected = values(done, "dynamic", "code").mean() - values(done, "uniform", "code").mean()
-    assert cell.to_base.estimate.value == pytest.approx(100 * expected)
+    assert cell.to_base.difference.value == pytest.approx(100 * expected)
     assert cell.published_to_base == pytest.approx(16.88 - 14.52)
     assert cell.significant
-    assert table.pairs == 2 * (21 * 5 + 21)  # 7 lines a model in 5 columns of scores, and all 7 in that of judging
+    assert table.comparisons == {"primary": 2 * 6 * 6, "exploratory": 2 * 15 * 6}  # 7 lines a model, in 6 columns
     assert table.detectable["mbpp"] > 0
     assert "w/o IT" in render("table1", done, "markdown")
 
 
 def test_seed_variances_of_two_models_are_pooled_apart(done):
     """One model that hardly varies from seed to seed would make another's differences look surer than they are."""
-    table, p_values = fill("table1", done), []
-    for column in table.spec.columns:
-        for model in ("molm", "llama_moe"):
-            lines = [line for line in table.spec.lines if line.model == model]
-            compared = compare_lines(done, lines, [column.quantity])
-            for pair_with_base in (False, True):
-                both = [(one, other) for one, other in itertools.combinations(lines, 2)
-                        if ("none" in (one.strategy, other.strategy)) == pair_with_base]  # fmt: skip
-                found = [compared.difference(one.key, other.key, column.quantity) for one, other in both]
-                pairs = [tested.difference for tested in found if tested is not None]
-                rows = len({line.key for lines_of in both for line in lines_of})
-                p_values += map(cautious_p_value, pairs, pool_seed_variance(pairs, rows))
-    assert len(p_values) == table.pairs
-    differences = (
-        table.difference(column, one.key, other.key)
-        for column in table.spec.columns
-        for one, other in itertools.combinations(table.spec.lines, 2)
-    )
-    assert sorted(adjust(p_values)) == pytest.approx(sorted(d.p_holm for d in differences if d))
+    both = fill("table1", done)
+    for model in ("molm", "llama_moe"):
+        lines = [line for line in both.spec.lines if line.model == model]
+        alone = compare_lines(done, lines, [column.quantity for column in both.spec.columns])
+        for column, line in itertools.product(both.spec.columns, lines[:2] + lines[3:]):
+            found = alone.difference(line.key, f"{model}/uniform", column.quantity)
+            cell = both.cells[line.key, column.key].to_base
+            assert (found is None) == (cell is None)
+            assert found is None or cell.difference.se == pytest.approx(
+                (100 if column.percent else 1) * found.difference.se
+            )
 
 
 def test_a_seed_is_not_a_question_weights_have_the_error_of_seeds_alone(done):
@@ -272,29 +262,49 @@ def test_every_claim_is_what_the_paper_prints_and_is_judged_by_its_table(done, c
     by_text = {(f.table, f.model, f.text): f for f in found}
     better = by_text["table1", "llama_moe", "K&R Avg: Dynamic above Uniform"]
     cell = tables["table1"].cells["llama_moe/dynamic", "kr_average"]
-    assert (better.ours.estimate.value, better.ours.p_holm) == (cell.to_base.estimate.value, cell.to_base.p_holm)
+    assert better.ours.difference.value == cell.to_base.difference.value
+    assert better.ours.margin == cell.to_base.margin == 2.0
     assert better.verdict == "agrees"
+    assert all(finding.ours.family == "primary" for finding in found)
     other = by_text["table1", "llama_moe", "K&R Avg: Uniform above DataSize"]
     scores = [np.mean([values(done, name, task).mean() for task in ("facts", "words", "math", "code")])
               for name in ("uniform", "datasize")]  # fmt: skip
-    assert other.ours.estimate.value == pytest.approx(100 * (scores[0] - scores[1]))
-    assert other.verdict.endswith("not significant")
+    assert other.ours.difference.value == pytest.approx(100 * (scores[0] - scores[1]))
+    assert other.verdict == "undecided"
     weights = by_text["table8", "llama_moe", "final weight: Math-Instruct above ShareGPT"]
     held = [p.run.manifest.result.final_weights for p in done.runs("llama_moe", "dynamic")]
-    assert weights.ours.estimate.value == pytest.approx(100 * np.mean([w["math"] - w["chat"] for w in held]))
+    assert weights.ours.difference.value == pytest.approx(100 * np.mean([w["math"] - w["chat"] for w in held]))
+
+
+def test_the_claims_are_one_family_in_one_file(done, claimed, tmp_path):
+    write_report(done, tmp_path / "report", tmp_path / "mini.md")
+    lines = list(csv.DictReader((tmp_path / "mini" / "claims.csv").open(encoding="utf-8", newline="")))
+    assert list(lines[0]) == ["claim", "where", "published", "ours", "standard error", "p", "margin", "verdict"]
+    assert [line["verdict"] for line in lines] == [finding.verdict for finding in claimed[0]]
+    assert {line["verdict"] for line in lines} <= {"agrees", "disagrees", "equal", "undecided"}
+    assert len(lines) == 47
+    for line, finding in zip(lines, claimed[0], strict=True):
+        assert float(line["p"]) == finding.ours.p_adjusted >= finding.ours.p
+        assert float(line["standard error"]) == finding.ours.difference.se
+
+
+def test_claims_of_two_seeds_are_undecided_and_keep_their_errors(tmp_path, world):
+    experiments = opened(world(tmp_path / "store"), "seeds=[0, 1]")
+    finish_all(experiments)
+    found = findings(experiments, {name: fill(name, experiments) for name in table_names()})
+    assert {finding.verdict for finding in found} == {"undecided"}
+    assert all(finding.ours.difference.se > 0 for finding in found)
 
 
 def test_what_agrees_is_counted_and_told_in_words(done, claimed):
     found, tables = claimed
     told = in_words(found, tables, figure_data("figure2", done))
     verdicts = [finding.verdict for finding in found]
-    assert told[0].startswith(f"Of {len(found)} claims of the paper, {len(found)} could be tested:")
-    assert f": {verdicts.count('agrees')} hold significantly" in told[0]
-    assert f"{verdicts.count('disagrees')} are contradicted significantly" in told[0]
+    assert told[0].startswith(f"Of {len(found)} claims of the paper, {len(found)} could be tested, and")
+    assert f": {verdicts.count('agrees')} agree with the paper, {verdicts.count('disagrees')} disagree" in told[0]
     assert any("in the paper Dynamic > RefLoss > Uniform > Random > Sequential > DataSize > w/o IT" in t for t in told)
     assert any("the paper has −0.76" in text for text in told)
-    turned = [f.ours._replace(estimate=replace(f.ours.estimate, value=-f.ours.estimate.value)) for f in found]
-    upside_down = [replace(finding, ours=ours) for finding, ours in zip(found, turned, strict=True)]
+    upside_down = [replace(finding, ours=finding.ours.reversed()) for finding in found]
     assert [f.verdict for f in upside_down].count("disagrees") == verdicts.count("agrees") > 0
 
 
@@ -302,7 +312,7 @@ def test_a_table_without_uniform_is_compared_with_plain_dynamic(done):
     table = fill("table4", done)
     difference = values(done, "interval_200", "math").mean() - values(done, "dynamic", "math").mean()
     assert table.baseline.title == "every 100 steps"
-    assert table.cells["llama_moe/interval_200", "gsm8k"].to_base.estimate.value == pytest.approx(100 * difference)
+    assert table.cells["llama_moe/interval_200", "gsm8k"].to_base.difference.value == pytest.approx(100 * difference)
     assert "* differs from “every 100 steps” at 5 %" in " ".join(table.notes)
 
 

@@ -27,10 +27,13 @@ HOSTILE = (
 
 @pytest.fixture
 def mixed(bench, answers) -> Comparison:
-    """A table with one of everything: untrained, baseline, better, failed, evaluated elsewhere, a task missing."""
+    """A table of three seeds with one of everything: untrained, baseline, better, failed, evaluated elsewhere."""
     bench.run("none", {"arc": answers(1, 100, 0.25), "code": answers(3, 40, 0.0)}, trained=False)
-    bench.run("uniform", {"arc": answers(4, 100, 0.45), "code": answers(6, 40, 0.4)}, weights=(1 / 3, 1 / 3, 1 / 3))
-    bench.run("dynamic", {"arc": answers(7, 100, 0.5), "code": answers(8, 40, 0.8)}, note="no few-shot examples")
+    for seed in range(3):
+        scores = {"arc": answers(4 + 10 * seed, 100, 0.45), "code": answers(6 + 10 * seed, 40, 0.4)}
+        bench.run("uniform", scores, seed=seed, weights=(1 / 3, 1 / 3, 1 / 3))
+        scores = {"arc": answers(7 + 10 * seed, 100, 0.5), "code": answers(8 + 10 * seed, 40, 0.8)}
+        bench.run("dynamic", scores, seed=seed, note="no few-shot examples")
     bench.run("datasize", stages={"train": Stage(status="failed", error="the loss is NaN at step 7")})
     bench.run("elsewhere", {"arc": answers(7, 100, 0.5), "code": None}, engine={**ENGINE, "name": "vllm"})
     return compare(bench.runs, bench.folders, "uniform", "kr")
@@ -72,6 +75,8 @@ def test_the_json_and_the_csv_give_the_interval_and_the_verdict_of_every_cell(mi
     assert dynamic["score"]["upper"] <= 1.0
     assert dynamic["difference"]["lower"] < 0.4 < dynamic["difference"]["upper"]
     assert [none["difference"]["verdict"], dynamic["difference"]["verdict"]] == ["worse", "better"]
+    assert [dynamic["difference"]["family"], none["difference"]["margin"]] == ["exploratory", 0.02]
+    assert table["rows"][2]["cells"]["average"]["difference"]["family"] == "primary"
     assert table["rows"][2]["cells"]["arc"]["difference"]["verdict"] == "undecided"
     rows = [line for line in csv.DictReader(io.StringIO(as_csv([mixed]))) if line["quantity"] == "score"]
     lines = {(line["strategy"], line["name"]): line for line in rows}
@@ -94,9 +99,9 @@ def test_the_csv_has_a_line_for_every_number_of_the_json(mixed):
             assert float(line["value"] or "nan") == pytest.approx(
                 (cell["score"] or {"value": float("nan")})["value"], nan_ok=True
             )
-            assert (line["p_holm"] == "") == (cell["difference"] is None)
+            assert (line["p"] == "") == (cell["difference"] is None)
         for name, weight in row["runs"][0]["weights"].items():
-            (line,) = [
+            line, *_ = [  # one for each seed
                 x for x in lines if (x["strategy"], x["quantity"], x["name"]) == (row["strategy"], "final_weight", name)
             ]
             assert float(line["value"]) == weight
