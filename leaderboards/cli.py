@@ -1,4 +1,4 @@
-"""``moemix table``: compare runs."""
+"""``moemix table`` and ``moemix power``: compare runs, and say what more of them would show."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import click
 
 from harness.commands import build_plan
 from harness.grid import ENDINGS
-from harness.options import recipe_options
+from harness.options import format_option, recipe_options
 
 if TYPE_CHECKING:
     from leaderboards.selection import Selection
@@ -76,6 +76,60 @@ def table(
         written += write_report(comparisons, report)
     for path in written:
         click.echo(f"written: {path}", err=True)
+
+
+@click.command()
+@click.argument("targets", nargs=-1, required=True, metavar="RECIPE_OR_STORE...")
+@recipe_options
+@click.option("--suite", metavar="NAME", help="Only this suite.  [default: all]")
+@format_option
+@click.option("--out", metavar="FILE", type=click.Path(path_type=Path), help="Write the report here instead.")
+@click.option("--figure", metavar="FILE", type=click.Path(path_type=Path), help="Draw the detectable differences here.")
+def power(
+    targets: tuple[str, ...],
+    overrides: tuple[str, ...],
+    store: str | None,
+    data_root: str | None,
+    suite: str | None,
+    style: str,
+    out: Path | None,
+    figure: Path | None,
+) -> None:
+    """Say what differences seeds and questions can detect, and what they cost.
+
+    From the finished runs of a recipe, of a store, or of a folder of runs, with two seeds or more: the variance by
+    seed, question and rest of each column, its signal-to-noise ratio, how often a part of the data picks the winner
+    that all of it picks, and the seeds that detect the recipe's margin, with their hours.
+    """
+    from harness.files import write_text
+    from harness.grid import write
+    from leaderboards.power import as_json, draw, power_of, sections
+
+    folders = [folder for target in targets for folder in _recipes_in(target)]
+    found = [
+        one
+        for folder in folders
+        for comparison in select((folder,), overrides, store, data_root, None).compare(suite)
+        for one in power_of(comparison)
+    ]
+    text = as_json(found) if style == "json" else write(sections(found), "terminal")
+    if out is None:
+        click.echo(text, nl=False)
+    else:
+        write_text(out, text)
+    if figure is not None:
+        draw(found, figure)
+    for path in filter(None, (out, figure)):
+        click.echo(f"written: {path}", err=True)
+
+
+def _recipes_in(target: str) -> list[str]:
+    """Return the folders of recipes in a store; anything else stands for itself."""
+    path = Path(target)
+    if not path.is_dir() or (path / "run.json").is_file() or any(path.glob("*/run.json")):
+        return [target]
+    found = (*path.glob("*/*/run.json"), *path.glob("*/*/*/run.json"))
+    return sorted({str(run.parent.parent) for run in found}) or [target]
 
 
 def select(

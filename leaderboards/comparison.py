@@ -25,7 +25,7 @@ from leaderboards.scores import TaskScores
 from leaderboards.table import Cell, Comparison, Heading, Row, Table, Tested
 
 
-def compare(
+def compare(  # noqa: PLR0913  (all that a table is made from)
     runs: Sequence[Run],
     eval_folders: Mapping[str, Path],
     baseline: str,

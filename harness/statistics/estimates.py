@@ -17,7 +17,7 @@ G / (G - 1) for G clusters.
 
 Simulations check this (tests/harness/statistics): 95 % intervals cover the truth in 92 to 98 % of cases with one seed,
 and with three or more. With two seeds whose own variance dominates, the coverage falls to 89 %. The tails, where a
-correction for many comparisons looks, need more care: see :mod:`harness.statistics.seeds`.
+correction for many comparisons looks, need more care: see :mod:`harness.statistics.joint`.
 """
 
 from __future__ import annotations
