@@ -11,7 +11,7 @@ from harness.checkpoint_argument import CheckpointArgument
 from harness.options import request_option
 
 
-class Limit(click.ParamType):
+class Limit(click.ParamType[int | float]):
     """A number of questions, or a share of them."""
 
     name = "limit"
