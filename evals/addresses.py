@@ -1,25 +1,25 @@
-"""Read what a server's address, its environment variables and its headers say."""
+"""Read servers' addresses as providers document them, and keys from environment variables."""
 
 from __future__ import annotations
 
-import email.utils
 import ipaddress
 import os
 import re
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from urllib.parse import urlsplit
 
 from harness.errors import MoemixError
 
-_LONGEST_PAUSE = 120.0  # seconds; the longest Retry-After that is followed
+# A path with one of these is complete: a version, or what Gemini, Vertex, GitHub Models, Azure and Databricks have.
+_COMPLETE = re.compile(r"/(v[0-9]+\w*|openai|openapi|inference|models|serving-endpoints)(/|$)")
 
 
 def base_url(url: str) -> tuple[str, str]:
     """Split a server's address into what stands before ``/chat/completions``, and its query.
 
     A version is appended where the path names none: ``http://host`` and ``http://host/v1/chat/completions`` both give
-    ``http://host/v1``. A path with a version or ``openai`` in it (Gemini, Vertex, DeepInfra, Azure) stays as it is.
+    ``http://host/v1``. A path that providers document without a version (Gemini, Vertex, GitHub Models, DeepInfra,
+    Azure, Databricks), and one that ends with ``/chat/completions``, stay as they are.
 
     Raises:
         MoemixError: it is not an http(s) address, or has credentials in it, which would be written into records.
@@ -34,8 +34,8 @@ def base_url(url: str) -> tuple[str, str]:
             hint="put the key into an environment variable",
         )
     path = re.sub(r"/(chat/)?completions$", "", parts.path.rstrip("/"))
-    known = re.search(r"/(v[0-9]+\w*|openai)(/|$)", path)
-    return f"{parts.scheme}://{parts.netloc}{path if known else f'{path}/v1'}", parts.query
+    complete = _COMPLETE.search(path) or path != parts.path.rstrip("/")
+    return f"{parts.scheme}://{parts.netloc}{path if complete else f'{path}/v1'}", parts.query
 
 
 def is_loopback(url: str) -> bool:
@@ -52,14 +52,9 @@ def api_key(variables: Sequence[str]) -> str | None:
     return next((value for name in variables if (value := os.environ.get(name))), None)
 
 
-def retry_after(headers: Mapping[str, str]) -> float:
-    """Return the seconds that a server asks to wait: ``Retry-After`` in seconds or as a date, or in milliseconds."""
-    milliseconds, value = headers.get("retry-after-ms"), headers.get("retry-after", "0")
-    try:
-        seconds = float(milliseconds) / 1000 if milliseconds else float(value)
-    except ValueError:
-        try:
-            seconds = email.utils.parsedate_to_datetime(value).timestamp() - time.time()
-        except ValueError:
-            return 0.0
-    return min(max(seconds, 0.0), _LONGEST_PAUSE)
+def key_headers(url: str, key: str | None) -> dict[str, str]:
+    """Return the headers that carry a key: Azure has one of its own."""
+    if not key:
+        return {}
+    host = urlsplit(url).hostname or ""
+    return {"api-key": key} if host.endswith(".azure.com") else {"Authorization": f"Bearer {key}"}

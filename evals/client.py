@@ -1,4 +1,4 @@
-"""The client for OpenAI-compatible servers: addresses, keys, deadlines, retries, and a name for every failure.
+"""The client for OpenAI-compatible servers: keys, deadlines, retries, budgets, and a name for every failure.
 
 Engines and judges send their requests through it. Requests of all threads run on one event loop in a thread of its
 own, because only there a deadline ends a request whatever the server does.
@@ -9,82 +9,29 @@ from __future__ import annotations
 import asyncio
 import functools
 import json
-import random
-import re
 import threading
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Literal
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
+from typing import NoReturn, Protocol
+from urllib.parse import urljoin, urlsplit
 
 import httpx2
 import tenacity
 
-from evals.addresses import base_url, is_loopback, retry_after
+from evals.addresses import base_url, is_loopback, key_headers
+from evals.dialect import RENAMED, Dialect
+from evals.pace import Pace, RequestCancelledError, asked_wait, back_off, resets
+from evals.replies import Completion, Reason, Usage, completion, error_in, parse_body, reason_of, tokens_of
 from harness.errors import StageError
 
-FIRST_WAIT, LONGEST_WAIT = 0.5, 60.0  # seconds between attempts: the wait doubles each time, with jitter
 CONNECT_SECONDS = 10.0
+PATIENCE = 900.0  # seconds without a reply after which a server that asks to wait is given up
 HIDDEN = "[key]"  # what stands in place of a key in every text
 RESUME_HINT = "run the same command again: what was answered is kept"
+_REDIRECTS = 3
 _STARTING = threading.Lock()  # threads that send their first requests together must not start two event loops
-_SMALL = 1 << 53  # counts of tokens above this are nonsense
-
-Reason = Literal[
-    "rate_limited",  # the server asks to wait
-    "server_error",  # a status of 500 or more
-    "timeout",
-    "connection",  # no connection, or it broke
-    "bad_reply",  # not the JSON that it should be
-    "empty",  # a reply without text
-    "rejected",  # the server does not accept this request
-    "denied",  # the server does not accept us: key, model or address
-]
-
-
-@dataclass(frozen=True)
-class Usage:
-    """Tokens that a server counted."""
-
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-
-    def __add__(self, other: Usage) -> Usage:
-        return Usage(self.prompt_tokens + other.prompt_tokens, self.completion_tokens + other.completion_tokens)
-
-
-@dataclass(frozen=True)
-class Completion:
-    """A server's reply.
-
-    Attributes:
-        choice: the first of its choices.
-        usage: tokens of this reply.
-        billed: tokens of all replies to this request, the useless ones included.
-        sent: the request as it was sent in the end.
-        attempts: how often it was sent.
-        seconds: from the first attempt to the reply.
-    """
-
-    choice: Mapping[str, object]
-    usage: Usage = Usage()
-    billed: Usage = Usage()
-    sent: Mapping[str, object] = field(default_factory=dict)
-    attempts: int = 1
-    seconds: float = 0.0
-
-    @property
-    def finish_reason(self) -> str | None:
-        """Why the server stopped generating."""
-        reason = self.choice.get("finish_reason")
-        return reason if isinstance(reason, str) else None
-
-    @property
-    def text(self) -> str:
-        """The generated text of a completion or of a chat message; empty where there is none."""
-        message = self.choice.get("message")
-        text = message.get("content") if isinstance(message, dict) else self.choice.get("text")
-        return "" if text is None else str(text)
 
 
 class RequestError(StageError):
@@ -94,87 +41,34 @@ class RequestError(StageError):
         reason: what went wrong, as one word.
         detail: what went wrong, in the server's or the library's words.
         passing: whether the same request may succeed later.
-        attempts, seconds, billed: as in :class:`Completion`.
+        attempts, seconds, billed, omitted: as in :class:`Completion`.
+        lost: whether the server may have made a reply that did not arrive.
+        status, text: of the refusal, if it was one.
     """
 
     def __init__(self, reason: Reason, detail: str, *, where: str, passing: bool = True) -> None:
         self.reason, self.detail, self.passing = reason, detail, passing
-        self.attempts, self.seconds, self.billed = 1, 0.0, Usage()
+        self.attempts, self.seconds, self.billed, self.omitted = 1, 0.0, Usage(), tuple[str, ...]()
+        self.lost, self.status, self.text = False, 0, ""
         if passing:
             super().__init__(f"no usable reply: {detail}", where=where, hint=RESUME_HINT)
         else:
             super().__init__(f"the server refused a request ({detail})", where=where)
 
 
-class RequestCancelledError(Exception):
-    """Nobody waits for this reply any more."""
-
-
 class ServerGoneError(Exception):
     """The server ended with requests in flight."""
 
 
-@dataclass
-class Pace:
-    """When the next request may be sent: a rate of our own, and pauses that the server asks for.
+class Meter(Protocol):
+    """Counts what requests cost."""
 
-    All threads share it.
-    """
-
-    per_minute: float | None = None
-    _lock: threading.Lock = field(default_factory=threading.Lock)
-    _next: float = 0.0
-
-    def wait(self, stop: threading.Event) -> None:
-        """Wait until this request may be sent.
+    def reserve(self, most: Usage, stop: threading.Event) -> AbstractContextManager[Callable[[Usage], None]]:
+        """Set aside what a request may cost at most; the block calls the function with what it did cost.
 
         Raises:
-            RequestCancelledError: ``stop`` was set meanwhile.
+            StageError: the budget does not have that much.
         """
-        while True:
-            with self._lock:
-                now = time.monotonic()
-                delay = self._next - now
-                if delay <= 0:
-                    if self.per_minute:
-                        self._next = now + 60.0 / self.per_minute
-                    return
-            if stop.wait(min(delay, 1.0)):
-                raise RequestCancelledError
-
-    def pause(self, seconds: float) -> None:
-        """Send nothing for so many seconds."""
-        with self._lock:
-            self._next = max(self._next, time.monotonic() + seconds)
-
-
-class Dialect:
-    """What a server was seen not to accept. All threads share it, so it is learnt once."""
-
-    RENAMED: Mapping[str, str] = {"max_tokens": "max_completion_tokens"}
-    OPTIONAL: Mapping[str, re.Pattern[str]] = {
-        "response_format": re.compile(r"response_format|json_schema|structured|guided|schema", re.IGNORECASE)
-    }
-
-    def __init__(self) -> None:
-        self.renamed: dict[str, str] = {}
-        self.omitted: set[str] = set()
-
-    def spell(self, payload: Mapping[str, object]) -> dict[str, object]:
-        """Return a request as this server accepts it."""
-        return {self.renamed.get(name, name): value for name, value in payload.items() if name not in self.omitted}
-
-    def learn(self, sent: Mapping[str, object], refusal: str) -> bool:
-        """Learn from a refusal; return whether the request is worth sending again in another form."""
-        for name, new in self.RENAMED.items():
-            if name in sent and new in refusal:
-                self.renamed[name] = new
-                return True
-        for name, pattern in self.OPTIONAL.items():
-            if name in sent and pattern.search(refusal):
-                self.omitted.add(name)
-                return True
-        return False
 
 
 class Client:
@@ -182,11 +76,13 @@ class Client:
 
     Args:
         url: the server's address, see :func:`base_url`.
-        key: sent as a bearer token; it appears in no text.
+        key: sent as a header; it appears in no text.
         timeout: seconds that one request may take, from connecting to the last byte.
-        attempts: how often one request is sent at most.
+        attempts: how often one request is sent at most. Being asked to wait is no failed attempt.
         pace: when requests may be sent; shared by clients of the same server.
         alive: returns false once the server is known to have ended.
+        optional: what may be left out of a request that the server refuses, see :class:`Dialect`.
+        meter: counts what requests cost, and refuses those that the budget does not cover.
 
     Attributes:
         url: the address up to and including the version, without a query.
@@ -203,14 +99,15 @@ class Client:
         attempts: int = 6,
         pace: Pace | None = None,
         alive: Callable[[], bool] = lambda: True,
+        optional: Sequence[str] = ("response_format",),
+        meter: Meter | None = None,
     ) -> None:
         self.url, self.query = base_url(url)
-        self.timeout, self.attempts, self.pace, self.dialect = timeout, attempts, pace or Pace(), Dialect()
-        self._key, self._alive = key, alive
+        self.timeout, self.attempts, self.pace, self.dialect = timeout, attempts, pace or Pace(), Dialect(optional)
+        self._key, self._alive, self._meter = key, alive, meter
         self._http = httpx2.AsyncClient(
-            headers={"Authorization": f"Bearer {key}"} if key else {},
+            headers=key_headers(self.url, key),
             limits=httpx2.Limits(max_connections=None),
-            follow_redirects=True,
             trust_env=not is_loopback(self.url),  # a proxy cannot reach this machine's own address
         )
 
@@ -239,45 +136,21 @@ class Client:
             ServerGoneError: the server has ended.
             RequestCancelledError: ``stop`` was set.
         """
-        started, sent, billed, stopped = time.monotonic(), 0, Usage(), stop or threading.Event()
-
-        def sleep(seconds: float) -> None:
-            stopped.wait(seconds)
-
+        call = _Call(self, path, payload, check, stop or threading.Event())
         retrying = tenacity.Retrying(
             retry=tenacity.retry_if_exception(lambda error: isinstance(error, RequestError) and error.passing),
-            stop=tenacity.stop_after_attempt(self.attempts),
-            wait=_back_off,
-            sleep=sleep,
+            stop=lambda state: call.failures >= self.attempts or call.out_of_patience(),
+            wait=lambda state: 0.0 if call.asked_to_wait else back_off(call.failures),
+            sleep=call.sleep,
             reraise=True,
         )
-
-        def attempt() -> Completion:
-            nonlocal sent, billed
-            while True:
-                if not self._alive():
-                    raise ServerGoneError
-                if stopped.is_set():
-                    raise RequestCancelledError
-                self.pace.wait(stopped)
-                spelled, sent = self.dialect.spell(payload), sent + 1
-                try:
-                    reply = self._reply(self._send("POST", f"{self.url}{path}", spelled, self.timeout))
-                except RequestError as error:
-                    if error.reason == "rejected" and self.dialect.learn(spelled, error.detail):
-                        continue
-                    raise
-                billed += reply.usage
-                if useless := check(reply) if check else None:
-                    raise RequestError(*useless, where=self.url)
-                return Completion(reply.choice, reply.usage, billed, spelled, sent, time.monotonic() - started)
-
         try:
-            return retrying(attempt)
+            return retrying(call.attempt)
         except RequestError as error:
             if not self._alive():
                 raise ServerGoneError from None
-            error.attempts, error.seconds, error.billed = sent, time.monotonic() - started, billed
+            error.attempts, error.seconds, error.billed = call.sent, time.monotonic() - call.started, call.billed
+            error.omitted = self.dialect.omitted
             raise
 
     def redact(self, text: str) -> str:
@@ -285,59 +158,157 @@ class Client:
         return text.replace(self._key, HIDDEN) if self._key else text
 
     def _send(self, method: str, address: str, payload: Mapping[str, object] | None, timeout: float) -> object:
-        where, full = self.url, f"{address}?{self.query}" if self.query else address
+        """Send a request once and return the body of its response."""
 
         async def send() -> httpx2.Response:
-            patience = httpx2.Timeout(timeout, connect=min(CONNECT_SECONDS, timeout))
+            patience, full = httpx2.Timeout(timeout, connect=min(CONNECT_SECONDS, timeout)), address
+            full += f"?{self.query}" if self.query else ""
             async with asyncio.timeout(timeout):
-                return await self._http.request(method, full, json=payload, timeout=patience)
+                for _ in range(_REDIRECTS):
+                    response = await self._http.request(method, full, json=payload, timeout=patience)
+                    if not response.is_redirect:
+                        break
+                    before, full = full, urljoin(full, response.headers.get("location", ""))
+                    if urlsplit(before).hostname != urlsplit(full).hostname:  # the key is for this server only
+                        break
+                return response
 
         try:
             with _STARTING:
                 loop = _event_loop()
             response = asyncio.run_coroutine_threadsafe(send(), loop).result()
-        except (TimeoutError, httpx2.TimeoutException):
-            raise RequestError("timeout", f"no reply within {timeout:g} s", where=where) from None
+        except (TimeoutError, httpx2.TimeoutException) as error:
+            lost = not isinstance(error, httpx2.ConnectTimeout)
+            self._fail("timeout", f"no reply within {timeout:g} s", lost=lost)
         except (httpx2.HTTPError, httpx2.InvalidURL) as error:
-            message = self.redact(f"{type(error).__name__}: {error}")[:300]
-            raise RequestError("connection", message, where=where) from None
+            lost = not isinstance(error, httpx2.ConnectError | httpx2.InvalidURL)
+            self._fail("connection", self.redact(f"{type(error).__name__}: {error}")[:300], lost=lost)
         status, text = response.status_code, self.redact(response.content.decode("utf-8", "replace"))
-        if status in (429, 503):
-            self.pace.pause(retry_after(response.headers))
+        for seconds in resets(response.headers):
+            if seconds <= PATIENCE:
+                self.pace.pause(seconds)
+        if response.is_redirect:
+            self._fail("denied", f"{status}: redirected to {response.headers.get('location')}", passing=False)
         if status >= 400:
-            reason, passing = _reason_of(status)
-            raise RequestError(reason, f"{status}: {text[:500]}", where=where, passing=passing)
+            self._refuse(status, text, response.headers)
         try:
-            return json.loads(text)
+            return parse_body(text, response.headers.get("content-type", ""))
         except (ValueError, RecursionError) as error:
-            raise RequestError("bad_reply", f"{type(error).__name__}: {error}"[:300], where=where) from None
+            self._fail("bad_reply", f"{type(error).__name__}: {error}"[:300], lost=True)
 
     def _reply(self, body: object) -> Completion:
-        reply = body if isinstance(body, dict) else {}
-        choices, error, usage = reply.get("choices"), reply.get("error"), reply.get("usage")
-        if not isinstance(choices, list) or not choices or not isinstance(choices[0], dict):
-            message = error.get("message") if isinstance(error, dict) else error
-            detail = f"a reply without choices{f': {message[:300]}' if isinstance(message, str) else ''}"
-            raise RequestError("bad_reply", detail, where=self.url)
-        counts = [usage.get(name) if isinstance(usage, dict) else 0 for name in ("prompt_tokens", "completion_tokens")]
-        return Completion(choices[0], Usage(*(n if isinstance(n, int) and 0 <= n < _SMALL else 0 for n in counts)))
+        if found := error_in(body):
+            status, detail = found
+            if status is not None:
+                self._refuse(status, detail, {})
+            self._fail("bad_reply", detail, lost=True)
+        return completion(body if isinstance(body, dict) else {})
+
+    def _refuse(self, status: int, text: str, headers: Mapping[str, str]) -> NoReturn:
+        """Raise the error of a refusal, and pause where the server asks for it."""
+        reason, passing = reason_of(status, text)
+        detail = f"{status}: {text[:500]}"
+        if passing and (reason == "rate_limited" or "retry-after" in headers or "retry-after-ms" in headers):
+            seconds = asked_wait(headers, text)
+            if seconds > PATIENCE:
+                self._fail(reason, f"{detail} (asks to wait {seconds:.0f} s)", passing=False, status=status)
+            self.pace.pause(seconds)
+        self._fail(reason, detail, passing=passing, status=status, text=text)
+
+    def _fail(
+        self, reason: Reason, detail: str, *, passing: bool = True, lost: bool = False, status: int = 0, text: str = ""
+    ) -> NoReturn:
+        error = RequestError(reason, detail, where=self.url, passing=passing)
+        error.lost, error.status, error.text = lost, status, text
+        raise error from None
 
 
-def _reason_of(status: int) -> tuple[Reason, bool]:
-    """Return the name of a refusal, and whether it may pass."""
-    if status in (401, 403, 404):
-        return "denied", False
-    if status in (409, 425, 429):
-        return "rate_limited", True
-    if status == 408:
-        return "timeout", True
-    return ("server_error", True) if status >= 500 else ("rejected", False)
+class _Call:
+    """One request on its way to a usable reply.
 
+    Attributes:
+        sent: how often it was sent.
+        failures: how often it failed otherwise than by being asked to wait.
+        billed: tokens of all replies.
+        asked_to_wait: whether the last reply asked to wait.
+    """
 
-def _back_off(state: tenacity.RetryCallState) -> float:
-    """Return the seconds before the next attempt."""
-    doubled: float = FIRST_WAIT * 2 ** (state.attempt_number - 1)
-    return min(LONGEST_WAIT, doubled) * random.uniform(0.75, 1.25)
+    def __init__(
+        self,
+        client: Client,
+        path: str,
+        payload: Mapping[str, object],
+        check: Callable[[Completion], tuple[Reason, str] | None] | None,
+        stop: threading.Event,
+    ) -> None:
+        self.client, self.path, self.payload, self.check, self.stop = client, path, payload, check, stop
+        self.started, self.sent, self.failures, self.billed = time.monotonic(), 0, 0, Usage()
+        self.asked_to_wait = False
+
+    def out_of_patience(self) -> bool:
+        """Return whether the server has accepted nothing for long while it asked to wait."""
+        since = max(self.started, self.client.pace.progress)
+        return self.asked_to_wait and time.monotonic() - since > PATIENCE
+
+    def sleep(self, seconds: float) -> None:
+        """Wait, unless nobody waits for the reply any more."""
+        self.stop.wait(seconds)
+
+    def attempt(self) -> Completion:
+        """Send the request, in another form where the server refuses the first one."""
+        client, dialect = self.client, self.client.dialect
+        self.asked_to_wait = False
+        changes = dialect.changes
+        with dialect.first(self.stop):
+            while True:
+                changes |= dialect.changes
+                spelled = dialect.spell(self.payload, changes)
+                try:
+                    reply = self._once(spelled)
+                except RequestError as error:
+                    learnt = dialect.learn(spelled, changes, error.status, error.text) | dialect.changes
+                    if learnt != changes:
+                        changes = learnt
+                        continue
+                    self.asked_to_wait = error.reason == "rate_limited"
+                    self.failures += not self.asked_to_wait
+                    raise
+                dialect.accept(changes)
+                break
+        if useless := self.check(reply) if self.check else None:
+            self.failures += 1
+            raise RequestError(*useless, where=client.url)
+        return replace(
+            reply, billed=self.billed, sent=spelled, omitted=dialect.omissions(changes), attempts=self.sent,
+            seconds=time.monotonic() - self.started,
+        )  # fmt: skip
+
+    def _once(self, spelled: Mapping[str, object]) -> Completion:
+        """Send the request once, and count what it costs."""
+        client = self.client
+        if not client._alive():
+            raise ServerGoneError
+        if self.stop.is_set():
+            raise RequestCancelledError
+        limit = next((spelled[name] for name in (*RENAMED, *RENAMED.values()) if name in spelled), 0)
+        prompt = tokens_of(json.dumps(spelled.get("messages", spelled.get("prompt")), ensure_ascii=False))
+        most = Usage(prompt, limit if isinstance(limit, int) else 0)
+        meter = client._meter.reserve(most, self.stop) if client._meter else nullcontext(lambda usage: None)
+        with meter as settle:
+            client.pace.wait(self.stop)
+            self.sent += 1
+            used = Usage()
+            try:
+                reply = client._reply(client._send("POST", f"{client.url}{self.path}", spelled, client.timeout))
+                client.pace.accepted()
+                used = reply.usage or Usage(prompt, reply.estimated)
+                return reply
+            except RequestError as error:
+                used = most if error.lost else Usage()  # whether a lost reply is paid for, nobody knows
+                raise
+            finally:
+                self.billed += used
+                settle(used)
 
 
 @functools.cache

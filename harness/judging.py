@@ -64,6 +64,11 @@ class JudgeRequest(JudgeSettings):
         """The hash that identifies this judging."""
         return hash_value(self.model_dump(mode="json"))[:12]
 
+    def elsewhere(self) -> JudgeRequest:
+        """Return the request without its judges' addresses, which may change while a judging is resumed."""
+        judges = tuple(judge.model_copy(update={"url": None, "checkpoint": None}) for judge in self.judges)
+        return self.model_copy(update={"judges": judges})
+
 
 class Score(Strict):
     """A mean with its standard error, clustered by question."""
@@ -110,6 +115,9 @@ class JudgeSummary(Judged, Record):
     )  # fmt: skip
     tokens: dict[str, int] = Field(default_factory=dict, description="of prompts and of replies")
     cost: float | None = Field(None, description="where prices were given")
+    omitted: dict[str, tuple[str, ...]] = Field(
+        default_factory=dict, description="judge → parts of the request that its server does not accept"
+    )
     notes: tuple[str, ...] = ()
     checkpoint: str | None = None
     checkpoint_hash: str | None = None
@@ -117,3 +125,11 @@ class JudgeSummary(Judged, Record):
     judge_engines: dict[str, dict[str, Any]] = Field(default_factory=dict, description="of judges that we served")
     seconds: float
     provenance: Provenance
+
+    @property
+    def judged_share(self) -> float:
+        """The share of judgments with a verdict, over all models."""
+        models = [self, *self.others.values()]
+        failed = sum(sum(model.failed.values()) for model in models)
+        judged = sum(model.judged for model in models)
+        return judged / (judged + failed) if judged + failed else 0.0

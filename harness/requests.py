@@ -88,13 +88,14 @@ class JudgeJobRequest(JobRequest):
     kind: Literal["judge"] = "judge"
     config: JudgeConfig
     checkpoint: Location | None = Field(None, description="checkpoint that answers")
-    model_name: str | None = Field(None, description="name of that checkpoint; null for its folder's")
+    model_name: str | None = Field(None, description="what to call the model; null for its own name")
     judge_checkpoints: tuple[Location, ...] = Field((), description="folders of the judges that we serve, in order")
     answers: tuple[Location, ...] = Field((), description="FastChat answer files, in place of a checkpoint")
     baseline: Location | None = Field(None, description="answers that the others are compared with")
     references: Location | None = Field(None, description="reference answers")
     chat_template: Location | None = Field(None, description="template in place of the checkpoint's own")
     judge_prompts: Location | None = Field(None, description="FastChat's judge templates")
+    judge_key_env: tuple[str, ...] = Field((), description="environment variable with the key of each judge at a URL")
     concurrency: int = Field(16, ge=1, description="judgments at once")
     rate: float | None = Field(None, description="most requests a minute")
     timeout: float = Field(120.0, description="seconds for one request")
@@ -102,6 +103,7 @@ class JudgeJobRequest(JobRequest):
     max_cost: float | None = None
     price: str | None = Field(None, description="of a million prompt and a million reply tokens: IN,OUT")
     retry_failed: bool = Field(False, description="repeat requests that the endpoint failed to answer")
+    min_judged: float = Field(0.5, ge=0, le=1, description="share of judgments with a verdict below which it fails")
 
 
 class GateLoadConfig(Strict):

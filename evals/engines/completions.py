@@ -25,9 +25,10 @@ from lm_eval.models.utils import (
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from evals.client import Client, Completion, ServerGoneError
+from evals.client import Client, ServerGoneError
 from evals.concurrency import as_answered
 from evals.engines.chat import ChatReply, Keep, Prompt
+from evals.replies import Completion
 from harness.errors import StageError
 
 CONCURRENCY = 32

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
 import click
 
 from harness.checkpoint_argument import CheckpointArgument
+from harness.errors import StageError
 from harness.options import request_option
 
 FILE = click.Path(path_type=Path, dir_okay=False)
@@ -52,6 +54,8 @@ def judge() -> None:
 @click.option("--model-name", help="What to call the model.  [default: the checkpoint's folder]")
 @click.option("--judge-url", multiple=True, metavar="URL/v1", help="OpenAI-compatible endpoint of a judge.")
 @click.option("--judge-model", multiple=True, metavar="NAME", help="Name of the judge there; repeat for a panel.")
+@click.option("--judge-key-env", multiple=True, metavar="NAME", help="Environment variable with the judge's key; "
+              "repeat for a panel, `-` for none.  [default: MOEMIX_JUDGE_API_KEY, OPENAI_API_KEY]")  # fmt: skip
 @click.option("--judge-checkpoint", multiple=True, type=CheckpointArgument(),
               help="A checkpoint to serve with vLLM as a judge; repeat for a panel.")  # fmt: skip
 @click.option("--mode", type=click.Choice(["single", "pairwise"]), default="single", show_default=True)
@@ -70,6 +74,9 @@ def judge() -> None:
 @click.option("--attempts", type=click.IntRange(min=1), default=6, show_default=True, help="Requests for a judgment.")
 @click.option("--max-cost", type=click.FloatRange(min=0), metavar="SUM", help="Spend no more; needs --price.")
 @click.option("--price", metavar="IN,OUT", help="Of a million prompt and a million reply tokens.")
+@click.option("--yes", is_flag=True, help="Spend without asking first.")
+@click.option("--min-judged", type=click.FloatRange(0, 1), default=0.5, show_default=True, metavar="SHARE",
+              help="Exit with status 1 if a smaller share of the judgments has a verdict.")  # fmt: skip
 @click.option("--retry-failed", is_flag=True, help="Ask again for what the endpoint failed to answer.")
 @click.option("--out", type=FOLDER, help="Folder for answers, judgments, transcript and summary.")
 @request_option
@@ -86,11 +93,23 @@ def run(**options: Any) -> None:
     from evals.judge.scores import as_text
     from harness.requests import JudgeJobRequest, read_request
 
-    file = options.pop("request")
+    file, confirmed = options.pop("request"), options.pop("yes")
     if file is None and options["out"] is None:
         raise click.UsageError("give --out DIR, or --request FILE")
     job = read_request(file, JudgeJobRequest) if file else request_from(**options)
-    click.echo(as_text(judge_request(job)), nl=False)
+    summary = judge_request(job, confirm=None if confirmed or not sys.stdin.isatty() else _confirm)
+    click.echo(as_text(summary), nl=False)
+    if summary.judged_share < job.min_judged:
+        share = f"{summary.judged_share:.0%} of the judgments have a verdict, less than {job.min_judged:.0%}"
+        raise StageError(
+            share, where=str(job.out), hint="summary.json names the reasons; see --retry-failed, --min-judged"
+        )
+
+
+def _confirm(estimate: str) -> None:
+    """Ask whether to spend what is estimated."""
+    if not click.confirm(f"{estimate}. Go on?", err=True):
+        raise click.Abort
 
 
 @judge.command("report")

@@ -132,10 +132,11 @@ def claim(out: Path, request: JudgeRequest) -> JudgeSummary | None:
         MoemixError: the folder has the judging of another request.
     """
     stored = resolved_request(out)
-    if stored is None:
+    if stored is None or (stored != request and stored.elsewhere() == request.elsewhere()):
         write_json(out / RESOLVED, request.model_dump(mode="json"))
     elif stored != request:
-        different = [name for name in JudgeRequest.model_fields if getattr(stored, name) != getattr(request, name)]
+        one, other = stored.elsewhere(), request.elsewhere()
+        different = [name for name in JudgeRequest.model_fields if getattr(one, name) != getattr(other, name)]
         message = f"the folder holds a judging with another {', '.join(different)}"
         raise MoemixError(message, where=str(out), hint="choose another --out, or remove the folder")
     return JudgeSummary.read(out / "summary.json") if (out / "summary.json").is_file() else None
@@ -192,7 +193,8 @@ def join_games(lines: Iterable[Line]) -> Iterator[Line]:
             "g2_user_prompt": two["user_prompt"],
             "g2_judgment": two["judgment"],
             "reason": one["reason"] or two["reason"],
-            "attempts": one["attempts"] + two["attempts"],
+            **{name: one[name] + two[name] for name in ("attempts", "prompt_tokens", "reply_tokens")},
+            "omitted": sorted({*one.get("omitted", ()), *two.get("omitted", ())}),
             "flags": sorted({*one["flags"], *two["flags"]}),
             "tstamp": max(one["tstamp"], two["tstamp"]),
         }

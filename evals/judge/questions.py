@@ -151,6 +151,20 @@ def read_answers(file: Path) -> Answers:
     return Answers(next(iter(models)), answers)
 
 
+def match_ids(answers: Answers, bench: Bench, file: Path) -> Answers:
+    """Return answers with the ids of their bench, where one has numbers and the other the same numbers as texts.
+
+    Raises:
+        MoemixError: no answer is to a question of the bench.
+    """
+    by_text = {str(question.id): question.id for question in bench.questions}
+    if answers.answers and not any(str(key) in by_text for key in answers.answers):
+        some, asked = (", ".join(map(str, [*ids][:3])) for ids in (answers.answers, by_text))
+        message = f"no answer is to a question of {bench.name}: they are to {some}, …, and its questions are {asked}, …"
+        raise MoemixError(message, where=str(file), hint="give the --bench that these answers belong to")
+    return Answers(answers.model, {by_text.get(str(key), key): turns for key, turns in answers.answers.items()})
+
+
 def _parse(adapter: TypeAdapter[T], row: dict[str, object], where: str) -> T:
     try:
         return adapter.validate_python({"category": "general", **row})

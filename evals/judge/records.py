@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import re
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -32,6 +33,7 @@ of its games.
 TEMPERATURES = {"writing": 0.7, "roleplay": 0.7, "stem": 0.1, "humanities": 0.1,
                 "extraction": 0.0, "math": 0.0, "coding": 0.0, "reasoning": 0.0}  # fmt: skip
 UNKNOWN_TEMPERATURE = 0.7
+NO_ANSWER = "$ERROR$"  # FastChat writes this where an endpoint gave no answer
 NEED_REFERENCE = ("math", "reasoning", "coding")  # the categories that FastChat judges with a reference answer
 SIDES = {1: {"A": "model_1", "B": "model_2"}, 2: {"A": "model_2", "B": "model_1"}}  # by game
 
@@ -182,12 +184,16 @@ class Reply:
         judgment: the text of the reply; empty where there is none.
         reason: None, or why there is no reply: ``rate_limited``, ``server_error``, ``timeout``, ``connection``,
             ``bad_reply`` (not the expected JSON), ``empty``, ``refused`` (by a content filter), ``rejected`` (the
-            server does not accept the request), ``no_sandbox`` (the program cannot be run on this machine).
+            server does not accept the request), ``forbidden`` (it does not serve this request to us), ``cut_off`` (only
+            thoughts), ``no_sandbox`` (the program cannot be run on this machine).
         structured: whether the server was asked to enforce a schema.
         attempts: number of requests sent.
         detail: the last error in words.
         prompt_tokens: tokens of the prompts of all attempts, as the server counts them.
         reply_tokens: tokens of the replies to all attempts.
+        omitted: what the server does not accept and was left out of the request: ``temperature``, ``seed``,
+            ``response_format``, or ``system`` for the role, whose message then begins the user's.
+        token_limit: the limit of the reply, if it is known; shorter than was asked for where the context is short.
     """
 
     judgment: str = ""
@@ -199,6 +205,8 @@ class Reply:
     prompt_tokens: int = 0
     reply_tokens: int = 0
     seconds: float = 0.0
+    omitted: tuple[str, ...] = ()
+    token_limit: int | None = None
 
 
 @dataclass(frozen=True)
@@ -295,15 +303,24 @@ def _turns(judging: Judging) -> Iterator[tuple[tuple[str, ...], Question, int, t
     for models, question in itertools.product(groups, judging.bench.questions):
         answers = [judging.answers[model].answers.get(question.id) for model in models]
         for turn in range(1, len(question.turns) + 1):
-            given = tuple(answer for answer in answers if answer and len(answer) >= turn)
+            given = tuple(answer for answer in answers if answer and len(answer) >= turn and _whole(answer[:turn]))
             if request.protocol != "reference" or len(question.checks) >= turn:
                 yield models, question, turn, given if len(given) == len(models) else ()
+
+
+def _whole(answer: Answer) -> bool:
+    """Return whether no turn is the mark with which FastChat stands in for an answer that it did not get."""
+    return not any(text.strip() == NO_ANSWER for text in answer)
 
 
 def record(task: Task, reply: Reply, judging: Judging) -> Line:
     """Return the line of a judgment (pairwise: of one game), with the request, the reply and the verdict."""
     match, prompt, protocol = task.match, task.prompt, judging.protocol
-    verdict = Verdict(reason=reply.reason) if reply.reason else protocol.verdict(reply.judgment, match)
+    said = without_thoughts(reply.judgment)
+    if reply.reason or said is None:
+        verdict = Verdict(reason=reply.reason or "cut_off")
+    else:
+        verdict = protocol.verdict(said, match)
     cut_off = verdict.reason == "no_verdict" and reply.finish_reason == "length"
     line: Line = {
         "key": task.key,
@@ -333,6 +350,31 @@ def record(task: Task, reply: Reply, judging: Judging) -> Line:
         "seconds": round(reply.seconds, 3),
         "tstamp": time.time(),
     }
+
+
+_THOUGHTS = re.compile(
+    r"\s*(?:<(think|thinking|thought|thoughts|reasoning|reflection)>|\[(THINK)\]|<\|channel\|>(analysis)<\|message\|>"
+    r"|<\|(?:begin_of_thought|START_THINKING)\|>)", re.IGNORECASE,
+)  # fmt: skip
+_END_OF_THOUGHTS = re.compile(
+    r"</(?:think|thinking|thought|thoughts|reasoning|reflection)>|\[/THINK\]|<\|channel\|>final<\|message\|>"
+    r"|<\|(?:end_of_thought|END_THINKING)\|>", re.IGNORECASE,
+)  # fmt: skip
+
+
+def without_thoughts(reply: str) -> str | None:
+    """Return what a reasoning judge says after its thoughts; None if it never came to their end.
+
+    Some servers send the thoughts without the mark that opens them.
+    """
+    while _THOUGHTS.match(reply):
+        end = _END_OF_THOUGHTS.search(reply)
+        if end is None:
+            return None
+        reply = reply[end.end() :]
+    if not reply.lstrip().startswith(("{", "`")) and (ends := [*_END_OF_THOUGHTS.finditer(reply)]):
+        reply = reply[ends[-1].end() :] if reply[ends[-1].end() :].strip() else reply
+    return reply
 
 
 def pair_outcome(first: str, second: str) -> str:

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
@@ -27,7 +27,7 @@ from evals.judge.faithful import Faithful
 from evals.judge.integrity import answer_flags
 from evals.judge.journal import Journal, claim, journal_path, write_pairs
 from evals.judge.judges import Budget, Estimate, Judge, Settings, ask_all, cost_of, judge_address, open_judge
-from evals.judge.questions import PROMPTS, load_bench, read_answers
+from evals.judge.questions import PROMPTS, load_bench, match_ids, read_answers
 from evals.judge.records import Answers, Bench, Judging, JudgingProtocol, Line, Task, record, tasks
 from evals.judge.reference import NAME, ReferenceGrader, validate_checks
 from evals.judge.scores import summarise, title
@@ -45,7 +45,7 @@ from harness.store import data_root as find_data_root
 logger = logging.getLogger("moemix.evals")
 
 # Failures that may not occur again: these judgments are repeated with ``retry_failed``.
-TRANSIENT = ("rate_limited", "server_error", "timeout", "connection", "bad_reply", "empty", "no_sandbox")
+TRANSIENT = ("rate_limited", "server_error", "timeout", "connection", "bad_reply", "empty", "forbidden", "no_sandbox")
 _JUDGE_OPTIONS = "give --judge-model and --judge-url, or --judge-checkpoint"
 _SETTINGS = JudgeSettings.model_fields.keys()
 
@@ -62,6 +62,7 @@ def request_from(
     **options: object,
 ) -> JudgeJobRequest:
     """Build the request that the command's options describe; the other options are fields of the same name."""
+    options.pop("yes", None)  # for the command alone
     fields = {name: options.pop(name) for name in JudgeConfig.model_fields.keys() & options.keys()}
     config = {
         **fields,
@@ -74,8 +75,12 @@ def request_from(
     return JudgeJobRequest.model_validate({**job, "data_root": find_data_root(data_root)})
 
 
-def judge_request(job: JudgeJobRequest) -> JudgeSummary:
+def judge_request(job: JudgeJobRequest, confirm: Callable[[str], None] | None = None) -> JudgeSummary:
     """Answer a bench, judge the answers and summarise. The same request again resumes, or returns the summary.
+
+    Args:
+        job: the request.
+        confirm: called with the estimate before anything that costs money is sent; raises to stop.
 
     Raises:
         MoemixError: the request is invalid, or its folder holds another judging.
@@ -89,7 +94,7 @@ def judge_request(job: JudgeJobRequest) -> JudgeSummary:
     whole = load_bench(job.config.bench, job.data_root, job.references)
     bench = whole.limited(job.config.limit)
     protocol = _protocol(job, whole)
-    answers = _answers(job)
+    answers = _answers(job, bench)
     model = job.model_name or (checkpoint_name(job.checkpoint) if job.checkpoint else "")
     if job.checkpoint and model in answers:
         raise MoemixError(f"the baseline has the name {model!r} too", hint="give another --model-name")
@@ -112,7 +117,7 @@ def judge_request(job: JudgeJobRequest) -> JudgeSummary:
             answers = {model: given, **answers}
         flags = {model: answer_flags(given, bench.questions) for model, given in answers.items()}
         judging = Judging(request, bench, answers, flags, protocol, job.out)
-        run_judges(judging, settings)
+        run_judges(judging, settings, confirm)
         write_transcript(judging, title(request, bench))
         summary = summarise(
             judging, price=settings.price, seconds=time.monotonic() - started,
@@ -188,8 +193,10 @@ def _resolved(judges: Sequence[JudgeSpec], checkpoints: Sequence[Path]) -> Itera
             yield judge.model_copy(update={"checkpoint": str(folder), "checkpoint_hash": checkpoint_hash(folder)})
 
 
-def _answers(job: JudgeJobRequest) -> dict[str, Answers]:
+def _answers(job: JudgeJobRequest, bench: Bench) -> dict[str, Answers]:
     """Return the answers of every file, by model; the baseline's last."""
+    if job.model_name and len(job.answers) > 1:
+        raise MoemixError("--model-name names one model", hint="several --answers files have the names inside them")
     pairwise = job.config.mode == "pairwise"
     if job.baseline and not pairwise:
         raise MoemixError("--baseline is for --mode pairwise")
@@ -197,7 +204,9 @@ def _answers(job: JudgeJobRequest) -> dict[str, Answers]:
         raise MoemixError("pairwise needs a --baseline FILE, or several --answers files for all pairs")
     answers: dict[str, Answers] = {}
     for file in [*job.answers, *([job.baseline] if job.baseline else [])]:
-        given = read_answers(file)
+        given = match_ids(read_answers(file), bench, file)
+        if job.model_name and file in job.answers:
+            given = Answers(job.model_name, given.answers)
         if given.model in answers:
             raise MoemixError(f"two files have answers of {given.model!r}", where=str(file))
         answers[given.model] = given
@@ -207,8 +216,8 @@ def _answers(job: JudgeJobRequest) -> dict[str, Answers]:
 # --- asking the judges ------------------------------------------------------------------------------
 
 
-def run_judges(judging: Judging, settings: Settings) -> None:
-    """Ask every judge for the judgments that are missing.
+def run_judges(judging: Judging, settings: Settings, confirm: Callable[[str], None] | None = None) -> None:
+    """Ask every judge for the judgments that are missing; call ``confirm`` with the estimate where it has a price.
 
     Raises:
         MoemixError: the estimate exceeds the budget.
@@ -216,7 +225,7 @@ def run_judges(judging: Judging, settings: Settings) -> None:
     """
     run = _Run(judging, settings)
     try:
-        missing = run.plan()
+        missing = run.plan(confirm)
         for judge in judging.request.judges:
             if missing[judge.name]:
                 run.ask(judge, missing[judge.name])
@@ -233,18 +242,18 @@ class _Run:
 
     Attributes:
         journals: judge → the file of its judgments.
-        attempts: key → requests sent earlier for a failed judgment that is repeated.
+        earlier: key → the failed judgment that is repeated; its requests and tokens count on.
     """
 
     def __init__(self, judging: Judging, settings: Settings) -> None:
         self.judging, self.settings, self.request = judging, settings, judging.request
         paths = {judge.name: journal_path(judging.out, judge.name, self.request.mode) for judge in self.request.judges}
         self.journals = {judge: Journal(path) for judge, path in paths.items()}
-        self.attempts: dict[str, int] = {}
+        self.earlier: dict[str, Line] = {}
         cost, price = settings.max_cost, settings.price
         self.budget = None if cost is None or price is None else Budget(cost, price)
 
-    def plan(self) -> dict[str, int]:
+    def plan(self, confirm: Callable[[str], None] | None) -> dict[str, int]:
         """Return how many judgments each judge has to make; log the estimate and check it against the budget."""
         missing: dict[str, int] = {}
         estimate = Estimate()
@@ -254,8 +263,8 @@ class _Run:
                 if self.budget:
                     self.budget.spent += cost_of(line, self.budget.price)
                 if self.settings.retry_failed and line["reason"] in TRANSIENT:
-                    self.attempts[line["key"]] = line["attempts"]
-            journal.forget(self.attempts)
+                    self.earlier[line["key"]] = line
+            journal.forget(self.earlier)
             for task in self._missing(judge):
                 estimate.add(task)
             missing[judge] = estimate.requests - before
@@ -263,6 +272,8 @@ class _Run:
             logger.info("judging: %s", estimate.as_text(self.settings.price))
         if self.budget:
             self.budget.check(estimate)
+        if confirm and estimate.requests and self.settings.price:
+            confirm(estimate.as_text(self.settings.price))
         return missing
 
     def _missing(self, judge: str) -> Iterator[Task]:
@@ -273,15 +284,16 @@ class _Run:
         """Have a judge (or the reference grader) make its missing judgments."""
         opened: AbstractContextManager[Judge | None] = nullcontext()
         if self.request.protocol != "reference":
-            opened = open_judge(spec, self.request, self.judging.out, self.settings)
+            opened = open_judge(spec, self.request, self.judging.out, self.settings, self.budget)
         with opened as judge, progress(f"judge {spec.name}", missing) as bar:
             works = (partial(self._judge, judge, task) for task in self._missing(spec.name))
-            after = self.budget.spend if self.budget else lambda line: None
-            ask_all(works, self.journals[spec.name], bar, concurrency=self.settings.concurrency, after=after)
+            ask_all(works, self.journals[spec.name], bar, concurrency=self.settings.concurrency)
 
     def _judge(self, judge: Judge | None, task: Task, stop: Event) -> Line:
         """Make one judgment and return its line."""
         reply = judge.ask(task, stop) if judge else ReferenceGrader().grade(task.match)
         line = record(task, reply, self.judging)
-        line["attempts"] += self.attempts.get(task.key, 0)
+        if earlier := self.earlier.get(task.key):
+            for name in ("attempts", "prompt_tokens", "reply_tokens"):
+                line[name] += earlier[name]
         return line | ({"engine": judge.engine} if judge and judge.engine else {})

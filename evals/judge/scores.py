@@ -142,6 +142,7 @@ def summarise(
     request, bench, pairwise = judging.request, judging.bench, judging.request.mode == "pairwise"
     tallies: dict[str, Tally] = defaultdict(Tally)
     tokens, engines, cost = {"prompt": 0, "reply": 0}, {}, 0.0
+    omitted: dict[str, set[str]] = defaultdict(set)
     for line in chain(judge_lines(judging.out, request), unanswered(judging)):
         if pairwise:
             for side in ("model_1", "model_2"):
@@ -150,7 +151,8 @@ def summarise(
             tallies[line["model"]].add(line, None if line["reason"] else float(line["score"]))
         tokens["prompt"] += line.get("prompt_tokens", 0)
         tokens["reply"] += line.get("reply_tokens", 0)
-        cost += cost_of(line, price) if price and not pairwise else 0.0
+        cost += cost_of(line, price) if price and line["attempts"] else 0.0
+        omitted[line["judge"][0]].update(line.get("omitted", ()))
         if "engine" in line:
             engines[line["judge"][0]] = line["engine"]
     models = [model for model in request.answers if model != request.baseline] or list(request.answers)
@@ -167,8 +169,12 @@ def summarise(
         by_judge={judge.name: tallies[first].score(judge=judge.name) for judge in request.judges},
         variance=tallies[first].components(),
         tokens=tokens,
-        cost=None if price is None or pairwise else cost,
-        notes=tuple(_notes(judging, judged[first])),
+        cost=None if price is None else cost,
+        omitted={judge: tuple(sorted(names)) for judge, names in omitted.items() if names},
+        notes=(
+            *_notes(judging, judged[first]),
+            *(_omission(judge, names) for judge, names in omitted.items() if names),
+        ),
         judge_engines=engines,
         seconds=seconds,
         checkpoint=checkpoint,
@@ -251,6 +257,10 @@ def _notes(judging: Judging, judged: Judged) -> Iterator[str]:
         yield f"graded right or wrong by a fixed rule, not by a judge{skipped}"
 
 
+def _omission(judge: str, names: set[str]) -> str:
+    return f"the server of {judge} does not accept {', '.join(sorted(names))}; requests went without"
+
+
 def as_text(summary: JudgeSummary) -> str:
     """Return a summary as text: averages, categories, failures and notes."""
     request = summary.request
@@ -267,6 +277,8 @@ def as_text(summary: JudgeSummary) -> str:
     if summary.variance.get("judge") is not None:
         within, between = summary.variance["judge"], summary.variance["question"]
         lines.append(f"variance of a score: {between:.3f} between questions, {within:.3f} between repeats")
+    if summary.cost is not None:
+        lines.append(f"cost {summary.cost:.4g} for {summary.requests:,} requests")
     return "\n".join([*lines, *(f"note: {note}" for note in summary.notes)]) + "\n"
 
 

@@ -47,8 +47,7 @@ class Strict:
     name = "strict"
 
     def __init__(self, reply_tokens: int = 2048) -> None:
-        room = _CHARACTERS_PER_TOKEN * (reply_tokens - _VERDICT_TOKENS)
-        self.explanation = max(40, min(_EXPLANATION, room))
+        self.explanation = explanation_length(reply_tokens)
         self.texts: dict[str, str] = read_yaml(TEXTS)
 
     @property
@@ -94,6 +93,11 @@ class Strict:
         if score is None:
             return failed
         return Verdict(score=score) if LOWEST <= score <= HIGHEST else Verdict(reason="out_of_range")
+
+
+def explanation_length(reply_tokens: int) -> int:
+    """Return how many characters an explanation may have so that the verdict still fits behind it."""
+    return max(40, min(_EXPLANATION, _CHARACTERS_PER_TOKEN * (reply_tokens - _VERDICT_TOKENS)))
 
 
 def corrected(question: Question, turn: int) -> str:

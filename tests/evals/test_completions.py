@@ -7,7 +7,7 @@ from small_evaluations import REQUESTS, assert_same_samples, run, stored
 from tiny_checkpoint import make_checkpoint
 from tiny_server import TinyServer
 
-from evals import client
+from evals import pace
 from evals.engines import completions
 from evals.engines.url import UrlEngine
 from harness.errors import MoemixError, StageError
@@ -23,7 +23,7 @@ def server(checkpoint):
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch):
     monkeypatch.setattr(completions, "ATTEMPTS", 3)
-    monkeypatch.setattr(client, "FIRST_WAIT", 0.05)
+    monkeypatch.setattr(pace, "FIRST_WAIT", 0.05)
 
 
 @pytest.fixture(scope="module")

@@ -11,11 +11,13 @@ import time
 from collections import Counter
 
 import pytest
+from click.testing import CliRunner
 from fake_judge import FakeJudge, Say
-from small_judgings import answer_file, bench_file, judged, lines
+from small_judgings import answer_file, bench_file, judged, lines, template_file, write_lines
 
-from evals import client
+from evals import client, pace
 from evals.judge import judges
+from evals.judge.cli import run as run_command
 from harness.errors import MoemixError, StageError
 
 KEY = "sk-very-secret-0123456789"
@@ -38,7 +40,8 @@ FINAL = {
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch):
-    monkeypatch.setattr(client, "FIRST_WAIT", 0.01)
+    monkeypatch.setattr(pace, "FIRST_WAIT", 0.01)
+    monkeypatch.setattr(client, "PATIENCE", 2.0)
     for name in judges.KEY_VARIABLES:
         monkeypatch.delenv(name, raising=False)
 
@@ -88,7 +91,7 @@ def test_what_does_not_pass_is_recorded_as_what_it_is_and_the_counts_add_up(smal
     assert summary.average.value == 8
     assert summary.bounds == pytest.approx(((8 + 11 * 1) / 12, (8 + 11 * 10) / 12))
     assert any("11 of 12 judgments failed" in note for note in summary.notes)
-    assert summary.requests == 2 * len(TRANSIENT) + len(FINAL) + 1
+    assert summary.requests == len(judge.requests) >= 2 * len(TRANSIENT) + len(FINAL) + 1  # being asked to wait: more
     assert again == summary
     held = lines(small / "out" / "judgments-fake.jsonl")
     assert {line["reason"] for line in held} == {*names, None}
@@ -143,11 +146,15 @@ def test_an_endpoint_that_is_gone_stops_the_work_and_writes_no_failures(small):
     assert not (small / "out" / "summary.json").exists()
 
 
-@pytest.mark.parametrize("status", [401, 403, 404])
-def test_an_endpoint_that_refuses_us_stops_at_once(small, status):
+@pytest.mark.parametrize(("status", "most"), [(401, 2), (402, 2), (404, 2), (403, judges.UNREACHABLE + 2)])
+def test_an_endpoint_that_refuses_us_stops_soon_and_can_be_asked_again(small, status, most):
+    """A status of 403 may be about one question, so several are asked first."""
     with FakeJudge(lambda *_: Say(status=status, body="no")) as judge, pytest.raises(StageError, match=str(status)):
         judged(small, judge.url, concurrency=1)
-    assert len(judge.requests) <= 2
+    assert len(judge.requests) <= most
+    assert lines(small / "out" / "judgments-fake.jsonl") == []
+    with FakeJudge(lambda *_: "[[5]]") as judge:  # on another port
+        assert judged(small, judge.url).judged == 12
 
 
 def test_a_rate_limit_pauses_everybody_for_as_long_as_it_says(small):
@@ -276,3 +283,124 @@ def test_a_key_in_an_address_is_refused_without_repeating_it(small):
     with pytest.raises(MoemixError) as refused:
         judged(small, f"http://user:{KEY}@127.0.0.1:1/v1")
     assert KEY not in str(refused.value)
+
+
+# --- what judges say ------------------------------------------------------------------------------------
+
+VERDICT = '{"explanation": "fine", "rating": 7}'
+PARTS = [{"type": "thinking", "thinking": [{"type": "text", "text": "rating 3"}]}, {"type": "text", "text": VERDICT}]
+
+
+def choice(content, **more):
+    return json.dumps({"choices": [{"message": {"role": "assistant", "content": content}, **more}]})
+
+
+@pytest.mark.parametrize(
+    ("body", "score", "reason"),
+    [
+        (choice(f'<think>\nMaybe {{"rating": 3}}? Or [[5]].\n</think>\n\n{VERDICT}'), 7, None),
+        (choice('<think>\nA draft: {"explanation": "x", "rating": 3}, but', finish_reason="length"), -1, "cut_off"),
+        (choice("Thoughts of [[5]] without a beginning.</think>Rating: [[9]]"), 9, None),
+        (choice(None, finish_reason="length"), -1, "cut_off"),
+        (choice(PARTS), 7, None),
+        (json.dumps({"choices": [{"text": VERDICT, "finish_reason": "stop"}]}), 7, None),
+        (choice('{"explanation":' * 3000, finish_reason="length"), -1, "cut_off"),
+        (choice('{"rating": ' + "[" * 2048, finish_reason="length"), -1, "cut_off"),
+        (choice('{"explanation": "x", "rating": 1' + "0" * 400 + "}"), -1, "out_of_range"),
+        (choice('{"explanation": "x", "rating": 1' + "0" * 5000 + "}"), -1, "out_of_range"),
+        (choice('{"explanation": "x", "rating": Infinity}'), -1, "out_of_range"),
+    ],
+)
+def test_a_verdict_is_read_behind_thoughts_and_one_reply_stops_no_judging(small, body, score, reason):
+    with FakeJudge(lambda payload, _: Say(body=body) if number_of(payload) == 0 else "[[5]]") as judge:
+        summary = judged(small, judge.url)
+    assert len(judge.requests) == 12
+    assert summary.judged == (11 if reason else 12)
+    assert summary.failed == ({reason: 1} if reason else {})
+    assert sorted(line["score"] for line in lines(small / "out" / "judgments-fake.jsonl")) == sorted([5] * 11 + [score])
+
+
+def test_a_question_that_the_provider_moderates_is_counted_and_the_others_are_judged(small):
+    flagged = Say(status=403, body='{"error": {"message": "Your input was flagged by moderation."}}')
+    with FakeJudge(lambda payload, _: flagged if number_of(payload) == 4 else "[[5]]") as judge:
+        summary = judged(small, judge.url)
+    assert (summary.judged, summary.failed) == (11, {"refused": 1})
+
+
+def test_a_judge_with_a_short_context_is_asked_for_what_fits(small):
+    def script(payload, _):
+        if payload["max_tokens"] > 112:
+            words = f"However, you requested {400 + payload['max_tokens']} tokens (400 in the messages"
+            return Say(status=400, body=f"This model's maximum context length is 512 tokens. {words})")
+        return "[[5]]"
+
+    with FakeJudge(script) as judge:
+        summary = judged(small, judge.url)
+    assert summary.judged == 12
+    assert {request["max_tokens"] for request in judge.requests} == {2048, 111}
+
+
+def test_what_a_server_does_not_accept_is_recorded(small):
+    with FakeJudge(
+        lambda payload, _: Say(status=400, body="temperature is not supported") if "temperature" in payload else "[[5]]"
+    ) as judge:
+        summary = judged(small, judge.url)
+    assert (summary.judged, summary.omitted, len(judge.requests)) == (12, {"fake": ("temperature",)}, 13)
+    assert any("does not accept temperature" in note for note in summary.notes)
+
+
+# --- the rest of the command --------------------------------------------------------------------------
+
+
+def test_every_judge_gets_its_own_key_and_one_key_goes_to_one_server(small, monkeypatch):
+    monkeypatch.setenv("ONE", "key-one")
+    monkeypatch.setenv("TWO", "key-two")
+    with FakeJudge(lambda *_: "[[5]]") as one, FakeJudge(lambda *_: "[[5]]") as two:
+        panel = {"judge_url": (one.url, two.url), "judge_model": ("a", "b")}
+        with pytest.raises(MoemixError, match="one key would be sent to 2 servers"):
+            judged(small, "", **panel, judge_key_env=("ONE",))
+        with pytest.raises(MoemixError, match="ABSENT is not set"):
+            judged(small, "", **panel, judge_key_env=("ONE", "ABSENT"))
+        assert not one.requests
+        judged(small, "", **panel, judge_key_env=("ONE", "TWO"))
+        judged(small, "", **panel, judge_key_env=("ONE", "-"), out=small / "other")
+    assert set(one.keys) == {"Bearer key-one"}
+    assert set(two.keys) == {"Bearer key-two", None}
+
+
+@pytest.mark.parametrize("text", ["", "[[5]]"])
+def test_a_budget_holds_whatever_the_replies_are(small, text):
+    """Every reply costs 110 at these prices, an empty one too."""
+    with FakeJudge(lambda *_: text) as judge, pytest.raises(StageError, match="budget of 800 does not cover"):
+        judged(small, judge.url, max_cost=800.0, price="1000000,1000000", judge_max_tokens=16, protocol="faithful",
+               judge_prompts=template_file(small))  # fmt: skip
+    assert len(judge.requests) * 110 <= 800
+    assert len(judge.requests) >= 4
+
+
+def test_ids_of_answers_may_be_texts_and_foreign_ones_are_refused(small):
+    rows = lines(small / "mine.jsonl")
+    write_lines(small / "mine.jsonl", [{**row, "question_id": str(row["question_id"])} for row in rows])
+    with FakeJudge(lambda *_: "[[5]]") as judge:
+        assert judged(small, judge.url, model_name="renamed").judged == 12
+        assert {line["model"] for line in lines(small / "out" / "judgments-fake.jsonl")} == {"renamed"}
+        write_lines(small / "mine.jsonl", [{**row, "question_id": f"q-{row['question_id']}"} for row in rows])
+        with pytest.raises(MoemixError, match="no answer is to a question of"):
+            judged(small, judge.url, out=small / "foreign")
+
+
+def test_a_mark_in_place_of_an_answer_is_not_graded(small):
+    answer_file(small, turns=lambda number: ["$ERROR$", "two"] if number == 1 else ["one", "two"])
+    with FakeJudge(lambda *_: "[[5]]") as judge:
+        summary = judged(small, judge.url)
+    assert (summary.judged, summary.failed) == (10, {"no_answer": 2})
+
+
+def test_the_command_fails_where_less_than_the_stated_share_was_judged(small):
+    command = ["--answers", str(small / "mine.jsonl"), "--bench", str(small / "bench.jsonl"), "--judge-model", "fake"]
+    with FakeJudge(lambda payload, _: "[[5]]" if number_of(payload) < 6 else "no number") as judge:
+        command += ["--judge-url", judge.url, "--out", str(small / "out")]
+        assert CliRunner().invoke(run_command, command).exit_code == 0
+        result = CliRunner().invoke(run_command, [*command, "--min-judged", "0.6"])
+    assert isinstance(result.exception, StageError)
+    assert "50% of the judgments have a verdict, less than 60%" in str(result.exception)
