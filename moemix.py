@@ -34,7 +34,20 @@ if TYPE_CHECKING:
     AnyRecipe = Recipe | AnyPath | Mapping[str, object]
 
 __version__ = metadata.version("moemix")
-__all__ = ["Table", "bench", "evaluate", "judge", "load_strategy", "plan", "recipe", "register", "table", "train"]
+__all__ = [
+    "Board",
+    "Table",
+    "bench",
+    "board",
+    "evaluate",
+    "judge",
+    "load_strategy",
+    "plan",
+    "recipe",
+    "register",
+    "table",
+    "train",
+]
 
 
 def recipe(source: AnyRecipe, **changes: object) -> Recipe:
@@ -245,6 +258,34 @@ class Table:
 
     def _repr_markdown_(self) -> str:
         return self.render("markdown")
+
+
+def board(address: AnyPath) -> Board:
+    """Return the leaderboard whose site is at a web address, or in a folder that ``moemix board build`` wrote."""
+    return Board(str(address).removesuffix("index.html").rstrip("/"))
+
+
+@dataclass(frozen=True)
+class Board:
+    """A leaderboard's site, of which ``board.csv`` is read."""
+
+    address: str
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """Return one row for each score: suite, rank, model, strategy, seed, column, score, lower, upper, and more.
+
+        Raises:
+            MoemixError: the site cannot be read.
+        """
+        import pandas
+
+        from harness.errors import MoemixError
+
+        try:
+            return pandas.read_csv(f"{self.address}/board.csv")
+        except (OSError, ValueError) as error:
+            raise MoemixError(f"no leaderboard can be read here: {error}", where=self.address,
+                              hint="give the address of a site's first page, or its folder") from None  # fmt: skip
 
 
 def load_strategy(name: str, /, **options: object) -> MixingStrategy:

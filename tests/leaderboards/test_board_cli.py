@@ -6,6 +6,7 @@ import json
 import logging
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 from pathlib import Path
@@ -14,8 +15,10 @@ import pytest
 from board_records import make_board, questions, write_evaluation, write_submission  # type: ignore[import-not-found]
 from click.testing import CliRunner
 
+import moemix
 from harness.errors import MoemixError
 from harness.store import checkpoint_hash
+from leaderboards.board.build import server
 from leaderboards.board.bundle import read_checkpoint
 from leaderboards.board.cli import board as board_command
 from leaderboards.board.cli import submit as submit_command
@@ -175,6 +178,27 @@ def test_serve_answers_and_lists_no_folder(tmp_path):
     finally:
         process.terminate()
         process.wait()
+
+
+def test_a_published_board_is_a_data_frame(tmp_path):
+    board, asked = make_board(tmp_path / "board", SIZES)
+    for seed in range(2):
+        write_submission(board, asked, f"m{seed}", seed=seed, strategy="uniform")
+    call(board_command, "build", board.path, "--out", tmp_path / "site")
+    with server(tmp_path / "site", "127.0.0.1", 0) as running:
+        threading.Thread(target=running.serve_forever, daemon=True).start()
+        by_address = moemix.board(f"http://127.0.0.1:{running.server_address[1]}/index.html").to_pandas()
+        running.shutdown()
+    frame = moemix.board(tmp_path / "site").to_pandas()
+    assert by_address.equals(frame)
+    assert len(frame) == 2 * 3  # two tasks and their average
+    document = json.loads((tmp_path / "site" / "board.json").read_text())
+    entry = next(e for e in document["entries"] if e["submission"]["model"] == "m1")
+    row = frame[(frame.model == "m1") & (frame.column == "average")].iloc[0]
+    assert (row.score, row["rank"]) == (entry["scores"]["made@1"]["average"]["value"],
+                                        entry["scores"]["made@1"]["average"]["rank"])  # fmt: skip
+    with pytest.raises(MoemixError, match="no leaderboard can be read"):
+        moemix.board(tmp_path / "nowhere").to_pandas()
 
 
 def test_parameters_are_counted_from_the_headers(tmp_path):
