@@ -27,6 +27,7 @@ _CONSTANT_SCORES = 20  # rows from which equal scores are suspicious
 _ODD = (0x9E3779B1, 0x85EBCA77, 0xC2B2AE3D, 0x27D4EB2F, 0x165667B1, 0x7FEB352D, 0x846CA68B, 0x68E31DA5)
 _SHORT = 6  # word triples; shorter answers may be equal by chance
 
+_VERDICTS = ("last_line", "json_verdict")  # patterns of verdicts that some questions ask for
 _CODE = re.compile(r"```.*?(?:```|\Z)|`[^`\n]+`", re.DOTALL)
 
 
@@ -49,15 +50,22 @@ def passages(text: str, question: str = "") -> list[Passage]:
     """Find verdicts, template marks and words to the judge in an answer; return them in order, without overlaps.
 
     Code is left alone, except for control tokens of chat templates. Where the question itself contains brackets, a
-    last line in brackets is taken for an answer.
+    last line in brackets is taken for an answer; where it asks for JSON, so is an object with a rating, unless it has
+    an explanation as judges' replies do.
     """
     code = [match.span() for match in _CODE.finditer(text)]
     found = []
     for kind, pattern in _patterns().items():
-        for match in () if kind == "last_line" and "[" in question else pattern.finditer(text):
+        for match in pattern.finditer(text):
+            if kind == "last_line" and "[" in question:
+                continue
+            if kind == "json_verdict" and re.search(r"\bjson\b", question, re.I) and '"explanation"' not in match[0]:
+                continue
             in_code = any(start <= match.start() and match.end() <= end for start, end in code)
             if kind == "template_in_answer" or not in_code:
-                found.append(Passage(*match.span(), "verdict_in_answer" if kind == "last_line" else kind))
+                found.append(
+                    Passage(*match.span(), "verdict_in_answer" if kind in ("last_line", "json_verdict") else kind)
+                )
     ordered: list[Passage] = []
     for passage in sorted(found, key=lambda p: (p.start, -p.end)):
         if ordered and passage.start < ordered[-1].end:
