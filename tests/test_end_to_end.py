@@ -22,6 +22,7 @@ SMALL = [
     "evaluation.limit=4",
     "judging.benches=[]",
     "strategies=[none, uniform, dynamic]",
+    "seeds=[0]",
 ]
 
 
