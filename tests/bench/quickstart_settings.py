@@ -43,9 +43,13 @@ def verdicts(comparisons: list[dict[str, Any]]) -> Verdicts:
 def main() -> None:
     """Run the quickstart in each setting, compare the verdicts, and write the page."""
     given = options(store={"metavar": "DIR", "type": Path, "help": "folder of the stores", "default": Path("runs")})
-    parts = ["# The quickstart in four settings", "",
-             "The same revision and recipe, with other kernels and other numbers of threads: sums are taken in another"
-             " order, so every run ends elsewhere. Made by `python -m tests.bench.quickstart_settings`.", ""]  # fmt: skip
+    parts = [
+        "# The quickstart in four settings",
+        "",
+        "The same revision and recipe, with other kernels and other numbers of threads: sums are taken in another order,"
+        " so every run ends elsewhere. Made by `python -m tests.bench.quickstart_settings`.",
+        "",
+    ]
     found: dict[str, Verdicts] = {}
     for name, (environment, changes) in SETTINGS.items():
         store = given.store / f"settings-{len(found)}"
