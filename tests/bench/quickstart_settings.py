@@ -46,7 +46,7 @@ def main() -> None:
     parts = [
         "# The quickstart in four settings",
         "",
-        "The same revision and recipe, with other kernels and other numbers of threads: sums are taken in another order,"
+        "The same revision and recipe with other kernels and numbers of threads: sums are taken in another order,"
         " so every run ends elsewhere. Made by `python -m tests.bench.quickstart_settings`.",
         "",
     ]
