@@ -49,6 +49,7 @@ def _patterns() -> dict[str, re.Pattern[str]]:
 def passages(text: str, question: str = "") -> list[Passage]:
     """Find verdicts, template marks and words to the judge in an answer; return them in order, without overlaps.
 
+    ``question`` is everything that was asked so far: a later turn may rely on the form that an earlier one asks for.
     Code is left alone, except for control tokens of chat templates. Where the question itself contains brackets, a
     last line in brackets is taken for an answer; where it asks for JSON, so is an object with a rating, unless it has
     an explanation as judges' replies do.
@@ -94,8 +95,8 @@ def answer_flags(answers: Answers, questions: Iterable[Question]) -> dict[Questi
             continue
         if answer:
             first_turns[question.id] = answer[0]
-        for text, asked in zip(answer, question.turns, strict=False):
-            for passage in passages(text, asked):
+        for turn, text in enumerate(answer[: len(question.turns)]):
+            for passage in passages(text, "\n".join(question.turns[: turn + 1])):
                 flags[question.id].add(passage.kind)
         if not any(text.strip() for text in answer):
             flags[question.id].add("empty_answer")

@@ -66,12 +66,13 @@ class Strict:
         names = ("Answer A", "Answer B") if match.pairwise else ("Answer",)
         for turn, question in enumerate(match.question.turns[: match.turn]):
             of_turn = "" if match.turn == 1 else f" of turn {turn + 1}"
+            asked = "\n".join(match.question.turns[: turn + 1])
             parts.append(_quoted(f"Request{of_turn}", question, fence))
             if match.guided:
                 reference = corrected(match.question, turn)
                 parts.append(_quoted(f"Reference answer of turn {turn + 1}", reference, fence))
             for name, answer in zip(names, match.answers, strict=True):
-                text, count = _defused(answer, turn, question)
+                text, count = _defused(answer, turn, asked)
                 removed += count
                 parts.append(_quoted(f"{name}{of_turn}", text, fence))
         parts.append("Now grade, as told at the beginning.")
@@ -129,9 +130,9 @@ def _quoted(label: str, text: str, fence: str) -> str:
     return f"{label}:\n<{fence}>\n{lines}\n</{fence}>"
 
 
-def _defused(answer: Answer, turn: int, question: str) -> tuple[str, int]:
+def _defused(answer: Answer, turn: int, asked: str) -> tuple[str, int]:
     """Return an answer's text without passages to the judge and control tokens, and how many passages were replaced."""
-    text, removed = masked(answer[turn] if turn < len(answer) else "", question)
+    text, removed = masked(answer[turn] if turn < len(answer) else "", asked)
     return re.sub(r"<\|([^|\s<>]{1,40})\|>", r"<¦\1¦>", text), removed
 
 
