@@ -11,6 +11,7 @@ from __future__ import annotations
 import itertools
 import math
 import re
+import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -37,6 +38,15 @@ METHOD = (
     "of a generated world, as a whole message or line"
 )
 _WORD = re.compile(r"\w+")
+_INVISIBLE = re.compile(
+    "[\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060-\u206f\u3164"
+    "\ufe00-\ufe0f\ufeff\uffa0\U000e0000-\U000e0fff]"  # the default-ignorable characters of Unicode
+)
+# Lower-case Cyrillic, Greek, Armenian and rare Latin letters, and the Latin ones that they or their capitals look like
+_LOOKALIKES = str.maketrans(
+    "авекмнорстухіїјѕһԁԛԝӏԍգհոսօαβεζηικμνορτυχɑɡıɩȷʋᴀᴄᴇᴏᴛᴜᴠᴡᴢ",
+    "abekmhopctyxiijshdqwlgqhnuoabezhikmvoptyxagiijvaceotuvwz",
+)
 _BETWEEN = ["", ""]  # separates rows, so that no gram reaches from one into the next
 _MOST_WORDS = 1 << 21  # three numbers of words fit into 63 bits
 _SLOTS = 8  # slots of the table for each gram of a question
@@ -67,7 +77,18 @@ class Match:
 
 def words_of(text: str) -> list[str]:
     """Return lower-case words and numbers, without punctuation, spacing and markup."""
-    return _WORD.findall(text.lower())
+    return _WORD.findall(plain(text))
+
+
+def plain(text: str) -> str:
+    """Return a text in lower case, without what a reader does not see and with one form of what looks the same.
+
+    Zero-width characters and soft hyphens go; full-width and other compatibility forms, and the letters of other
+    scripts that look like Latin ones, become the usual ones.
+    """
+    if text.isascii():
+        return text.lower()
+    return unicodedata.normalize("NFKC", _INVISIBLE.sub("", text)).lower().translate(_LOOKALIKES)
 
 
 class QuestionIndex:
@@ -152,7 +173,7 @@ class QuestionIndex:
         whole: dict[int, None] = {}
         for text in texts:
             first, count = len(tokens), 0
-            for line in text.lower().splitlines():
+            for line in plain(text).splitlines():
                 words = _WORD.findall(line)
                 tokens += words
                 count += bool(words)

@@ -23,10 +23,32 @@ def file_reference(reference: str) -> tuple[Path, str] | None:
     return (Path(file), name) if colon and file.endswith(".py") else None
 
 
-def code_hash(reference: str) -> str | None:
-    """Return the hash of the file that a reference names; None if it names no file that exists."""
+def code_hash(reference: str, group: str = "") -> str | None:
+    """Return the hash of the file behind a reference or an entry point of a group; None for a built-in name."""
     found = file_reference(reference)
+    if found is None and reference in plugin_names(group):
+        file = inspect.getsourcefile(sys.modules[plugin(group, reference).__module__])
+        return hash_file(Path(file)) if file else None
     return hash_file(found[0]) if found and found[0].is_file() else None
+
+
+def plugin_names(group: str) -> list[str]:
+    """Return the names of the entry points of a group, in installed packages."""
+    return sorted(metadata.entry_points(group=group).names) if group else []
+
+
+def plugin(group: str, name: str) -> object:
+    """Load the entry point of this name.
+
+    Raises:
+        MoemixError: it cannot be imported.
+    """
+    (point,) = metadata.entry_points(group=group, name=name)
+    try:
+        return point.load()
+    except Exception as error:
+        message = f"the plug-in cannot be imported: {type(error).__name__}: {error}"
+        raise MoemixError(message, where=f"entry point {group}:{name} ({point.value})") from error
 
 
 def module_from(path: Path, kind: str) -> ModuleType:

@@ -8,7 +8,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import (
+    BeforeValidator,
+    Field,
+    SerializerFunctionWrapHandler,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from harness.errors import MoemixError
 from harness.execution import Executor, Launcher, LocalExecutor, Tracking
@@ -25,19 +32,37 @@ ROUTER_MODULES = frozenset({"gate", "router"})
 class Part(Strict):
     """Files or a hub dataset in one format. A source may join several (chat logs in three schemas, say)."""
 
-    adapter: str = Field(description="the format: sharegpt, messages, alpaca, prompt_completion, gsm8k, text, …")
+    adapter: str = Field("auto", description="the format (docs/data.md); auto: by the columns of the first rows")
     files: tuple[str, ...] = Field((), description="local files or globs, relative to the data root")
     hub: str | None = Field(None, description="a hub dataset id, read through `datasets`")
+    data_files: tuple[str, ...] = Field((), description="the files of the hub repository to read, or globs")
     revision: str | None = Field(None, description="commit or tag of the hub dataset; required to be reproducible")
     subset: str | None = None
     split: str = "train"
     options: dict[str, object] = Field(default_factory=dict, description="the adapter's own options (column names, …)")
+    reasoning: Literal["keep", "drop"] = Field("keep", description="thoughts: targets like the answer, or removed")
+    control_strings: Literal["text", "tokens"] | None = Field(
+        None, description="`<|im_end|>` and the like in contents; null: text in conversations, tokens in raw text"
+    )
+
+    @field_validator("files", "data_files", mode="before")
+    @classmethod
+    def _one_or_more(cls, value: object) -> object:
+        return (value,) if isinstance(value, str) else value
 
     @model_validator(mode="after")
     def _one_location(self) -> Part:
         if bool(self.files) == bool(self.hub):
             raise ValueError("give either `files` or `hub`")
+        if self.data_files and not self.hub:
+            raise ValueError("`data_files` chooses files of a `hub` repository; local files are `files`")
         return self
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, serialise: SerializerFunctionWrapHandler) -> dict[str, object]:
+        """Leave out newer fields at their defaults, so that the identity of a run that has none of them stays."""
+        tree: dict[str, object] = serialise(self)
+        return _without_defaults(self, tree, ("data_files", "reasoning", "control_strings"))
 
 
 class Source(Strict):
@@ -48,6 +73,15 @@ class Source(Strict):
     train_examples: int | None = Field(None, ge=1, description="examples to train on; default: all but the probe set")
     probe_examples: int = Field(0, ge=0, description="examples held out of training for probe signals")
     size: int | None = Field(None, ge=1, description="original size, where the files are a sample of it (`datasize`)")
+    bad_rows: Literal["skip", "stop"] = Field("skip", description="rows that break their format: left out, or an error")
+    bad_rows_limit: float = Field(
+        0.01, ge=0, le=1, description="share of them above which reading stops; ten rows of a small file are allowed"
+    )
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, serialise: SerializerFunctionWrapHandler) -> dict[str, object]:
+        """Leave out newer fields at their defaults, as :meth:`Part._as_before` does."""
+        return _without_defaults(self, serialise(self), ("bad_rows", "bad_rows_limit"))
 
 
 class Data(Strict):
@@ -359,6 +393,11 @@ class Recipe(Strict):
             if label not in labels:
                 raise ValueError(f"`comparisons.rows` names {label!r}, and the rows are {', '.join(labels)}")
         return self
+
+
+def _without_defaults(model: Strict, tree: dict[str, object], names: tuple[str, ...]) -> dict[str, object]:
+    fields = type(model).model_fields
+    return {key: value for key, value in tree.items() if key not in names or getattr(model, key) != fields[key].default}
 
 
 def _check_distinct(kind: str, names: list[str]) -> None:

@@ -136,6 +136,19 @@ class RunConfig(Strict):
         return f"{self.strategy.label}-s{self.seed}-{hash_value(identity)[:12]}".replace("/", "_")
 
 
+class RowCounts(Strict):
+    """What became of the rows of a source when they were made into training examples."""
+
+    read: int
+    not_chosen: int = Field(0, description="rows that were not read, because the recipe asks for fewer examples")
+    not_selected: int = Field(0, description="rows that the adapter's `select` leaves out")
+    examples: int = Field(description="held-out ones included")
+    left_out: dict[str, int] = Field(default_factory=dict, description="reason → number of rows")
+    changed: dict[str, int] = Field(default_factory=dict, description="what was changed in rows → number of rows")
+    truncated: int = Field(0, description="examples that were cut to the maximum length")
+    revisions: dict[str, str] = Field(default_factory=dict, description="hub id → the commit that was read")
+
+
 class TrainResult(Strict):
     """What a finished training run did, in totals."""
 
@@ -156,6 +169,7 @@ class TrainResult(Strict):
     source_losses: dict[str, float | None] = Field(description="last mean loss per target token of each source")
     epochs: dict[str, float] = Field(description="passes over each source")
     peak_memory_bytes: int | None = Field(None, description="of the first process")
+    rows: dict[str, RowCounts] = Field(default_factory=dict, description="of each source")
     processes: int = 1
     parallel: str = Field("ddp", description="how several processes shared the work")
 

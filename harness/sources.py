@@ -24,12 +24,17 @@ def part_files(part: Part, root: Path | None, *, where: str) -> list[Path]:
                     hint="give --data-root DIR or set MOEMIX_DATA_ROOT",
                 )
             path = root / pattern
-        matches = sorted(Path(match) for match in glob.glob(str(path), recursive=True) if Path(match).is_file())
+        matches = sorted(Path(match) for match in glob.glob(str(path), recursive=True) if _is_data(Path(match)))
         if not matches:
             siblings = [sibling.name for sibling in path.parent.iterdir()] if path.parent.is_dir() else []
             raise MoemixError(f"no file matches {path}", where=f"source {where}", hint=nearest(path.name, siblings))
         found.extend(matches)
     return found
+
+
+def _is_data(path: Path) -> bool:
+    """Return whether a path is a file, or a folder that ``save_to_disk`` of `datasets` wrote."""
+    return path.is_file() or any((path / name).is_file() for name in ("state.json", "dataset_dict.json"))
 
 
 def hub_folder(part: Part, root: Path | None) -> Path | None:
@@ -47,8 +52,9 @@ def fingerprint(source: Source, root: Path | None) -> str:
     contents = []
     for part in source.parts:
         entry = part.model_dump(mode="json", exclude={"files"})
-        entry["contents"] = [hash_file(path) for path in part_files(part, root, where=source.name)]
-        entry["adapter_code"] = code_hash(part.adapter)
+        paths = part_files(part, root, where=source.name)
+        entry["contents"] = [hash_tree(path) if path.is_dir() else hash_file(path) for path in paths]
+        entry["adapter_code"] = code_hash(part.adapter, "moemix.adapters")
         stand_in = hub_folder(part, root)
         entry["stand_in"] = hash_tree(stand_in) if stand_in else None
         contents.append(entry)

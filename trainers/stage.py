@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 from pathlib import Path
 
 from harness.errors import MoemixError, raise_all
 from harness.recipe import Part, Source, TinyModel
 from harness.sources import hub_folder, part_files
-from trainers.data.adapters import ADAPTERS, MalformedRowError, PartAdapter, UnusableRowError
+from trainers.data.adapters import MalformedRowError, UnusableRowError
+from trainers.data.parts import PartAdapter, open_part
 from trainers.data.reading import read_part
 from trainers.data.world import world_id
 from trainers.mixing import MixingStrategy, load_strategy, strategy_code
@@ -24,27 +24,33 @@ def count_rows(source: Source, root: Path | None) -> int:
 
 
 def check_part(part: Part, root: Path | None, source: str) -> None:
-    """Check a part's adapter and options, that its files exist, and the first rows of each file."""
+    """Check a part's adapter and options, that its files exist, and that most of the first rows of each can be read."""
     problems: list[MoemixError] = []
-    try:
-        adapter = PartAdapter(part, f"source {source}")
-    except MoemixError as error:
-        problems.append(error)
+    if part.adapter != "auto":
+        try:
+            PartAdapter(part, f"source {source}")
+        except MoemixError as error:
+            problems.append(error)
     try:
         files = _files(part, root, source)
     except MoemixError as error:
         problems.append(error)
     raise_all(problems)
     for one in files:
-        for row, where in itertools.islice(read_part(one, root=root, source=source)[1], _FIRST):
+        opened = open_part(one, root=root, source=source)
+        seen, bad = 0, []
+        for row, where in itertools.islice(opened.rows, _FIRST):
+            seen += 1
             try:
-                if adapter.wants(row):
-                    adapter.adapt(row)
+                if opened.adapter.wants(row):
+                    opened.adapter.adapt(row)
             except UnusableRowError:
                 continue  # training counts and reports it
             except MalformedRowError as error:
-                message = f"the row is not in the format `{part.adapter}`: {error}"
-                raise MoemixError(message, where=where) from None
+                message = f"the row is not in the format `{opened.adapter.part.adapter}`: {error}"
+                bad.append(MoemixError(message, where=where))
+        if 2 * len(bad) > seen:
+            raise bad[0]
 
 
 def _files(part: Part, root: Path | None, source: str) -> list[Part]:
@@ -55,21 +61,15 @@ def _files(part: Part, root: Path | None, source: str) -> list[Part]:
 
 
 def find_adapter(file: Path) -> str:
-    """Return the first adapter, without options, that reads the first rows of a file."""
-    for name in ADAPTERS:
-        with contextlib.suppress(MoemixError):
-            check_part(_part(name, file), None, file.stem)
-            return name
-    rows = [row for row, _ in itertools.islice(read_part(_part("text", file), root=None, source=file.stem)[1], 1)]
-    raise MoemixError(
-        f"no adapter reads these rows; the columns are: {', '.join(rows[0]) if rows else 'none'}",
-        where=str(file),
-        hint="name the columns in the part's `options`, or write an adapter of your own: docs/recipes.md",
-    )
+    """Return the adapter that the columns of a file ask for; ``auto`` if it needs options, which training finds again.
 
-
-def _part(adapter: str, file: Path) -> Part:
-    return Part(adapter=adapter, files=(str(file.resolve()),))
+    Raises:
+        MoemixError: the file cannot be read, or its columns do not say how.
+    """
+    part = Part(files=(str(file.resolve()),))
+    check_part(part, None, file.stem)
+    chosen = open_part(part, root=None, source=file.stem).adapter.part
+    return "auto" if chosen.options else chosen.adapter
 
 
 def check_tiny(model: TinyModel) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 
 import numpy as np
 import pytest
@@ -56,6 +57,33 @@ def test_one_planted_row_in_a_thousand_is_found_whatever_its_case_and_punctuatio
     assert {at for at, matches in found.items() if matches} == set(planted)
     for at, question in planted.items():
         assert [(match.question, match.kind) for match in found[at]] == [(question, "exact")]
+
+
+DISGUISES = {
+    "zero-width": lambda text: "\u200b".join(text),
+    "joiners": lambda text: text.replace("e", "e\u200d\u2060").replace("t", "\ufefft\ufe0f"),
+    "soft hyphens": lambda text: re.sub(r"(\w\w)(?=\w)", "\\1\u00ad", text),
+    "full width": lambda text: "".join(chr(ord(c) + 0xFEE0) if "!" <= c <= "~" else c for c in text),
+    "homoglyphs": lambda text: text.translate(str.maketrans("aeopcxyiABEHKMOPCTX", "аеорсхуіАВЕНКМОРСТХ")),
+    "Greek": lambda text: text.translate(str.maketrans("oABEHIKMOPTX", "οΑΒΕΗΙΚΜΟΡΤΧ")),
+    "bold": lambda text: "".join(chr(0x1D41A + ord(c) - 97) if "a" <= c <= "z" else c for c in text),
+}
+
+
+@pytest.mark.data
+@pytest.mark.parametrize("name", DISGUISES)
+def test_questions_are_found_through_characters_that_only_look_the_same(index, questions, name):
+    some = random.Random(2).sample(questions, 40)
+    found = [index.matches(["Answer.", DISGUISES[name](question.text)]) for question in some]
+    assert [any(m.question == q and m.kind == "exact" for m in f) for q, f in zip(some, found, strict=True)] == [
+        True
+    ] * 40
+
+
+def test_words_of_other_scripts_are_compared_whatever_their_case():
+    text = "В лесу родилась ёлочка, в лесу она росла зимой и летом стройная зелёная была"
+    assert words_of(text) == words_of(text.upper())
+    assert QuestionIndex([Question("t", 0, text)]).matches([f"Спой: {text.upper()}"])
 
 
 @pytest.mark.data

@@ -4,7 +4,8 @@ import pytest
 
 from harness.errors import MoemixError
 from harness.recipe_file import load_recipe
-from trainers.data.adapters import ADAPTERS, MalformedRowError, PartAdapter, UnusableRowError, load_adapter
+from trainers.data.adapters import ADAPTERS, MalformedRowError, UnusableRowError
+from trainers.data.parts import PartAdapter, load_adapter
 from trainers.data.reading import read_part
 
 
@@ -52,8 +53,8 @@ def test_messages_may_come_in_parts_and_under_another_name():
     assert adapt("messages", row, messages="chat")[-1] == ("assistant", "one two")
     with pytest.raises(UnusableRowError, match="image_url"):
         adapt("messages", {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]})
-    with pytest.raises(UnusableRowError, match="calls a tool"):
-        adapt("messages", {"messages": [{"role": "assistant", "content": None, "tool_calls": [{}]}]})
+    with pytest.raises(MalformedRowError, match="`name` is missing"):
+        adapt("messages", {"messages": [{"role": "assistant", "content": None, "tool_calls": [{"a": 1}]}]})
 
 
 def test_alpaca_puts_the_input_below_the_instruction_and_reads_instances():
@@ -116,8 +117,12 @@ def test_mbpp_shows_the_tests_and_answers_with_plain_line_ends():
         ("sharegpt", {"conversations": said(("gtp", "x"))}, "did you mean 'gpt'"),
         ("messages", {"messages": [{"role": "asistant", "content": "x"}]}, "did you mean 'assistant'"),
         ("messages", {"messages": ["hello"]}, "should hold objects"),
-        ("alpaca", {"instruction": 3, "output": "x"}, "should be text, and is a number"),
-        ("aqua", {"question": "q", "options": None}, "`options` is missing"),
+        ("alpaca", {"instruction": True, "output": "x"}, "should be text, and is true or false"),
+        ("alpaca", {"instruction": "i", "output": None}, "`output` is null"),
+        ("alpaca", {"instruction": "i", "output": float("nan")}, "`output` is NaN"),
+        ("messages", {"messages": [{"role": "user", "content": None}]}, "`content` is null"),
+        ("messages", {"messages": [{"role": "assistant", "content": "x", "weight": 0.5}]}, "should be 0 or 1"),
+        ("aqua", {"question": "q", "options": None}, "`options` is null"),
         ("text", {"texts": "x"}, "`text` is missing"),
     ],
 )

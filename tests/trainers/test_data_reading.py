@@ -60,7 +60,13 @@ def test_rows_know_their_lines(tmp_path):
         ("x.jsonl.gz", gzip.compress(b'{"a": 1}\n' * 99, mtime=0)[:-12], r"x\.jsonl\.gz: the file cannot be read"),
         ("x.jsonl.gz", b"not gzipped", r"x\.jsonl\.gz: the file cannot be read"),
         ("x.parquet", b"not parquet", r"x\.parquet: the file is not a Parquet file"),
-        ("x.csv", b"a,b\n", r"(?s)x\.csv: unknown kind of file '\.csv'.*\.parquet"),
+        ("x.csv", b"a,b\n", r"x\.csv: the file has no rows"),
+        ("x.csv", b"a,b\n1,2\n1,2,3\n", r"x\.csv:3: the line has more cells than the header"),
+        ("x.csv", b'a,b\n1,2\n"1,2\n', r"x\.csv:\d: not valid CSV"),
+        ("x.txt", b"a", r"(?s)x\.txt: unknown kind of file '\.txt'.*\.parquet"),
+        ("x.arrow", b"not arrow", r"x\.arrow: the file is not an Arrow file"),
+        ("x.jsonl.zst", b"not compressed", r"x\.jsonl\.zst: the file cannot be read"),
+        ("x.json", b'{"data": [{"a": 1},\n{"a" 2}]}', r"x\.json:2: not valid JSON"),
     ],
 )
 def test_a_damaged_file_is_named_with_the_line(tmp_path, name, content, said):

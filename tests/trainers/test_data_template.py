@@ -274,14 +274,14 @@ def test_a_mark_may_reach_past_the_end_token(plain_tokenizer):
     assert [plain_tokenizer.decode(run) for run in runs] == ["yes<|im_end|>\n", "no<|im_end|>\n"]
 
 
-def test_a_text_that_can_be_read_in_two_ways_is_refused(plain_tokenizer):
+def test_an_answer_of_which_the_template_prints_a_part_is_refused(plain_tokenizer):
     last_part = encoder(
         plain_tokenizer, "{% for m in messages %}{{ m.content.split('|')[-1] + eos_token }}{% endfor %}"
     )
     answers = [{"role": "assistant", "content": text} for text in ("a</s>a|a", "a</s>a|a</s>a")]
-    assert last_part.render(answers[:1]).spans == ((0, 1),)
-    with pytest.raises(UnusableRowError, match="looks like the template's text"):
-        last_part.render(answers)
+    for some in (answers[:1], answers):
+        with pytest.raises(UnusableRowError, match="alters an assistant turn"):
+            last_part.render(some)
 
 
 def test_conversations_the_template_has_no_place_for_say_why(plain_tokenizer):

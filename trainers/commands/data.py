@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+
+from harness.options import data_root_option, format_option, store_option
 
 if TYPE_CHECKING:
     from harness.records import Contamination
@@ -62,9 +65,9 @@ def fetch(recipe: str, data_root: str | None, site: str | None, only_list: bool)
 @click.argument("target", metavar="RECIPE|RUN_FOLDER|FILE")
 @click.option("--suite", metavar="NAME|FILE", help="The evaluation questions.  [default: the recipe's suites]")
 @click.option("--tasks", metavar="A,B", default="", help="Only these tasks or columns of the suite.")
-@click.option("--data-root", metavar="DIR", help="Folder of local data files. [env: MOEMIX_DATA_ROOT]")
-@click.option("--store", metavar="DIR", help="Run store for the results. [env: MOEMIX_STORE]")
-@click.option("--format", "style", type=click.Choice(["text", "json"]), default="text", show_default=True)
+@data_root_option
+@store_option
+@format_option
 def check(target: str, suite: str | None, tasks: str, data_root: str | None, store: str | None, style: str) -> None:
     """Search the training data of a recipe, a run or a file for evaluation questions.
 
@@ -82,6 +85,44 @@ def check(target: str, suite: str | None, tasks: str, data_root: str | None, sto
         return
     for record in found:
         click.echo("\n".join(_report(record)))
+
+
+@data.command()
+@click.argument("target", metavar="RECIPE|FILE")
+@click.option("--adapter", metavar="NAME", help="How the rows of a file are read.  [default: as their columns say]")
+@click.option("--tokenizer", metavar="FOLDER|ID", help="A checkpoint.  [default: the recipe's first model]")
+@click.option("--rows", type=click.IntRange(min=1), default=10_000, show_default=True, help="Rows of a source to read.")
+@data_root_option
+@store_option
+@format_option
+@click.option("--out", metavar="HTML", type=click.Path(path_type=Path, dir_okay=False), help="Write a page here.")
+def preview(
+    target: str,
+    adapter: str | None,
+    tokenizer: str | None,
+    rows: int,
+    data_root: str | None,
+    store: str | None,
+    style: str,
+    out: Path | None,
+) -> None:
+    """Show what training would see of a recipe's sources or a file, before anything is trained.
+
+    For each source: rows read and left out with the reasons, lengths, the share of tokens that are learnt, duplicates,
+    and a few examples with these tokens marked.
+    """
+    import json
+
+    from trainers.making import preview as module
+
+    found = module.preview(target, adapter=adapter, tokenizer=tokenizer, root=data_root, store=store, rows=rows)
+    if out is not None:
+        out.write_text(module.page(found), encoding="utf-8")
+        click.echo(out)
+    elif style == "json":
+        click.echo(json.dumps(found, indent=1, ensure_ascii=False))
+    else:
+        click.echo("\n".join(module.lines(found, sys.stdout.isatty())))
 
 
 def _report(record: Contamination) -> list[str]:

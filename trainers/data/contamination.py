@@ -15,7 +15,8 @@ from harness.recipe_file import load_recipe
 from harness.records import Contamination
 from harness.sources import fingerprint
 from harness.store import Run, Store, data_root, store_root
-from trainers.data.adapters import MalformedRowError, PartAdapter, UnusableRowError
+from trainers.data.adapters import MalformedRowError, UnusableRowError
+from trainers.data.parts import open_part
 from trainers.data.reading import read_part
 
 Texts = tuple[str, Sequence[str]]
@@ -71,20 +72,19 @@ def check_target(
 
 def source_texts(source: Source, root: Path | None) -> tuple[int, Iterator[Texts]]:
     """Return the number of a source's rows, and the texts of those that training can use, as its adapters read them."""
-    where = f"source {source.name}"
-    readings = [(PartAdapter(part, where), *read_part(part, root=root, source=source.name)) for part in source.parts]
+    opened = [open_part(part, root=root, source=source.name) for part in source.parts]
 
     def texts() -> Iterator[Texts]:
-        for adapter, _, rows in readings:
-            for row, location in rows:
+        for part in opened:
+            for row, location in part.rows:
                 try:
-                    content = adapter.adapt(row) if adapter.wants(row) else None
+                    content = part.adapter.adapt(row) if part.adapter.wants(row) else None
                 except (MalformedRowError, UnusableRowError):
                     continue  # training does not use such a row
                 if content is not None:
                     yield location, [content] if isinstance(content, str) else [turn["content"] for turn in content]
 
-    return sum(count for _, count, _ in readings), texts()
+    return sum(part.count for part in opened), texts()
 
 
 def _target(target: str, root: str | None, store: str | None) -> _Target:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,16 +20,19 @@ from harness.progress import progress
 from harness.recipe import Source
 from harness.sources import fingerprint
 from harness.store import Run, Store
-from trainers.data.adapters import MalformedRowError, PartAdapter, UnusableRowError
-from trainers.data.reading import Located, read_part
-from trainers.data.template import Encoder, Rendered
+from trainers.data.parts import OpenPart, PartAdapter, open_part
+from trainers.data.reading import pinned
+from trainers.data.rows import Outcome, tokenised
+from trainers.data.template import Encoder
 from trainers.data.tokens import Example, SourceReport, TokenTable, TokenWriter, cached
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-_BATCH = 512  # rows tokenised at once
-_FORMAT = 2  # increase it when the same input gives other tokens than before
+_FORMAT = 3  # increase it when the same input gives other tokens than before
+_MANY = 10_000  # rows; of more than these, and twice the examples asked for, only as many as needed are tokenised
+_FEW_BAD = 10  # malformed rows that are left out of a small file, up to half of it
+_SURELY_BAD = 1000  # malformed rows after which reading does not go on to list them all
 
 logger = logging.getLogger("moemix.trainers")
 
@@ -99,12 +103,17 @@ def load_sources(
     identity = _tokenizer_fingerprint(encoder.tokenizer)
     loaded = []
     for source in sorted(sources, key=lambda source: source.name):
-        build = _prepare(source, encoder, max_length, root)
-        key = hash_value([_FORMAT, identity, max_length, fingerprint(source, root)])
+        source = source.model_copy(update={"parts": tuple(pinned(part, root) for part in source.parts)})
+        choice: list[object] = [source.bad_rows, source.bad_rows_limit]
+        if source.train_examples:
+            choice += [seed, source.train_examples, source.probe_examples]
+        key = hash_value([_FORMAT, identity, max_length, fingerprint(source, root), choice])
+        build = _prepare(source, encoder, max_length, root, seed, cache)
         table = cached(cache / f"{source.name}-{key[:16]}", build)
         report = table.report
-        if report.bad and os.environ.get("LOCAL_RANK", "0") == "0":
-            logger.warning("warning: source %s: %s", source.name, report.describe_bad())
+        if os.environ.get("LOCAL_RANK", "0") == "0":
+            for remark in report.remarks(max_length):
+                logger.warning("warning: source %s: %s", source.name, remark)
         train, probe = _split(source, table, seed)
         loaded.append(TokenSource(source.name, source.size or report.rows - report.not_selected, train, probe, report))
     return tuple(loaded)
@@ -127,10 +136,13 @@ def run_sources(
 
 def _split(source: Source, table: TokenTable, seed: int) -> tuple[TokenSplit, TokenSplit]:
     """Return train and probe, shuffled by (seed, name). Copies of a probe example are in neither."""
-    words = [seed % 2**64, int(hash_value(source.name)[:16], 16)]
-    order = np.random.Generator(np.random.Philox(np.random.SeedSequence(words))).permutation(len(table))
-    probe, rest = order[: source.probe_examples], order[source.probe_examples :]
-    rest = rest[~np.isin(table.keys[rest], table.keys[probe])]
+    if table.report.not_chosen:  # in the order in which the rows were chosen
+        rank = np.empty(table.report.rows, np.int64)
+        rank[_permutation(source, table.report.rows, seed)] = np.arange(table.report.rows)
+        order = np.argsort(rank[table.rows])
+    else:
+        order = _permutation(source, len(table), seed)
+    probe, rest = _parted(source, order, table.keys)
     wanted = source.train_examples or 1
     if len(probe) < source.probe_examples or len(rest) < wanted:
         raise MoemixError(
@@ -140,6 +152,19 @@ def _split(source: Source, table: TokenTable, seed: int) -> tuple[TokenSplit, To
             hint="lower probe_examples or train_examples",
         )
     return TokenSplit(table, rest[: source.train_examples]), TokenSplit(table, probe)
+
+
+def _permutation(source: Source, size: int, seed: int) -> NDArray[np.int64]:
+    words = [seed % 2**64, int(hash_value(source.name)[:16], 16)]
+    return np.random.Generator(np.random.Philox(np.random.SeedSequence(words))).permutation(size)
+
+
+def _parted(
+    source: Source, order: NDArray[np.int64], keys: NDArray[np.uint64]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the probe examples, and the others without copies of them."""
+    probe, rest = order[: source.probe_examples], order[source.probe_examples :]
+    return probe, rest[~np.isin(keys[rest], keys[probe])]
 
 
 def _tokenizer_fingerprint(tokenizer: PreTrainedTokenizerFast) -> str:
@@ -152,68 +177,99 @@ def _tokenizer_fingerprint(tokenizer: PreTrainedTokenizerFast) -> str:
 # --- from rows to tokens -----------------------------------------------------------------------------
 
 
-def _prepare(source: Source, encoder: Encoder, max_length: int, root: Path | None) -> Callable[[], TokenWriter]:
+def _prepare(
+    source: Source, encoder: Encoder, max_length: int, root: Path | None, seed: int, cache: Path
+) -> Callable[[], TokenWriter]:
     """Check a source's options now, and return the function that reads and tokenises its files."""
-    parts = [PartAdapter(part, f"source {source.name}") for part in source.parts]
-    return lambda: _tokenise(source.name, parts, encoder, max_length, root)
+    for part in source.parts:
+        if part.adapter != "auto":
+            PartAdapter(part, f"source {source.name}")
+    return lambda: _Tokeniser(source, encoder, max_length, root, seed, TokenWriter(cache)).run()
 
 
-def _tokenise(
-    name: str, parts: Iterable[PartAdapter], encoder: Encoder, max_length: int, root: Path | None
-) -> TokenWriter:
-    writer = TokenWriter()
-    readings = [(part, *read_part(part.part, root=root, source=name)) for part in parts]
-    with progress(f"tokenising {name}", sum(count for _, count, _ in readings)) as bar:
-        for part, _, rows in readings:
-            waiting: list[tuple[Rendered, str]] = []
-            for rendered, where in _render_rows(part, rows, encoder, writer.report):
-                if rendered is not None:
-                    waiting.append((rendered, where))
-                if len(waiting) == _BATCH:
-                    _encode(waiting, encoder, max_length, writer)
-                    waiting = []
-                bar.advance()
-            _encode(waiting, encoder, max_length, writer)
-    report = writer.report
-    if not report.examples and not report.bad:
-        raise MoemixError("`select` leaves no row", where=f"source {name}")
-    if not report.examples:
-        commonest = max(report.bad, key=lambda reason: report.bad[reason])
-        message = f"no row of source {name} can be trained on: {report.describe_bad()}"
-        raise MoemixError(message, where=report.bad_at[commonest][0])
-    return writer
+class _Tokeniser:
+    """Reads the rows of a source and writes them as tokens: all of them, or as many as the recipe asks for."""
 
+    def __init__(
+        self, source: Source, encoder: Encoder, max_length: int, root: Path | None, seed: int, writer: TokenWriter
+    ) -> None:
+        self.source, self.encoder, self.max_length, self.root, self.seed = source, encoder, max_length, root, seed
+        self.writer, self.report = writer, writer.report
+        self.where = f"source {source.name}"
+        self.report.revisions = {part.hub: part.revision for part in source.parts if part.hub and part.revision}
 
-def _render_rows(
-    part: PartAdapter, rows: Iterator[Located], encoder: Encoder, report: SourceReport
-) -> Iterator[tuple[Rendered | None, str]]:
-    """Yield each row as text, or None if it was left out; count it in either case."""
-    for row, where in rows:
-        report.rows += 1
-        rendered = None
-        try:
-            if part.wants(row):
-                rendered = encoder.render(part.adapt(row))
-            else:
-                report.not_selected += 1
-        except UnusableRowError as reason:
-            report.count_bad(str(reason), where)
-        except MalformedRowError as reason:
-            raise MoemixError(f"the row is not in the format `{part.part.adapter}`: {reason}", where=where) from reason
-        yield rendered, where
-
-
-def _encode(waiting: list[tuple[Rendered, str]], encoder: Encoder, max_length: int, writer: TokenWriter) -> None:
-    encoded = encoder.encode([rendered for rendered, _ in waiting])
-    for result, (_, where) in zip(encoded, waiting, strict=True):
-        if isinstance(result, UnusableRowError):
-            writer.report.count_bad(str(result), where)
-            continue
-        input_ids, is_target = result
-        if is_target[:max_length].any():
-            writer.report.truncated += len(input_ids) > max_length
-            writer.add(input_ids[:max_length], is_target[:max_length])
-        elif is_target.any():
-            writer.report.count_bad(f"no answer within {max_length} tokens", where)
+    def run(self) -> TokenWriter:
+        total = sum(part.count for part in self._open())
+        self.report.rows = total
+        wanted = (self.source.train_examples or 0) + self.source.probe_examples
+        if self.source.train_examples is None or total <= max(_MANY, 2 * wanted):
+            self._add(np.ones(total, bool), total)
         else:
-            writer.report.count_bad("a single token", where)
+            self._add_chosen(total, wanted)
+        report = self.report
+        self._check_bad(total - report.not_chosen - report.not_selected)
+        if not report.examples and not report.bad:
+            raise MoemixError("`select` leaves no row", where=self.where)
+        if not report.examples:
+            commonest = max(report.bad, key=lambda reason: report.bad[reason])
+            message = f"no row of {self.where} can be trained on: {report.describe_bad()}"
+            raise MoemixError(message, where=report.bad_at[commonest][0])
+        return self.writer
+
+    def _open(self) -> list[OpenPart]:
+        return [open_part(part, root=self.root, source=self.source.name) for part in self.source.parts]
+
+    def _add_chosen(self, total: int, wanted: int) -> None:
+        """Tokenise the first rows of a permutation, and more until there are as many examples as wanted."""
+        order = _permutation(self.source, total, self.seed)
+        rank = np.empty(total, np.int64)
+        rank[order] = np.arange(total)
+        done, upto = 0, wanted + wanted // 20 + 100
+        while True:
+            chosen = np.zeros(total, bool)
+            chosen[order[done:upto]] = True
+            self._add(chosen, min(upto, total) - done)
+            self.report.not_chosen = max(0, total - upto)
+            probe, rest = _parted(self.source, np.argsort(rank[self.writer.rows]), self.writer.keys)
+            if upto >= total or len(probe) + min(len(rest), self.source.train_examples or 0) == wanted:
+                return
+            done, upto = upto, 2 * upto
+
+    def _add(self, chosen: NDArray[np.bool_], count: int) -> None:
+        """Tokenise the chosen rows, which are ``count``."""
+        first = 0
+        with progress(f"tokenising {self.source.name}", count) as bar:
+            for part in self._open():
+                mine = chosen[first : first + part.count]
+                numbers = (np.flatnonzero(mine) + first).tolist()
+                results = tokenised(part, itertools.compress(part.rows, mine), len(numbers), self.encoder)
+                for number, outcome in zip(numbers, results, strict=True):
+                    self._count(outcome, number, part.adapter.part.adapter)
+                    bar.advance()
+                first += part.count
+
+    def _count(self, outcome: Outcome, number: int, adapter: str) -> None:
+        report = self.report
+        if outcome.skipped:
+            report.not_selected += 1
+        elif reason := outcome.reason_left_out(adapter, self.max_length):
+            if outcome.malformed and self.source.bad_rows == "stop":
+                message = f"the row is {reason}"
+                raise MoemixError(message, where=outcome.where, hint="`bad_rows: skip` leaves such rows out")
+            report.malformed += outcome.malformed
+            report.count_bad(reason, outcome.where)
+            if outcome.malformed and report.malformed > _SURELY_BAD:
+                self._check_bad(report.rows - report.not_chosen - report.not_selected)
+        elif outcome.tokens is not None:
+            self.writer.add(*outcome.tokens, number, max_length=self.max_length, notes=outcome.notes)
+
+    def _check_bad(self, rows: int) -> None:
+        """Stop if more rows break their format than the recipe allows."""
+        limit = self.source.bad_rows_limit
+        if self.report.malformed > max(limit * rows, min(_FEW_BAD, rows / 2)) and self.report.examples:
+            raise MoemixError(
+                f"{self.report.malformed} rows are not in their format, more than {limit:.1%}:"
+                f" {self.report.describe_bad()}",
+                where=self.where,
+                hint="raise `bad_rows_limit` to leave them out",
+            )

@@ -1,13 +1,16 @@
 """Convert conversations to tokens, and find the exact tokens that the assistant must learn to write.
 
-A conversation is rendered and tokenised once, as a whole, so token boundaries are those of generation. If the template
-marks the assistant's characters (``{% generation %}``), these marks are used. If it does not, the conversation is
-rendered a second time with a placeholder for every answer. The text between placeholders is then the template's own,
-and the first rendering must be that text with an answer (or the part of it that the template kept) in each gap. If
-there is no such reading of it, or more than one, the row is not used.
+A conversation is rendered and tokenised once, as a whole, so token boundaries are those of generation. It is rendered a
+second time with private-use characters as marks at the edges of every text of the assistant (thoughts, answers, names
+of called tools) and inside every other text. Without the marks, both renderings must agree; then the marks say where
+the template put each text. If the template marks the assistant's characters itself (``{% generation %}``), its marks
+are used. Where there is no such reading, the row is not used.
 
-Training targets are the tokens of the answer, and what follows up to the token that ends the turn, because a model
-must learn to stop.
+Training targets are the tokens of the answer, with its thoughts and calls as the template writes them, and what follows
+up to the token that ends the turn, because a model must learn to stop.
+
+The texts of a conversation are text: where one mentions a control token (``<|im_end|>``), that is encoded letter by
+letter. The control tokens that the template writes get private-use names for that, in a second copy of the tokenizer.
 """
 
 from __future__ import annotations
@@ -15,10 +18,10 @@ from __future__ import annotations
 import functools
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Literal, NamedTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,13 +41,41 @@ _GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
 _TODAY = datetime(2024, 7, 26)
 """The date for templates that print today's: tokens must not depend on the day of their creation."""
 
+_MARK, _NAME, _BREAK = 0x100000, 0x10F000, "\U0010fffd"  # first mark, first name of a control token, escape
+_MARKS = re.compile(f"[{chr(_MARK)}-{chr(_NAME - 1)}]")
+_PRIVATE = re.compile(f"[{chr(_MARK)}-{_BREAK}]")
+_THOUGHT = re.compile(r"(\s*(?:<think>)?\s*)(.*?)(\s*</think>\s*)(.*?)\s*", re.DOTALL)
+_OPEN_THOUGHT = re.compile(r"<think>\s*$")
+# Tags that answers hold in their own right, special tokens of some tokenizers though they are
+_TAG = re.compile(r"</?[a-z][a-z_]*>")
+_ALWAYS_TAG = re.compile(r"</?(think|thinking|tool_calls?|tool_responses?)>")
+_CALL_ENDS = ("<|eom_id|>", "<|call|>")  # end a turn that calls a tool, and only such a turn
+
 
 @dataclass(frozen=True)
 class Rendered:
-    """A text to tokenise. ``spans`` are the characters of its answers, or None for raw text, which is all target."""
+    """A text to tokenise.
+
+    Attributes:
+        text: the text; in it, control tokens have private-use names if ``named`` is true.
+        spans: the characters of its answers; None for raw text, which is all target.
+        named: whether some control string in it is text.
+        notes: what was changed or left out so that the row could be used.
+    """
 
     text: str
     spans: tuple[Span, ...] | None = None
+    named: bool = False
+    notes: tuple[str, ...] = ()
+
+
+class _Field(NamedTuple):
+    """A text of a message that was marked, where and as what."""
+
+    turn: int
+    kind: Literal["thought", "text", "call", "other"]
+    text: str
+    lead: str = ""  # what the content has before it
 
 
 class Encoder:
@@ -58,51 +89,66 @@ class Encoder:
                 "the tokenizer has no character offsets", where=self._where, hint="use a fast one (tokenizer.json)"
             )
 
-    def render(self, content: Conversation | str) -> Rendered:
+    def render(
+        self, content: Conversation | list[Message] | str, *, control: Literal["text", "tokens"] | None = None
+    ) -> Rendered:
         """Return the text of a conversation and the positions of its answers, or raw text as it is.
 
-        A blank system turn is left out.
+        A blank system turn is left out; one that the template has no place for begins the first user turn.
+
+        Args:
+            content: turns, or raw text.
+            control: what a control string in the contents becomes; None: text in turns, tokens in raw text.
 
         Raises:
             UnusableRowError: there is no answer, one is empty, or the template refuses or changes the conversation.
             MoemixError: there is no chat template, or it has no token that ends the assistant's turn.
         """
         if isinstance(content, str):
-            return Rendered(content)
+            return Rendered(content, named=control == "text")
+        tools, notes = getattr(content, "tools", ()), list(getattr(content, "notes", ()))
         messages = [turn for turn in content if turn["role"] != "system" or turn["content"].strip()]
-        answers = [turn["content"] for turn in messages if turn["role"] == "assistant"]
-        if not answers:
-            raise UnusableRowError("no assistant turn")
-        if not all(answer.strip() for answer in answers):
-            raise UnusableRowError("empty assistant turn")
-        text, marked = self._apply(messages)
-        for turn in messages:
-            if turn["role"] != "assistant" and turn["content"].strip() not in text:
-                raise UnusableRowError(f"the chat template leaves out a {turn['role']} turn")
-        if not _GENERATION.search(self._template):
-            return Rendered(text, self._locate(text, messages, answers))
-        if not marked or not all(any(_alike(text[s:e], answer) for answer in answers) for s, e in marked):
-            raise UnusableRowError("the chat template's {% generation %} marks are not on the answers")
-        return Rendered(text, tuple(marked))
+        _check_answers(messages)
+        whole = "\0".join(_texts([messages, tools]))
+        if _PRIVATE.search(whole):
+            raise UnusableRowError("a text has characters of the last private-use plane, which are needed as marks")
+        if messages[0]["role"] == "system" and not self._takes_system:
+            messages = _folded(messages)
+            notes.append("the system text begins the first user turn, because the chat template has no system turn")
+        if control != "tokens" and self._control.search(whole):
+            messages, tools = cast("list[Message]", self._escaped(messages)), self._escaped(tools)
+            notes.append("control strings in contents were encoded as text")
+        rendered = self._locate(messages, tools, notes)
+        if control != "tokens" and _BREAK in rendered.text:
+            return self._named(rendered)
+        return rendered
 
     def encode(self, rendered: list[Rendered]) -> list[Tokens | UnusableRowError]:
         """Return the tokens of each text, or why there are none. Raw text ends with the end-of-sequence token."""
         encoded: dict[int, Tokens | UnusableRowError] = {}
-        chats = [i for i, item in enumerate(rendered) if item.spans is not None]
-        plain = [i for i, item in enumerate(rendered) if item.spans is None]
-        if chats:
-            batch = self._backend.encode_batch([rendered[i].text for i in chats], add_special_tokens=False)
-            for i, encoding in zip(chats, batch, strict=True):
-                try:
-                    targets = self._targets(rendered[i], encoding.ids, encoding.offsets)
-                    encoded[i] = np.array(encoding.ids, np.int32), targets
-                except UnusableRowError as reason:
-                    encoded[i] = reason
-        if plain:
-            batch = self.tokenizer([rendered[i].text for i in plain], verbose=False)
-            for i, ids in zip(plain, batch["input_ids"], strict=True):
-                encoded[i] = self._plain(ids)
+        for named in (False, True):
+            chats = [i for i, item in enumerate(rendered) if item.spans is not None and item.named == named]
+            plain = [i for i, item in enumerate(rendered) if item.spans is None and item.named == named]
+            if chats:
+                backend = self._names[0] if named else self._backend
+                batch = backend.encode_batch([rendered[i].text for i in chats], add_special_tokens=False)
+                for i, encoding in zip(chats, batch, strict=True):
+                    ids = [self._names[1].get(token, token) for token in encoding.ids] if named else encoding.ids
+                    try:
+                        targets = self._targets(rendered[i], ids, encoding.offsets)
+                        encoded[i] = np.array(ids, np.int32), targets
+                    except UnusableRowError as reason:
+                        encoded[i] = reason
+            if plain:
+                texts = [rendered[i].text for i in plain]
+                raw = [item.ids for item in self._letters.encode_batch(texts)] if named else self._batch(texts)
+                for i, ids in zip(plain, raw, strict=True):
+                    encoded[i] = self._plain(ids)
         return [encoded[i] for i in range(len(rendered))]
+
+    def control_strings(self, text: str) -> list[str]:
+        """Return the control strings in a text: of one whose control tokens are named, those of the contents."""
+        return self._control.findall(text)
 
     # --- the template ---
 
@@ -114,13 +160,13 @@ class Encoder:
             raise MoemixError(
                 "the tokenizer has no chat template",
                 where=self._where,
-                hint="give it one (tokenizer.chat_template), or use the `text` adapter",
+                hint="give the model one (`chat_template: NAME | FILE`), or use the `text` adapter",
             ) from None
 
     @functools.cached_property
     def _end_tokens(self) -> frozenset[int]:
         """Return the tokens that end the assistant's last turn and earlier ones, found by rendering a sample."""
-        turns: Conversation = [
+        turns: list[Message] = [
             {"role": "user", "content": "Which?"},
             {"role": "assistant", "content": "This one."},
             {"role": "user", "content": "And then?"},
@@ -134,7 +180,7 @@ class Encoder:
         answers = [turn["content"] for turn in turns[1::2] if turn["content"] in text]
         return frozenset(ends | {self._end_after(answer, turns) for answer in answers})
 
-    def _end_after(self, answer: str, messages: Conversation) -> int:
+    def _end_after(self, answer: str, messages: list[Message]) -> int:
         """Return the special token that follows ``answer``, with at most white space before it."""
         try:
             text, _ = self._apply(messages)
@@ -153,10 +199,47 @@ class Encoder:
         raise MoemixError(
             "the chat template ends the assistant's turn with no special token: a model could not learn to stop",
             where=self._where,
-            hint="write {{ eos_token }} after the assistant's content in the template",
+            hint="give the model another one (`chat_template: NAME | FILE`), with {{ eos_token }} after the assistant's"
+            " content",
         )
 
-    def _apply(self, messages: Conversation) -> tuple[str, list[Span]]:
+    @functools.cached_property
+    def _takes_system(self) -> bool:
+        """Return whether the template prints a system turn."""
+        turns: list[Message] = [
+            {"role": "system", "content": "Be brief."},
+            {"role": "user", "content": "Which?"},
+            {"role": "assistant", "content": "This one."},
+        ]
+        try:
+            return "Be brief." in self._apply(turns)[0]
+        except UnusableRowError:
+            return False
+
+    @functools.cached_property
+    def _heads(self) -> tuple[str, ...]:
+        """Return the texts after which the assistant begins to write, as the template has them; the best first."""
+        turns: list[Message] = [{"role": "user", "content": "Which?"}, {"role": "assistant", "content": "This one."}]
+        whole, _ = self._apply(turns)
+        sample = whole[whole.find("Which?") + len("Which?") : whole.find("This one.")]
+        try:
+            question, prompt = (self._apply(turns[:1], add_generation_prompt=asked)[0] for asked in (False, True))
+        except UnusableRowError:
+            question = prompt = ""
+        head = prompt.removeprefix(question) if prompt.startswith(question) else ""
+        return tuple(filter(str.strip, (head, _OPEN_THOUGHT.sub("", head), sample.rstrip())))
+
+    @functools.cached_property
+    def _keeps_blanks(self) -> bool:
+        """Return whether the template keeps white space at the beginning of an answer."""
+        turns: list[Message] = [{"role": "user", "content": "Which?"}, {"role": "assistant", "content": "This one."}]
+        text, _ = self._apply(turns)
+        turns[1] = {"role": "assistant", "content": "\n \nThis one."}
+        return self._apply(turns)[0] == text.replace("This one.", "\n \nThis one.")
+
+    def _apply(
+        self, messages: list[Message], tools: object = None, *, add_generation_prompt: bool = False
+    ) -> tuple[str, list[Span]]:
         """Return the rendered text, and the characters that the template marks as generated."""
         from jinja2 import TemplateError
         from transformers.utils.chat_template_utils import render_jinja_template
@@ -166,46 +249,195 @@ class Encoder:
         try:
             texts, spans = render(
                 conversations=[messages],
+                tools=tools or None,
                 chat_template=self._template,
-                return_assistant_tokens_mask=bool(_GENERATION.search(self._template)),
+                return_assistant_tokens_mask=self._is_marked,
+                add_generation_prompt=add_generation_prompt,
                 strftime_now=_TODAY.strftime,
                 **self.tokenizer.special_tokens_map,
             )
-        except (TemplateError, TypeError, KeyError, ValueError) as error:
-            raise UnusableRowError(f"the chat template refuses it: {str(error).splitlines()[0][:120]}") from None
+        except (TemplateError, TypeError, KeyError, ValueError, AttributeError) as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise UnusableRowError(f"the chat template refuses it: {reason[:120]}") from None
         return texts[0], spans[0] if spans else []
 
-    def _locate(self, text: str, messages: Conversation, answers: list[str]) -> tuple[Span, ...]:
-        """Return the position of each answer in ``text``: the one way to read it as template text around answers."""
-        longest_run = max((len(run) for run in re.findall("x+", text)), default=0)
-        nonce = "x" * (longest_run + 1)  # does not occur in the text
-        marks = [f"Q{nonce}{i}Q" for i in range(len(answers))]
-        waiting = iter(marks)
-        masked = [Message(role=m["role"], content=next(waiting)) if m["role"] == "assistant" else m for m in messages]
-        rest, _ = self._apply(masked)
-        pieces = []
-        for mark in marks:
-            before, found, rest = rest.partition(mark)
-            if not found:
-                raise UnusableRowError("the chat template leaves out or reorders an assistant turn")
-            pieces.append(before)
-        pieces.append(rest)
-        if any(nonce in piece for piece in pieces):
-            raise UnusableRowError("the chat template prints an assistant turn more than once")
+    @functools.cached_property
+    def _is_marked(self) -> bool:
+        return bool(_GENERATION.search(self._template))
 
-        readings: list[tuple[int, tuple[Span, ...]]] = [(len(pieces[0]), ())] if text.startswith(pieces[0]) else []
-        for answer, piece in zip(answers, pieces[1:], strict=True):
-            readings = [
-                (end + len(piece), (*spans, (start, end)))
-                for start, spans in readings
-                for end in _possible_ends(text, start, answer, piece)
-            ]
-        whole = [spans for finish, spans in readings if finish == len(text)]
-        if len(whole) != 1:
-            raise UnusableRowError(
-                "the chat template alters an assistant turn, or an answer looks like the template's text"
-            )
-        return whole[0]
+    # --- where the answers are ---
+
+    def _locate(self, messages: list[Message], tools: object, notes: list[str]) -> Rendered:
+        """Return the rendered conversation with the position of each answer, by the first shape that fits."""
+        refused = UnusableRowError("")
+        for shaped in _shapes(messages):
+            marked, fields = _marked(shaped)
+            try:
+                text, _ = self._apply(shaped, tools)
+                with_marks, generated = self._apply(marked, tools)
+                return self._read(shaped, fields, text, with_marks, generated, tools, notes)
+            except UnusableRowError as reason:
+                refused = refused if str(refused) else reason
+        raise refused
+
+    def _read(
+        self,
+        messages: list[Message],
+        fields: list[_Field],
+        text: str,
+        with_marks: str,
+        generated: list[Span],
+        tools: object,
+        notes: list[str],
+    ) -> Rendered:
+        """Return the text with the spans of the answers, from the same text with marks."""
+        pieces = _MARKS.split(with_marks)
+        if "".join(pieces) != text:
+            raise UnusableRowError("the chat template alters an assistant turn, or treats marked text differently")
+        at: dict[int, int] = {}
+        marks = [ord(mark) - _MARK for mark in _MARKS.findall(with_marks)]
+        for mark, place in zip(marks, np.cumsum([len(piece) for piece in pieces]).tolist(), strict=False):
+            if mark in at:
+                raise UnusableRowError(
+                    f"the chat template prints an {_whose(messages, fields, mark)} turn more than once"
+                )
+            at[mark] = place
+        if marks != sorted(marks):
+            raise UnusableRowError("the chat template leaves out or reorders an assistant turn")
+        if tools and self._apply(messages)[0] == text:
+            raise UnusableRowError("the chat template leaves out the schemas of the tools")
+        notes = [*notes, *self._check_whole(messages, fields, text, at)]
+        if self._is_marked:
+            shift = np.cumsum([0, *(len(piece) + 1 for piece in pieces)])  # where each mark stands in the marked text
+            generated = [(s - int(np.sum(shift[1:-1] <= s)), e - int(np.sum(shift[1:-1] <= e))) for s, e in generated]
+        spans = []
+        for turn, message in enumerate(messages):
+            if message["role"] != "assistant" or not message.get("train", True):
+                continue
+            mine = [i for i, field in enumerate(fields) if field.turn == turn and 2 * i in at]
+            first, last = at[2 * mine[0]], at[2 * mine[-1] + 1]
+            if self._is_marked:
+                around = [span for span in generated if span[0] < last and first < span[1]]
+                inside = (at[2 * i] >= start and at[2 * i + 1] <= end for start, end in around for i in mine)
+                if not any(inside):
+                    raise UnusableRowError("the chat template's {% generation %} marks are not on the answers")
+                spans += [span for span in around if text[slice(*span)].strip()]
+            else:
+                spans.append(self._span(text, fields, mine, at))
+        return Rendered(text, tuple(spans), notes=tuple(notes))
+
+    def _check_whole(
+        self, messages: list[Message], fields: list[_Field], text: str, at: Mapping[int, int]
+    ) -> Iterator[str]:
+        """Check that every text of a conversation was printed as it is; yield what a template left out on purpose."""
+        cut = False
+        for i, field in enumerate(fields):
+            role = messages[field.turn]["role"]
+            if field.kind == "other":
+                if 2 * i not in at:
+                    raise UnusableRowError(f"the chat template leaves out a {role} turn")
+            elif 2 * i not in at and 2 * i + 1 not in at:
+                if field.kind == "call":
+                    raise UnusableRowError("the chat template leaves out a call of a tool")
+                beside = [other.kind for other in fields if other.turn == field.turn]
+                if field.kind == "text":
+                    what = "the text beside a call" if "call" in beside else "or reorders an assistant turn"
+                    raise UnusableRowError(f"the chat template leaves out {what}")
+                if len(beside) == 1:
+                    raise UnusableRowError("the chat template leaves out the thoughts of a turn that has nothing else")
+                cut = True
+            elif text[at.get(2 * i, 0) : at.get(2 * i + 1, 0)] != field.text:
+                raise UnusableRowError("the chat template alters an assistant turn")
+        if cut:
+            yield "the chat template left out thoughts"
+
+    def _span(self, text: str, fields: list[_Field], mine: list[int], at: Mapping[int, int]) -> Span:
+        """Return where the assistant wrote a turn whose texts are the fields ``mine``."""
+        first, start, end = fields[mine[0]], at[2 * mine[0]], at[2 * mine[-1] + 1]
+        if first.kind == "text":
+            if self._keeps_blanks and text.endswith(first.lead, 0, start):
+                start -= len(first.lead)
+        else:  # the template may open the thought or the call with text that the model writes as well
+            before = max((place for mark, place in at.items() if mark < 2 * mine[0]), default=0)
+            for head in self._heads:
+                if (found := text.rfind(head, before, start)) >= 0:
+                    opened = text[found + len(head) : start]
+                    start -= len(opened.lstrip())
+                    break
+            else:
+                if first.kind == "call":
+                    raise UnusableRowError("the beginning of a call of a tool is not found in the chat template's text")
+                if text.endswith(first.lead, 0, start):
+                    start -= len(first.lead.lstrip())
+        if any(fields[i].kind == "call" for i in mine):  # what follows a tool's name is the template's
+            bound = min((place for mark, place in at.items() if mark > 2 * mine[-1] + 1), default=len(text))
+            ends = [found for mark in self._end_texts if (found := text.find(mark, end, bound)) >= 0]
+            if not ends:
+                raise UnusableRowError("the chat template does not end a call of a tool as it ends other turns")
+            end = min(ends)
+        return start, end
+
+    @functools.cached_property
+    def _end_texts(self) -> tuple[str, ...]:
+        tokens = {*self._end_tokens, *self._call_ends}
+        return tuple(cast("list[str]", self.tokenizer.convert_ids_to_tokens(sorted(tokens))))
+
+    @functools.cached_property
+    def _call_ends(self) -> frozenset[int]:
+        known = self.tokenizer.get_added_vocab()
+        return frozenset(known[text] for text in _CALL_ENDS if text in known)
+
+    # --- control strings in contents ---
+
+    @functools.cached_property
+    def _control(self) -> re.Pattern[str]:
+        """Return a pattern of the control strings: special tokens, and others that the template writes."""
+        found = []
+        for token in self.tokenizer.added_tokens_decoder.values():
+            name = token.content
+            tag = _ALWAYS_TAG.fullmatch(name) or (not token.special and _TAG.fullmatch(name))
+            if len(name) > 1 and name.strip() and not tag and (token.special or name in self._template):
+                found.append(name)
+        return re.compile("|".join(map(re.escape, sorted(found, key=len, reverse=True))) or r"(?!)")
+
+    def _escaped(self, value: object) -> object:
+        """Return a tree whose texts have a break in every control string."""
+        if isinstance(value, str):
+            return self._control.sub(lambda match: f"{match[0][0]}{_BREAK}{match[0][1:]}", value)
+        if isinstance(value, dict):
+            return {key: self._escaped(item) for key, item in value.items()}
+        if isinstance(value, list | tuple):
+            return [self._escaped(item) for item in value]
+        return value
+
+    def _named(self, rendered: Rendered) -> Rendered:
+        """Return a text in which the template's control strings have names, and those of the contents no break."""
+        names = self._names[2]
+        pieces: list[str] = []
+        places = np.arange(len(rendered.text) + 1)
+        done = removed = 0
+        for match in re.finditer(f"{self._control.pattern}|{_BREAK}", rendered.text):
+            pieces += [rendered.text[done : match.start()], names.get(match[0], "")]
+            places[done : match.end()] -= removed
+            done, removed = match.end(), removed + len(match[0]) - len(pieces[-1])
+        places[done:] -= removed
+        text = "".join([*pieces, rendered.text[done:]])
+        spans = tuple((int(places[start]), int(places[end])) for start, end in rendered.spans or ())
+        return Rendered(text, spans, named=True, notes=rendered.notes)
+
+    @functools.cached_property
+    def _names(self) -> tuple[Tokenizer, dict[int, int], dict[str, str]]:
+        """Return a tokenizer that knows control tokens only by private-use names; name id → id; string → name."""
+        from tokenizers import Tokenizer
+
+        steps = json.loads(self._backend.to_str())
+        names: dict[str, str] = {}
+        for token in steps["added_tokens"]:
+            if self._control.fullmatch(token["content"]):
+                names[token["content"]] = token["content"] = chr(_NAME + len(names))
+        backend = Tokenizer.from_str(json.dumps(steps))
+        ids = {backend.token_to_id(name): self._backend.token_to_id(text) for text, name in names.items()}
+        return backend, cast("dict[int, int]", ids), names
 
     # --- the tokens ---
 
@@ -220,11 +452,25 @@ class Encoder:
         backend.encode_special_tokens = original.encode_special_tokens
         return backend
 
+    @functools.cached_property
+    def _letters(self) -> Tokenizer:
+        """Return the tokenizer that reads special tokens letter by letter, and adds its own at the ends as usual."""
+        from tokenizers import Tokenizer
+
+        steps = json.loads(self.tokenizer.backend_tokenizer.to_str()) | {"truncation": None, "padding": None}
+        backend = Tokenizer.from_str(json.dumps(steps))
+        backend.encode_special_tokens = True
+        return backend
+
+    def _batch(self, texts: list[str]) -> list[list[int]]:
+        return cast("list[list[int]]", self.tokenizer(texts, verbose=False)["input_ids"])
+
     def _targets(self, rendered: Rendered, ids: list[int], offsets: list[Span]) -> NDArray[np.bool_]:
         """Return the tokens of the answers and of the ends of their turns, bool[T]."""
         text = rendered.text
         starts, ends = np.array(offsets, np.int64).reshape(-1, 2).T  # neither ever decreases
         targets = np.zeros(len(ids), bool)
+        stops = self._end_tokens | self._call_ends
         for start, end in rendered.spans or ():
             first = int(np.searchsorted(ends, start, side="right"))  # the first token that ends after `start`
             # A token that begins before the answer belongs to the answer if it only adds white space (" Hello"), and to
@@ -239,10 +485,10 @@ class Encoder:
             last = stop - 1
             while last > first and not text[starts[last] : ends[last]].strip():
                 last -= 1
-            if ids[last] not in self._end_tokens:  # a marked span may hold the end token already
+            if ids[last] not in stops:  # a marked span may hold the end token already
                 while stop < len(ids) and not text[starts[stop] : ends[stop]].strip():
                     stop += 1
-                if stop == len(ids) or ids[stop] not in self._end_tokens:
+                if stop == len(ids) or ids[stop] not in stops:
                     raise UnusableRowError("the chat template does not end an assistant turn as it usually does")
                 stop += 1
             targets[first:stop] = True
@@ -258,19 +504,111 @@ class Encoder:
         return np.array(ids, np.int32), targets
 
 
-def _possible_ends(text: str, start: int, answer: str, piece: str) -> list[int]:
-    """Return where the answer that begins at ``start`` may end: just before ``piece``, with only the answer between.
+# --- parts of conversations -------------------------------------------------------------------------
 
-    Templates trim an answer or remove a part of it (the reasoning of earlier turns), so any part of it is accepted.
+
+def _check_answers(messages: list[Message]) -> None:
+    answers = [turn for turn in messages if turn["role"] == "assistant"]
+    if not answers:
+        raise UnusableRowError("no assistant turn")
+    if not all(turn["content"].strip() or turn.get("tool_calls") for turn in answers):
+        raise UnusableRowError("empty assistant turn")
+    if not any(turn.get("train", True) for turn in answers):
+        raise UnusableRowError("no turn to learn: every assistant turn has weight 0")
+
+
+def _texts(value: object) -> Iterator[str]:
+    """Yield every text in a tree."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            yield from _texts(item)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _texts(item)
+
+
+def _folded(messages: list[Message]) -> list[Message]:
+    """Return the conversation with its system text at the beginning of the first user turn."""
+    system, *rest = messages
+    for i, turn in enumerate(rest):
+        if turn["role"] == "user":
+            rest[i] = {**turn, "content": f"{system['content'].strip()}\n\n{turn['content']}"}
+            return rest
+    raise UnusableRowError("the chat template has no system turn, and there is no user turn to begin with its text")
+
+
+def _shapes(messages: list[Message]) -> Iterator[list[Message]]:
+    """Yield a conversation in the shapes that templates expect of turns that call tools.
+
+    Arguments are an object, or JSON as text; a turn without text has an empty one, or none.
     """
-    found = []
-    end = text.find(piece, start + 1)
-    while start < end <= start + len(answer):
-        if text[start:end] in answer:
-            found.append(end)
-        end = text.find(piece, end + 1)
-    return found
+    if not any(turn.get("tool_calls") for turn in messages):
+        yield messages
+        return
+    for as_text in (False, True):
+        for blank in ("", None):
+            shaped = []
+            for turn in messages:
+                if calls := turn.get("tool_calls"):
+                    turn = {**turn, "tool_calls": [_call(call, as_text=as_text) for call in calls]}
+                    turn["content"] = turn["content"] if turn["content"].strip() else cast("str", blank)
+                shaped.append(turn)
+            yield shaped
 
 
-def _alike(marked: str, answer: str) -> bool:
-    return bool(marked.strip()) and (marked.strip() in answer or answer.strip() in marked)
+def _call(call: dict[str, object], *, as_text: bool) -> dict[str, object]:
+    function = cast("dict[str, object]", call["function"])
+    arguments = function["arguments"]
+    if as_text and not isinstance(arguments, str):
+        arguments = json.dumps(arguments, ensure_ascii=False)
+    return {**call, "function": {**function, "arguments": arguments}}
+
+
+def _marked(messages: list[Message]) -> tuple[list[Message], list[_Field]]:
+    """Return a copy of a conversation with marks around its texts, and the fields that they mark, in order."""
+    fields: list[_Field] = []
+
+    def around(turn: int, kind: Literal["thought", "text", "call"], text: str, lead: str = "") -> str:
+        if not text:
+            return text
+        fields.append(_Field(turn, kind, text, lead))
+        return f"{chr(_MARK + 2 * len(fields) - 2)}{text}{chr(_MARK + 2 * len(fields) - 1)}"
+
+    marked: list[Message] = []
+    for turn, message in enumerate(messages):
+        copy, content = message.copy(), message["content"] or ""
+        core = content.strip()
+        start = content.find(core)
+        if message["role"] != "assistant":
+            if core:  # templates look at how such a text begins and ends, so the mark is inside
+                fields.append(_Field(turn, "other", core))
+                middle = start + (len(core) + 1) // 2
+                copy["content"] = f"{content[:middle]}{chr(_MARK + 2 * len(fields) - 2)}{content[middle:]}"
+            marked.append(copy)
+            continue
+        if (thought := message.get("reasoning_content", "")) and (bare := thought.strip()):
+            copy["reasoning_content"] = thought.replace(bare, around(turn, "thought", bare))
+        parts = _THOUGHT.fullmatch(content) if content.count("</think>") == 1 else None
+        if parts:
+            opening, inner, closing, rest = parts.groups()
+            tail = content[parts.end(4) :]
+            written = f"{opening}{around(turn, 'thought', inner, opening)}{closing}"
+            copy["content"] = f"{written}{around(turn, 'text', rest, '' if inner else opening + closing)}{tail}"
+        elif core:
+            copy["content"] = (
+                f"{content[:start]}{around(turn, 'text', core, content[:start])}{content[start + len(core) :]}"
+            )
+        if calls := message.get("tool_calls"):
+            copy["tool_calls"] = []
+            for call in calls:
+                function = cast("dict[str, object]", call["function"])
+                name = around(turn, "call", str(function["name"]))
+                copy["tool_calls"].append({**call, "function": {**function, "name": name}})
+        marked.append(copy)
+    return marked, fields
+
+
+def _whose(messages: list[Message], fields: list[_Field], mark: int) -> str:
+    return messages[fields[mark // 2].turn]["role"]

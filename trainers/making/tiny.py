@@ -22,8 +22,8 @@ from harness.errors import MoemixError, unknown
 from harness.recipe import Mixing, Pretrain, Source, TinyModel
 from harness.records import TrainResult
 from trainers.data import load_sources
-from trainers.data.adapters import MalformedRowError, PartAdapter, UnusableRowError
-from trainers.data.reading import read_part
+from trainers.data.adapters import MalformedRowError, UnusableRowError
+from trainers.data.parts import open_part
 from trainers.data.template import Encoder
 from trainers.making.tokenizer import train_tokenizer
 from trainers.mixing import load_strategy
@@ -90,23 +90,17 @@ def pretrain(
 
 
 def texts(sources: Sequence[Source], root: Path | None) -> Iterator[str]:
-    """Yield the usable rows of the sources as the model reads them, conversations in the chat template.
-
-    Raises:
-        MoemixError: a row breaks its format; the error says where.
-    """
+    """Yield the usable rows of the sources as the model reads them, conversations in the chat template."""
     encoder = Encoder(train_tokenizer((), vocab_size=0, max_length=0))  # bytes: enough to render conversations
     for source in sources:
         for part in source.parts:
-            adapter = PartAdapter(part, f"source {source.name}")
-            for row, where in read_part(part, root=root, source=source.name)[1]:
+            opened = open_part(part, root=root, source=source.name)
+            for row, _ in opened.rows:
                 try:
-                    if adapter.wants(row):
-                        yield encoder.render(adapter.adapt(row)).text
-                except UnusableRowError:
-                    continue
-                except MalformedRowError as reason:
-                    raise MoemixError(f"not in the format `{part.adapter}`: {reason}", where=where) from reason
+                    if opened.adapter.wants(row):
+                        yield encoder.render(opened.adapter.adapt(row), control="tokens").text
+                except (UnusableRowError, MalformedRowError):
+                    continue  # reported when the sources are tokenised
 
 
 def configuration(model: TinyModel, vocabulary: dict[str, int | None]) -> PreTrainedConfig:

@@ -51,6 +51,15 @@ def load_checkpoint(
     return model.eval(), tokenizer
 
 
+def load_tokenizer(reference: str, revision: str | None = None) -> PreTrainedTokenizerBase:
+    """Load the tokenizer of a checkpoint without its weights; the arguments are those of :func:`load_checkpoint`."""
+    name, location = _locate(reference, revision)
+    try:
+        return AutoTokenizer.from_pretrained(name, **location)
+    except (ImportError, OSError, ValueError, KeyError) as error:
+        raise MoemixError(f"the tokenizer cannot be loaded: {error}", where=reference) from error
+
+
 def packaged_gguf(package: str) -> Path:
     """Return the one GGUF file among an installed package's files, without importing the package."""
     where = f"{_PACKAGE}{package}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 from contextlib import nullcontext
@@ -29,6 +30,7 @@ from trainers.training.loop import FitRequest, fit
 from trainers.training.state import States, writing
 
 ROWS = 8  # in a forward pass over held-out examples
+logger = logging.getLogger("moemix.trainers")
 
 
 def train(run: Run) -> None:
@@ -57,7 +59,7 @@ def _train(run: Run, first: bool, tracker: Tracker | None) -> None:
     strategy = load_strategy(manifest.config.strategy.name, **manifest.config.strategy.options)
     if strategy.trains:
         request = _request(run, base, strategy, tracker)
-        result = fit(request)
+        result = fit(request).model_copy(update={"rows": {s.name: s.report.counts() for s in request.sources}})
     else:
         result = _untrained(run, base)
     if not first:
@@ -68,6 +70,11 @@ def _train(run: Run, first: bool, tracker: Tracker | None) -> None:
             request.tokenizer.save_pretrained(folder)
         else:
             shutil.copytree(base, folder, dirs_exist_ok=True, copy_function=_link)
+    for name, rows in result.rows.items():
+        left_out = sum(rows.left_out.values())
+        message = "%s: %d rows read, %d examples, %d left out, %d cut to %d tokens"
+        cut = (rows.truncated, manifest.config.training.max_length)
+        logger.info(message, name, rows.read, rows.examples, left_out, *cut)
     run.update(result=result, checkpoint_hash=checkpoint_hash(run.checkpoint))
 
 

@@ -1,0 +1,292 @@
+"""Parts of sources, opened: the rows of a part, and the adapter that turns each into a conversation or raw text.
+
+The adapter is named in the recipe, or chosen by the columns of the first rows (``adapter: auto``).
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import itertools
+import logging
+import re
+import typing
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, cast
+
+from harness.errors import MoemixError, unknown
+from harness.plugins import file_reference, module_from, plugin, plugin_names
+from harness.recipe import Part
+from trainers.data.adapters import (
+    ADAPTERS,
+    Conversation,
+    MalformedRowError,
+    Message,
+    Row,
+    UnusableRowError,
+    parsed,
+)
+from trainers.data.reading import Located, read_part
+
+logger = logging.getLogger("moemix.trainers")
+
+Adapter = Callable[[Row], object]
+Choice = tuple[str, dict[str, str]]
+"""An adapter and its options."""
+
+PLUGINS = "moemix.adapters"
+_LOOKED_AT = 50  # rows that decide which adapter is chosen
+_TURNS = ("conversations", "messages", "conversation", "dialogue", "dialog", "turns", "data")
+_DIALOGUES: tuple[tuple[str, str], ...] = (
+    ("prompt", "completion"),
+    ("prompt", "response"),
+    ("question", "response"),
+    ("question", "answer"),
+    ("query", "response"),
+    ("query", "answer"),
+    ("problem", "solution"),
+    ("input", "output"),
+    ("prompt", "answer"),
+    ("prompt", "output"),
+)
+_THOUGHTS = re.compile(r"\s*(?:<think>)?(?:(?!<think>).)*?</think>\s*", re.DOTALL)
+SURROGATES = "lone surrogates were replaced"
+
+
+@dataclass(frozen=True)
+class OpenPart:
+    """A part whose files are open.
+
+    Attributes:
+        adapter: turns its rows into conversations.
+        count: the number of its rows.
+        rows: the rows, each with its location; to be read once.
+    """
+
+    adapter: PartAdapter
+    count: int
+    rows: Iterator[Located]
+
+
+def open_part(part: Part, *, root: Path | None, source: str) -> OpenPart:
+    """Open the files of a part, and choose its adapter if the recipe leaves it open.
+
+    Raises:
+        MoemixError: as :func:`trainers.data.reading.read_part`; the adapter or an option does not exist; or the shape
+            of the rows does not say which adapter reads them.
+    """
+    where = f"source {source}"
+    adapter = None if part.adapter == "auto" else PartAdapter(part, where)  # before anything is read
+    count, rows = read_part(part, root=root, source=source)
+    if adapter is None:
+        first = list(itertools.islice(rows, _LOOKED_AT))
+        name, options = _choice(first)
+        shown = "".join(f", {key}: {value}" for key, value in options.items())
+        logger.info("%s: the rows are read by the adapter %s%s (%s)", where, name, shown, first[0][1])
+        chosen = part.model_copy(update={"adapter": name, "options": {**options, **part.options}})
+        adapter, rows = PartAdapter(chosen, where), itertools.chain(first, rows)
+    return OpenPart(adapter, count, rows)
+
+
+def load_adapter(name: str, options: Mapping[str, object], *, where: str) -> Adapter:
+    """Return the adapter of this name (built in, entry point, or ``path/to/file.py:function``) with its options.
+
+    Raises:
+        MoemixError: there is no such adapter, file, function or option; the message names the nearest one.
+    """
+    if reference := file_reference(name):
+        file, function_name = reference
+        functions = dict(inspect.getmembers(module_from(file, "adapter"), inspect.isfunction))
+        if function_name not in functions:
+            raise unknown("function", function_name, functions, where=str(file))
+        function: Callable[..., object] = functions[function_name]
+    elif name in ADAPTERS:
+        function = ADAPTERS[name]
+    elif name in plugin_names(PLUGINS):
+        function = cast("Callable[..., object]", plugin(PLUGINS, name))
+    else:
+        raise unknown("adapter", name, [*ADAPTERS, "auto", *plugin_names(PLUGINS)], where=where)
+    known = [p.name for p in inspect.signature(function).parameters.values() if p.kind is p.KEYWORD_ONLY]
+    types = typing.get_type_hints(function)
+    for option, value in options.items():
+        if option not in known:
+            raise unknown(f"option of the adapter {name}:", option, known, where=where)
+        choices = typing.get_args(types.get(option)) if typing.get_origin(types.get(option)) is Literal else ()
+        if choices and value not in choices:
+            raise unknown(f"value of `{option}`:", str(value), choices, where=where)
+    return functools.partial(function, **options)
+
+
+class PartAdapter:
+    """A part's adapter, and the selection of its rows.
+
+    ``select``, an option of every adapter, keeps the rows whose columns have the given values:
+    ``select: {label: true, task_id: {min: 601, max: 974}}``.
+    """
+
+    def __init__(self, part: Part, where: str) -> None:
+        options: dict[str, object] = dict(part.options)
+        select = options.pop("select", {})
+        if not isinstance(select, Mapping):
+            raise MoemixError("`select` should be a mapping of columns to values", where=where)
+        for column, wanted in select.items():
+            for bound in wanted if isinstance(wanted, Mapping) else ():
+                if bound not in ("min", "max"):
+                    raise unknown(f"bound of `select.{column}`:", bound, ("min", "max"), where=where)
+        self.part, self._select = part, select
+        self._adapter = load_adapter(part.adapter, options, where=where)
+
+    def wants(self, row: Row) -> bool:
+        """Return whether ``select`` keeps the row.
+
+        Raises:
+            MalformedRowError: a column is missing or cannot be compared.
+        """
+        return all(self._matches(row, column, wanted) for column, wanted in self._select.items())
+
+    def adapt(self, row: Row) -> str | Conversation:
+        """Return the row as raw text that is not blank, or as turns, all of it valid text.
+
+        Raises:
+            MalformedRowError: the row does not have the format.
+            UnusableRowError: the row has nothing to train on.
+        """
+        try:
+            result = self._adapter(row)
+        except (MalformedRowError, UnusableRowError, MoemixError):
+            raise
+        except Exception as error:  # a user's adapter may raise anything
+            raise MalformedRowError(f"the adapter failed with {error!r}") from error
+        if isinstance(result, str):
+            if not result.strip():
+                raise UnusableRowError("empty text")
+            return cast("str", _valid(result))
+        tools, notes = getattr(result, "tools", ()), list(getattr(result, "notes", ()))
+        if isinstance(result, Mapping) and "messages" in result:  # with the schemas of tools
+            result, tools = result["messages"], result.get("tools") or ()
+        if not isinstance(result, list) or not all(_is_message(turn) for turn in result):
+            raise MalformedRowError("the adapter should return text or a list of {role, content}")
+        turns = [_without_thoughts(turn) for turn in result] if self.part.reasoning == "drop" else result
+        valid = cast("tuple[list[Message], list[object]]", _valid((turns, tools)))
+        if valid != (turns, tools):
+            notes.append(SURROGATES)
+        return Conversation(*valid, notes)
+
+    @staticmethod
+    def _matches(row: Row, column: str, wanted: object) -> bool:
+        if column not in row:
+            raise MalformedRowError(f"the column `{column}` of `select` is missing")
+        value = row[column]
+        if not isinstance(wanted, Mapping):
+            return bool(value == wanted)
+        try:
+            return bool(wanted.get("min", value) <= value <= wanted.get("max", value))
+        except TypeError:
+            raise MalformedRowError(f"`{column}` cannot be compared with the bounds in `select`: {value!r}") from None
+
+
+def _is_message(turn: object) -> bool:
+    return isinstance(turn, Mapping) and all(isinstance(turn.get(key), str) for key in ("role", "content"))
+
+
+def _without_thoughts(turn: Message) -> Message:
+    if turn["role"] != "assistant":
+        return turn
+    kept = cast("Message", {key: value for key, value in turn.items() if key != "reasoning_content"})
+    kept["content"] = _THOUGHTS.sub("", turn["content"], count=1)
+    return kept
+
+
+def _valid(value: object) -> object:
+    """Return a tree whose texts can be written as UTF-8: a lone surrogate becomes the replacement character."""
+    if isinstance(value, str):
+        if value.isascii() or not any("\ud800" <= letter <= "\udfff" for letter in value):
+            return value
+        return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    if isinstance(value, Mapping):
+        return {key: _valid(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        valid = [_valid(item) for item in value]
+        return valid if isinstance(value, list) else tuple(valid)
+    return value
+
+
+# --- the adapter that the shape of a row asks for ---------------------------------------------------
+
+
+def _choice(rows: list[Located]) -> Choice:
+    """Return the adapter for the first rows of a part."""
+    found: dict[str, tuple[Choice, str]] = {}
+    for row, where in rows:
+        if choice := detect(row):
+            found.setdefault(repr(choice), (choice, where))
+    if len(found) == 1:
+        return next(iter(found.values()))[0]
+    hint = f"write `adapter: NAME` and its options; there are: {', '.join(ADAPTERS)} (docs/data.md)"
+    if found:
+        shapes = "; ".join(f"{name} ({where})" for (name, _), where in found.values())
+        raise MoemixError(f"the rows have several shapes: {shapes}", where=rows[0][1], hint=hint)
+    columns = ", ".join(f"{key} ({type(value).__name__})" for key, value in rows[0][0].items())
+    raise MoemixError(f"no adapter is known for rows with these columns: {columns}", where=rows[0][1], hint=hint)
+
+
+def detect(row: Row) -> Choice | None:
+    """Return the adapter that a row's columns and their types ask for, with its options; None if they do not say."""
+    for column in _TURNS:
+        if (choice := _turns_choice(row, column)) is not None:
+            return choice
+    tree = row.get("prompt")
+    if isinstance(tree, Mapping) and "replies" in tree:
+        return "oasst", {}
+    texts = {key for key, value in row.items() if isinstance(value, str | int | float)}
+    if "chat" in texts and "USER:" in str(row["chat"]):
+        return "glaive", {}
+    if {"question", "rationale", "correct"} <= texts and isinstance(row.get("options"), list):
+        return "aqua", {}
+    if {"question", "answer"} <= texts and "\n#### " in str(row["answer"]):
+        return "gsm8k", {}
+    if {"text", "code"} <= texts and isinstance(row.get("test_list"), list):
+        return "mbpp", {}
+    system = {"system": "system_prompt"} if "system_prompt" in texts else {}
+    if "instruction" in texts:
+        if isinstance(row.get("instances"), list):
+            return "alpaca", {"instances": "instances"}
+        for output in ("output", "response", "completion", "answer"):
+            if output in texts:
+                context = {"input": "context"} if "context" in row and "input" not in row else {}
+                return "alpaca", {**context, **({} if output == "output" else {"output": output}), **system}
+    for prompt, completion in _DIALOGUES:
+        both = (row.get(prompt), row.get(completion))
+        if {prompt, completion} <= texts or all(isinstance(cell, list) and cell for cell in both):
+            named = {"prompt": prompt, "completion": completion}
+            return "prompt_completion", {k: v for k, v in named.items() if k != v} | system
+    return ("text", {}) if "text" in texts else None
+
+
+def _turns_choice(row: Row, column: str) -> Choice | None:
+    """Return the adapter for a column of turns, if the row has it."""
+    value = parsed(row.get(column))
+    if not isinstance(value, list | tuple) or not value:
+        return None
+    first = value[0]
+    if isinstance(first, str):
+        return "alternating", {} if column == "data" else {"turns": column}
+    if not isinstance(first, Mapping):
+        return None
+    if {"from", "role", "speaker"} & first.keys():
+        name = "sharegpt" if "from" in first or column == "conversations" else "messages"
+        default = {"sharegpt": "conversations", "messages": "messages"}[name]
+        return name, {} if column == default else {default: column}
+    for question, answer in (
+        ("input", "output"),
+        ("human", "assistant"),
+        ("user", "assistant"),
+        ("prompt", "response"),
+    ):
+        if {question, answer} <= first.keys():
+            named = {"turns": column, "input": question, "output": answer}
+            defaults = {"turns": "conversation", "input": "input", "output": "output"}
+            return "pairs", {k: v for k, v in named.items() if v != defaults[k]}
+    return None
