@@ -88,32 +88,34 @@ def _partial_correlation(
     return ClusterBootstrap(questions).correlation(residuals(x, columns), residuals(y, columns)), names
 
 
-def self_preference(judge: str, pairs: Sequence[Pair], all_pairs: Sequence[Pair]) -> Measures | None:
+def self_preference(judge: str, model: str, pairs: Sequence[Pair], all_pairs: Sequence[Pair]) -> Measures | None:
     """Return how much a judge favours its own answers; None if it judged none of its own.
 
     ``own`` is the share of pairs that its answers win minus the share that they lose. ``excess`` is ``own`` minus the
     same by other raters on the same pairs: only that distinguishes preference from quality.
     """
-    mine = [pair for pair in pairs if judge in pair.models]
+    mine = [pair for pair in pairs if model in pair.models]
     if not mine:
         return None
-    votes = by_rater((pair for pair in all_pairs if judge in pair.models), lambda pair: pair.value(judge))
+    votes = by_rater((pair for pair in all_pairs if model in pair.models), lambda pair: pair.value(model))
     others = [(pair, mean_of_others(votes[pair.unit], judge)) for pair in mine]
-    gaps = [(pair.question, pair.value(judge) - other) for pair, other in others if other is not None]
+    gaps = [(pair.question, pair.value(model) - other) for pair, other in others if other is not None]
     return {
-        "own": ClusterBootstrap(pair.question for pair in mine).mean([pair.value(judge) for pair in mine]),
+        "own": ClusterBootstrap(pair.question for pair in mine).mean([pair.value(model) for pair in mine]),
         "excess": ClusterBootstrap(question for question, _ in gaps).mean([gap for _, gap in gaps]),
     }
 
 
-def self_preference_of_scores(judge: str, ratings: Sequence[Rating], all_ratings: Sequence[Rating]) -> Measures | None:
+def self_preference_of_scores(
+    judge: str, model: str, ratings: Sequence[Rating], all_ratings: Sequence[Rating]
+) -> Measures | None:
     """Return a judge's score minus the other raters' mean, of its own answers minus of other models' answers."""
     votes = by_rater(all_ratings, lambda rating: rating.score)
     gaps: list[tuple[QuestionId, bool, float]] = []
     for rating in ratings:
         other = mean_of_others(votes[rating.unit], judge)
         if other is not None:
-            gaps.append((rating.question, rating.model == judge, rating.score - other))
+            gaps.append((rating.question, rating.model == model, rating.score - other))
     own, gap = np.array([own for _, own, _ in gaps], dtype=np.float64), np.array([value for *_, value in gaps])
     if not own.any() or own.all():
         return None

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from evals.judge import biases, verdicts
+from evals.judge.journal import resolved_request
 from evals.judge.verdicts import PERSON, JudgmentSet, Pair, Rating, by_rater, read_human
 from harness.errors import MoemixError
 from harness.statistics.bootstrap import BootstrapInterval, ClusterBootstrap, percentile_interval, resampling_weights
@@ -37,7 +38,8 @@ def make_report(folders: Sequence[Path], human: Path | None) -> Report:
     Raises:
         MoemixError: a folder has no judging, nothing was judged yet, or the file of human verdicts is invalid.
     """
-    judgments = JudgmentSet()
+    protocols = {request.protocol for folder in folders if (request := resolved_request(folder))}
+    judgments = JudgmentSet(apart=len(protocols) > 1)
     for folder in folders:
         judgments.read(folder)
     if not judgments.asked:
@@ -62,6 +64,7 @@ def make_report(folders: Sequence[Path], human: Path | None) -> Report:
 
 
 def _measure(judge: str, judgments: JudgmentSet, pairs: Sequence[Pair], ratings: Sequence[Rating]) -> Report:
+    model = judge.rsplit(" (", 1)[0] if judgments.apart else judge
     my_pairs = [pair for pair in judgments.pairs if pair.judge == judge]
     my_ratings = [rating for rating in judgments.ratings if rating.judge == judge]
     failed = dict(sorted(judgments.failed[judge].items()))
@@ -73,13 +76,13 @@ def _measure(judge: str, judgments: JudgmentSet, pairs: Sequence[Pair], ratings:
     if my_pairs:
         measures["position"] = biases.position(my_pairs)
         measures["verbosity"] = biases.verbosity(my_pairs, pairs)
-        measures["self_preference"] = biases.self_preference(judge, my_pairs, pairs)
+        measures["self_preference"] = biases.self_preference(judge, model, my_pairs, pairs)
         measures["repeats"] = biases.pair_stability(my_pairs)
         measures["ties"] = sum(pair.winner == "tie" for pair in my_pairs) / len(my_pairs)
     if my_ratings:
         measures["distribution"] = biases.distribution(my_ratings)
         measures["verbosity_of_scores"] = biases.verbosity_of_scores(my_ratings, ratings)
-        measures["self_preference_of_scores"] = biases.self_preference_of_scores(judge, my_ratings, ratings)
+        measures["self_preference_of_scores"] = biases.self_preference_of_scores(judge, model, my_ratings, ratings)
         measures["stability"] = biases.stability(my_ratings)
     return measures
 

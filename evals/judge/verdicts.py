@@ -89,10 +89,12 @@ class JudgmentSet:
     """All judgments that a report is about.
 
     Attributes:
+        apart: whether a judge under each protocol counts as a judge of its own: ``name (strict)``.
         failed: judge → reason → number of failed judgments.
         asked: judge → number of judgments, failed ones included.
     """
 
+    apart: bool = False
     ratings: list[Rating] = field(default_factory=list)
     pairs: list[Pair] = field(default_factory=list)
     failed: dict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
@@ -108,7 +110,9 @@ class JudgmentSet:
         if request is None:
             raise MoemixError(f"the folder has no judging: {RESOLVED} is missing", where=str(folder))
         for judge in request.judges:
-            lines = self._counted(read_judgments(journal_path(folder, judge.name, request.mode)))
+            label = f"{judge.name} ({request.protocol})" if self.apart else judge.name
+            read = read_judgments(journal_path(folder, judge.name, request.mode))
+            lines = self._counted({**line, "judge": [label, *line["judge"][1:]]} for line in read)
             if request.mode == "pairwise":
                 self.pairs += [_pair(*games) for games in match_games(lines) if not any(g["reason"] for g in games)]
             else:

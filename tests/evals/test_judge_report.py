@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from fake_judge import FakeJudge
-from small_judgings import answer_file, bench_file, judged, write_lines
+from small_judgings import answer_file, bench_file, judged, template_file, write_lines
 
 from evals.judge.biases import stability
 from evals.judge.report import as_text, length_controlled, make_report, win_rate
@@ -228,3 +228,18 @@ def test_the_command_says_it_in_words_and_in_json(panel):
     assert set(json.loads(made.output)["judges"]) == set(JUDGES)
     missing = CliRunner().invoke(cli, ["judge", "report", str(panel)])
     assert missing.exit_code != 0
+
+
+def test_a_judge_under_two_protocols_counts_twice(tmp_path):
+    bench_file(tmp_path)
+    answer_file(tmp_path)
+    prompts = template_file(tmp_path)
+    with FakeJudge(lambda payload, _: "[[5]]" if "system of" in str(payload) else "[[8]]") as judge:
+        judged(tmp_path, judge.url, out=tmp_path / "strict")
+        judged(tmp_path, judge.url, out=tmp_path / "faithful", protocol="faithful", judge_prompts=prompts)
+    both = make_report([tmp_path / "strict", tmp_path / "faithful"], None)["judges"]
+    assert {name: measures["judgments"] for name, measures in both.items()} == {
+        "fake (strict)": 12,
+        "fake (faithful)": 12,
+    }
+    assert set(make_report([tmp_path / "strict"], None)["judges"]) == {"fake"}
