@@ -14,7 +14,7 @@ from evals.runner import evaluate, request_for
 from harness.records import EvalSummary
 from harness.requests import EvalJobRequest
 
-REQUESTS = 24 * 3 + 24  # of the mini suite: three choices to a question, and one text
+REQUESTS = 24 * 3 + 24 + 24  # of the mini suite: three choices to a question, one text, and its gold answer
 
 
 def run(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from harness.errors import MoemixError, nearest
+from harness.errors import MoemixError, StageError, nearest
 
 if TYPE_CHECKING:
     from trainers.mixing import MixingStrategy
@@ -69,7 +69,7 @@ def simulate(
     for label, reason in found.failed.items():
         click.echo(f"warning: `{label}` could not be simulated: {reason}", err=True)
     if not found.strategies:
-        raise MoemixError("no strategy could be simulated", hint="; ".join(found.failed.values()))
+        raise StageError("no strategy could be simulated", hint="; ".join(found.failed.values()))
     found.write(out / "simulation.json")
     draw(found, out / "simulation.png")
     click.echo(table(found))
