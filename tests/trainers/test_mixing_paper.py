@@ -37,8 +37,9 @@ def test_ref_loss_reproduces_every_published_update(published):
         sources = Sources(some_sources(count).names, np.ones(count, np.int64), reference=reference)
         rule = load_strategy("ref_loss", eta=case["eta"], c=case["c"])
         state = rule.init(sources)
+        state = rule.start(state, seen(reference_loss=np.array(case["ref"])))
         state = type(state)(np.array(case["weights"]), state.memory)
-        new = rule.update(state, seen(train_loss=np.array(case["loss"])))
+        new = rule.update(state, seen(probe_loss=np.array(case["loss"])))
         assert np.abs(new.weights - case["new"]).max() < 1e-12
 
 
@@ -46,9 +47,10 @@ def test_ref_loss_keeps_the_last_known_loss_of_a_source_that_was_not_seen():
     reference = Reference(np.full(3, 1 / 3), np.array([1.0, 1.0, 1.0]))
     rule = load_strategy("ref_loss")
     state = rule.init(Sources(("a", "b", "c"), np.ones(3, np.int64), reference=reference))
-    state = rule.update(state, seen(train_loss=np.array([2.0, 1.0, 1.5])))
-    unseen = rule.update(state, seen(train_loss=np.array([np.nan, 1.0, 1.5])))
-    assert np.array_equal(unseen.weights, rule.update(state, seen(train_loss=np.array([2.0, 1.0, 1.5]))).weights)
+    state = rule.start(state, seen(reference_loss=np.ones(3)))
+    state = rule.update(state, seen(probe_loss=np.array([2.0, 1.0, 1.5])))
+    unseen = rule.update(state, seen(probe_loss=np.array([np.nan, 1.0, 1.5])))
+    assert np.array_equal(unseen.weights, rule.update(state, seen(probe_loss=np.array([2.0, 1.0, 1.5]))).weights)
 
 
 def test_inverse_gives_the_kth_smallest_distance_to_the_source_with_the_kth_largest():
@@ -131,7 +133,9 @@ def test_dynamic_starts_from_any_weights(tables, given):
     rule = load_strategy("dynamic", initial=initial)
     state = rule.init(Sources(names, np.ones(4, np.int64)))
     np.testing.assert_allclose(state.weights, [published[name] for name in names], rtol=1e-6)
-    moved = rule.update(state, Observation(1, names, np.zeros(4, np.int64), np.zeros(4, np.int64), LOAD[:, None]))
+    moved = rule.update(
+        state, Observation(1, names, np.zeros(4, np.int64), np.zeros(4, np.int64), gate_load=LOAD[:, None])
+    )
     plain = load_strategy("dynamic").update(state, observed(LOAD))
     assert np.array_equal(moved.weights, plain.weights)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import subprocess
 import sys
 import time
@@ -325,7 +326,7 @@ def test_a_strategy_that_fails_is_named_and_harms_no_other(tmp_path: Path):
     names = [f"{tmp_path / 'broken.py'}:{name}" for name in ("Broken", "Blind")]
     done = run("uniform", *names, "--steps", "200", out=tmp_path)
     assert done.exit_code == 0
-    assert "`Broken` could not be simulated: ZeroDivisionError" in done.stderr
+    assert re.search("`Broken` could not be simulated: .*ZeroDivisionError", done.stderr)
     assert "`Blind` could not be simulated: unknown signal 'router_moods'" in done.stderr
     record = Simulation.read(tmp_path / "simulation.json")
     assert [each.label for each in record.strategies] == ["uniform"]

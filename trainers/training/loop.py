@@ -20,6 +20,7 @@ from typing import cast
 import numpy as np
 import torch
 from torch import nn
+from torch.distributed.fsdp import FSDPModule
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from harness.errors import StageError
@@ -283,6 +284,9 @@ class _Loop:
     def _measure_held_out(self) -> None:
         for record in self.held_out.measure(self.step):
             self._append(HELD_OUT, record)
+        for module in self.losses.modules():
+            if isinstance(module, FSDPModule):
+                module.reshard()  # after a forward pass without a backward one, the whole weights would stay
 
     def _append(self, name: str, record: StepMetrics | MixtureUpdate | HeldOutLosses) -> None:
         if self.ranks.first:

@@ -61,7 +61,7 @@ class Mixture:
         self._at_start = at_start
         self._interval = (strategy.interval(sources) or interval) if strategy.updates else 0
         self._state = guarded(len(sources.names), strategy.init, sources)
-        self._warned = False
+        self._warned = self._warned_of_corner = False
         self.history: list[tuple[int, NDArray[np.float64]]] = []
         self.since_update = Tally.empty(len(sources.names))
         self.seconds = 0.0
@@ -149,7 +149,7 @@ class Mixture:
         regime = None
         if isinstance(self._strategy, Dynamic):
             regime = self._strategy.regime(state, self._state)
-            if regime is not None and regime.corner and not self._warned:
+            if regime is not None and regime.corner and not self._warned_of_corner:
                 self._warn_of_corner(regime, self._strategy.eta)
         self._warn_if_dominated()
         traced = {field: signals[field].trace(array) for field, array in observed.items()}
@@ -170,7 +170,12 @@ class Mixture:
     def facts(self) -> dict[str, object]:
         """Return everything else that must survive a restart, as JSON."""
         history = [(draw, weights.tolist()) for draw, weights in self.history]
-        return {"history": history, "seconds": self.seconds, "warned": self._warned}
+        return {
+            "history": history,
+            "seconds": self.seconds,
+            "warned": self._warned,
+            "warned_of_corner": self._warned_of_corner,
+        }
 
     def restore(self, arrays: Mapping[str, np.ndarray], facts: Mapping[str, Any]) -> None:
         """Restore the result of :meth:`arrays` and :meth:`facts`."""
@@ -180,6 +185,7 @@ class Mixture:
             signal.restore(below(f"signal/{field}", arrays))
         self.history = [(draw, np.array(weights)) for draw, weights in facts["history"]]
         self.seconds, self._warned = facts["seconds"], facts["warned"]
+        self._warned_of_corner = facts.get("warned_of_corner", False)
 
     def _enact(self, state: MixtureState, draw: int) -> None:
         """Put the first rank's weights in force from a draw on."""
@@ -195,7 +201,7 @@ class Mixture:
 
     def _warn_of_corner(self, regime: Regime, eta: float) -> None:
         """Warn once in a run that the weights are on their way to one source, whatever the sources are."""
-        self._warned = True
+        self._warned_of_corner = True
         if self._ranks.first:
             settles, names = regime.settles, self._sources.names
             logger.warning(
