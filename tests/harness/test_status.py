@@ -38,7 +38,7 @@ def job_of(run, name: str, after: tuple[str, ...] = ()):
 
 
 def plan_of(root: Path, *jobs) -> Plan:
-    return Plan(load_recipe("quickstart"), Store(root), None, tuple(jobs), ())
+    return Plan(load_recipe("quickstart", ["executor.jobs=1"]), Store(root), None, tuple(jobs), ())
 
 
 def test_every_state_is_told_with_its_reason(bench, tmp_path):
@@ -97,4 +97,4 @@ def test_a_recipe_that_was_never_started_waits_as_a_whole(tmp_path):
     shown = subprocess.run(command, capture_output=True, text=True)
     assert shown.returncode == 0, shown.stderr
     assert "for: make model tiny" in shown.stdout
-    assert shown.stdout.splitlines()[-1] == "13 waiting"  # the model; of four strategies training, scores and verdicts
+    assert shown.stdout.splitlines()[-1] == "31 waiting"  # the model; of ten runs training, scores and verdicts

@@ -423,7 +423,7 @@ def pinned(part: Part, root: Path | None) -> Part:
         return part
     if datasets.config.HF_HUB_OFFLINE:
         return part
-    from httpx import HTTPError
+    from httpx2 import HTTPError
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError
 
