@@ -10,7 +10,7 @@ PYTEST_ARGS ?=
 BENCH ?=
 BENCH_ARGS ?=
 
-.PHONY: help install install-serve sandbox browser quickstart paper-mini test check bench format clean
+.PHONY: help install install-serve sandbox browser quickstart paper-mini test test-all check bench format clean
 
 help:
 	@grep -E '^# make|^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/ —/; s/^# //'
@@ -58,6 +58,9 @@ paper-mini: install ## make every run of the paper's tables in the quickstart's 
 
 test: install-serve browser $(VENV)/.formats $(VENV)/.tracking ## run all tests, with a real vLLM server and a browser
 	$(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
+
+test-all: ## run also the tests that take many minutes: every architecture, every suite's oracle, the pages from a wheel
+	MOEMIX_ALL_TESTS=1 $(MAKE) test
 
 check: install ## run the checks of CI other than tests: lint, format, types, import contracts
 	$(BIN)/ruff check .

@@ -18,10 +18,18 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 # Minutes each: begun last, one of them would be waited for alone.
 LONG = ("test_end_to_end.py", "test_slurm.py", "test_vllm.py", "test_architectures.py", "test_proposals.py")
 
+# Some minutes each, on top of what every commit is tested with: `make test-all` runs them.
+THOROUGH = ("test_architectures.py", "test_first_hour.py", "test_oracle.py")
+
 SHARED = Path(__file__).parents[2] / "shared"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if "MOEMIX_ALL_TESTS" not in os.environ:
+        skip = pytest.mark.skip(reason="takes minutes; `make test-all` (MOEMIX_ALL_TESTS=1) runs it")
+        for item in items:
+            if item.path.name in THOROUGH:
+                item.add_marker(skip)
     items.sort(key=lambda item: LONG.index(item.path.name) if item.path.name in LONG else len(LONG))
 
 

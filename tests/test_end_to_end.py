@@ -87,7 +87,7 @@ def test_every_run_holds_its_records(finished):
 
 def test_judging_is_a_stage_of_the_recipe_and_a_column_of_its_table(finished):
     store, _ = finished
-    settings = [*SMALL[:3], SMALL[3], "judging.limit=1", "judging.max_tokens=8", "strategies=[uniform, dynamic]"]
+    settings = [*SMALL[:4], "seeds=[0]", "judging.limit=1", "judging.max_tokens=8", "strategies=[uniform, dynamic]"]
     process = moemix("bench", "quickstart", store=store, settings=settings)
     assert process.returncode == 0, process.stderr
     assert "judge dynamic on quickstart: done" in process.stderr
