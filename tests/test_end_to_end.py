@@ -20,9 +20,9 @@ SMALL = [
     "training.steps=6",
     "mixing.interval=2",
     "evaluation.limit=4",
+    "seeds=[0]",
     "judging.benches=[]",
     "strategies=[none, uniform, dynamic]",
-    "seeds=[0]",
 ]
 
 
