@@ -216,6 +216,7 @@ class HeldOutLosses(Strict):
     nats: tuple[float, ...] = Field(description="sum of the losses of the target tokens")
     targets: tuple[int, ...] = Field(description="number of target tokens")
     bytes: tuple[int, ...] = Field(description="length of the targets' text in UTF-8")
+    seconds: float = Field(0.0, description="what the measurement took")
 
 
 class StepMetrics(Strict):

@@ -19,7 +19,7 @@ from harness.statistics.estimates import estimate
 from harness.store import Run
 from leaderboards.contamination import footnote
 from leaderboards.differences import Pair, compare_pairs, mark_best, parts, show_differences
-from leaderboards.held_out import MEAN
+from leaderboards.measures import MEAN
 from leaderboards.members import View, conditions, open_member, rows_by_model, unlike
 from leaderboards.scores import TaskScores
 from leaderboards.table import Cell, Comparison, Heading, Row, Table, Tested

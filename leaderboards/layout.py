@@ -183,7 +183,7 @@ def _reading(table: Table) -> list[str]:
     if any(not math.isnan(column.detectable) for column in table.columns):
         notes.append(
             "Detectable difference: the true difference that such a comparison finds with 80 % power after correction"
-            " (median over rows); smaller ones are likely to be missed."
+            " (with three seeds, about 70 %; median over rows); smaller ones are likely to be missed."
         )
     scores = [cell.score for row in table.rows for cell in row.cells.values() if cell.score]
     if any(score.se == 0 for score in scores):

@@ -11,9 +11,8 @@ from harness.errors import MoemixError
 from harness.files import hash_value
 from harness.records import EvalSummary, RunConfig, RunManifest
 from harness.store import Run
-from leaderboards.continuous import continuous_forms
-from leaderboards.held_out import with_held_out
 from leaderboards.judged import with_judging
+from leaderboards.measures import continuous_forms, with_held_out
 from leaderboards.scores import Evaluation
 from leaderboards.table import Member, Row
 

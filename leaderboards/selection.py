@@ -13,7 +13,7 @@ from harness.records import RunConfig
 from harness.requests import eval_request
 from harness.store import Run
 from leaderboards.comparison import compare
-from leaderboards.continuous import FILE as CONTINUOUS
+from leaderboards.measures import CONTINUOUS
 from leaderboards.members import View
 from leaderboards.table import Comparison
 

@@ -195,7 +195,7 @@ def test_a_limit_of_requests_without_retry_after_loses_nothing(monkeypatch):
             window.append(time.monotonic())
         return GOOD
 
-    monkeypatch.setattr(client_module, "PATIENCE", 10.0)
+    monkeypatch.setattr(client_module, "PATIENCE", 60.0)
     with Server(limited) as server:
         client = Client(server.url, attempts=1)
         with as_answered(range(32), lambda *_: complete(client), concurrency=16) as answered:

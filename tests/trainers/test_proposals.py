@@ -251,7 +251,7 @@ def test_proxies_are_trained_measured_and_fitted_and_a_killed_proposal_goes_on(r
     assert [proxy.weights["sums"] for proxy in proposal.proxies] == proxy_mixes(np.full(2, 0.5), 4, 0)[:, 0].tolist()
     for proxy in proposal.proxies:
         assert proxy.measured == pytest.approx(np.mean(list(proxy.losses.values())))
-        assert (store / proxy.run / "held_out.json").is_file()
+        assert (store / proxy.run / "held_out.jsonl").is_file()
     assert proposal.at_prior == proposal.proxies[0].measured
     assert (proposal.cost.examples, proposal.cost.steps) == (4 * 8 * 16, 4 * 8)
     assert proposal.cost.of_a_run == pytest.approx(4 * 8 / 40)
@@ -283,7 +283,7 @@ def test_a_strategy_file_that_is_none_is_told(recipe: Path, tmp_path: Path):
         (tmp_path / "row.yaml").write_text(text)
         with pytest.raises(MoemixError, match=message):
             load_recipe(str(recipe), [f"strategies=[{tmp_path / 'row.yaml'}]"])
-    with pytest.raises(MoemixError, match="the strategy file does not exist"):
+    with pytest.raises(MoemixError, match=r"nowhere\.yaml: the file does not exist"):
         load_recipe(str(recipe), ["strategies=[nowhere.yaml]"])
 
 

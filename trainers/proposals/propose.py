@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -16,16 +16,15 @@ from harness.errors import MoemixError, StageError, nearest, unknown
 from harness.files import hash_value, write_text
 from harness.jobs import PlannedRun
 from harness.plan import build
-from harness.progress import progress
 from harness.provenance import provenance
 from harness.recipe import Evaluation, Recipe, Strategy
-from harness.records import RunManifest
-from harness.store import Store
+from harness.records import HeldOutLosses, RunManifest
+from harness.store import Run, Store
 from trainers.figures import write_png
 from trainers.mixing.base import Floats
 from trainers.mixing.simplex import even, normalised
 from trainers.proposals.laws import Law, fewest_runs, folds, proxy_mixes
-from trainers.proposals.records import Fit, HeldOut, Proposal, ProposalCost, ProxyRun
+from trainers.proposals.records import Fit, Proposal, ProposalCost, ProxyRun
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -90,11 +89,7 @@ def propose(law: type[Law], request: Request, store: Store, data_root: Path | No
     if outcome.failed:
         job, reason = next(iter(outcome.failed.items()))
         raise StageError(f"{len(outcome.failed)} proxies failed; {job}: {reason}")
-    from trainers.proposals.held_out import held_out
-
-    with progress("held-out losses", len(plan.runs)) as bar:
-        measured = held_out([planned.run for planned in plan.runs], bar.advance)
-    proposal = _proposal(law, request, prior, target, plan.runs, measured, store.root)
+    proposal = _proposal(law, request, prior, target, plan.runs, store.root)
     identity = {"runs": [proxy.run for proxy in proposal.proxies], "target": proposal.target, "seed": request.seed}
     name = f"{law.name}-{request.proxies}-{hash_value(identity)[:8]}"
     folder = out or store.root / PROXIES / request.recipe.name / name
@@ -153,16 +148,14 @@ def _proposal(
     prior: Floats,
     target: Floats,
     runs: Sequence[PlannedRun],
-    measured: Sequence[HeldOut],
     store: Path,
 ) -> Proposal:
     names = sorted(source.name for source in request.recipe.data.sources)
     manifests = [planned.run.manifest for planned in runs]
     weights_of = [cast("dict[str, float]", m.config.strategy.options["weights"]) for m in manifests]
     mixes = np.array([[weights[name] for name in names] for weights in weights_of])
-    losses = np.array([[each.losses[name] for name in names] for each in measured])
-    if not np.isfinite(losses).all():
-        raise StageError("a proxy's held-out loss is not finite", hint="see held_out.json in its folder")
+    measured = [planned.run.final_losses() for planned in runs]
+    losses = np.array([_mean_losses(planned.run, names) for planned in runs])
     started = time.perf_counter()
     fitted = law.fit(mixes, losses, target, request.seed)
     weights = fitted.best(prior, request.seed)
@@ -188,14 +181,30 @@ def _proposal(
             ProxyRun(
                 run=str(planned.run.folder.relative_to(store)),
                 weights=_named(names, mix),
-                losses=each.losses,
+                losses=_named(names, each),
                 measured=float(target),
                 predicted=float(predicted),
             )
-            for planned, mix, each, target, predicted in zip(runs, mixes, measured, targets, predicted, strict=True)
+            for planned, mix, each, target, predicted in zip(runs, mixes, losses, targets, predicted, strict=True)
         ),
         provenance=provenance(),
     )
+
+
+def _mean_losses(run: Run, names: Sequence[str]) -> list[float]:
+    """Return the final mean loss per target token of a run on the held-out examples of each source.
+
+    Raises:
+        StageError: the run did not measure a source, or a loss is not a finite number.
+    """
+    sets = run.final_losses()
+    if absent := [name for name in names if name not in sets]:
+        hint = "remove the run's folder, so that it is trained again"
+        raise StageError(f"the held-out loss of source {absent[0]} was not measured", where=str(run.folder), hint=hint)
+    means = [sum(sets[name].nats) / sum(sets[name].targets) for name in names]
+    if not np.isfinite(means).all():
+        raise StageError("a proxy's held-out loss is not finite", where=str(run.held_out))
+    return means
 
 
 def cross_validated(law: type[Law], mixes: Floats, losses: Floats, target: Floats, seed: int) -> Floats:
@@ -224,7 +233,10 @@ def quality(predicted: Floats, measured: Floats) -> Fit:
 
 
 def _cost(
-    manifests: Sequence[RunManifest], measured: Sequence[HeldOut], fit_seconds: float, run_examples: int
+    manifests: Sequence[RunManifest],
+    measured: Sequence[Mapping[str, HeldOutLosses]],
+    fit_seconds: float,
+    run_examples: int,
 ) -> ProposalCost:
     results = [manifest.result for manifest in manifests if manifest.result is not None]
     examples = sum(result.examples for result in results)
@@ -234,7 +246,7 @@ def _cost(
         examples=examples,
         tokens=sum(result.tokens for result in results),
         train_seconds=sum(result.seconds for result in results),
-        measure_seconds=sum(each.seconds for each in measured),
+        measure_seconds=sum(losses.seconds for sets in measured for losses in sets.values()),
         fit_seconds=fit_seconds,
         of_a_run=examples / run_examples,
     )

@@ -8,15 +8,6 @@ from harness.records import Provenance, Record
 from harness.schema import Strict
 
 
-class HeldOut(Record):
-    """``held_out.json`` of a run: the losses of its checkpoint on the held-out examples of its sources."""
-
-    checkpoint_hash: str
-    losses: dict[str, float] = Field(description="mean loss per target token of each source")
-    seconds: float
-    provenance: Provenance
-
-
 class ProxyRun(Strict):
     """One run that a proposal was fitted on."""
 

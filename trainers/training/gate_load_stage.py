@@ -17,16 +17,15 @@ from harness.records import GateLoads
 from harness.samples import read_samples
 from harness.store import Run, checkpoint_hash, exclusive
 from trainers.data import Example
-from trainers.data.batches import Layout, pad_id
+from trainers.data.batches import pad_id
 from trainers.data.sources import run_sources
 from trainers.models.checkpoints import load_checkpoint
 from trainers.models.loss import TargetLosses
-from trainers.models.packing import prepare_packing
 from trainers.models.routers import RouterObserver
 from trainers.signals.gate_load import count_routed
+from trainers.training.held_out import measuring_layout
 
 Group = tuple[str, Literal["source", "benchmark"], list[Example]]
-ROWS_PER_FORWARD = 8
 
 
 def measure_gate_load(run: Run, out: Path, *, examples: int, benchmarks: bool) -> GateLoads:
@@ -74,12 +73,7 @@ def count(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, groups: list[Group], max_length: int
 ) -> NDArray[np.int64]:
     """Return i64[K, L, E], tokens of each group by layer and expert, in evaluation mode (no gate noise)."""
-    try:
-        prepare_packing(model, max_length)
-        packed = True
-    except MoemixError:
-        packed = False  # the model does not keep packed examples apart, so each gets its own row
-    layout = Layout(max_length, packed, ROWS_PER_FORWARD, pad_id(tokenizer))
+    layout = measuring_layout(model, max_length, pad_id(tokenizer))
     examples = [example for _, _, members in groups for example in members]
     group_ids = [k for k, (_, _, members) in enumerate(groups) for _ in members]
     lengths = np.array([len(example.input_ids) for example in examples], dtype=np.int64)

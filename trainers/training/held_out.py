@@ -7,27 +7,47 @@ probe examples of the run's sources, and the recipe's ``held_out``. Losses of tw
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from harness.errors import MoemixError
 from harness.records import HeldOutLosses
 from trainers.data import TokenSource
 from trainers.data.batches import Layout
 from trainers.data.sources import TokenSplit
 from trainers.models.loss import TargetLosses
+from trainers.models.packing import prepare_packing
 from trainers.parallel.base import Ranks
 from trainers.signals.base import evaluating
 
 FILE = "held_out.jsonl"
+ROWS_PER_FORWARD = 8
 
 
 def held_out_sets(sources: Sequence[TokenSource], further: Sequence[TokenSource]) -> dict[str, TokenSplit]:
     """Return the examples to measure by name: the probe examples of each source, and all of a set that has none."""
     sets = {source.name: source.probe for source in sources if len(source.probe)}
     return sets | {source.name: source.probe if len(source.probe) else source.train for source in further}
+
+
+def measuring_layout(model: PreTrainedModel, max_length: int, padding: int) -> Layout:
+    """Return how to lay out examples for a model that is not trained: packed, if it keeps packed examples apart.
+
+    Args:
+        model: the model, changed in place so that packed examples are computed as single ones.
+        max_length: tokens in a row.
+        padding: the token in padded positions.
+    """
+    try:
+        prepare_packing(model, max_length)
+        packed = True
+    except MoemixError:
+        packed = False
+    return Layout(max_length, packed, ROWS_PER_FORWARD, padding)
 
 
 class HeldOut:
@@ -57,7 +77,7 @@ class HeldOut:
         device = self._losses.model.device
         found = []
         for name, examples in self._sets.items():
-            count = len(examples)
+            started, count = time.perf_counter(), len(examples)
             lengths = np.array([len(example.input_ids) for example in examples], dtype=np.int64)
             forwards = self._layout.forwards(lengths)
             sums_2n = np.zeros((2, count))
@@ -79,6 +99,7 @@ class HeldOut:
                     nats=tuple(total_n.tolist()),
                     targets=tuple(int(n) for n in targets_n),
                     bytes=tuple(len(text.encode()) for text in texts),
+                    seconds=time.perf_counter() - started,
                 )
             )
         return found

@@ -14,22 +14,20 @@ from harness.errors import MoemixError, StageError
 from harness.files import whole_directory, write_text
 from harness.records import TrainResult
 from harness.store import Run, Store, checkpoint_hash, exclusive, stage
-from trainers.data.batches import Layout, pad_id
+from trainers.data.batches import pad_id
 from trainers.data.sources import run_sources
 from trainers.mixing import MixingStrategy, Reference, load_strategy
 from trainers.models.checkpoints import load_checkpoint
 from trainers.models.loss import TargetLosses
-from trainers.models.packing import prepare_packing
 from trainers.parallel import connect
 from trainers.parallel.base import Ranks
 from trainers.signals import Resources
 from trainers.tracking import Tracker, tracked
 from trainers.training.held_out import FILE as HELD_OUT
-from trainers.training.held_out import HeldOut, held_out_sets
+from trainers.training.held_out import HeldOut, held_out_sets, measuring_layout
 from trainers.training.loop import FitRequest, fit
 from trainers.training.state import States, writing
 
-ROWS = 8  # in a forward pass over held-out examples
 logger = logging.getLogger("moemix.trainers")
 
 
@@ -146,12 +144,7 @@ def _untrained(run: Run, base: Path) -> TrainResult:
     if config.held_out or any(source.probe_examples for source in config.sources):
         model, tokenizer = load_checkpoint(str(base))
         sets = held_out_sets(run_sources(run, tokenizer), run_sources(run, tokenizer, config.held_out))
-        try:
-            prepare_packing(model)
-            packed = True
-        except MoemixError:
-            packed = False  # the model lets packed examples see each other, so each gets its own row
-        layout = Layout(config.training.max_length, packed, ROWS, pad_id(tokenizer))
+        layout = measuring_layout(model, config.training.max_length, pad_id(tokenizer))
         measured = HeldOut(TargetLosses(model), sets, layout, Ranks(1, 0, model.device), tokenizer).measure(0)
         write_text(run.folder / HELD_OUT, "".join(record.model_dump_json() + "\n" for record in measured))
     names = sorted(source.name for source in config.sources)
