@@ -8,7 +8,7 @@ import sys
 
 import pytest
 from click.testing import CliRunner
-from small_evaluations import samples, stored
+from small_evaluations import REQUESTS, samples, stored
 from tiny_checkpoint import make_checkpoint
 
 from evals.runner import evaluate, request_for
@@ -145,7 +145,7 @@ evaluate(EvalJobRequest(config=request, checkpoint=Path({str(checkpoint)!r}), ou
     summary = evaluated(checkpoint, request(mini_suite), folder)
     rows = stored(responses)
     assert before.items() <= rows.items()
-    assert len(rows) == 24 * 3 + 24
+    assert len(rows) == REQUESTS
     finished = EvalSummary.read(out / "summary.json")
     assert summary.columns == finished.columns
     assert summary.results == finished.results

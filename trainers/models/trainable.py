@@ -54,7 +54,17 @@ def freeze(model: nn.Module, which: Frozen, weight_decay: float = 0.0) -> None:
         raise MoemixError(f"{type(model).__name__} has no parameters to freeze", where=f"training.freeze={which}")
 
 
-class _GateHalf(NamedTuple):
+def gate_halves(model: nn.Module, which: Frozen) -> dict[str, GateHalf]:
+    """Return what freezes the gate half of each trained tensor that holds gate and up projections, by its name."""
+    found = {
+        name: _gate_half(model, name)
+        for name, parameter in model.named_parameters()
+        if parameter.requires_grad and is_frozen(name, which)
+    }
+    return {name: half for name, half in found.items() if half}
+
+
+class GateHalf(NamedTuple):
     """A gradient hook that leaves the gate projections in ``gate_up_proj`` as they are."""
 
     axis: int
@@ -69,7 +79,7 @@ class _GateHalf(NamedTuple):
         return kept
 
 
-def _gate_half(model: nn.Module, name: str) -> _GateHalf | None:
+def _gate_half(model: nn.Module, name: str) -> GateHalf | None:
     """Return what freezes the gate half of a tensor that holds gate and up projections; None for any other."""
     path, _, last = name.removesuffix(".weight").removesuffix(".bias").rpartition(".")
     if "gate_up_proj" not in last:
@@ -77,12 +87,12 @@ def _gate_half(model: nn.Module, name: str) -> _GateHalf | None:
     module, parameter = model.get_submodule(path), model.get_parameter(name)
     interleaved = not getattr(module, "is_concatenated", True)
     if last.endswith("_bias") or name.endswith(".bias"):
-        return _GateHalf(parameter.ndim - 1, interleaved)
+        return GateHalf(parameter.ndim - 1, interleaved)
     if parameter.ndim == 2:
-        return _GateHalf(0, interleaved)
+        return GateHalf(0, interleaved)
     down = cast("Tensor", module.down_proj).shape  # [E, H, I], or [E, I, H] where matrices are transposed
     transposed = getattr(module, "is_transposed", parameter.shape[2] == 2 * down[1])
-    return _GateHalf(2 if transposed else 1, interleaved)
+    return GateHalf(2 if transposed else 1, interleaved)
 
 
 def fixed_biases(model: nn.Module) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Set
+from collections.abc import Callable, Mapping, Set
 from contextlib import AbstractContextManager, nullcontext
 from typing import ClassVar, TypeVar
 
@@ -89,6 +89,8 @@ class Parallel:
         self._accelerator = accelerator
         self.device: torch.device = accelerator.device
         self.ranks = Ranks(accelerator.num_processes, accelerator.process_index, accelerator.device)
+        self.partly_frozen: Mapping[str, Callable[[Tensor], Tensor]] = {}
+        """By parameter, what takes the frozen part out of its whole gradient; it is a hook of the parameter already."""
 
     def check_signals(self, sights: Set[str]) -> None:
         """Check that the signals of a strategy, which must see these things, can be measured.

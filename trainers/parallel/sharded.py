@@ -33,9 +33,14 @@ class Sharded(Parallel):
         super().__init__(accelerator)
         self._mesh = init_device_mesh(self.device.type, (self.ranks.count,))
         self._kinds: list[tuple[nn.Module, type[nn.Module]]] = []
+        self._masks: list[tuple[nn.Parameter, Tensor]] = []
 
     def prepare(self, losses: nn.Module, model: nn.Module, training: Training) -> tuple[nn.Module, Optimizer]:
         """Shard the model by layer, and make an optimizer of the shards."""
+        halves = {
+            name: half(torch.ones_like(model.get_parameter(name), requires_grad=False))
+            for name, half in self.partly_frozen.items()
+        }
         for module in (*_layers(model), losses):
             self._kinds.append((module, type(module)))
             fully_shard(module, mesh=self._mesh)
@@ -46,6 +51,10 @@ class Sharded(Parallel):
                 f"{len(whole)} parameters of {type(model).__name__} were not sharded: {whole[0]}, …",
                 where="launcher.strategy=fsdp2",
             )
+        # FSDP2 sets the gradients of shards itself, so hooks of the whole parameters are never called.
+        for name, mask in halves.items():
+            parameter = model.get_parameter(name)
+            self._masks.append((parameter, self._share(mask, parameter)))
         return losses, make_optimizer(model, training)
 
     def accumulate(self, losses: nn.Module, *, last: bool) -> AbstractContextManager[object]:
@@ -57,6 +66,9 @@ class Sharded(Parallel):
         torch.autograd.backward(loss)
 
     def _clip(self, losses: nn.Module, limit: float) -> float:
+        for parameter, mask in self._masks:
+            if parameter.grad is not None:
+                parameter.grad.mul_(mask)
         return float(_whole(torch.nn.utils.clip_grad_norm_(losses.parameters(), limit)))
 
     def tensors(self, model: nn.Module) -> dict[str, Tensor]:

@@ -33,7 +33,7 @@ from trainers.data.batches import GlobalBatch, Layout, Tally, pad_id
 from trainers.mixing import MixingStrategy, Reference, Sources
 from trainers.models.loss import TargetLosses
 from trainers.models.packing import check_rows, prepare_packing
-from trainers.models.trainable import add_adapters, fixed_biases, freeze, merge_adapters, set_gate_noise
+from trainers.models.trainable import add_adapters, fixed_biases, freeze, gate_halves, merge_adapters, set_gate_noise
 from trainers.parallel import parallel
 from trainers.signals import Resources, SignalContext, make_signals, sights
 from trainers.tracking import Tracker
@@ -144,6 +144,7 @@ class _Loop:
         if self.ranks.count > 1:
             with suppress(SourceExhaustedError):
                 self._find_unused(losses)
+        self.parallel.partly_frozen = gate_halves(model, training.freeze)
         self.losses, self.optimizer = self.parallel.prepare(losses, model, training)
 
     # --- the whole run -------------------------------------------------------------------------------
