@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from typing import Literal, NamedTuple, cast
+from dataclasses import dataclass
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -64,7 +65,8 @@ def gate_halves(model: nn.Module, which: Frozen) -> dict[str, GateHalf]:
     return {name: half for name, half in found.items() if half}
 
 
-class GateHalf(NamedTuple):
+@dataclass(frozen=True)
+class GateHalf:
     """A gradient hook that leaves the gate projections in ``gate_up_proj`` as they are."""
 
     axis: int
