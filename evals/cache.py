@@ -48,6 +48,7 @@ class ResponseCache:
     def __init__(self, path: Path | None, identity: dict[str, Any]) -> None:
         self.path = path
         self._identity = hash_value(identity)
+        self._new: list[str] = []
         try:
             if path is not None:
                 path.parent.mkdir(parents=True, exist_ok=True)
@@ -82,6 +83,11 @@ class ResponseCache:
             self._file.execute("INSERT OR IGNORE INTO answers VALUES (?, ?)", (key, json.dumps(answer)))
         except sqlite3.DatabaseError as error:
             raise StageError(f"an answer could not be stored: {error}", where=str(self.path)) from None
+        self._new.append(key)
+
+    def forget_new(self) -> None:
+        """Delete the answers that were stored since the file was opened."""
+        self._file.executemany("DELETE FROM answers WHERE key = ?", [(key,) for key in self._new])
 
     def close(self) -> None:
         """Close the file."""

@@ -162,7 +162,7 @@ class Client:
 
         async def send() -> httpx2.Response:
             patience, full = httpx2.Timeout(timeout, connect=min(CONNECT_SECONDS, timeout)), address
-            full += f"?{self.query}" if self.query else ""
+            full += f"{'&' if '?' in full else '?'}{self.query}" if self.query else ""
             async with asyncio.timeout(timeout):
                 for _ in range(_REDIRECTS):
                     response = await self._http.request(method, full, json=payload, timeout=patience)

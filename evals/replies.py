@@ -60,6 +60,7 @@ class Completion:
         omitted: what the server does not accept, and was left out.
         attempts: how often it was sent.
         seconds: from the first attempt to the reply.
+        fingerprint: of the server's configuration, if it gives one.
     """
 
     choice: Mapping[str, object]
@@ -69,6 +70,7 @@ class Completion:
     omitted: tuple[str, ...] = ()
     attempts: int = 1
     seconds: float = 0.0
+    fingerprint: str | None = None
 
     @property
     def finish_reason(self) -> str | None:
@@ -131,7 +133,12 @@ def completion(body: Mapping[str, Any]) -> Completion:
     counts = usage if isinstance(usage, dict) else {}
     prompt = counts.get("prompt_tokens", counts.get("input_tokens"))
     reply = counts.get("completion_tokens", counts.get("output_tokens"))
-    return Completion(body["choices"][0], Usage(_count(prompt), _count(reply)))
+    fingerprint = body.get("system_fingerprint")
+    return Completion(
+        body["choices"][0],
+        Usage(_count(prompt), _count(reply)),
+        fingerprint=fingerprint if isinstance(fingerprint, str) else None,
+    )
 
 
 def parse_body(text: str, content_type: str) -> object:

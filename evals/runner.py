@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from evals import sandbox
 from evals.cache import open_cache
-from evals.engines.choose import check_engine, open_engine
+from evals.engines.choose import check_engine, check_unchanged, open_engine
 from evals.scores import columns, refused_result, task_results
 from evals.selection import keep_questions
 from evals.suites import Suite, load_suite, suite_hash
@@ -150,6 +150,7 @@ def _evaluate(job: EvalJobRequest, suite: Suite, out: Path, fingerprint: str) ->
             raw = _run_lm_eval(lm, loaded, suite, request, checkpoint, out)
             scores = continuous_scores(lm, loaded.tasks, raw["samples"], chat_template=suite.chat_template)
             write_text(out / CONTINUOUS, "".join(f"{task.model_dump_json()}\n" for task in scores))
+            check_unchanged(engine, cache)
             cache.close()
         results += task_results(raw, _notes(loaded, lm.notes), description)
     summary = EvalSummary(

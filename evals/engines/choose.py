@@ -7,8 +7,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+from evals.cache import ResponseCache
 from evals.engines.engine import Engine
-from harness.errors import MoemixError, unknown
+from harness.errors import MoemixError, StageError, unknown
 
 ENGINES = ("transformers", "vllm")
 DTYPES = ("float32", "bfloat16", "float16")
@@ -61,6 +62,14 @@ def open_engine(
             from evals.engines.url import UrlEngine
 
             yield stack.enter_context(UrlEngine(spec, checkpoint))
+
+
+def check_unchanged(engine: Engine, cache: ResponseCache) -> None:
+    """Refuse the answers of a server that became another one while it was asked, and take them out of the cache."""
+    if change := engine.changed():
+        cache.forget_new()
+        hint = "run the same command again: the server that is there now is asked everything"
+        raise StageError(f"the server changed while it was asked: {change}", hint=hint)
 
 
 @contextmanager

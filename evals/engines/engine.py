@@ -45,6 +45,10 @@ class Engine(ABC):
         ``instead_of_vllm`` says why this is not the engine that was asked for.
         """
 
+    def changed(self) -> str:
+        """Return in words how what answers has changed since :meth:`describe`; empty if it has not."""
+        return ""
+
     @abstractmethod
     def lm(self) -> TemplateLM:
         """Return the engine as a model of lm-eval; usable only inside the ``with`` block."""

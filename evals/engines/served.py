@@ -17,7 +17,7 @@ from harness.files import read_json, write_json
 from harness.progress import LOG_EVERY_SECONDS, duration
 
 START_SECONDS = 1800.0
-REFUSED_SECONDS = 60.0
+REFUSED_SECONDS = 10.0
 _PORT_ATTEMPTS = 3
 _RESTARTS = 1
 logger = logging.getLogger("moemix.evals")
@@ -35,9 +35,8 @@ class ServedProcess:
         command: port → command line.
         environment: the server's environment variables; None for ours.
         folder: where its log and its record are written.
+        key: what it wants to see with a request; None if it takes every request.
     """
-
-    key: str | None = None  # a server of our own needs none
 
     def __init__(
         self,
@@ -47,8 +46,9 @@ class ServedProcess:
         command: Callable[[int], list[str]],
         environment: Mapping[str, str] | None,
         folder: Path,
+        key: str | None = None,
     ) -> None:
-        self.name, self.model, self.url = name, model, ""
+        self.name, self.model, self.url, self.key = name, model, "", key
         self.log, self.record = folder / "server.log", folder / "server.json"
         self._command, self._environment = command, environment
         self._guard: subprocess.Popen[bytes] | None = None
@@ -131,7 +131,7 @@ class ServedProcess:
         Args:
             before: bytes of the log before this start.
         """
-        client = Client(self.url)
+        client = Client(self.url, key=self.key)
         started = logged = time.monotonic()
         while self.alive():
             if self._answers(client):
@@ -160,7 +160,7 @@ class ServedProcess:
         try:
             listing = client.get(f"{client.url}/models", timeout=5.0)
         except RequestError as error:
-            self._refusal = error.detail if error.reason == "denied" else ""
+            self._refusal = error.detail if error.reason in ("denied", "forbidden") else ""
             return False
         models = listing.get("data") if isinstance(listing, dict) else None
         return any(isinstance(model, dict) and model.get("id") == self.model for model in models or ())

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING
 from evals.addresses import api_key
 from evals.client import Client, RequestError
 from evals.engines.engine import Engine, context_length
+from evals.engines.identity import identify, recognise
 from harness.errors import MoemixError, StageError, unknown
+from harness.files import hash_value
 
 if TYPE_CHECKING:
     from evals.engines.completions import CompletionsLM
@@ -26,16 +28,33 @@ class UrlEngine(Engine):
         self.checkpoint = checkpoint
         self.max_length = context_length(checkpoint)
         self.model = ""
-        self.version = "unknown"
         self.key = api_key((KEY_VARIABLE,))
-        self._client = Client(self.url, key=self.key)
+        self._client = Client(self.url, key=self.key, attempts=1)
 
     def start(self) -> None:
-        """Find the checkpoint among the server's models.
+        """Find the checkpoint among the server's models, and ask what else the server says of itself.
 
         Raises:
             MoemixError: no server answers, or it serves another checkpoint.
         """
+        card = self._card()
+        self.model = str(card["id"])
+        length = card.get("max_model_len")
+        self.max_length = min(self.max_length, length if isinstance(length, int) and length else self.max_length)
+        root = Path(str(card.get("root") or ""))
+        local = root != Path() and root.is_dir()
+        if local and root.resolve() != self.checkpoint:
+            raise MoemixError(
+                f"the server serves {root}, not the checkpoint to be evaluated ({self.checkpoint})", where=self.url
+            )
+        if not local:
+            logger.warning("%s: cannot check that its model %r is %s", self.url, self.model, self.checkpoint)
+        self._identity, change = recognise(f"{self.url} {self.model}", identify(self._client, card))
+        if change:
+            logger.warning("%s: the server has changed (%s): its answers are kept apart", self.url, change)
+
+    def _card(self) -> dict[str, object]:
+        """Return the checkpoint's entry in the server's list of models."""
         address = f"{self._client.url}/models"
         try:
             listing = self._client.get(address)
@@ -50,30 +69,22 @@ class UrlEngine(Engine):
         wanted = [name for name in served if name in (str(self.checkpoint), self.checkpoint.name)] or list(served)
         if len(wanted) != 1:
             raise unknown("model on the server", self.checkpoint.name, served, where=self.url)
-        self.model = wanted[0]
-        self.max_length = min(self.max_length, served[self.model].get("max_model_len") or self.max_length)
-        root = Path(str(served[self.model].get("root") or ""))
-        local = root != Path() and root.is_dir()
-        if local and root.resolve() != self.checkpoint:
-            raise MoemixError(
-                f"the server serves {root}, not the checkpoint to be evaluated ({self.checkpoint})", where=self.url
-            )
-        if not local:
-            logger.warning("%s: cannot check that its model %r is %s", self.url, self.model, self.checkpoint)
-        try:
-            version = self._client.get(f"{self._client.url.removesuffix('/v1')}/version")
-            self.version = str(version["version"]) if isinstance(version, dict) else self.version
-        except (RequestError, KeyError):
-            logger.debug("%s does not give its version; only vLLM does", self.url)
+        return served[wanted[0]]
 
     def describe(self) -> dict[str, object]:
         """Return what is known of the server."""
+        facts, likelihoods = self._identity.facts, self._identity.likelihoods
         return {
             "name": "url",
-            "version": self.version,
-            "dtype": "unknown",
+            "version": facts.get("version", "unknown"),
+            "dtype": facts.get("dtype", "unknown"),
             "args": {"url": self.url, "model": self.model, "max_length": self.max_length},
+            "serves": facts | ({"likelihoods": hash_value(likelihoods)[:12]} if likelihoods else {}),
         }
+
+    def changed(self) -> str:
+        """Ask the server again what it serves."""
+        return self._identity.difference(identify(self._client, self._card()))
 
     def lm(self) -> CompletionsLM:
         """Return the server as a model of lm-eval."""

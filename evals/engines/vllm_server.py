@@ -39,12 +39,14 @@ class VllmEngine(Engine):
         self.extra = {name.replace("_", "-"): value for name, value in (arguments or {}).items()}
         self.version, self.cpu = installed_vllm()
         self.max_length = context_length(checkpoint)
+        key = secrets.token_urlsafe()  # its port is open to every user of this machine
         self.server = ServedProcess(
             "vllm",
             model=f"moemix-{secrets.token_hex(4)}",
             command=self._command,
-            environment=self._environment(),
+            environment=self._environment() | {"VLLM_API_KEY": key},
             folder=folder,
+            key=key,
         )
 
     def start(self) -> None:

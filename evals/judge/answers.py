@@ -32,7 +32,7 @@ def answer_bench(
     file, description = out / "answers.jsonl", out / "engine.json"
     if file.is_file() and description.is_file():
         return read_answers(file), read_json(description)
-    from evals.engines.choose import open_engine
+    from evals.engines.choose import check_unchanged, open_engine
 
     with open_engine(str(request.engine), checkpoint, dtype=request.dtype, seed=request.seed, folder=out) as engine:
         described = engine.describe()
@@ -40,6 +40,7 @@ def answer_bench(
         replies = ask(
             questions, engine.lm(), cache, seed=request.seed, max_tokens=request.max_tokens, template=template
         )
+        check_unchanged(engine, cache)
         cache.close()
     write_json(description, described)
     return write_answers(file, model, questions, replies, request.seed), described

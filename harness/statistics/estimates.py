@@ -133,6 +133,8 @@ def weighted_sum(weights: Sequence[float], estimates: Sequence[Estimate]) -> Est
     """Return ``Σ_t a_t · score_t`` of independent one-seed estimates, as :func:`estimate` does from their questions."""
     value = sum(weight * found.value for weight, found in zip(weights, estimates, strict=True))
     question = sum((weight * found.se) ** 2 for weight, found in zip(weights, estimates, strict=True))
+    if math.isnan(question):  # a part has one question alone
+        return Estimate(value, math.nan, math.nan, sum(found.clusters for found in estimates))
     spread = sum((w * found.se) ** 4 / found.dof for w, found in zip(weights, estimates, strict=True) if found.se)
     clusters = sum(found.clusters for found in estimates)
     se, dof = combine(question, spread, math.nan, math.nan, 0)

@@ -124,3 +124,64 @@ def test_a_server_that_ignores_the_letters_is_asked_the_long_way(server, checkpo
     monkeypatch.setattr(server, "complete", unknowing)
     found = served(server, checkpoint).loglikelihood(requests)
     assert [value for value, _ in found] == pytest.approx([value for value, _ in expected], abs=1e-4)
+
+
+def test_what_a_server_says_of_itself_is_recorded(server, checkpoint, mini_suite, tmp_path):
+    config = {"model": "org/tiny", "revision": "3fa2", "dtype": "torch.bfloat16", "quantization": None}
+    server.says = {
+        "/version": {"version": "0.32.0"},
+        "/server_info?config_format=json": {"vllm_config": {"model_config": config}},
+    }
+    engine = run(checkpoint, mini_suite, server.url, tmp_path / "out", limit=1).engine
+    assert (engine["version"], engine["dtype"]) == ("0.32.0", "bfloat16")
+    assert {"root": str(checkpoint), "revision": "3fa2", "model": "org/tiny"}.items() <= engine["serves"].items()
+    assert len(engine["serves"]["likelihoods"]) == 12
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda server, other: server.says.update({"/version": {"version": "2"}}), "version None, now '2'"),
+        (lambda server, other: setattr(server, "model", other), "other log-likelihoods of the same text"),
+    ],
+    ids=["says", "answers"],
+)
+def test_a_changed_server_is_noticed_and_described_otherwise(server, checkpoint, tmp_path, caplog, change, said):
+    """The description is part of the key of each cached answer."""
+    from transformers import AutoModelForCausalLM
+
+    def described():
+        with UrlEngine(server.url, checkpoint) as engine:
+            return engine.describe()
+
+    other, before = AutoModelForCausalLM.from_pretrained(make_checkpoint(tmp_path / "other", seed=1)), server.model
+    first = described()
+    assert described() == first
+    assert "has changed" not in caplog.text
+    change(server, other)
+    changed = described()
+    assert f"the server has changed ({said})" in caplog.text
+    assert changed != first
+    assert described() == changed
+    server.says, server.model = {}, before
+    assert described() == first
+
+
+def test_a_server_that_changes_while_it_is_asked_leaves_no_answer(
+    server, checkpoint, mini_suite, tmp_path, responses, monkeypatch
+):
+    complete = server.complete
+
+    def changing(request):
+        if len(server.asked) == 3:
+            server.says = {"/version": {"version": "2"}}
+        return complete(request)
+
+    monkeypatch.setattr(server, "complete", changing)
+    with pytest.raises(StageError, match="changed while it was asked: version None, now '2'"):
+        run(checkpoint, mini_suite, server.url, tmp_path / "out", limit=2)
+    assert stored(responses) == {}
+    assert not (tmp_path / "out" / "summary.json").exists()
+    asked = len(server.asked)
+    run(checkpoint, mini_suite, server.url, tmp_path / "out", limit=2)
+    assert len(server.asked) == 2 * asked

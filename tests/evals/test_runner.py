@@ -103,6 +103,12 @@ def test_a_limit_takes_the_first_questions_of_each_task(checkpoint, mini_suite, 
     ]
 
 
+def test_one_question_has_a_score_without_an_error(checkpoint, mini_suite, tmp_path):
+    average = evaluated(checkpoint, request(mini_suite, limit=1), tmp_path / "one").columns["average"]
+    assert average.value in (0.0, 0.5, 1.0)
+    assert average.stderr is None
+
+
 def test_a_columns_own_limit_leaves_the_others_alone(checkpoint, mini_suite, tmp_path):
     suite = mini_suite.with_name("limited.yaml")
     suite.write_text(mini_suite.read_text().replace("tasks: [mini_text]", "tasks: [mini_text], limit: 4"))

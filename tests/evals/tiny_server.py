@@ -14,6 +14,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+from evals.engines.identity import PROBE
+
 
 class TinyServer(ThreadingHTTPServer):
     """Serves ``/v1/models`` and ``/v1/completions`` for token-id prompts: greedy, ``echo`` with
@@ -21,7 +23,8 @@ class TinyServer(ThreadingHTTPServer):
 
     Attributes:
         faults: number of a request (from 0) → ``500``, ``drop``, ``garbage``, ``400``, ``forget logprobs``.
-        asked: the prompts of the requests that got an answer.
+        asked: the prompts of the requests that got an answer. The probe of what is served is none of them.
+        says: what it says of itself, by address.
     """
 
     daemon_threads = True
@@ -36,6 +39,7 @@ class TinyServer(ThreadingHTTPServer):
         self.model = AutoModelForCausalLM.from_pretrained(checkpoint).eval()
         self.tokenizer = AutoTokenizer.from_pretrained(checkpoint)
         self.faults: dict[int, str] = {}
+        self.says: dict[str, dict[str, Any]] = {}
         self.asked: list[tuple[int, ...]] = []
         self.count = 0
         self.lock = threading.Lock()
@@ -72,6 +76,9 @@ class _Handler(BaseHTTPRequestHandler):
     server: TinyServer
 
     def do_GET(self) -> None:
+        if self.path in self.server.says:
+            self._send(self.server.says[self.path])
+            return
         if self.path != "/v1/models":
             self.send_error(404)
             return
@@ -89,6 +96,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        if request["prompt"] == PROBE:
+            self._send(self.server.complete(request))
+            return
         with self.server.lock:
             fault = self.server.faults.get(self.server.count)
             self.server.count += 1
