@@ -17,6 +17,7 @@ from pydantic import (
     model_validator,
 )
 
+from harness.chat_templates import chat_template, chat_template_names
 from harness.errors import MoemixError
 from harness.execution import Executor, Launcher, LocalExecutor, Tracking
 from harness.files import read_yaml
@@ -247,6 +248,23 @@ class TinyModel(Named):
     seed: int = 0
 
 
+def _template_text(value: object) -> object:
+    """Return the name of a shipped template as it is, and a file's text, which then is part of the model's identity."""
+    if not isinstance(value, str) or value in chat_template_names():
+        return value
+    try:
+        return chat_template(value)
+    except MoemixError as error:
+        raise ValueError(f"{error.message}; {error.hint or error.where}") from None
+
+
+ChatTemplate = Annotated[
+    str | None,
+    BeforeValidator(_template_text),
+    Field(description="name of a shipped template (docs/data.md), file, or Jinja; null: the checkpoint's own"),
+]
+
+
 class FromDense(Named):
     """Fields of the models that are made from a dense checkpoint."""
 
@@ -256,6 +274,12 @@ class FromDense(Named):
     router_init: Literal["data", "random"] = Field("data", description="data: from hidden states of the sources")
     router_examples: int = Field(32, ge=1, description="examples per source for routers and clusters")
     seed: int = 0
+    chat_template: ChatTemplate = None
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, serialise: SerializerFunctionWrapHandler) -> dict[str, object]:
+        """Leave out the newer field at its default, as :meth:`Part._as_before` does."""
+        return _without_defaults(self, serialise(self), ("chat_template",))
 
     @property
     def reads_sources(self) -> bool:
@@ -292,9 +316,7 @@ class CheckpointModel(Named):
     kind: Literal["checkpoint"]
     source: str = Field(description="a checkpoint folder or a hub id")
     revision: str | None = None
-    chat_template: Literal["vicuna"] | None = Field(
-        None, description="vicuna: version 1.1, as in the paper's runs; null: the checkpoint's own"
-    )
+    chat_template: ChatTemplate = None
 
 
 Model = Annotated[TinyModel | UpcycledModel | SplitModel | CheckpointModel, Field(discriminator="kind")]

@@ -206,10 +206,10 @@ def test_smollm2_upcycles_to_what_it_was(real_data: Path):
 
 
 def test_the_vicuna_template_writes_what_the_papers_runs_read_and_learns_the_answers():
-    from trainers.making.tokenizer import TEMPLATES
+    from harness.chat_templates import chat_template
 
     tokenizer = train_tokenizer((), vocab_size=0, max_length=64)
-    tokenizer.bos_token, tokenizer.chat_template = "<|im_start|>", TEMPLATES["vicuna"]
+    tokenizer.bos_token, tokenizer.chat_template = "<|im_start|>", chat_template("vicuna")
     encoder = Encoder(tokenizer)
     rendered = encoder.render(CONVERSATION[1:])
     assert rendered.text.startswith(

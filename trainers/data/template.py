@@ -21,13 +21,15 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Literal, NamedTuple, cast
+from typing import TYPE_CHECKING, Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
+from harness.chat_templates import chat_template, chat_template_names
 from harness.errors import MoemixError
 from trainers.data.adapters import Conversation, Message, UnusableRowError
+from trainers.data.marks import FIRST_MARK, Field, add_marks, check_answers, folded, shapes, texts_of, whose
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -41,15 +43,14 @@ _GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
 _TODAY = datetime(2024, 7, 26)
 """The date for templates that print today's: tokens must not depend on the day of their creation."""
 
-_MARK, _NAME, _BREAK = 0x100000, 0x10F000, "\U0010fffd"  # first mark, first name of a control token, escape
-_MARKS = re.compile(f"[{chr(_MARK)}-{chr(_NAME - 1)}]")
-_PRIVATE = re.compile(f"[{chr(_MARK)}-{_BREAK}]")
-_THOUGHT = re.compile(r"(\s*(?:<think>)?\s*)(.*?)(\s*</think>\s*)(.*?)\s*", re.DOTALL)
+_NAME, _BREAK = 0x10F000, "\U0010fffd"  # first name of a control token, escape
+_MARKS = re.compile(f"[{chr(FIRST_MARK)}-{chr(_NAME - 1)}]")
+_PRIVATE = re.compile(f"[{chr(FIRST_MARK)}-{_BREAK}]")
 _OPEN_THOUGHT = re.compile(r"<think>\s*$")
 # Tags that answers hold in their own right, special tokens of some tokenizers though they are
 _TAG = re.compile(r"</?[a-z][a-z_]*>")
 _ALWAYS_TAG = re.compile(r"</?(think|thinking|tool_calls?|tool_responses?)>")
-_CALL_ENDS = ("<|eom_id|>", "<|call|>")  # end a turn that calls a tool, and only such a turn
+_CALL_ENDS = ("<|eom_id|>", "<|call|>", "<|observation|>")  # end a turn that calls a tool, and only such a turn
 
 
 @dataclass(frozen=True)
@@ -67,15 +68,6 @@ class Rendered:
     spans: tuple[Span, ...] | None = None
     named: bool = False
     notes: tuple[str, ...] = ()
-
-
-class _Field(NamedTuple):
-    """A text of a message that was marked, where and as what."""
-
-    turn: int
-    kind: Literal["thought", "text", "call", "other"]
-    text: str
-    lead: str = ""  # what the content has before it
 
 
 class Encoder:
@@ -108,12 +100,12 @@ class Encoder:
             return Rendered(content, named=control == "text")
         tools, notes = getattr(content, "tools", ()), list(getattr(content, "notes", ()))
         messages = [turn for turn in content if turn["role"] != "system" or turn["content"].strip()]
-        _check_answers(messages)
-        whole = "\0".join(_texts([messages, tools]))
+        check_answers(messages)
+        whole = "\0".join(texts_of([messages, tools]))
         if _PRIVATE.search(whole):
             raise UnusableRowError("a text has characters of the last private-use plane, which are needed as marks")
         if messages[0]["role"] == "system" and not self._takes_system:
-            messages = _folded(messages)
+            messages = folded(messages)
             notes.append("the system text begins the first user turn, because the chat template has no system turn")
         if control != "tokens" and self._control.search(whole):
             messages, tools = cast("list[Message]", self._escaped(messages)), self._escaped(tools)
@@ -160,12 +152,16 @@ class Encoder:
             raise MoemixError(
                 "the tokenizer has no chat template",
                 where=self._where,
-                hint="give the model one (`chat_template: NAME | FILE`), or use the `text` adapter",
+                hint=f"give the model one, {self._suggestion}; or use the `text` adapter",
             ) from None
 
     @functools.cached_property
-    def _end_tokens(self) -> frozenset[int]:
-        """Return the tokens that end the assistant's last turn and earlier ones, found by rendering a sample."""
+    def end_tokens(self) -> frozenset[int]:
+        """Return the tokens that end the assistant's last turn and earlier ones, found by rendering a sample.
+
+        Raises:
+            MoemixError: there is no chat template, or none of the tokens that end a turn is a special one.
+        """
         turns: list[Message] = [
             {"role": "user", "content": "Which?"},
             {"role": "assistant", "content": "This one."},
@@ -176,12 +172,18 @@ class Encoder:
         try:
             text, _ = self._apply(turns)
         except UnusableRowError:  # a template for single questions
-            return frozenset(ends)
-        answers = [turn["content"] for turn in turns[1::2] if turn["content"] in text]
-        return frozenset(ends | {self._end_after(answer, turns) for answer in answers})
+            text = ""
+        ends |= {self._end_after(turn["content"], turns) for turn in turns[1::2] if turn["content"] in text}
+        if None in ends:
+            raise MoemixError(
+                "the chat template ends the assistant's turn with no special token: a model could not learn to stop",
+                where=self._where,
+                hint=f"give the model another one, {self._suggestion}",
+            )
+        return frozenset(cast("set[int]", ends))
 
-    def _end_after(self, answer: str, messages: list[Message]) -> int:
-        """Return the special token that follows ``answer``, with at most white space before it."""
+    def _end_after(self, answer: str, messages: list[Message]) -> int | None:
+        """Return the special token that follows ``answer``, with at most white space before it; None if none does."""
         try:
             text, _ = self._apply(messages)
         except UnusableRowError as reason:
@@ -193,14 +195,18 @@ class Encoder:
         finish = text.rfind(answer) + len(answer)
         for token, (start, end) in zip(encoding.ids, encoding.offsets, strict=True):
             if start >= finish and text[start:end].strip():
-                if token in added or token in self.tokenizer.all_special_ids:
-                    return int(token)
-                break
-        raise MoemixError(
-            "the chat template ends the assistant's turn with no special token: a model could not learn to stop",
-            where=self._where,
-            hint="give the model another one (`chat_template: NAME | FILE`), with {{ eos_token }} after the assistant's"
-            " content",
+                return int(token) if token in added or token in self.tokenizer.all_special_ids else None
+        return None
+
+    @property
+    def _suggestion(self) -> str:
+        """Return the setting that helps, with the shipped templates that have most of this tokenizer's tokens."""
+        known = [token.content for token in self.tokenizer.added_tokens_decoder.values()]
+        texts = {name: chat_template(name) for name in chat_template_names()}
+        uses = {name: sum(token in text for token in known) for name, text in texts.items()}
+        best = [name for name, count in uses.items() if count == max(uses.values()) > 0] or ["vicuna", "zephyr"]
+        return (
+            f"`chat_template: {' or '.join(best)}` (shipped), a file, or Jinja with {{{{ eos_token }}}} after an answer"
         )
 
     @functools.cached_property
@@ -270,8 +276,8 @@ class Encoder:
     def _locate(self, messages: list[Message], tools: object, notes: list[str]) -> Rendered:
         """Return the rendered conversation with the position of each answer, by the first shape that fits."""
         refused = UnusableRowError("")
-        for shaped in _shapes(messages):
-            marked, fields = _marked(shaped)
+        for shaped in shapes(messages):
+            marked, fields = add_marks(shaped)
             try:
                 text, _ = self._apply(shaped, tools)
                 with_marks, generated = self._apply(marked, tools)
@@ -283,7 +289,7 @@ class Encoder:
     def _read(
         self,
         messages: list[Message],
-        fields: list[_Field],
+        fields: list[Field],
         text: str,
         with_marks: str,
         generated: list[Span],
@@ -295,11 +301,11 @@ class Encoder:
         if "".join(pieces) != text:
             raise UnusableRowError("the chat template alters an assistant turn, or treats marked text differently")
         at: dict[int, int] = {}
-        marks = [ord(mark) - _MARK for mark in _MARKS.findall(with_marks)]
+        marks = [ord(mark) - FIRST_MARK for mark in _MARKS.findall(with_marks)]
         for mark, place in zip(marks, np.cumsum([len(piece) for piece in pieces]).tolist(), strict=False):
             if mark in at:
                 raise UnusableRowError(
-                    f"the chat template prints an {_whose(messages, fields, mark)} turn more than once"
+                    f"the chat template prints an {whose(messages, fields, mark)} turn more than once"
                 )
             at[mark] = place
         if marks != sorted(marks):
@@ -327,7 +333,7 @@ class Encoder:
         return Rendered(text, tuple(spans), notes=tuple(notes))
 
     def _check_whole(
-        self, messages: list[Message], fields: list[_Field], text: str, at: Mapping[int, int]
+        self, messages: list[Message], fields: list[Field], text: str, at: Mapping[int, int]
     ) -> Iterator[str]:
         """Check that every text of a conversation was printed as it is; yield what a template left out on purpose."""
         cut = False
@@ -351,7 +357,7 @@ class Encoder:
         if cut:
             yield "the chat template left out thoughts"
 
-    def _span(self, text: str, fields: list[_Field], mine: list[int], at: Mapping[int, int]) -> Span:
+    def _span(self, text: str, fields: list[Field], mine: list[int], at: Mapping[int, int]) -> Span:
         """Return where the assistant wrote a turn whose texts are the fields ``mine``."""
         first, start, end = fields[mine[0]], at[2 * mine[0]], at[2 * mine[-1] + 1]
         if first.kind == "text":
@@ -379,7 +385,7 @@ class Encoder:
 
     @functools.cached_property
     def _end_texts(self) -> tuple[str, ...]:
-        tokens = {*self._end_tokens, *self._call_ends}
+        tokens = {*self.end_tokens, *self._call_ends}
         return tuple(cast("list[str]", self.tokenizer.convert_ids_to_tokens(sorted(tokens))))
 
     @functools.cached_property
@@ -470,7 +476,7 @@ class Encoder:
         text = rendered.text
         starts, ends = np.array(offsets, np.int64).reshape(-1, 2).T  # neither ever decreases
         targets = np.zeros(len(ids), bool)
-        stops = self._end_tokens | self._call_ends
+        stops = self.end_tokens | self._call_ends
         for start, end in rendered.spans or ():
             first = int(np.searchsorted(ends, start, side="right"))  # the first token that ends after `start`
             # A token that begins before the answer belongs to the answer if it only adds white space (" Hello"), and to
@@ -502,113 +508,3 @@ class Encoder:
         targets = np.ones(len(ids), bool)
         targets[:1] = False
         return np.array(ids, np.int32), targets
-
-
-# --- parts of conversations -------------------------------------------------------------------------
-
-
-def _check_answers(messages: list[Message]) -> None:
-    answers = [turn for turn in messages if turn["role"] == "assistant"]
-    if not answers:
-        raise UnusableRowError("no assistant turn")
-    if not all(turn["content"].strip() or turn.get("tool_calls") for turn in answers):
-        raise UnusableRowError("empty assistant turn")
-    if not any(turn.get("train", True) for turn in answers):
-        raise UnusableRowError("no turn to learn: every assistant turn has weight 0")
-
-
-def _texts(value: object) -> Iterator[str]:
-    """Yield every text in a tree."""
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, Mapping):
-        for item in value.values():
-            yield from _texts(item)
-    elif isinstance(value, list | tuple):
-        for item in value:
-            yield from _texts(item)
-
-
-def _folded(messages: list[Message]) -> list[Message]:
-    """Return the conversation with its system text at the beginning of the first user turn."""
-    system, *rest = messages
-    for i, turn in enumerate(rest):
-        if turn["role"] == "user":
-            rest[i] = {**turn, "content": f"{system['content'].strip()}\n\n{turn['content']}"}
-            return rest
-    raise UnusableRowError("the chat template has no system turn, and there is no user turn to begin with its text")
-
-
-def _shapes(messages: list[Message]) -> Iterator[list[Message]]:
-    """Yield a conversation in the shapes that templates expect of turns that call tools.
-
-    Arguments are an object, or JSON as text; a turn without text has an empty one, or none.
-    """
-    if not any(turn.get("tool_calls") for turn in messages):
-        yield messages
-        return
-    for as_text in (False, True):
-        for blank in ("", None):
-            shaped = []
-            for turn in messages:
-                if calls := turn.get("tool_calls"):
-                    turn = {**turn, "tool_calls": [_call(call, as_text=as_text) for call in calls]}
-                    turn["content"] = turn["content"] if turn["content"].strip() else cast("str", blank)
-                shaped.append(turn)
-            yield shaped
-
-
-def _call(call: dict[str, object], *, as_text: bool) -> dict[str, object]:
-    function = cast("dict[str, object]", call["function"])
-    arguments = function["arguments"]
-    if as_text and not isinstance(arguments, str):
-        arguments = json.dumps(arguments, ensure_ascii=False)
-    return {**call, "function": {**function, "arguments": arguments}}
-
-
-def _marked(messages: list[Message]) -> tuple[list[Message], list[_Field]]:
-    """Return a copy of a conversation with marks around its texts, and the fields that they mark, in order."""
-    fields: list[_Field] = []
-
-    def around(turn: int, kind: Literal["thought", "text", "call"], text: str, lead: str = "") -> str:
-        if not text:
-            return text
-        fields.append(_Field(turn, kind, text, lead))
-        return f"{chr(_MARK + 2 * len(fields) - 2)}{text}{chr(_MARK + 2 * len(fields) - 1)}"
-
-    marked: list[Message] = []
-    for turn, message in enumerate(messages):
-        copy, content = message.copy(), message["content"] or ""
-        core = content.strip()
-        start = content.find(core)
-        if message["role"] != "assistant":
-            if core:  # templates look at how such a text begins and ends, so the mark is inside
-                fields.append(_Field(turn, "other", core))
-                middle = start + (len(core) + 1) // 2
-                copy["content"] = f"{content[:middle]}{chr(_MARK + 2 * len(fields) - 2)}{content[middle:]}"
-            marked.append(copy)
-            continue
-        if (thought := message.get("reasoning_content", "")) and (bare := thought.strip()):
-            copy["reasoning_content"] = thought.replace(bare, around(turn, "thought", bare))
-        parts = _THOUGHT.fullmatch(content) if content.count("</think>") == 1 else None
-        if parts:
-            opening, inner, closing, rest = parts.groups()
-            tail = content[parts.end(4) :]
-            written = f"{opening}{around(turn, 'thought', inner, opening)}{closing}"
-            copy["content"] = f"{written}{around(turn, 'text', rest, '' if inner else opening + closing)}{tail}"
-        elif core:
-            copy["content"] = (
-                f"{content[:start]}{around(turn, 'text', core, content[:start])}{content[start + len(core) :]}"
-            )
-        if calls := message.get("tool_calls"):
-            copy["tool_calls"] = []
-            for call in calls:
-                function = cast("dict[str, object]", call["function"])
-                name = around(turn, "call", str(function["name"]))
-                copy["tool_calls"].append({**call, "function": {**function, "name": name}})
-        marked.append(copy)
-    return marked, fields
-
-
-def _whose(messages: list[Message], fields: list[_Field], mark: int) -> str:
-    return messages[fields[mark // 2].turn]["role"]

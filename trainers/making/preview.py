@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, TypedDict
 
 import numpy as np
 
+from harness.chat_templates import chat_template
 from harness.errors import MoemixError
 from harness.plan import make_world
-from harness.recipe import CheckpointModel, Part, Recipe, Source, TinyModel
+from harness.recipe import Part, Recipe, Source, TinyModel
 from harness.recipe_file import load_recipe
 from harness.store import Store, data_root, store_root
 from trainers.data.parts import open_part
@@ -129,7 +130,7 @@ def preview(
 
 def _tokenizer(recipe: Recipe | None, given: str | None) -> tuple[str, PreTrainedTokenizerBase]:
     """Return the name and the tokenizer of a checkpoint, or of a recipe's first model."""
-    from trainers.making.tokenizer import TEMPLATES, train_tokenizer
+    from trainers.making.tokenizer import train_tokenizer
     from trainers.models.checkpoints import load_tokenizer
 
     if given:
@@ -138,8 +139,8 @@ def _tokenizer(recipe: Recipe | None, given: str | None) -> tuple[str, PreTraine
     if model is None or isinstance(model, TinyModel):
         return "one byte a token, ChatML (moemix's own)", train_tokenizer((), vocab_size=0, max_length=0)
     loaded = load_tokenizer(model.source, model.revision)
-    if isinstance(model, CheckpointModel) and model.chat_template is not None:
-        loaded.chat_template = TEMPLATES[model.chat_template]
+    if model.chat_template is not None:
+        loaded.chat_template = chat_template(model.chat_template)
     return model.source, loaded
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from harness.chat_templates import chat_template
 from harness.errors import MoemixError
 from harness.files import whole_directory, write_json
 from harness.provenance import provenance
@@ -16,10 +17,10 @@ from harness.recipe import CheckpointModel, Part, Source, SplitModel, TinyModel,
 from harness.records import ModelManifest
 from harness.store import Store, checkpoint_hash, exclusive, marked
 from trainers.data import load_sources
+from trainers.data.template import Encoder
 from trainers.making.from_dense import split, upcycle
 from trainers.making.samples import Report
 from trainers.making.tiny import pretrain, random_model
-from trainers.making.tokenizer import TEMPLATES
 from trainers.models.checkpoints import load_checkpoint
 from trainers.models.routers import RouterObserver
 
@@ -126,20 +127,36 @@ def _make(manifest: ModelManifest, folder: Path) -> Made:
     if isinstance(model, CheckpointModel):
         loaded, tokenizer = load_checkpoint(model.source, model.revision, dtype="auto")
         if model.chat_template is not None:
-            tokenizer.chat_template = TEMPLATES[model.chat_template]
+            tokenizer.chat_template = chat_template(model.chat_template)
+            _stop_at_ends(loaded, tokenizer)
         return loaded, tokenizer, {}
     return _from_dense(model, config.sources, root, cache)
 
 
 def _from_dense(model: UpcycledModel | SplitModel, sources: tuple[Source, ...], root: Path | None, cache: Path) -> Made:
     dense, tokenizer = load_checkpoint(model.source, model.revision)
+    if model.chat_template is not None:
+        tokenizer.chat_template = chat_template(model.chat_template)
     length = _ROUTER_MAX_LENGTH
     loaded = load_sources(sources, tokenizer=tokenizer, max_length=length, seed=model.seed, root=root, cache=cache)
     if isinstance(model, SplitModel):
         moe, report = split(dense, tokenizer, model, loaded)
     else:
         moe, report = upcycle(dense, tokenizer, model, loaded)
+    if model.chat_template is not None:
+        _stop_at_ends(moe, tokenizer)
     return moe, tokenizer, report
+
+
+def _stop_at_ends(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Let generation end where the chat template ends the assistant's turn, besides where it ended before."""
+    config = model.generation_config
+    if config is None:
+        return
+    given = config.eos_token_id if config.eos_token_id is not None else tokenizer.eos_token_id
+    known = {given} if isinstance(given, int) else set(given or ())
+    if not (ends := Encoder(tokenizer).end_tokens) <= known:
+        config.eos_token_id = sorted(known | ends)
 
 
 def _size(model: PreTrainedModel) -> dict[str, int]:

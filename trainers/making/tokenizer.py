@@ -1,4 +1,4 @@
-"""A small byte-level BPE tokenizer trained on the spot, and chat templates for checkpoints that lack one."""
+"""A small byte-level BPE tokenizer trained on the spot."""
 
 # mypy: disable-error-code="no-untyped-call"
 
@@ -28,28 +28,6 @@ CHAT_TEMPLATE = """\
 {%- endfor -%}
 {%- if add_generation_prompt -%}{{- '<|im_start|>assistant\\n' -}}{%- endif -%}
 """
-
-# Vicuna v1.1. It marks the answer, and the token that ends it, as what the model learns.
-_VICUNA = """\
-{{- bos_token -}}
-{%- if messages[0]['role'] == 'system' -%}
-{{- messages[0]['content'] + ' ' -}}{%- set turns = messages[1:] -%}
-{%- else -%}
-{{- "A chat between a curious user and an artificial intelligence assistant. " -}}
-{{- "The assistant gives helpful, detailed, and polite answers to the user's questions. " -}}
-{%- set turns = messages -%}
-{%- endif -%}
-{%- for message in turns -%}
-{%- if message['role'] == 'assistant' -%}
-{{- 'ASSISTANT: ' -}}{%- generation -%}{{- message['content'] + eos_token -}}{%- endgeneration -%}
-{%- else -%}
-{{- 'USER: ' + message['content'] + ' ' -}}
-{%- endif -%}
-{%- endfor -%}
-{%- if add_generation_prompt -%}{{- 'ASSISTANT:' -}}{%- endif -%}
-"""
-
-TEMPLATES = {"vicuna": _VICUNA}
 
 
 def train_tokenizer(texts: Iterable[str], *, vocab_size: int, max_length: int) -> PreTrainedTokenizerFast:
