@@ -96,12 +96,19 @@ def examine(store: str | None, root: str | None) -> Iterator[stages.Finding]:
 
 
 @click.command()
+@click.argument("recipe", required=False)
 @store_option
 @data_root_option
 @format_option
-def doctor(store: str | None, data_root: str | None, style: str) -> None:
-    """Report what this machine can do, and what is missing for what."""
+def doctor(recipe: str | None, store: str | None, data_root: str | None, style: str) -> None:
+    """Report what this machine can do, and what is missing for what.
+
+    With a RECIPE it also reads the rows of each source as training would: how many are kept, left out and cut. What
+    would stop training is marked NO; `moemix data preview RECIPE` shows the rows.
+    """
     findings = list(examine(store, data_root))
+    if recipe is not None:
+        findings += stages.training().examine_sources(recipe, data_root, store)
     if style == "json":
         click.echo(json.dumps([{"what": what, "ok": ok, "detail": d} for what, ok, d in findings], indent=1))
         return

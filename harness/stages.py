@@ -68,6 +68,9 @@ class TrainingStage(Protocol):
     def count_rows(self, source: Source, root: Path | None) -> int:
         """Read the files of a source as training does, and return the number of rows."""
 
+    def examine_sources(self, recipe: str, root: str | None, store: str | None) -> Iterable[Finding]:
+        """Examine the rows of each source of a recipe as training would read them."""
+
     def set_threads(self, count: int) -> None:
         """Compute with so many threads from now on."""
 

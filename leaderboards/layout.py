@@ -55,10 +55,30 @@ def _section(suite: str, table: Table, *, training: bool) -> Section:
     return Section(
         title=" · ".join(name for name in (suite, table.model) if name),
         grid=scores,
-        notes=[*numbered, *table.notes, *_reading(table), *columns, *_task_notes(table), *evaluated],
+        notes=[
+            *numbered,
+            *table.notes,
+            *_reading(table),
+            *columns,
+            *_task_notes(table),
+            *_training_rows(table),
+            *evaluated,
+        ],
         legend=LEGEND,
         more=[_mixture(facts), _cost(facts)] if training and any(fact.weights for fact in facts) else [],
     )
+
+
+def _training_rows(table: Table) -> list[str]:
+    """State what became of the rows of each source; where runs read them differently, each reading once."""
+    found: dict[str, None] = {}
+    for member in (member for row in table.rows for member in row.members):
+        result = member.manifest.result if member.manifest is not None else None
+        for name, rows in (result.rows if result is not None else {}).items():
+            left_out = sum(rows.left_out.values())
+            counts = f"{rows.read:,} read, {rows.examples:,} used, {left_out:,} left out, {rows.truncated:,} cut"
+            found[f"{name} {counts}"] = None
+    return [f"Rows of the training data: {'; '.join(found)}."] if found else []
 
 
 # --- scores -----------------------------------------------------------------------------------------

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterator
 from pathlib import Path
 
 from harness.errors import MoemixError, raise_all
 from harness.recipe import Part, Source, TinyModel
 from harness.sources import hub_folder, part_files
+from harness.stages import Finding
 from trainers.data.adapters import MalformedRowError, UnusableRowError
 from trainers.data.parts import PartAdapter, open_part
 from trainers.data.reading import read_part
@@ -72,6 +74,13 @@ def find_adapter(file: Path) -> str:
     return "auto" if chosen.options else chosen.adapter
 
 
+def examine_sources(recipe: str, root: str | None, store: str | None) -> Iterator[Finding]:
+    """Examine the rows of each source of a recipe as training would read them."""
+    from trainers.making.preview import examine
+
+    return examine(recipe, root, store)
+
+
 def check_tiny(model: TinyModel) -> None:
     """Check the architecture and the configuration fields of a tiny model."""
     from trainers.making.tiny import configuration
@@ -114,6 +123,7 @@ __all__ = [
     "check_strategy",
     "check_tiny",
     "count_rows",
+    "examine_sources",
     "find_adapter",
     "load_strategy",
     "set_threads",

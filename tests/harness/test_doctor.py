@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-import pytest
+import json
 
-from harness.doctor import recipes_from
+import pytest
+from click.testing import CliRunner
+
+from harness.doctor import doctor, recipes_from
 
 
 @pytest.mark.data
@@ -25,3 +28,24 @@ def test_a_source_without_files_is_named_and_no_other_is_hidden(tmp_path):
     assert not fine
     assert "math 3 rows" in said
     assert f"code: no file matches {tmp_path}/gpteacher/codegen-instruct.json" in said
+
+
+def test_the_doctor_reads_a_recipes_rows_as_training_would(tmp_path):
+    good = '{"instruction": "i", "output": "o"}\n'
+    (tmp_path / "good.jsonl").write_text(good * 30 + '{"instruction": "i", "output": null}\n')
+    (tmp_path / "bad.jsonl").write_text(good + '{"instruction": "i", "output": null}\n' * 3)
+    recipe = tmp_path / "r.yaml"
+    sources = [f"{{name: {name}, parts: [{{files: {tmp_path}/{name}.jsonl}}]}}" for name in ("good", "bad", "missing")]
+    recipe.write_text(
+        "models: [{kind: tiny, name: t}]\nstrategies: [uniform]\n"
+        f"data: {{sources: [{', '.join(sources)}]}}\nevaluation: {{suites: []}}\n"
+    )
+    result = CliRunner().invoke(doctor, [str(recipe), "--format", "json", "--store", str(tmp_path / "runs")])
+    assert result.exit_code == 0, result.output
+    found = {item["what"].strip(): (item["ok"], item["detail"]) for item in json.loads(result.stdout)}
+    assert found["good"][0]
+    assert "31 rows; 30 kept, 1 left out" in found["good"][1]
+    assert "`output` is null" in found["good"][1]
+    assert not found["bad"][0]
+    assert not found["missing"][0]
+    assert "no file matches" in found["missing"][1]

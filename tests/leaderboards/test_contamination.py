@@ -1,4 +1,4 @@
-"""A column whose test questions stand in a run's training data says so, and only for the questions that were asked."""
+"""What a table says of training data: the questions of a column that stand in it, and what became of its rows."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 
 from run_records import PROVENANCE, SOURCES  # type: ignore[import-not-found]
 
-from harness.records import Contamination, FoundQuestions
+from harness.records import Contamination, FoundQuestions, RowCounts
 from harness.store import Store
 from leaderboards.comparison import compare
 from leaderboards.exports import as_json, render
@@ -48,3 +48,13 @@ def test_nothing_is_said_where_nothing_was_found_or_another_suite_was_compared(b
     record(bench, exact=(), near=(400,))
     record(bench, exact=(1,), near=(), suite="6" * 64)
     assert "training data" not in render([compare(bench.runs, bench.folders, "uniform")], "markdown")
+
+
+def test_the_rows_that_were_read_left_out_and_cut_are_stated_once(bench, answers):
+    counts = RowCounts(read=1200, examples=1190, left_out={"no assistant turn": 9, "empty text": 1}, truncated=45)
+    for label in ("uniform", "dynamic"):
+        bench.run(label, {"arc": answers(1, 40, 0.5)})
+    for run in bench.runs:
+        run.update(result=run.manifest.result.model_copy(update={"rows": {"chat": counts}}))
+    text = render([compare(bench.runs, bench.folders, "uniform")], "markdown")
+    assert text.count("Rows of the training data: chat 1,200 read, 1,190 used, 10 left out, 45 cut.") == 1

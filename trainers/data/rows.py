@@ -19,6 +19,8 @@ from trainers.data.template import Encoder, Rendered, Tokens
 _BATCH = 512  # rows tokenised at once
 _WORTH_PROCESSES = 20_000  # rows; starting a process takes as long as a few thousand
 PROCESSES = "MOEMIX_TOKENISING_PROCESSES"
+NOT_IN_FORMAT = "not in the format"
+"""How the reasons of rows that break their format begin."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +47,7 @@ class Outcome:
     def reason_left_out(self, adapter: str, max_length: int) -> str:
         """Return why the row is left out when examples are cut to ``max_length`` tokens; empty if it is not."""
         if self.malformed:
-            return f"not in the format `{adapter}`: {self.reason}"
+            return f"{NOT_IN_FORMAT} `{adapter}`: {self.reason}"
         if self.tokens is None:
             return self.reason
         is_target = self.tokens[1]

@@ -167,6 +167,11 @@ def _parted(
     return probe, rest[~np.isin(keys[rest], keys[probe])]
 
 
+def most_malformed(limit: float, rows: int) -> float:
+    """Return how many rows may break their format: a share of them, or a few of a small file."""
+    return max(limit * rows, min(_FEW_BAD, rows / 2))
+
+
 def _tokenizer_fingerprint(tokenizer: PreTrainedTokenizerFast) -> str:
     backend = json.loads(tokenizer.backend_tokenizer.to_str())
     for setting in ("truncation", "padding"):  # left over from the last call
@@ -266,7 +271,7 @@ class _Tokeniser:
     def _check_bad(self, rows: int) -> None:
         """Stop if more rows break their format than the recipe allows."""
         limit = self.source.bad_rows_limit
-        if self.report.malformed > max(limit * rows, min(_FEW_BAD, rows / 2)) and self.report.examples:
+        if self.report.malformed > most_malformed(limit, rows) and self.report.examples:
             raise MoemixError(
                 f"{self.report.malformed} rows are not in their format, more than {limit:.1%}:"
                 f" {self.report.describe_bad()}",

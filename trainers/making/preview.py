@@ -16,9 +16,11 @@ from harness.errors import MoemixError
 from harness.plan import make_world
 from harness.recipe import Part, Recipe, Source, TinyModel
 from harness.recipe_file import load_recipe
+from harness.stages import Finding
 from harness.store import Store, data_root, store_root
 from trainers.data.parts import open_part
-from trainers.data.rows import tokenised
+from trainers.data.rows import NOT_IN_FORMAT, tokenised
+from trainers.data.sources import most_malformed
 from trainers.data.template import Encoder, Tokens
 from trainers.data.tokens import SourceReport, key_of
 
@@ -126,6 +128,27 @@ def preview(
         others = set().union(*(counts for other, counts in keys.items() if other != one["name"]))
         one["in_other_sources"] = sum(count for key, count in keys[one["name"]].items() if key in others)
     return {"tokenizer": label, "sources": previews}
+
+
+def examine(name: str, root: str | None, store: str | None) -> Iterator[Finding]:
+    """Yield a finding for each source of a recipe; what would stop training is not all right."""
+    recipe = load_recipe(name, ())
+    try:
+        encoder = Encoder(_tokenizer(recipe, None)[1])
+        folder = make_world(recipe, Store(store_root(store))) if recipe.data.world else data_root(root)
+    except MoemixError as error:
+        yield f"recipe {name}", False, str(error)
+        return
+    for source in recipe.data.sources:
+        try:
+            found = _source(source, encoder, recipe.training.max_length, folder, _ROWS, {})
+        except MoemixError as error:
+            yield f"  {source.name}", False, str(error)
+            continue
+        title, *rest = (line.strip() for line in facts(found))
+        malformed = sum(count for reason, count in found["left_out"].items() if reason.startswith(NOT_IN_FORMAT))
+        allowed = most_malformed(source.bad_rows_limit, found["looked_at"]) if source.bad_rows == "skip" else 0
+        yield f"  {source.name}", found["kept"] > 0 and malformed <= allowed, "; ".join([title, *rest])
 
 
 def _tokenizer(recipe: Recipe | None, given: str | None) -> tuple[str, PreTrainedTokenizerBase]:
