@@ -37,6 +37,8 @@ def checked_plan(recipe: str, overrides: tuple[str, ...], store: str | None, roo
 @click.argument("recipe")
 @recipe_options
 @executor_options
+@click.option("--until-decided", is_flag=True, help="Add seeds until the primary comparisons are decided.")
+@click.option("--budget", metavar="HOURS", type=click.FloatRange(min=0), help="Of jobs, for --until-decided.")
 def bench(
     recipe: str,
     overrides: tuple[str, ...],
@@ -44,19 +46,33 @@ def bench(
     data_root: str | None,
     executor: str | None,
     jobs: int | None,
+    until_decided: bool,
+    budget: float | None,
 ) -> int:
     """Run RECIPE to its comparison table: make models, train, evaluate, compare.
 
     Whatever is already done is kept; after an interruption the same command goes on. A run that fails is reported
     and does not stop the others; the exit status is then 1.
+
+    With --until-decided, strategies that are not told apart from the baseline get more seeds, up to the recipe's
+    `comparisons.most_seeds`. --budget is what all of the runs may take, in hours of jobs one after the other.
     """
     from harness.conductor import conduct
+    from harness.until_decided import conduct_until_decided, with_most_seeds
 
+    if budget is not None and not until_decided:
+        raise click.UsageError("--budget is for --until-decided")
     plan = checked_plan(recipe, overrides + executor_settings(executor, jobs), store, data_root)
     if shortage := disk_shortage(plan):
         raise MoemixError(shortage, where=f"recipe {plan.recipe.name}")
-    outcome = conduct(plan)
-    text, written = stages.comparison().report(plan, plan.store.root / plan.recipe.name)
+    folder, first = plan.store.root / plan.recipe.name, len(plan.recipe.seeds)
+    if until_decided:
+        plan = with_most_seeds(plan)
+        outcome = conduct_until_decided(plan, first, budget)
+        text, written = stages.comparison().report_looks(plan, first, folder)
+    else:
+        outcome = conduct(plan)
+        text, written = stages.comparison().report(plan, folder)
     click.echo(text, nl=False)
     for path in written:
         click.echo(f"written: {path}", err=True)

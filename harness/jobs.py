@@ -125,9 +125,9 @@ class Plan:
         wanted = (model or models[0], seeds[0] if seed is None else seed)
         return next(p for p in found if (p.model, p.config.seed) == wanted)
 
-    def with_dependencies(self, job_id: str) -> tuple[Job, ...]:
-        """Return a job and everything it depends on, in order."""
-        needed = {job_id}
+    def with_dependencies(self, *job_ids: str) -> tuple[Job, ...]:
+        """Return jobs and everything they depend on, in order."""
+        needed = set(job_ids)
         for job in reversed(self.jobs):  # every job comes after its dependencies
             if job.id in needed:
                 needed.update(job.after)

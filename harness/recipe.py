@@ -378,6 +378,7 @@ class Comparisons(Strict):
     margins: dict[str, float] = Field(
         default_factory=dict, description="column → a margin of its own: points, or the column's unit if not in %"
     )
+    most_seeds: int = Field(12, ge=3, description="seeds of a row at most, as `bench --until-decided` adds them")
 
 
 class Recipe(Strict):

@@ -5,6 +5,7 @@ Each stored record has the version of its schema, so that a reader can refuse wh
 
 from __future__ import annotations
 
+from datetime import datetime
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -72,6 +73,13 @@ class Stage(Strict):
     started: str | None = None
     finished: str | None = None
     error: str | None = None
+
+    @property
+    def seconds(self) -> float | None:
+        """How long it took, from its last start; None unless it is done."""
+        if self.status != "done" or self.started is None or self.finished is None:
+            return None
+        return (datetime.fromisoformat(self.finished) - datetime.fromisoformat(self.started)).total_seconds()
 
 
 # --- models ---------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Protocol, cast
@@ -20,7 +21,7 @@ from harness.errors import StageError
 if TYPE_CHECKING:
     import click
 
-    from harness.jobs import Plan
+    from harness.jobs import Plan, PlannedRun
     from harness.recipe import Mixing, Part, Source, TinyModel
     from harness.records import Contamination
 
@@ -115,11 +116,34 @@ class EvaluationStage(Protocol):
         """Import what this stage's jobs need, without computing anything or starting a thread."""
 
 
+@dataclass(frozen=True)
+class Progress:
+    """How far a recipe is whose seeds are added until its primary comparisons are decided.
+
+    Attributes:
+        runs: those that the present look needs, finished or not.
+        looks: the numbers of seeds of the looks up to the present one.
+        most_looks: how many looks there are at most.
+        open: the comparisons that were open after the last finished look; none before the first.
+    """
+
+    runs: tuple[PlannedRun, ...]
+    looks: list[int]
+    most_looks: int
+    open: tuple[str, ...]
+
+
 class ComparisonStage(Protocol):
     """What ``leaderboards`` offers."""
 
     def report(self, plan: Plan, folder: Path) -> tuple[str, list[Path]]:
         """Compare the runs of a plan; return the table for a terminal, and the files written into the folder."""
+
+    def progress(self, plan: Plan, first: int) -> Progress:
+        """Return which runs a plan needs next until its primary comparisons are decided, from ``first`` seeds on."""
+
+    def report_looks(self, plan: Plan, first: int, folder: Path) -> tuple[str, list[Path]]:
+        """Report as ``report`` does, with verdicts as they were decided look by look."""
 
 
 def training() -> TrainingStage:

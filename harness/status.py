@@ -6,7 +6,6 @@ import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from datetime import datetime
 from pathlib import Path
 from statistics import fmean
 from typing import Literal
@@ -82,7 +81,7 @@ def plan_status(plan: Plan) -> list[JobStatus]:
 def _job_status(job: Job, queue: Mapping[str, tuple[State, str]]) -> JobStatus:
     stage = _stage(job)
     if job.done:
-        seconds = _seconds(stage)
+        seconds = stage.seconds if stage else None
         return JobStatus(job.id, job.title, "done", f"in {duration(seconds)}" if seconds else "", 0.0)
     state, detail = queue.get(job.id, ("waiting", ""))
     left = None
@@ -105,12 +104,6 @@ def _stage(job: Job) -> Stage | None:
     if not run.manifest_path.is_file():
         return None
     return run.manifest.stages.get("train" if job.kind == "train" else f"{job.kind}:{job.folder.name}")
-
-
-def _seconds(stage: Stage | None) -> float | None:
-    if stage is None or stage.status != "done" or stage.started is None or stage.finished is None:
-        return None
-    return (datetime.fromisoformat(stage.finished) - datetime.fromisoformat(stage.started)).total_seconds()
 
 
 def _progress(job: Job) -> tuple[str, float | None]:
@@ -149,7 +142,7 @@ def time_left(plan: Plan, rows: list[JobStatus]) -> float | None:
     by_id = {job.id: job for job in plan.jobs}
     durations: dict[str, list[float]] = {}
     for job in plan.jobs:
-        if job.done and (seconds := _seconds(_stage(job))) is not None:
+        if job.done and (stage := _stage(job)) and (seconds := stage.seconds) is not None:
             durations.setdefault(job.kind, []).append(seconds)
     total = 0.0
     for row in rows:

@@ -21,6 +21,7 @@ BASELINE = "uniform"
 @click.command()
 @click.argument("targets", nargs=-1, required=True, metavar="RECIPE_OR_RUN_FOLDER...")
 @recipe_options
+@click.option("--until-decided", is_flag=True, help="Show what `bench RECIPE --until-decided` decided.")
 @click.option("--suite", metavar="NAME", help="Only this suite.  [default: all]")
 @click.option("--baseline", metavar="LABEL", help="The row that differences are taken to.  [default: the recipe's]")
 @click.option(
@@ -41,6 +42,7 @@ def table(
     overrides: tuple[str, ...],
     store: str | None,
     data_root: str | None,
+    until_decided: bool,
     suite: str | None,
     baseline: str | None,
     checkpoints: bool,
@@ -60,7 +62,10 @@ def table(
     from leaderboards.exports import render
     from leaderboards.figures import draw_weights, trajectories
 
-    selection = select(targets, overrides, store, data_root, baseline)
+    if until_decided:
+        selection = _decided(targets, overrides, store, data_root)
+    else:
+        selection = select(targets, overrides, store, data_root, baseline)
     comparisons = replace(selection, checkpoints=checkpoints).compare(suite)
     chosen = style or next((name for name, ending in ENDINGS.items() if out and out.suffix == ending), "terminal")
     text = render(comparisons, chosen)
@@ -121,6 +126,17 @@ def power(
         draw(found, figure)
     for path in filter(None, (out, figure)):
         click.echo(f"written: {path}", err=True)
+
+
+def _decided(targets: tuple[str, ...], overrides: tuple[str, ...], store: str | None, root: str | None) -> Selection:
+    """Return the runs of one recipe with the verdicts that were decided look by look."""
+    from harness.until_decided import with_most_seeds
+    from leaderboards.looks import follow
+
+    if len(targets) != 1:
+        raise click.UsageError("--until-decided takes one recipe")
+    plan = build_plan(targets[0], overrides, store, root)
+    return follow(with_most_seeds(plan), len(plan.recipe.seeds))[1]
 
 
 def _recipes_in(target: str) -> list[str]:

@@ -18,7 +18,7 @@ from harness.statistics.columns import Key
 from harness.statistics.estimates import estimate
 from harness.store import Run
 from leaderboards.contamination import footnote
-from leaderboards.differences import Pair, compare_pairs, mark_best, parts, show_differences
+from leaderboards.differences import Look, Pair, compare_pairs, mark_best, parts, show_differences
 from leaderboards.measures import MEAN
 from leaderboards.members import View, conditions, open_member, rows_by_model, unlike
 from leaderboards.scores import TaskScores
@@ -36,6 +36,7 @@ def compare(  # noqa: PLR0913  (all that a table is made from)
     declared: Comparisons | None = None,
     *,
     checkpoints: bool = False,
+    look: Look | None = None,
 ) -> Comparison:
     """Compare runs on one suite.
 
@@ -49,6 +50,7 @@ def compare(  # noqa: PLR0913  (all that a table is made from)
         view: which measures to show; the primary comparisons are those of the scores and of the mean held-out loss.
         declared: the primary comparisons and the margins; by default the strategies against the baseline.
         checkpoints: compare every run as the checkpoint that it is, over questions, and not strategies over seeds.
+        look: the level of the primary comparisons, and what is decided already.
 
     Raises:
         MoemixError: damaged records, samples that contradict their summary, or two rows that are the baseline.
@@ -60,7 +62,7 @@ def compare(  # noqa: PLR0913  (all that a table is made from)
     for model_id, rows in models.items():
         unique = list(short.values()).count(short[model_id]) == 1
         tables.append(Table(model_id, short[model_id] if unique else model_id, baseline, rows))
-        fill(tables[-1:], declared, primary=view.startswith("scores"))
+        fill(tables[-1:], declared, primary=view.startswith("scores"), suite=suite, look=look)
     return Comparison(suite, tables)
 
 
@@ -70,6 +72,8 @@ def fill(
     columns: Sequence[str] | None = None,
     *,
     primary: bool = True,
+    suite: str = "",
+    look: Look | None = None,
 ) -> dict[Pair, Tested]:
     """Fill tables that have only rows, and test every pair of rows; the families are over all the tables.
 
@@ -78,6 +82,8 @@ def fill(
         declared: the primary comparisons and the margins.
         columns: names of the columns to show; None for every column that some row has.
         primary: whether any comparison is primary.
+        suite: its name, by which ``look`` knows what is decided.
+        look: one of several looks at growing data; by default the only one.
 
     Returns:
         The difference of every pair of rows in every column.
@@ -87,7 +93,7 @@ def fill(
     """
     declared = declared or Comparisons()
     bases = [fill_scores(table, declared, columns, primary=primary) for table in tables]
-    tested = compare_pairs(tables, declared)
+    tested = compare_pairs(tables, declared, suite, look)
     for table, base in zip(tables, bases, strict=True):
         if base is not None:
             show_differences(table, base, tested)

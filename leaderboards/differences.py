@@ -5,19 +5,33 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from harness.recipe import Comparisons
 from harness.statistics.columns import Key
-from harness.statistics.estimates import Estimate, Part, detectable, estimate, p_value
+from harness.statistics.estimates import ALPHA, Estimate, Part, detectable, estimate, p_value
 from harness.statistics.families import Family, adjust, rank_intervals, tied_groups
 from harness.statistics.joint import FEWEST_SEEDS, Block, Contrast, correct
 from leaderboards.scores import TaskScores
 from leaderboards.table import Heading, Row, Scored, Table, Tested
 
 Pair = tuple[str, Row, Row]  # a column's name, and two rows
+
+
+@dataclass(frozen=True)
+class Look:
+    """One look at data that grow until the primary comparisons are decided.
+
+    Attributes:
+        level: what their corrected p-values must be below.
+        decided: suite, model id, column and label of a row → its comparison with the baseline, as it was decided at
+            this look or an earlier one.
+    """
+
+    level: float = ALPHA
+    decided: dict[tuple[str, str, str, str], Tested] = field(default_factory=dict)
 
 
 def parts(scored: Scored, shares: Mapping[Key, float], seeds: Sequence[int]) -> list[Part]:
@@ -65,29 +79,48 @@ def difference(row: Row, other: Row, heading: Heading) -> Estimate | None:
 # --- families -----------------------------------------------------------------------------------------
 
 
-def compare_pairs(tables: Sequence[Table], declared: Comparisons) -> dict[Pair, Tested]:
+def compare_pairs(
+    tables: Sequence[Table], declared: Comparisons, suite: str = "", look: Look | None = None
+) -> dict[Pair, Tested]:
     """Test every pair of rows of a table in every column.
 
     Over all tables together, the declared comparisons are one family and all the others another. Pairs of rows with too
-    few seeds belong to none: they have a difference and no verdict.
+    few seeds belong to none: they have a difference and no verdict. A comparison that an earlier look decided keeps its
+    verdict and leaves the family.
     """
+    look = look or Look()
     families: dict[Pair, Family | None] = {}
     found: dict[Pair, Estimate] = {}
+    decided: dict[Pair, Tested] = {}
     for table in tables:
         for heading in table.columns:
             for two in itertools.combinations([row for row in table.rows if row.cells[heading.name].score], 2):
                 if (estimated := difference(*two, heading)) is not None:
                     found[heading.name, *two] = estimated
-                    families[heading.name, *two] = family_of(table, heading, two, estimated, declared)
+                    families[heading.name, *two] = family = family_of(table, heading, two, estimated, declared)
+                    if family == "primary" and (test := _decided(look, suite, table, heading, two)):
+                        decided[heading.name, *two] = test
     results = {key: Tested(pair, p_value(pair)) for key, pair in found.items()}
     for family in dict.fromkeys(families.values()):
         if family is not None:
-            members = {key: found[key] for key in found if families[key] == family}
-            results |= correct_family(tables, members, family)[0]
+            members = {key: found[key] for key in found if families[key] == family and key not in decided}
+            tested = correct_family(tables, members, family)[0] if members else {}
+            level = look.level if family == "primary" else ALPHA
+            results |= {key: replace(test, level=level) for key, test in tested.items()}
+    results |= decided
     for table in tables:
         sizes = [result.family for result in results.values() if result.family and not math.isnan(result.p_adjusted)]
         table.comparisons = {family: sizes.count(family) for family in dict.fromkeys(sorted(sizes, reverse=True))}
     return results | {(column, two, one): result.reversed() for (column, one, two), result in results.items()}
+
+
+def _decided(look: Look, suite: str, table: Table, heading: Heading, pair: tuple[Row, Row]) -> Tested | None:
+    """Return a comparison with the baseline as an earlier look decided it, as the first row minus the second."""
+    one, two = pair
+    if two.strategy == table.baseline:
+        return look.decided.get((suite, table.model_id, heading.name, one.label))
+    found = look.decided.get((suite, table.model_id, heading.name, two.label))
+    return found.reversed() if found else None
 
 
 def family_of(

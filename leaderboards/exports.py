@@ -136,7 +136,7 @@ def _difference(cell: Cell, column: Heading) -> dict[str, Value] | None:
     """Return the difference to the baseline with its verdict."""
     if (found := cell.to_base) is None:
         return None
-    names = ("p", "p_adjusted", "significant", "verdict", "family", "p_equal", "margin")
+    names = ("p", "p_adjusted", "significant", "verdict", "family", "p_equal", "margin", "level")
     bounds = FRACTION_DIFFERENCE if column.fraction else UNBOUNDED
     return _estimate(found.difference, bounds) | {name: getattr(found, name) for name in names}
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from harness import grid
 from harness.grid import NOTHING, Grid, Number, Section
+from harness.statistics.estimates import ALPHA
 from harness.statistics.joint import FEWEST_SEEDS
 from leaderboards.facts import RunFacts, run_facts
 from leaderboards.judged import PREFIX
@@ -235,6 +236,12 @@ def _verdicts(table: Table) -> list[str]:
         notes.append(
             f"* significant at 5 % (two-sided), corrected over the {sizes['primary']} primary comparisons"
             f" ({table.baseline} with the others in {titles}) by their joint distribution over seeds and questions."
+        )
+    if any(test.level < ALPHA for test in tests):
+        seeds = _range([test.difference.seeds for test in tests if test.level < ALPHA])
+        notes.append(
+            "Seeds were added until the primary comparisons were decided. The looks at the data share the 5 %, so each"
+            f" asks for less. Comparisons are shown as they were decided, or at the last look ({seeds} seeds)."
         )
     if "exploratory" in sizes:
         notes.append(

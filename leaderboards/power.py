@@ -6,13 +6,11 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from datetime import datetime
 from pathlib import Path
 
 import numpy as np
 
 from harness.grid import NOTHING, Grid, Number, Section, json_text
-from harness.records import Stage
 from harness.statistics.estimates import POWER, Floats, estimate, quantile
 from harness.statistics.power import (
     Variances,
@@ -175,15 +173,9 @@ def _hours(rows: Sequence[Row], *, train: bool) -> float:
     total = 0.0
     for row in rows:
         stages = [member.manifest.stages for member in row.members if member.manifest and member.evaluation]
-        total += float(np.mean([sum(_seconds(s) for name, s in found.items() if (name == "train") == train)
+        total += float(np.mean([sum(s.seconds or 0.0 for name, s in found.items() if (name == "train") == train)
                                 for found in stages]))  # fmt: skip
     return total / 3600
-
-
-def _seconds(stage: Stage) -> float:
-    if stage.started is None or stage.finished is None:
-        return 0.0
-    return (datetime.fromisoformat(stage.finished) - datetime.fromisoformat(stage.started)).total_seconds()
 
 
 # --- writing ------------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from harness.records import RunConfig
 from harness.requests import eval_request
 from harness.store import Run
 from leaderboards.comparison import compare
+from leaderboards.differences import Look
 from leaderboards.measures import CONTINUOUS
 from leaderboards.members import View
 from leaderboards.table import Comparison
@@ -29,6 +30,7 @@ class Selection:
         planned: folder → configuration of the runs of a plan, some of which may not have started.
         declared: the primary comparisons and the margins.
         checkpoints: whether every run is compared as a checkpoint of its own.
+        look: the level of the primary comparisons, and what is decided already.
     """
 
     runs: tuple[Run, ...]
@@ -38,6 +40,7 @@ class Selection:
     judgings: Folders = field(default_factory=dict)
     declared: Comparisons = field(default_factory=Comparisons)
     checkpoints: bool = False
+    look: Look | None = None
 
     def compare(self, suite: str | None = None) -> list[Comparison]:
         """Return a comparison for each suite and one of each further measure, or that of the named suite.
@@ -61,6 +64,7 @@ class Selection:
                 self.runs, self.evaluations.get(name, {}), self.baseline,
                 name if view.startswith("scores") else view, self.planned,
                 self.judgings if view == "scores and loss" else {}, view, self.declared, checkpoints=self.checkpoints,
+                look=self.look,
             )
             for name, view in views
         ]  # fmt: skip

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from harness.records import RunConfig, RunManifest
 from harness.statistics.columns import Key
-from harness.statistics.estimates import Estimate
+from harness.statistics.estimates import ALPHA, Estimate
 from harness.statistics.families import Family, Verdict, verdict
 from harness.store import Run
 from leaderboards.scores import Evaluation, TaskScores
@@ -53,6 +53,7 @@ class Tested:
         p_adjusted: corrected for the family; nan without one.
         p_equal: of the hypothesis that the difference is larger than ``margin``, corrected for the family.
         detectable: the true difference that the test finds with 80 % power.
+        level: what corrected p-values must be below; smaller if seeds are added until comparisons are decided.
     """
 
     difference: Estimate
@@ -63,12 +64,13 @@ class Tested:
     margin: float = math.nan
     higher_is_better: bool = True
     detectable: float = math.nan
+    level: float = ALPHA
 
     @property
     def verdict(self) -> Verdict:
         """Whether the first row is better, worse, equal within the margin, or none of these can be said."""
         value, better = self.difference.value, self.higher_is_better
-        return verdict(value, self.p_adjusted, self.p_equal, higher_is_better=better)
+        return verdict(value, self.p_adjusted, self.p_equal, higher_is_better=better, level=self.level)
 
     @property
     def significant(self) -> bool:

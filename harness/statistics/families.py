@@ -58,7 +58,12 @@ def level_of_family(comparisons: int, count_below: Callable[[float], int]) -> fl
 
 
 def verdict(
-    difference: float, p_adjusted: float, p_equal: float = math.nan, *, higher_is_better: bool = True
+    difference: float,
+    p_adjusted: float,
+    p_equal: float = math.nan,
+    *,
+    higher_is_better: bool = True,
+    level: float = ALPHA,
 ) -> Verdict:
     """Return the verdict on the first of two rows; p-values that are nan leave it undecided.
 
@@ -68,9 +73,9 @@ def verdict(
     >>> verdict(0.1, 0.2, 0.01)
     'equal'
     """
-    if p_adjusted < ALPHA and difference != 0:
+    if p_adjusted < level and difference != 0:
         return "better" if (difference > 0) == higher_is_better else "worse"
-    return "equal" if p_equal < ALPHA else "undecided"
+    return "equal" if p_equal < level else "undecided"
 
 
 def rank_intervals(scores: Mapping[T, float], differ: Callable[[T, T], bool]) -> dict[T, tuple[int, int]]:
