@@ -104,7 +104,9 @@ class _Checks:
             return
         rule = self.attempt((*keys, "options"), stages.training().check_strategy, strategy.name, **strategy.options)
         if rule is not None and rule.trains and changed is not None:
-            self.attempt(keys, stages.training().check_signals, rule, changed.data.sources, changed.mixing)
+            self.attempt(
+                keys, stages.training().check_signals, rule, changed.data.sources, changed.mixing, changed.held_out
+            )
 
     def settings(self, recipe: Recipe, keys: Keys = ()) -> None:
         """Check what a model's or a row's overrides may have changed."""

@@ -127,8 +127,6 @@ class _Builder:
         """Add the jobs of a run of ``base`` (the recipe for this model), after those of a run that it needs."""
         recipe = override(base, strategy.overrides)
         rule = stages.training().load_strategy(strategy.name, **strategy.options)
-        if rule.trains:
-            stages.training().check_signals(rule, recipe.data.sources, recipe.mixing)
         after, reference = [], None
         if rule.needs:
             reference = self._run(base, model, self._strategy(base, rule.needs, wanted_by=strategy.label), seed)
@@ -138,6 +136,8 @@ class _Builder:
         names = {source.name for source in recipe.data.sources}
         left_out = tuple(s for s in base.data.sources if s.name not in names and s.probe_examples)
         held_out = (*left_out, *recipe.held_out)
+        if rule.trains:
+            stages.training().check_signals(rule, recipe.data.sources, recipe.mixing, held_out)
         config = RunConfig(
             model_id=model_job.removeprefix("model:"),
             strategy=strategy.model_copy(update={"options": dataclasses.asdict(rule), "overrides": {}}),

@@ -45,7 +45,9 @@ class TrainingStage(Protocol):
     def load_strategy(self, name: str, /, **options: object) -> StrategyRules:
         """Return the strategy of this name with these options, or raise ``MoemixError``."""
 
-    def check_signals(self, strategy: StrategyRules, sources: Sequence[Source], mixing: Mixing) -> None:
+    def check_signals(
+        self, strategy: StrategyRules, sources: Sequence[Source], mixing: Mixing, targets: Sequence[Source]
+    ) -> None:
         """Check that a run can measure what a strategy needs to see, or raise ``MoemixError``."""
 
     def check_strategy(self, name: str, /, **options: object) -> StrategyRules:

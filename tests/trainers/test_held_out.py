@@ -33,6 +33,19 @@ def test_each_set_is_measured_as_often_as_asked_and_at_the_end(run):
     assert [(losses.step, losses.set) for losses in measured(run)] == [(s, n) for s in (3, 6) for n in names]
 
 
+def test_a_strategy_aims_at_a_target_set_that_is_never_trained_on(tmp_path):
+    aimed = create_run(tmp_path / "store", "doge_target", changes={"steps": 6})
+    config = aimed.manifest.config
+    *sources, target = config.sources
+    aimed.update(config=config.model_copy(update={"sources": tuple(sources), "held_out": (target,)}))
+    train(aimed)
+    updates = list(read_jsonl(aimed.mixture))
+    assert updates[-1]["names"] == [source.name for source in sources]
+    assert np.shape(updates[1]["observation"]["target_gradient"]) == (1, 1), "the trace holds inner products"
+    assert target.name not in aimed.manifest.result.realised_examples
+    assert {losses.set for losses in measured(aimed)} == {source.name for source in config.sources}
+
+
 def test_the_losses_are_those_of_each_example_alone(run):
     model, tokenizer = load_checkpoint(str(run.checkpoint))
     model.eval()

@@ -48,6 +48,12 @@ def gradients() -> np.ndarray:
     return ((shared + rng.normal(size=(UPDATES, K, 64))) * rng.uniform(0.02, 1.2, (UPDATES, K, 1))).astype(np.float32)
 
 
+def targets() -> np.ndarray:
+    """Gradients of two target sets at each of 20 steps, f32[20, 2, 64]; the first is like that of the first source."""
+    other = np.random.default_rng(8).normal(size=(UPDATES, 64))
+    return np.stack([2 * gradients()[:, 0], other], axis=1).astype(np.float32)
+
+
 def ours(rule: MixingStrategy, every: int = 1, **signals: np.ndarray) -> Weights:
     """Update after every step, or after every so many with the signals of the last."""
     state, drawn = rule.init(sources()), np.cumsum(examples(), axis=0)
@@ -162,6 +168,65 @@ def released_doge(gradient: np.ndarray, rate: float = 5e-4) -> Weights:
 def test_doge_is_that_of_its_authors():
     rule = load_strategy("doge")
     np.testing.assert_allclose(ours(rule, gradient=gradients()), released_doge(gradients()), atol=1e-9)
+
+
+def test_doge_aims_at_target_sets_as_its_authors_do():
+    """Olivia-fsm/DoGE, src/trainer.py (1fb7f7b): the sources' gradients against the sum of those of the target ids."""
+    weights, expected, rate = np.full(K, 1 / K), [np.full(K, 1 / K)], 5e-4
+
+    def clipped(rows: np.ndarray) -> np.ndarray:
+        return np.array([g * min(1.0, 5.0 / (math.sqrt((g * g).sum()) + 1e-6)) for g in rows.astype(np.float64)])
+
+    for each, aims in zip(gradients(), targets(), strict=True):
+        train, aim = clipped(each), clipped(aims)
+        score = rate * (train @ aim.T).sum(axis=1) / (np.mean([math.sqrt(g @ g) for g in train]) + 1e-6)
+        score = np.clip(score, 0.0, rate * 5.0)
+        weights = np.array(softmax(list(np.log(weights) + score / 0.01)))
+        expected.append(weights)
+    found = ours(load_strategy("doge_target"), gradient=gradients(), target_gradient=targets())
+    np.testing.assert_allclose(found, expected, atol=1e-9)
+    assert found[-1].argmax() == 0
+
+
+def test_rnb_is_the_balance_of_its_paper():
+    """arXiv:2505.00358, Algorithm 1, line 14, with even evaluation weights and λ = 3."""
+    expected = [[1 / K] * K]
+    for each in gradients().astype(np.float64):
+        gram = [[sum(a * b for a, b in zip(one, two, strict=True)) for two in each] for one in each]
+        agreement = [sum(row) / K for row in gram]
+        length = math.sqrt(sum(value**2 for value in agreement))
+        expected.append(softmax([3 * value / length for value in agreement]))
+    np.testing.assert_allclose(ours(load_strategy("rnb"), gradient=gradients()), expected, atol=1e-9)
+
+
+def test_pike_is_the_algorithm_of_its_paper():
+    """arXiv:2502.06244, Algorithm 1, lines 5 to 7, with ζ₁ 0.3, ζ₂ 5 and b 32."""
+    noise = np.random.default_rng(9).gamma(2.0, 1.0, (UPDATES, K, 2))
+    weights, expected = [1 / K] * K, [[1 / K] * K]
+    for each in noise:
+        weights = [w * math.exp(0.3 * g - 5 / (2 * 32) * s) for w, (g, s) in zip(weights, each, strict=True)]
+        weights = [w / sum(weights) for w in weights]
+        expected.append(weights)
+    rule = load_strategy("pike", gradient=0.3, noise=5.0, batch=32)
+    np.testing.assert_allclose(ours(rule, gradient_noise=noise), expected, atol=1e-9)
+
+
+def test_dynamix_sft_is_the_bandit_of_its_paper():
+    """arXiv:2508.12116v2, equations 2 to 5 and appendix A: γ 0.3, α 0.95, β 4."""
+    fall = np.random.default_rng(10).normal(0.05, 0.02, (UPDATES, K))
+    prior = sources().sizes / sources().sizes.sum()
+    reward, expected = [0.0] * K, []
+
+    def weights() -> list[float]:
+        power = [p * math.exp(4 * q) for p, q in zip(prior, reward, strict=True)]
+        return [0.7 * each / sum(power) + 0.3 / K for each in power]
+
+    expected.append(weights())
+    for each in fall:
+        scaled = [(r - min(each)) / (max(each) - min(each)) for r in each]
+        reward = [0.95 * old + 0.05 * new for old, new in zip(reward, scaled, strict=True)]
+        expected.append(weights())
+    np.testing.assert_allclose(ours(load_strategy("dynamix_sft"), look_ahead=fall), expected, atol=1e-9)
 
 
 def test_one_update_of_doge_stands_for_all_steps_since_the_last():

@@ -151,6 +151,11 @@ def test_a_plan_says_what_no_run_could_see(plugged_in):
             check_signals(load_strategy(name), [source()], Mixing())
         check_signals(load_strategy(name), [source(probe_examples=10)], Mixing())
     check_signals(load_strategy("dynamic"), [source()], Mixing())
+    with pytest.raises(
+        MoemixError, match=r"no target set, which the signal `target_gradient` is measured on\n.*held_out"
+    ):
+        check_signals(load_strategy("doge_target"), [source(probe_examples=10)], Mixing())
+    check_signals(load_strategy("doge_target"), [source(probe_examples=10)], Mixing(), [source()])
     with pytest.raises(MoemixError, match=r"or mixing\.gate_load=online"):
         check_signals(load_strategy("dynamic"), [source()], Mixing(gate_load="probe"))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import numpy as np
@@ -25,7 +26,8 @@ def run(folder, sources, strategy, cache, **changes):
     rule = load_strategy(strategy) if isinstance(strategy, str) else strategy
     resources = Resources(byte_tokenizer(), lambda: small_model(seed=1), cache)
     plan = training(**{"steps": 6, "save_every": 2} | changes)
-    further = {"reference": REFERENCE if rule.needs else None, "resources": resources}
+    targets = [dataclasses.replace(sources[2], name="gold")]
+    further = {"reference": REFERENCE if rule.needs else None, "resources": resources, "held_out": targets}
     mix = mixing(probe_batches=2, embedding_examples=8)
     result = fit(
         fit_request(model, sources, rule, folder, tokenizer=resources.tokenizer, training=plan, mixing=mix, **further)

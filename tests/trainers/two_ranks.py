@@ -14,7 +14,7 @@ from trainers.mixing import Reference, load_strategy
 from trainers.signals import Resources
 from trainers.training.loop import _Loop
 
-STRATEGIES = ("dynamic", "balanced", "loss_softmax", "doremi", "doge", "sheared")
+STRATEGIES = ("dynamic", "balanced", "loss_softmax", "doremi", "doge", "sheared", "pike", "dynamix_sft")
 FEW = {"batch_examples": 2, "pack": False, "steps": 4, "rows_per_forward": 1}  # of two examples each rank gets one
 
 

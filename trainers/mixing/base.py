@@ -48,6 +48,7 @@ class Sources:
         steps: the number of optimizer steps of the whole run; 0 if it is unknown.
         seed: the seed of the run.
         reference: the result of the finished run that the strategy ``needs``.
+        targets: the names of the target sets (the recipe's ``held_out``), in the order of the signals of targets.
     """
 
     names: tuple[str, ...]
@@ -55,6 +56,7 @@ class Sources:
     steps: int = 0
     seed: int = 0
     reference: Reference | None = None
+    targets: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if list(self.names) != sorted(set(self.names)):
@@ -133,6 +135,7 @@ class Observation:
         names: the sources, in the order of every array below.
         examples_seen: i64[K], examples drawn from each source since training began.
         tokens_seen: i64[K], tokens of each source trained on since training began.
+        targets: the J target sets, in the order of the arrays of targets.
         signals: every measured signal by its field.
         gate_load: i64[K, L, E], tokens routed to each expert of each MoE layer, without padding, over all ranks.
         train_loss: f64[K], mean loss per target token since the last update; nan where a source was not seen.
@@ -141,12 +144,21 @@ class Observation:
         excess_loss: f64[K], mean over held-out target tokens of max(loss − the reference model's loss, 0).
         embedding: f32[K, D], mean sentence embedding of each source.
         gradient: f32[K, S], a sketch of each source's gradient.
+        target_loss: f64[J], mean loss per target token of each target set.
+        target_gradient: f32[J, S], a sketch of each target set's gradient.
     """
 
     def __init__(
-        self, step: int, names: tuple[str, ...], examples_seen: Ints, tokens_seen: Ints, **signals: Array | None
+        self,
+        step: int,
+        names: tuple[str, ...],
+        examples_seen: Ints,
+        tokens_seen: Ints,
+        targets: tuple[str, ...] = (),
+        **signals: Array | None,
     ) -> None:
         self.step, self.names, self.examples_seen, self.tokens_seen = step, names, examples_seen, tokens_seen
+        self.targets = targets
         self.signals: dict[str, Array] = {field: each for field, each in signals.items() if each is not None}
 
     def __getattr__(self, field: str) -> Any:

@@ -95,6 +95,8 @@ def observation(
     true = {name: rng.gamma(2.0, 1.0, count) for name in ("loss", "reference_loss", "progress")}
     true |= {"load": rng.dirichlet(np.full(8, 0.5), (count, 3)), "lengths": rng.gamma(4.0, 50.0, count)}
     true |= {"meaning": rng.normal(size=(count, 16)), "gradient": rng.normal(size=(count, 16))}
+    aims, targets = np.random.default_rng([seed, 3]), len(sources.targets)
+    true |= {"target_loss": aims.gamma(2.0, 1.0, targets), "target_gradient": aims.normal(size=(targets, 16))}
     values: dict[str, Array] = {}
     for field in sorted(signals):
         signal = SIGNALS.find(field)
@@ -107,7 +109,7 @@ def observation(
             value = np.where(unseen.reshape(shape), signal.unknown, value * scale.reshape(shape)).astype(value.dtype)
         values[field] = value
     tokens = np.where(unseen, 0, rng.integers(1, 100_000, count))
-    return Observation(step, sources.names, (tokens + 99) // 100, tokens, **values)
+    return Observation(step, sources.names, (tokens + 99) // 100, tokens, sources.targets, **values)
 
 
 def made_up_sources(count: int, seed: int) -> Sources:
@@ -116,7 +118,8 @@ def made_up_sources(count: int, seed: int) -> Sources:
     sizes = rng.integers(1, 1_000_000, count)
     weights, losses = rng.dirichlet(np.ones(count)) + 1e-9, rng.gamma(2.0, 1.0, count)
     reference = Reference(weights / weights.sum(), losses)
-    return Sources(tuple(f"source_{i:04}" for i in range(count)), sizes, 100, seed, reference)
+    names = tuple(f"source_{i:04}" for i in range(count))
+    return Sources(names, sizes, 100, seed, reference, ("target_0", "target_1"))
 
 
 # --- clauses --------------------------------------------------------------------------------------
@@ -232,7 +235,7 @@ def _arrays(seen: Observation) -> Iterator[tuple[str, Array]]:
 
 
 def _observation(like: Observation, signals: Mapping[str, Array | None]) -> Observation:
-    return Observation(like.step, like.names, like.examples_seen, like.tokens_seen, **signals)
+    return Observation(like.step, like.names, like.examples_seen, like.tokens_seen, like.targets, **signals)
 
 
 def _reordered(field: str, array: Array, order: Ints) -> Array:

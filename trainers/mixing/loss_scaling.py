@@ -113,23 +113,42 @@ class DoGE(LossScaling):
 
     def update(self, state: MixtureState, seen: Observation) -> MixtureState:
         """Move weight to the sources whose gradient agrees with everyone's."""
-        score = self._scores(seen.need("gradient"))
+        score = self._scores(seen)
         steps = seen.step - int(state.memory["step"])
         gain = steps * self.rate * fill_unknown(np.clip(score, 0.0, self.limit)) / self.mu
         done = MixtureState(state.weights, {**state.memory, "step": np.array(seen.step)})
         return self._next(reweigh(state.weights, gain, self.c), done)
 
-    def _scores(self, sketches: NDArray[np.float32]) -> Floats:
+    def _scores(self, seen: Observation) -> Floats:
         """Return ⟨g_i, Σ_j g_j⟩ / mean ‖g_j‖ of clipped gradients, f64[K]; nan where a source has no gradient."""
+        clipped, known = self._clipped(seen.need("gradient"))
+        agreement, length = self._agreement(seen, clipped), np.linalg.norm(clipped, axis=1)
+        return np.where(known, agreement / (length.sum() / max(known.sum(), 1) + _EPSILON), np.nan)
+
+    def _agreement(self, seen: Observation, clipped: Floats) -> Floats:
+        """Return ⟨g_i, Σ_j g_j⟩ of clipped gradients, f64[K]."""
+        agreement: Floats = clipped @ clipped.sum(axis=0)
+        return agreement if self.own else agreement - (clipped**2).sum(axis=1)
+
+    def _clipped(self, sketches: NDArray[np.float32]) -> tuple[Floats, NDArray[np.bool_]]:
+        """Return gradients clipped to a norm, zero where unknown, and which are known."""
         gradient = np.nan_to_num(sketches.astype(np.float64))
         norm = np.linalg.norm(gradient, axis=1)
-        known = norm > 0
-        score = np.full(len(norm), np.nan)
-        if known.any():
-            clipped = gradient[known] * np.minimum(1.0, self.clip / (norm[known] + _EPSILON))[:, None]
-            length = np.linalg.norm(clipped, axis=1)
-            agreement = clipped @ clipped.sum(axis=0)
-            if not self.own:
-                agreement -= length**2
-            score[known] = agreement / (length.mean() + _EPSILON)
-        return score
+        return gradient * np.minimum(1.0, self.clip / (norm + _EPSILON))[:, None], norm > 0
+
+
+@dataclass(frozen=True)
+class DoGETarget(DoGE):
+    """`doge` that aims at target sets: sources whose gradient agrees with theirs count for more in the loss.
+
+    The paper's out-of-domain generalisation: the sum over j is over the target sets, with their gradients clipped
+    likewise. The sources' own gradients are not in it, so ``own`` has no effect.
+    """
+
+    name = "doge_target"
+    signals = frozenset({"gradient", "target_gradient"})
+    source = "Fan et al. 2023, DoGE (arXiv:2310.15393), out-of-domain generalisation, with the released configuration"
+
+    def _agreement(self, seen: Observation, clipped: Floats) -> Floats:
+        agreement: Floats = clipped @ self._clipped(seen.need("target_gradient"))[0].sum(axis=0)
+        return agreement

@@ -82,8 +82,8 @@ class Parallel:
     """
 
     name: ClassVar[str] = "ddp"
-    without_gradients: ClassVar[str | None] = None
-    """Why this way cannot measure gradients of the sources; None where it can."""
+    unseen: ClassVar[Mapping[str, str]] = {}
+    """What signals cannot see under this way of training, and why."""
 
     def __init__(self, accelerator: Accelerator) -> None:
         self._accelerator = accelerator
@@ -96,11 +96,12 @@ class Parallel:
         """Check that the signals of a strategy, which must see these things, can be measured.
 
         Raises:
-            MoemixError: the strategy needs gradients of the sources, which this way of training does not provide.
+            MoemixError: the strategy needs something that this way of training does not provide.
         """
-        if "gradients" in sights and self.without_gradients:
+        for sight in sorted(sights & self.unseen.keys()):
+            what = "gradients of the sources" if sight == "gradients" else sight
             raise MoemixError(
-                f"the strategy needs gradients of the sources, but {self.without_gradients}",
+                f"the strategy needs {what}, but {self.unseen[sight]}",
                 where=f"launcher.strategy={self.name}",
                 hint="set launcher.strategy=ddp",
             )

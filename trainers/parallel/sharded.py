@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
+from typing import ClassVar
 
 import torch
 from accelerate import Accelerator
@@ -27,7 +28,10 @@ class Sharded(Parallel):
     """Each process holds a share of every parameter, of its gradient and of its moments."""
 
     name = "fsdp2"
-    without_gradients = "under FSDP2 no process holds a whole gradient"
+    unseen: ClassVar[Mapping[str, str]] = {
+        "gradients": "under FSDP2 no process holds a whole gradient",
+        "trial steps": "steps on shards cannot be taken back yet",
+    }
 
     def __init__(self, accelerator: Accelerator) -> None:
         super().__init__(accelerator)

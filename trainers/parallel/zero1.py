@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from accelerate import Accelerator
@@ -29,7 +29,10 @@ class Zero1(Parallel):
     """Each process steps its share of the weights, and all get the result."""
 
     name = "zero1"
-    without_gradients = "DeepSpeed would add them to the gradients of training"
+    unseen: ClassVar[Mapping[str, str]] = {
+        "gradients": "DeepSpeed would add them to the gradients of training",
+        "trial steps": "DeepSpeed's optimizer cannot be put back",
+    }
 
     def __init__(self, accelerator: Accelerator) -> None:
         super().__init__(accelerator)

@@ -11,7 +11,18 @@ from harness.errors import MoemixError
 from harness.recipe import Mixing, Source
 from trainers.mixing import MixingStrategy
 from trainers.plugins import SIGNALS
-from trainers.signals.base import Probe, Resources, Sight, Signal, SignalContext, Situation, evaluating, plain
+from trainers.signals.base import (
+    Probe,
+    Resources,
+    Sight,
+    Signal,
+    SignalContext,
+    Situation,
+    evaluating,
+    no_held_out,
+    no_targets,
+    plain,
+)
 
 
 def make_signals(fields: Iterable[str], context: SignalContext) -> dict[str, Signal]:
@@ -29,11 +40,20 @@ def sights(fields: Iterable[str]) -> frozenset[Sight]:
     return frozenset().union(*(SIGNALS.find(field).sees for field in fields))
 
 
-def check_signals(strategy: MixingStrategy, sources: Sequence[Source], mixing: Mixing) -> None:
+def check_signals(
+    strategy: MixingStrategy, sources: Sequence[Source], mixing: Mixing, targets: Sequence[Source] = ()
+) -> None:
     """Check that what a strategy needs to see can be measured in a run, before anything is made.
 
+    Args:
+        strategy: the strategy.
+        sources: the sources of the mixture.
+        mixing: the recipe's settings of signals.
+        targets: the target sets.
+
     Raises:
-        MoemixError: a signal does not exist or its plug-in is broken, or a source holds out no examples for it.
+        MoemixError: a signal does not exist or its plug-in is broken, a source holds out no examples for it, or there
+            is no target set.
     """
     at_start = mixing.model_copy(update={"gate_load": "probe"})  # there is no training batch yet
     for fields, settings in ((strategy.signals, mixing), (strategy.at_start, at_start)):
@@ -47,16 +67,9 @@ def check_signals(strategy: MixingStrategy, sources: Sequence[Source], mixing: M
             required = SIGNALS.find(field).required(settings)
             for source in sources:
                 if "held-out examples" in required and not source.probe_examples:
-                    raise _no_held_out(source.name, field)
-
-
-def _no_held_out(source: str, field: str) -> MoemixError:
-    return MoemixError(
-        f"the source holds out no examples, which the signal `{field}` is measured on",
-        where=f"source {source}",
-        hint="set its `probe_examples` (the paper: 1000)"
-        + (", or mixing.gate_load=online" if field == "gate_load" else ""),
-    )
+                    raise no_held_out(source.name, field)
+            if "target sets" in required and not targets:
+                raise no_targets(field)
 
 
 __all__ = [

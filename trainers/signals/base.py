@@ -7,9 +7,9 @@ it. A signal imports torch in the functions that measure.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 
@@ -24,13 +24,25 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from trainers.data import TokenSource
+    from trainers.data import Example, TokenSource, TokenSplit
     from trainers.data.batches import Forward, Layout, Tally
     from trainers.models.loss import TargetLosses
     from trainers.parallel.base import Ranks
 
-Sight = Literal["training batch", "held-out examples", "router", "gradients", "reference model", "texts"]
+Sight = Literal[
+    "training batch",
+    "held-out examples",
+    "target sets",
+    "trial steps",
+    "router",
+    "gradients",
+    "reference model",
+    "texts",
+]
 """What a signal must see."""
+
+Trial = Callable[[int, "Sequence[Sequence[Example]]"], AbstractContextManager[None]]
+"""Train on a few batches of examples after so many steps, and take it back exactly when the context ends."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +72,8 @@ class SignalContext:
         seed: the seed of the run.
         ranks: the processes that train together.
         resources: what some signals need beside the model.
+        targets: the target sets by name: examples that are never trained on, and that strategies may aim at.
+        trial: trains on a few batches, and takes it back.
     """
 
     losses: TargetLosses
@@ -69,6 +83,8 @@ class SignalContext:
     seed: int
     ranks: Ranks
     resources: Resources = Resources()
+    targets: Mapping[str, TokenSplit] = field(default_factory=dict)
+    trial: Trial | None = None
 
     @property
     def device(self) -> torch.device:
@@ -76,9 +92,51 @@ class SignalContext:
         return self.losses.model.device
 
     def probe(self, field: str) -> Probe:
-        """Return held-out examples for a signal, as many as the recipe says."""
-        examples = self.mixing.probe_batches * self.mixing.probe_batch_size
-        return Probe(self.sources, examples, self.layout, self.seed, self.ranks, wanted_for=field)
+        """Return held-out examples of the sources for a signal, as many as the recipe says.
+
+        Raises:
+            MoemixError: a source holds out no examples.
+        """
+        for source in self.sources:
+            if not len(source.probe):
+                raise no_held_out(source.name, field)
+        return self._probe([source.probe for source in self.sources])
+
+    def target_probe(self, field: str) -> Probe:
+        """Return examples of the target sets for a signal, as many of each as the recipe says.
+
+        Raises:
+            MoemixError: there are no target sets.
+        """
+        if not self.targets:
+            raise no_targets(field)
+        return self._probe(list(self.targets.values()))
+
+    @property
+    def probe_examples(self) -> int:
+        """The examples of each source that a signal is measured on."""
+        return self.mixing.probe_batches * self.mixing.probe_batch_size
+
+    def _probe(self, splits: Sequence[TokenSplit]) -> Probe:
+        return Probe(splits, self.probe_examples, self.layout, self.seed, self.ranks)
+
+    def trial_batches(self, source: int, step: int, count: int) -> list[list[Example]]:
+        """Return batches of training examples of a source for trial steps after ``step`` steps, as large as a probe."""
+        train = self.sources[source].train
+        picked = np.random.default_rng((self.seed, step, source, 1)).integers(
+            len(train), size=(count, self.probe_examples)
+        )
+        return [[train[i] for i in row] for row in picked.tolist()]
+
+    def tried(self, step: int, batches: Sequence[Sequence[Example]], field: str) -> AbstractContextManager[None]:
+        """Return a context in which the model has been trained on these batches; its end takes that back exactly.
+
+        Raises:
+            MoemixError: nothing is trained here, so nothing can be tried.
+        """
+        if self.trial is None:
+            raise MoemixError(f"the signal `{field}` needs trial steps, which only a training can do")
+        return self.trial(step, batches)
 
     def reference_losses(self) -> TargetLosses:
         """Load the reference model in evaluation mode, in the precision and on the device of the model in training.
@@ -111,6 +169,8 @@ class Situation:
         noise: the error of one example.
         loss, reference_loss: f64[K], each source's mean loss per target token: of the model, and of the reference.
         progress: f64[K], the fall of the loss per training step since the last observation.
+        target_loss: f64[J], the mean loss per target token of each target set.
+        target_gradient: f64[J, S], the direction in which each target set pulls the model.
         load: f64[K, L, E], the share of each source's tokens that each expert gets.
         meaning: f64[K, D], what each source is about.
         gradient: f64[K, S], the direction in which each source pulls the model.
@@ -125,6 +185,8 @@ class Situation:
     loss: NDArray[np.float64]
     reference_loss: NDArray[np.float64]
     progress: NDArray[np.float64]
+    target_loss: NDArray[np.float64]
+    target_gradient: NDArray[np.float64]
     load: NDArray[np.float64]
     meaning: NDArray[np.float64]
     gradient: NDArray[np.float64]
@@ -228,42 +290,51 @@ def plain(array: np.ndarray) -> object:
     return [plain(row) if row.ndim else (float(row) if math.isfinite(row) else None) for row in array]
 
 
+def no_held_out(source: str, field: str) -> MoemixError:
+    """Return the error of a signal that needs held-out examples where a source has none."""
+    return MoemixError(
+        f"the source holds out no examples, which the signal `{field}` is measured on",
+        where=f"source {source}",
+        hint="set its `probe_examples` (the paper: 1000)"
+        + (", or mixing.gate_load=online" if field == "gate_load" else ""),
+    )
+
+
+def no_targets(field: str) -> MoemixError:
+    """Return the error of a signal that needs target sets where there are none."""
+    return MoemixError(
+        f"there is no target set, which the signal `{field}` is measured on",
+        hint="add one to the recipe's `held_out`, written like a source (docs/strategies.md#target-sets)",
+    )
+
+
 class Probe:
-    """Some held-out examples of each source, drawn anew for every update; the same for all signals of one update.
+    """Some examples of each set, drawn anew for every update; the same for all signals of one update.
 
-    A source that holds out fewer than ``examples`` gives all of them.
-
-    Raises:
-        MoemixError: a source holds out no examples, which ``wanted_for`` needs.
+    A set with fewer than ``examples`` gives all of them. The sets are what the sources hold out, or the target sets.
     """
 
-    def __init__(
-        self, sources: Sequence[TokenSource], examples: int, layout: Layout, seed: int, ranks: Ranks, *, wanted_for: str
-    ) -> None:
-        for source in sources:
-            if not len(source.probe):
-                raise MoemixError(
-                    f"the source holds out no examples, which the {wanted_for.replace('_', ' ')} needs",
-                    where=f"source {source.name}",
-                    hint="set its `probe_examples` (the paper: 1000)"
-                    + (", or mixing.gate_load=online" if wanted_for == "gate_load" else ""),
-                )
-        self.num_sources = len(sources)
-        self._sources, self._examples, self._layout, self._seed = sources, examples, layout, seed
+    def __init__(self, splits: Sequence[TokenSplit], examples: int, layout: Layout, seed: int, ranks: Ranks) -> None:
+        self.num_sources = len(splits)
+        self._splits, self._examples, self._layout, self._seed = splits, examples, layout, seed
         self._ranks = ranks
+
+    def drawn(self, step: int, k: int) -> list[Example]:
+        """Return the examples of a set after ``step`` steps."""
+        split = self._splits[k]
+        order = np.random.default_rng((self._seed, step, k)).permutation(len(split))
+        return [split[i] for i in order[: self._examples].tolist()]
 
     def forwards(self, step: int, device: torch.device, only: int | None = None) -> Iterator[Forward]:
         """Yield this rank's share of the forward passes after ``step`` steps; every rank gets equally many.
 
-        With ``only``, they hold examples of that source alone; otherwise those of all sources, in mixed rows.
+        With ``only``, they hold examples of that set alone; otherwise those of all sets, in mixed rows.
         """
-        examples, source_ids = [], []
-        for k, source in enumerate(self._sources):
-            if only is not None and k != only:
-                continue
-            order = np.random.default_rng((self._seed, step, k)).permutation(len(source.probe))
-            picked = order[: self._examples].tolist()
-            examples += [source.probe[i] for i in picked]
+        examples: list[Example] = []
+        source_ids: list[int] = []
+        for k in range(self.num_sources) if only is None else (only,):
+            picked = self.drawn(step, k)
+            examples += picked
             source_ids += [k] * len(picked)
         lengths = np.array([len(example.input_ids) for example in examples], dtype=np.int64)
         forwards, ranks = self._layout.forwards(lengths), self._ranks

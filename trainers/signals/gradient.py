@@ -8,7 +8,9 @@ it is taken of one forward pass at a time and never needs more than one gradient
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import math
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +19,9 @@ from trainers.signals.base import Signal, SignalContext, Situation, evaluating, 
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from trainers.data.batches import Forward
+    from trainers.models.loss import TargetLosses
 
 WIDTH = 4096
 _CHUNK = 1 << 20  # entries hashed at a time
@@ -34,7 +39,7 @@ class GradientSketch(Signal):
     shape = "f32[K, S]"
     cost = "a forward and backward pass over the probe examples, one gradient in memory"
     sees = frozenset({"held-out examples", "gradients"})
-    unknown = 0
+    unknown: ClassVar[float] = 0
 
     @classmethod
     def invent(cls, now: Situation) -> NDArray[np.float32]:
@@ -57,24 +62,84 @@ class GradientSketch(Signal):
     def _sketch(self, step: int, source: int) -> NDArray[np.float64]:
         import torch
 
-        losses, device = self._context.losses, self._context.device
-        learning = [parameter for parameter in losses.parameters() if parameter.requires_grad]
+        device = self._context.device
         sketch_S = torch.zeros(self._width, dtype=torch.float32, device=device)
         targets = 0
-        with evaluating(losses), torch.enable_grad():
-            for batch in self._probe.forwards(step, device, only=source):
-                total = losses(batch).total
-                # Not `backward`: these gradients belong to no optimizer and must not meet those of other ranks.
-                gradients = torch.autograd.grad(total, learning, allow_unused=True)
-                targets += len(batch.target_source_N)
-                start = 0
-                for parameter, gradient in zip(learning, gradients, strict=True):
-                    if gradient is not None:
-                        add_to_sketch(sketch_S, gradient, start)
-                    start += parameter.numel()
+        for batch in self._probe.forwards(step, device, only=source):
+            targets += len(batch.target_source_N)
+            for start, gradient in gradients_of(self._context.losses, batch):
+                add_to_sketch(sketch_S, gradient, start)
         sums = self._context.ranks.sum(np.append(sketch_S.cpu().double().numpy(), float(targets)))
         mean_S: NDArray[np.float64] = sums[:-1] / max(sums[-1], 1.0)
         return mean_S
+
+
+class TargetGradient(GradientSketch):
+    """f32[J, S], a sketch of the gradient of each target set's mean loss per target token."""
+
+    field = "target_gradient"
+    shape = "f32[J, S]"
+    cost = "a forward and backward pass over as many examples of each target set, one gradient in memory"
+    sees = frozenset({"target sets", "gradients"})
+    axes = ()
+
+    @classmethod
+    def invent(cls, now: Situation) -> NDArray[np.float32]:
+        """Return the true directions with the error of as many examples as are held out."""
+        return now.blurred(now.target_gradient, now.held_out).astype(np.float32)
+
+    def __init__(self, context: SignalContext, width: int = WIDTH) -> None:
+        Signal.__init__(self, context)
+        self._probe, self._width = context.target_probe(self.field), width
+
+
+class GradientAlignment(GradientSketch):
+    """f64[K, K], the cosines between the sources' gradients, from their sketches; nan where one is unknown."""
+
+    field = "gradient_alignment"
+    shape = "f64[K, K]"
+    unknown = math.nan
+    axes = (0, 1)
+
+    @classmethod
+    def invent(cls, now: Situation) -> NDArray[np.float64]:  # type: ignore[override]
+        """Return the cosines of the true directions with the error of the examples drawn."""
+        return cosines(super().invent(now))
+
+    def observe(self, step: int) -> NDArray[np.float64]:  # type: ignore[override]
+        """Compare the gradients of the sources on held-out examples."""
+        return cosines(super().observe(step))
+
+    def trace(self, observed: np.ndarray) -> object:
+        """Return the cosines."""
+        return plain(observed)
+
+
+def cosines(sketch_KS: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Return the cosines between rows, f64[K, K]; nan for a row of zeros."""
+    wide = sketch_KS.astype(np.float64)
+    length = np.linalg.norm(wide, axis=1)
+    unit = np.full(wide.shape, np.nan)
+    np.divide(wide, length[:, None], out=unit, where=length[:, None] > 0)
+    between: NDArray[np.float64] = unit @ unit.T
+    return between
+
+
+def gradients_of(losses: TargetLosses, batch: Forward) -> Iterator[tuple[int, Tensor]]:
+    """Yield the gradient of the summed loss of a forward pass: each learning parameter's, and its first entry's number.
+
+    No optimizer sees these gradients, and they do not meet those of other ranks.
+    """
+    import torch
+
+    learning = [parameter for parameter in losses.parameters() if parameter.requires_grad]
+    with evaluating(losses), torch.enable_grad():
+        gradients = torch.autograd.grad(losses(batch).total, learning, allow_unused=True)
+    start = 0
+    for parameter, gradient in zip(learning, gradients, strict=True):
+        if gradient is not None:
+            yield start, gradient
+        start += parameter.numel()
 
 
 def add_to_sketch(sketch_S: Tensor, gradient: Tensor, start: int) -> None:

@@ -6,7 +6,7 @@ The training loss costs nothing, as the loop computes it anyway. Held-out losses
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from trainers.data.batches import Forward, Tally
+    from trainers.data import Example
+    from trainers.data.batches import Forward, Layout, Tally
     from trainers.models.loss import TargetLosses
     from trainers.parallel.base import Ranks
 
@@ -161,6 +162,68 @@ def mean_by_source(
     mean_K = np.full(probe.num_sources, np.nan)
     np.divide(total_K, count_K, out=mean_K, where=count_K > 0)
     return mean_K
+
+
+class TargetLoss(ProbeLoss):
+    """f64[J], the mean loss per target token on each target set."""
+
+    field = "target_loss"
+    shape = "f64[J]"
+    cost = "a forward pass over as many examples of each target set"
+    sees = frozenset({"target sets"})
+    axes = ()
+
+    @classmethod
+    def invent(cls, now: Situation) -> NDArray[np.float64]:
+        """Return the true losses with the error of as many examples as are held out."""
+        return now.measured(now.target_loss)
+
+    def __init__(self, context: SignalContext) -> None:
+        super().__init__(context)
+        self._probe = context.target_probe(self.field)
+
+
+class ExampleLoss(ProbeLoss):
+    """f64[K, N], the mean loss per target token of each held-out example; nan where a source has fewer."""
+
+    field = "example_loss"
+    shape = "f64[K, N]"
+
+    @classmethod
+    def invent(cls, now: Situation) -> NDArray[np.float64]:
+        """Return losses of examples that vary around the true loss of their source."""
+        return now.measured(np.repeat(now.loss[:, None], now.held_out, axis=1), 1)
+
+    def observe(self, step: int) -> NDArray[np.float64]:
+        """Run the model on held-out examples."""
+        context, count = self._context, self._probe.num_sources
+        loss_KN = np.full((count, context.probe_examples), np.nan)
+        for k in range(count):
+            examples = self._probe.drawn(step, k)
+            total_n, targets_n = example_losses(context.losses, examples, context.layout, context.ranks)
+            np.divide(total_n, targets_n, out=loss_KN[k, : len(examples)], where=targets_n > 0)
+        return loss_KN
+
+
+def example_losses(
+    losses: TargetLosses, examples: Sequence[Example], layout: Layout, ranks: Ranks
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return f64[n], the summed loss of each example, and f64[n], the number of its targets, the same on every rank."""
+    import torch
+
+    count = len(examples)
+    lengths = np.array([len(example.input_ids) for example in examples], dtype=np.int64)
+    sums_2n = np.zeros((2, count))
+    with torch.no_grad(), evaluating(losses):
+        # The number of the example stands where its source would, so that losses can be summed by example.
+        for batch in layout.shares(
+            layout.forwards(lengths), examples, range(count), ranks.index, ranks.count, losses.model.device
+        ):
+            each = losses(batch).each_N.cpu().double().numpy()
+            sums_2n[0] += np.bincount(batch.target_source_N, each, count)
+            sums_2n[1] += np.bincount(batch.target_source_N, minlength=count)
+    total_n, targets_n = ranks.sum(sums_2n)
+    return total_n, targets_n
 
 
 def each_loss(losses: TargetLosses, batch: Forward) -> Tensor:

@@ -71,6 +71,9 @@ class Observer:
             "load": (teaching @ world.routing_at(now.time)).transpose(1, 0, 2),
             "meaning": world.first @ self._meaning,
             "gradient": (teaching * strength) @ self._direction,
+            # The one target set is what the objective counts: all skills alike.
+            "target_loss": np.array([world.objective(now.learned)]),
+            "target_gradient": (strength @ self._direction)[None] / world.world.skills,
         }
         found = {}
         for field in signals:

@@ -17,6 +17,7 @@ from trainers.simulation.signals import PROBE, Observer, Snapshot
 from trainers.simulation.worlds import DrawnWorld
 
 P = ParamSpec("P")
+TARGETS = ("objective",)  # the target set of every world
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ def simulate_run(rule: MixingStrategy, drawn: DrawnWorld, seed: tuple[int, ...])
         MoemixError: the strategy needs a signal that the simulation does not have.
     """
     world, count = drawn.world, len(drawn.names)
-    sources = Sources(drawn.names, drawn.sizes, steps=world.steps, seed=seed[-1])
+    sources = Sources(drawn.names, drawn.sizes, steps=world.steps, seed=seed[-1], targets=TARGETS)
     for field in sorted(rule.signals | rule.at_start):
         SIGNALS.find(field)  # an unknown signal is an error before anything is simulated
     if rule.needs:
@@ -95,7 +96,7 @@ def simulate_run(rule: MixingStrategy, drawn: DrawnWorld, seed: tuple[int, ...])
 
 
 def _observation(drawn: DrawnWorld, step: int, total: Ints, seen: dict[str, Array]) -> Observation:
-    return Observation(step, drawn.names, total, np.rint(total * drawn.lengths).astype(np.int64), **seen)
+    return Observation(step, drawn.names, total, np.rint(total * drawn.lengths).astype(np.int64), TARGETS, **seen)
 
 
 class _Clock:

@@ -10,8 +10,6 @@ import hashlib
 import time
 from collections.abc import Mapping, Sequence
 
-import numpy as np
-import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from harness.errors import MoemixError
@@ -22,7 +20,7 @@ from trainers.data.sources import TokenSplit
 from trainers.models.loss import TargetLosses
 from trainers.models.packing import prepare_packing
 from trainers.parallel.base import Ranks
-from trainers.signals.base import evaluating
+from trainers.signals.losses import example_losses
 
 FILE = "held_out.jsonl"
 ROWS_PER_FORWARD = 8
@@ -74,22 +72,10 @@ class HeldOut:
 
     def measure(self, step: int) -> list[HeldOutLosses]:
         """Return the losses of each set after so many steps, the same on every rank."""
-        device = self._losses.model.device
         found = []
         for name, examples in self._sets.items():
-            started, count = time.perf_counter(), len(examples)
-            lengths = np.array([len(example.input_ids) for example in examples], dtype=np.int64)
-            forwards = self._layout.forwards(lengths)
-            sums_2n = np.zeros((2, count))
-            with torch.no_grad(), evaluating(self._losses):
-                # The number of the example stands where its source would, so that losses can be summed by example.
-                for batch in self._layout.shares(
-                    forwards, examples, range(count), self._ranks.index, self._ranks.count, device
-                ):
-                    each = self._losses(batch).each_N.cpu().double().numpy()
-                    sums_2n[0] += np.bincount(batch.target_source_N, each, count)
-                    sums_2n[1] += np.bincount(batch.target_source_N, minlength=count)
-            total_n, targets_n = self._ranks.sum(sums_2n)
+            started = time.perf_counter()
+            total_n, targets_n = example_losses(self._losses, examples, self._layout, self._ranks)
             texts = [str(self._tokenizer.decode(e.input_ids[e.is_target], skip_special_tokens=True)) for e in examples]
             found.append(
                 HeldOutLosses(

@@ -42,6 +42,7 @@ from trainers.training.held_out import HeldOut, held_out_sets
 from trainers.training.mixture import Mixture
 from trainers.training.runtime import Interrupts, deterministic, peak_memory, seed_forward
 from trainers.training.state import State, States, below, prefixed, writing
+from trainers.training.trial import Trials
 
 METRICS, TRACE = "metrics.jsonl", "mixture.jsonl"
 WRITTEN = (METRICS, TRACE, HELD_OUT)  # files that grow, and are cut back to a state's size when it is resumed
@@ -66,7 +67,7 @@ class FitRequest:
         reference: the result of the finished run that the strategy needs.
         resources: what signals may need beside the model.
         tracker: gets every record; only on the first process.
-        held_out: further sets of held-out examples, beside those of the sources.
+        held_out: further sets of held-out examples, beside those of the sources; strategies may aim at them.
         held_out_every: steps between measurements of held-out losses; None for one at the end.
     """
 
@@ -115,12 +116,23 @@ class _Loop:
         _prepare(model, training, self.seed, self.device)
         losses = TargetLosses(model, bfloat16=training.dtype == "bfloat16", balance=training.balance_loss)
         resources = request.resources or Resources(request.tokenizer)
-        context = SignalContext(losses, sources, request.mixing, self.layout, self.seed, self.ranks, resources)
+        targets = held_out_sets((), request.held_out)
+        context = SignalContext(
+            losses,
+            sources,
+            request.mixing,
+            self.layout,
+            self.seed,
+            self.ranks,
+            resources,
+            targets,
+            lambda *given: self.trials(*given),
+        )
         # Nothing has been trained on before the first step, so the model's gate load can only be probed.
         probing = replace(context, mixing=request.mixing.model_copy(update={"gate_load": "probe"}))
         at_start = partial(make_signals, strategy.at_start, probing)
         sizes = np.array([source.size for source in sources], dtype=np.int64)
-        facts = Sources(self.names, sizes, training.steps, self.seed, request.reference)
+        facts = Sources(self.names, sizes, training.steps, self.seed, request.reference, tuple(targets))
         if self.ranks.first and (advice := strategy.advice(facts)):
             logger.warning("warning: %s", advice)
         signals = make_signals(strategy.signals, context)
@@ -146,6 +158,10 @@ class _Loop:
                 self._find_unused(losses)
         self.parallel.partly_frozen = gate_halves(model, training.freeze)
         self.losses, self.optimizer = self.parallel.prepare(losses, model, training)
+        rate = partial(learning_rate, training)
+        self.trials = Trials(
+            self.losses, self.optimizer, self.parallel, self.layout, rate, training.max_grad_norm, self.seed
+        )
 
     # --- the whole run -------------------------------------------------------------------------------
 

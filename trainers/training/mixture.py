@@ -139,6 +139,7 @@ class Mixture:
             names=self._sources.names,
             examples_seen=seen.examples.copy(),
             tokens_seen=seen.tokens.copy(),
+            targets=self._sources.targets,
             **observed,
         )
         before, drawn, state = self.weights, self.draw_weights, self._state
