@@ -30,7 +30,7 @@ COMMANDS: dict[str, str] = {
     "data": "Make and inspect training data.",
     "strategies": "List the mixing strategies; `strategies new` begins one.",
     "simulate": "Run strategies in a simulated world; nothing is trained.",
-    "propose": "Propose fixed weights from proxy runs (regmix, mixing_law).",
+    "propose": "Propose fixed weights from proxy runs (regmix, mixing_law, mixmin, dmo).",
     "recipes": "List the built-in recipes; `recipe new` writes one for your data.",
     "suites": "List the evaluation suites.",
     "doctor": "Report what this machine can do.",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 import yaml
 from click.testing import CliRunner
+from scipy.optimize import minimize
 from small_runs import moemix
 
 from harness.errors import MoemixError
@@ -21,7 +23,7 @@ from harness.plan import build
 from harness.recipe_file import load_recipe
 from harness.store import Store
 from trainers.commands.propose import propose
-from trainers.proposals.laws import folds, law, proxy_mixes, sample_mixes
+from trainers.proposals.laws import ProxyLosses, folds, law, proxy_mixes, sample_mixes
 from trainers.proposals.propose import cross_validated, quality, shares
 from trainers.proposals.records import Proposal
 
@@ -69,19 +71,19 @@ def best_of_a_grid(target: np.ndarray) -> tuple[np.ndarray, float]:
 @pytest.mark.parametrize("target", [EVEN, np.array([0.7, 0.2, 0.1]), np.array([1.0, 0.0, 0.0])])
 def test_the_mixing_law_is_recovered_from_exact_losses_with_its_optimum(target: np.ndarray):
     mixes = proxy_mixes(EVEN, 12, seed=0)
-    fitted = law("mixing_law").fit(mixes, truth(mixes), target, seed=0)
+    fitted = law("mixing_law").fit(ProxyLosses(mixes, truth(mixes)), target, seed=0)
     expected, lowest = best_of_a_grid(target)
     proposed = fitted.best(EVEN, seed=0)
     assert proposed == pytest.approx(expected, abs=0.01)
     assert (truth(proposed[None]) @ target)[0] <= lowest + 1e-6
     unseen = sample_mixes(EVEN, 50, np.random.default_rng(9))
-    assert fitted.predict(unseen) == pytest.approx(truth(unseen) @ target, rel=1e-3)
+    assert fitted.predict(ProxyLosses(unseen, truth(unseen))) == pytest.approx(truth(unseen) @ target, rel=1e-3)
 
 
 def test_the_mixing_law_finds_its_way_through_noise():
     mixes = proxy_mixes(EVEN, 24, seed=0)
     noise = 1 + 0.01 * np.random.default_rng(0).normal(size=(24, 3))
-    fitted = law("mixing_law").fit(mixes, truth(mixes) * noise, EVEN, seed=0)
+    fitted = law("mixing_law").fit(ProxyLosses(mixes, truth(mixes) * noise), EVEN, seed=0)
     proposed = fitted.best(EVEN, seed=0)
     loss, lowest = float((truth(proposed[None]) @ EVEN)[0]), best_of_a_grid(EVEN)[1]
     assert loss - lowest < 0.1 * ((truth(mixes) @ EVEN).mean() - lowest)
@@ -92,34 +94,99 @@ def test_regmix_finds_a_known_optimum():
     mixes = proxy_mixes(EVEN, 64, seed=0)
     losses = np.repeat(((mixes - optimum) ** 2).sum(axis=1)[:, None], 3, axis=1) + 1.0
     regmix = law("regmix")
-    fitted = regmix.fit(mixes, losses, EVEN, seed=0)
+    runs = ProxyLosses(mixes, losses)
+    fitted = regmix.fit(runs, EVEN, seed=0)
     assert np.abs(fitted.best(EVEN, seed=0) - optimum).max() < 0.1
-    assert np.array_equal(regmix.fit(mixes, losses, EVEN, seed=0).predict(mixes), fitted.predict(mixes))
-    fit = quality(cross_validated(regmix, mixes, losses, EVEN, 0), losses @ EVEN)
+    assert np.array_equal(regmix.fit(runs, EVEN, seed=0).predict(runs), fitted.predict(runs))
+    fit = quality(cross_validated(regmix, runs, EVEN, 0)[0], losses @ EVEN, 10)
     assert fit.rank_correlation > 0.9
     assert fit.r2 > 0.8
+
+
+def predictions(rng: np.random.Generator) -> ProxyLosses:
+    """Proxies of three sources: the prior, each alone, two mixes; random predictions of two sets of 30 examples."""
+    mixes = np.array([proxy.weights for proxy in law("mixmin").design(EVEN, 6, 0)])
+    targets = tuple(rng.integers(1, 40, 30).astype(float) for _ in range(2))
+    nats = tuple(count * rng.uniform(0.5, 3.0, (len(mixes), 30)) for count in targets)
+    losses = np.stack([each.sum(axis=1) / count.sum() for each, count in zip(nats, targets, strict=True)], axis=1)
+    return ProxyLosses(mixes, losses, nats=nats, targets=targets)
+
+
+def test_mixmin_is_the_descent_of_its_authors():
+    """Anvith-Thudi/MixMin, LLM_DataMixing/mixmin_gen.py (2c9515a): exponentiated gradient of the mixture's loss."""
+    runs = predictions(np.random.default_rng(3))
+    assert runs.mixes[:4].tolist() == [EVEN.round(6).tolist(), *np.eye(3).tolist()]
+    logits, lengths = -runs.nats[1][1:4], runs.targets[1]
+    params = np.ones(3) / 3
+    for _ in range(100):
+        mixture = np.array([sum(p * math.exp(x) for p, x in zip(params, column, strict=True)) for column in logits.T])
+        grad = np.array([-np.mean(np.exp(row) / mixture / lengths) for row in logits])
+        params = params * np.exp(-grad)
+        params = params / params.sum()
+        if np.abs(grad).max() < 1e-4:
+            break
+    fitted = law("mixmin").fit(runs, np.array([0.0, 1.0]), 0)
+    np.testing.assert_allclose(fitted.best(EVEN, 0), params, atol=1e-9)
+    predicted, judged = cross_validated(law("mixmin"), runs, np.array([0.5, 0.5]), 0)
+    assert judged.tolist() == [True, False, False, False, True, True]
+    np.testing.assert_allclose(
+        predicted[1:4],
+        sum(np.mean(nats[1:4] / count, axis=1) for nats, count in zip(runs.nats, runs.targets, strict=True)) / 2,
+    )
+
+
+DMO = np.array([[0.2, 0.3, 0.5, 0.15, 0.9], [-0.1, 0.05, 0.3, 0.3, 0.4], [0.4, 0.6, 0.7, 0.1, 0.2]])
+
+
+def transfer(tokens: np.ndarray) -> np.ndarray:
+    """Losses under DMO's law (C, k, α, β, E of three sources), in the words of its authors' `objective`."""
+    columns = []
+    for i, (log_c, k, alpha, beta, floor) in enumerate(DMO):
+        worth = tokens[:, i] + k * (tokens.sum(axis=1) - tokens[:, i]) ** alpha
+        columns.append(math.exp(log_c) * worth ** (-beta) + floor)
+    return np.stack(columns, axis=1)
+
+
+def test_the_transfer_law_predicts_trainings_of_other_sizes_and_finds_the_optimum_of_its_authors():
+    """BrevityD/Data-Mixing-Optimization, domain_weights/weight_optimizer.py (6e8c66c): SLSQP of the same objective."""
+    proxies = law("dmo").design(EVEN, 13, 0)
+    assert [round(proxy.size, 3) for proxy in proxies[:5]] == [1.0, 1.667, 1.667, 1.667, 0.75]
+    tokens = 30.0 * np.array([proxy.size * proxy.weights for proxy in proxies])
+    runs = ProxyLosses(np.array([p.weights for p in proxies]), transfer(tokens), tokens, per_weight=np.full(3, 30.0))
+    fitted = law("dmo").fit(runs, EVEN, 0)
+    others = 30.0 * sample_mixes(EVEN, 20, np.random.default_rng(4)) * 1.5
+    unseen = ProxyLosses(runs.mixes, transfer(others), others)
+    np.testing.assert_allclose(fitted.predict(unseen), transfer(others) @ EVEN, rtol=5e-3)
+    theirs = minimize(
+        lambda w: transfer(30.0 * w[None]).sum(),
+        np.full(3, 1 / 3),
+        method="SLSQP",
+        bounds=[(0.0, 1.0)] * 3,
+        constraints=[{"type": "eq", "fun": lambda w: w.sum() - 1.0}],
+    ).x
+    np.testing.assert_allclose(fitted.best(EVEN, 0), theirs, atol=0.03)
 
 
 def test_the_quality_is_of_runs_that_the_law_did_not_see():
     """Losses that have nothing to do with the mix are fitted well, and predicted badly."""
     mixes = proxy_mixes(EVEN, 16, seed=0)
     losses = 1.0 + np.random.default_rng(1).random((16, 3))
-    regmix = law("regmix")
+    regmix, runs = law("regmix"), ProxyLosses(mixes, losses)
     target = losses @ EVEN
-    seen = quality(regmix.fit(mixes, losses, EVEN, 0).predict(mixes), target)
-    unseen = quality(cross_validated(regmix, mixes, losses, EVEN, 0), target)
+    seen = quality(regmix.fit(runs, EVEN, 0).predict(runs), target, 1)
+    unseen = quality(cross_validated(regmix, runs, EVEN, 0)[0], target, 10)
     assert seen.r2 > 0.5
     assert unseen.r2 < 0.1
 
 
 def test_quality_in_numbers():
-    fit = quality(np.array([1.0, 2.0, 4.0, 3.0]), np.array([1.0, 2.0, 3.0, 4.0]))
+    fit = quality(np.array([1.0, 2.0, 4.0, 3.0]), np.array([1.0, 2.0, 3.0, 4.0]), 4)
     assert (fit.r2, fit.rank_correlation, fit.error) == (
         pytest.approx(0.6),
         pytest.approx(0.8),
         pytest.approx(0.5**0.5),
     )
-    flat = quality(np.array([1.0, 2.0]), np.array([1.0, 1.0]))
+    flat = quality(np.array([1.0, 2.0]), np.array([1.0, 1.0]), 2)
     assert (flat.r2, flat.rank_correlation) == (None, None)
     assert [out.sum() for out in folds(25)] == [3] * 5 + [2] * 5
     assert np.sum(folds(7), axis=0).tolist() == [1] * 7
@@ -276,6 +343,29 @@ def test_proxies_are_trained_measured_and_fitted_and_a_killed_proposal_goes_on(r
     strategy = plan.select("regmix", None, None).config.strategy
     assert (strategy.name, strategy.options["weights"]) == ("static", regmix.weights)
     assert (strategy.spent.runs, strategy.spent.steps, strategy.spent.tokens) == (4, 32, regmix.cost.tokens)
+
+
+def test_proposers_that_design_their_own_proxies_run_them_and_aim_at_a_target_set(recipe: Path, tmp_path: Path):
+    gold = [{**source, "name": "gold"} for source in yaml.safe_load(recipe.read_text())["data"]["sources"][1:]]
+    aiming = tmp_path / "aiming.yaml"
+    aiming.write_text(yaml.safe_dump({**yaml.safe_load(recipe.read_text()), "held_out": gold}))
+    arguments = (str(aiming), "--set", "training.steps=8", "--store", str(tmp_path / "store"))
+    proposed("mixmin", *arguments, "--proxies", "5", "--target", "gold=1", "--out", str(tmp_path / "mixmin"))
+    found = Proposal.read(tmp_path / "mixmin" / "proposal.json")
+    assert [proxy.weights["sums"] for proxy in found.proxies[:3]] == [0.5, 1.0, 0.0]
+    assert found.target == {"sums": 0.0, "words": 0.0, "gold": 1.0}
+    assert found.weights["words"] > found.weights["sums"], "the model of words predicts words"
+    assert (found.fit.runs, found.fit.folds) == (3, 1)
+
+    proposed("dmo", *arguments, "--proxies", "6", "--out", str(tmp_path / "dmo"))
+    found = Proposal.read(tmp_path / "dmo" / "proposal.json")
+    steps = [
+        json.loads((tmp_path / "store" / p.run / "run.json").read_text())["result"]["steps"] for p in found.proxies
+    ]
+    assert steps == [8, 16, 16, 5, 5, 12]
+    assert sum(found.weights.values()) == pytest.approx(1, abs=1e-5)
+    with pytest.raises(MoemixError, match="cannot aim at a target set"):
+        CliRunner().invoke(propose, ["dmo", *arguments, "--target", "gold=1"], catch_exceptions=False)
 
 
 def test_a_strategy_file_that_is_none_is_told(recipe: Path, tmp_path: Path):

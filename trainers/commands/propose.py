@@ -15,12 +15,16 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("method", metavar="regmix|mixing_law")
+@click.argument("method", metavar="regmix|mixing_law|mixmin|dmo")
 @click.argument("recipe")
 @click.option("--proxies", type=click.IntRange(min=1), metavar="N", default=16, show_default=True, help="Proxy runs.")
 @click.option("--model", metavar="NAME", help="Which of the recipe's models.  [default: its first]")
 @click.option("--prior", metavar="A=X,B=Y", help="Weights around which mixes are sampled.  [default: even]")
-@click.option("--target", metavar="A=X,B=Y", help="Weight of each source's held-out loss.  [default: even]")
+@click.option(
+    "--target",
+    metavar="A=X,B=Y",
+    help="Weight of the loss of each source and target set.  [default: even over sources]",
+)
 @click.option(
     "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the mixes and the search."
 )
@@ -44,7 +48,7 @@ def propose(
     """Propose fixed weights for RECIPE: train proxies under many mixes, fit a law, and search its best mix.
 
     --set changes the proxy runs (`--set training.steps=100`), not the recipe that the weights are for. Finished
-    proxies are used again, also with more --proxies or with the other method.
+    proxies are used again, also with more --proxies or with another method where it can.
     """
     from harness.recipe_file import load_recipe
     from harness.store import Store, store_root

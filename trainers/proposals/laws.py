@@ -1,11 +1,12 @@
 """Laws: each maps a mix to the losses it leads to, is fitted on proxy runs, and returns the mix that it calls best.
 
-Shapes: N runs, K sources, of which each has a loss.
+Shapes: N runs, K sources, J sets of held-out examples: those of the sources, then the recipe's target sets.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
@@ -46,6 +47,51 @@ def sample_mixes(prior: Floats, count: int, rng: np.random.Generator) -> Floats:
     return gamma / total
 
 
+@dataclass(frozen=True)
+class Proxy:
+    """A proxy run to train.
+
+    Attributes:
+        weights: f64[K].
+        size: its steps, as a multiple of those of the proxies' recipe.
+    """
+
+    weights: Floats
+    size: float = 1.0
+
+
+@dataclass(frozen=True)
+class ProxyLosses:
+    """What proxy runs measured.
+
+    Attributes:
+        mixes: f64[N, K], the weights of each run.
+        losses: f64[N, J], the mean loss per target token of each set.
+        tokens: f64[N, K], the tokens of each source that each run was trained on.
+        nats: for each set, f64[N, n], the summed loss of each of its examples.
+        targets: for each set, f64[n], the target tokens of each example.
+        per_weight: f64[K], tokens of each source in a run of the original recipe that draws it alone.
+    """
+
+    mixes: Floats
+    losses: Floats
+    tokens: Floats = field(default_factory=lambda: np.empty((0, 0)))
+    nats: tuple[Floats, ...] = ()
+    targets: tuple[Floats, ...] = ()
+    per_weight: Floats = field(default_factory=lambda: np.empty(0))
+
+    def of(self, chosen: NDArray[np.bool_]) -> ProxyLosses:
+        """Return some of the runs."""
+        return ProxyLosses(
+            self.mixes[chosen],
+            self.losses[chosen],
+            self.tokens[chosen] if len(self.tokens) else self.tokens,
+            tuple(nats[chosen] for nats in self.nats),
+            self.targets,
+            self.per_weight,
+        )
+
+
 class Law:
     """The interface of a law.
 
@@ -58,20 +104,38 @@ class Law:
     source: ClassVar[str]
 
     @classmethod
-    def fit(cls, mixes: Floats, losses: Floats, target: Floats, seed: int) -> Law:
+    def design(cls, prior: Floats, count: int, seed: int) -> list[Proxy]:
+        """Return the proxies to train, the prior first; a larger count begins with the same ones."""
+        return [Proxy(mix) for mix in proxy_mixes(prior, count, seed)]
+
+    @classmethod
+    def fewest(cls, sources: int) -> int:
+        """Return the number of proxies that are needed at least: the mixing law of one loss has K + 1 parameters."""
+        return sources + 2
+
+    @classmethod
+    def left_out(cls, runs: ProxyLosses) -> Sequence[NDArray[np.bool_]]:
+        """Return for each fold which runs it leaves out of the fit to predict them, bool[N]."""
+        return folds(len(runs.mixes))
+
+    @classmethod
+    def fit(cls, runs: ProxyLosses, target: Floats, seed: int) -> Law:
         """Fit the law.
 
         Args:
-            mixes: f64[N, K], the weights of each run.
-            losses: f64[N, K], the held-out loss of each source in each run.
-            target: f64[K], how much the loss of each source counts; sums to 1.
+            runs: what the proxies measured.
+            target: f64[J], how much the loss of each set counts; sums to 1.
             seed: the seed of the fit.
         """
         raise NotImplementedError
 
-    def predict(self, mixes: Floats) -> Floats:
-        """Return the target's loss under each mix, f64[N]."""
+    def predict(self, runs: ProxyLosses) -> Floats:
+        """Return the target's loss of each run, f64[N]."""
         raise NotImplementedError
+
+    def value(self, weights: Floats) -> float:
+        """Return the target's loss under these weights."""
+        return float(self.predict(ProxyLosses(weights[None], np.empty((1, 0))))[0])
 
     def best(self, prior: Floats, seed: int) -> Floats:
         """Return the mix with the lowest predicted loss, f64[K]."""
@@ -80,15 +144,15 @@ class Law:
 
 @dataclass(frozen=True)
 class MixingLaw(Law):
-    """L_j(w) = e^{c_j} + e^{t_j·w} for every source j, by least squares from several starts.
+    """L_j(w) = e^{c_j} + e^{t_j·w} for every set j, by least squares from several starts.
 
     The factor k_j of the paper's L_j = c_j + k_j e^{t_j·w} is included in t_j, because the weights sum to 1. Errors are
-    relative to the spread of each source's losses, and large errors count linearly (the paper uses a Huber loss).
+    relative to the spread of each set's losses, and large errors count linearly (the paper uses a Huber loss).
 
     Attributes:
-        constant: f64[K], c.
-        slope: f64[K, K], t.
-        target: f64[K], how much the loss of each source counts.
+        constant: f64[J], c.
+        slope: f64[J, K], t.
+        target: f64[J], how much the loss of each set counts.
     """
 
     name = "mixing_law"
@@ -99,15 +163,15 @@ class MixingLaw(Law):
     target: Floats
 
     @classmethod
-    def fit(cls, mixes: Floats, losses: Floats, target: Floats, seed: int) -> MixingLaw:
-        """Fit c and t of every source."""
+    def fit(cls, runs: ProxyLosses, target: Floats, seed: int) -> MixingLaw:
+        """Fit c and t of every set."""
         rng = np.random.default_rng(seed)
-        found = [_fit_one(mixes, of_source, rng) for of_source in losses.T]
+        found = [_fit_one(runs.mixes, of_set, rng) for of_set in runs.losses.T]
         return cls(np.array([c for c, _ in found]), np.array([t for _, t in found]), target)
 
-    def predict(self, mixes: Floats) -> Floats:
+    def predict(self, runs: ProxyLosses) -> Floats:
         """Return the target's loss under each mix, f64[N]."""
-        losses: Floats = np.exp(self.constant) + np.exp(mixes @ self.slope.T)
+        losses: Floats = np.exp(self.constant) + np.exp(runs.mixes @ self.slope.T)
         return losses @ self.target
 
     def best(self, prior: Floats, seed: int) -> Floats:
@@ -130,7 +194,7 @@ class MixingLaw(Law):
 
 
 def _fit_one(mixes: Floats, losses: Floats, rng: np.random.Generator) -> tuple[float, Floats]:
-    """Fit c and t of one source to its losses, f64[N]."""
+    """Fit c and t of one set to its losses, f64[N]."""
     from scipy.optimize import least_squares
 
     low, spread = float(losses.min()), max(float(losses.std()), 1e-9)
@@ -173,11 +237,11 @@ class RegMix(Law):
     trees: Booster
 
     @classmethod
-    def fit(cls, mixes: Floats, losses: Floats, target: Floats, seed: int) -> RegMix:
+    def fit(cls, runs: ProxyLosses, target: Floats, seed: int) -> RegMix:
         """Fit the trees to the target's loss."""
         import lightgbm
 
-        count = len(mixes)
+        count = len(runs.mixes)
         parameters = {
             "objective": "regression",
             "learning_rate": 0.01,
@@ -190,17 +254,18 @@ class RegMix(Law):
             "num_threads": 1,
             "verbose": -1,
         }
-        data = lightgbm.Dataset(mixes, losses @ target, params={"verbose": -1, "min_data_in_bin": 1})
+        data = lightgbm.Dataset(runs.mixes, runs.losses @ target, params={"verbose": -1, "min_data_in_bin": 1})
         return cls(lightgbm.train(parameters, data, num_boost_round=1000))
 
-    def predict(self, mixes: Floats) -> Floats:
+    def predict(self, runs: ProxyLosses) -> Floats:
         """Return the target's loss under each mix, f64[N]."""
-        return np.asarray(self.trees.predict(mixes, num_threads=1), dtype=np.float64)
+        return np.asarray(self.trees.predict(runs.mixes, num_threads=1), dtype=np.float64)
 
     def best(self, prior: Floats, seed: int) -> Floats:
         """Return the mean of the best of very many sampled mixes."""
         candidates = sample_mixes(prior, CANDIDATES, np.random.default_rng(seed))
-        lowest = np.argsort(self.predict(candidates), kind="stable")[:BEST]
+        predicted = self.predict(ProxyLosses(candidates, np.empty((CANDIDATES, 0))))
+        lowest = np.argsort(predicted, kind="stable")[:BEST]
         mean: Floats = candidates[lowest].mean(axis=0)
         return normalised(mean)
 
@@ -211,7 +276,10 @@ def law(name: str) -> type[Law]:
     Raises:
         MoemixError: there is no such law, or it needs a package that is not installed.
     """
-    laws: dict[str, type[Law]] = {each.name: each for each in (RegMix, MixingLaw)}
+    from trainers.proposals.mixmin import MixMin
+    from trainers.proposals.transfer import TransferLaw
+
+    laws: dict[str, type[Law]] = {each.name: each for each in (RegMix, MixingLaw, MixMin, TransferLaw)}
     if name not in laws:
         raise unknown("proposer", name, laws)
     if laws[name] is RegMix:
@@ -222,11 +290,6 @@ def law(name: str) -> type[Law]:
                 f"regmix needs the package lightgbm: {error}", hint="pip install 'moemix[propose]' (and libgomp)"
             ) from None
     return laws[name]
-
-
-def fewest_runs(sources: int) -> int:
-    """Return the number of runs that a law needs at least: the law of one source has sources + 1 parameters."""
-    return sources + 2
 
 
 def folds(count: int, most: int = 10) -> list[NDArray[np.bool_]]:

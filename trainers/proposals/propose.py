@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import yaml
+from numpy.typing import NDArray
 
 from harness.conductor import conduct
 from harness.errors import MoemixError, StageError, nearest, unknown
@@ -18,13 +19,14 @@ from harness.jobs import PlannedRun
 from harness.plan import build
 from harness.provenance import provenance
 from harness.recipe import Evaluation, Recipe, Strategy
-from harness.records import HeldOutLosses, RunManifest
-from harness.store import Run, Store
+from harness.records import HeldOutLosses, RunManifest, TrainResult
+from harness.store import Store
 from trainers.figures import write_png
 from trainers.mixing.base import Floats
 from trainers.mixing.simplex import even, normalised
-from trainers.proposals.laws import Law, fewest_runs, folds, proxy_mixes
+from trainers.proposals.laws import Law, Proxy, ProxyLosses
 from trainers.proposals.records import Fit, Proposal, ProposalCost, ProxyRun
+from trainers.proposals.transfer import TransferLaw
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -69,12 +71,15 @@ def propose(law: type[Law], request: Request, store: Store, data_root: Path | No
     """
     names = sorted(source.name for source in request.recipe.data.sources)
     prior = shares(request.prior, names, "prior")
-    target = shares(request.target, names, "target")
-    if request.proxies < fewest_runs(len(names)):
+    sets = [*names, *(source.name for source in request.recipe.held_out)]
+    target = shares(request.target or dict.fromkeys(names, 1.0), sets, "target")
+    if law is TransferLaw and target[len(names) :].any():
+        raise MoemixError("dmo has a law of each source alone, so it cannot aim at a target set", where="--target")
+    if request.proxies < law.fewest(len(names)):
         raise MoemixError(
             f"{request.proxies} proxies are too few for {law.name} over {len(names)} sources",
             where="--proxies",
-            hint=f"give at least {fewest_runs(len(names))}; more proxies give a better fit",
+            hint=f"give at least {law.fewest(len(names))}; more proxies give a better fit",
         )
     for source in request.recipe.data.sources:
         if not source.probe_examples:
@@ -83,8 +88,8 @@ def propose(law: type[Law], request: Request, store: Store, data_root: Path | No
                 where=f"source {source.name}",
                 hint=f"add --set data.sources.{source.name}.probe_examples=100",
             )
-    mixes = proxy_mixes(prior, request.proxies, request.seed)
-    plan = build(proxy_recipe(request, names, mixes), store, data_root)
+    proxies = law.design(prior, request.proxies, request.seed)
+    plan = build(proxy_recipe(request, names, proxies), store, data_root)
     outcome = conduct(plan)
     if outcome.failed:
         job, reason = next(iter(outcome.failed.items()))
@@ -121,15 +126,20 @@ def shares(given: dict[str, float] | None, names: Sequence[str], option: str) ->
     return normalised(found)
 
 
-def proxy_recipe(request: Request, names: Sequence[str], mixes: Floats) -> Recipe:
-    """Return the recipe of the proxy runs: one model, one seed, fixed weights for each mix, no evaluation."""
+def proxy_recipe(request: Request, names: Sequence[str], proxies: Sequence[Proxy]) -> Recipe:
+    """Return the recipe of the proxy runs: one model, one seed, fixed weights for each proxy, no evaluation."""
     recipe = request.recipe
     models = {model.name: model for model in recipe.models}
     if request.model is not None and request.model not in models:
         raise MoemixError(f"the recipe has no model {request.model!r}", hint=nearest(request.model, models))
     rows = tuple(
-        Strategy(name="static", label=f"proxy-{i:04}", options={"weights": dict(zip(names, mix.tolist(), strict=True))})
-        for i, mix in enumerate(mixes)
+        Strategy(
+            name="static",
+            label=f"proxy-{i:04}",
+            options={"weights": _named(names, proxy.weights)},
+            overrides={} if proxy.size == 1 else {"training.steps": max(1, round(proxy.size * recipe.training.steps))},
+        )
+        for i, proxy in enumerate(proxies)
     )
     return recipe.model_copy(
         update={
@@ -151,17 +161,16 @@ def _proposal(
     store: Path,
 ) -> Proposal:
     names = sorted(source.name for source in request.recipe.data.sources)
+    sets = [*names, *(source.name for source in request.recipe.held_out)]
     manifests = [planned.run.manifest for planned in runs]
-    weights_of = [cast("dict[str, float]", m.config.strategy.options["weights"]) for m in manifests]
-    mixes = np.array([[weights[name] for name in names] for weights in weights_of])
     measured = [planned.run.final_losses() for planned in runs]
-    losses = np.array([_mean_losses(planned.run, names) for planned in runs])
+    found = _losses(runs, names, sets, request.run_examples)
     started = time.perf_counter()
-    fitted = law.fit(mixes, losses, target, request.seed)
+    fitted = law.fit(found, target, request.seed)
     weights = fitted.best(prior, request.seed)
-    predicted = cross_validated(law, mixes, losses, target, request.seed)
+    predicted, judged = cross_validated(law, found, target, request.seed)
     fit_seconds = time.perf_counter() - started
-    targets = losses @ target
+    targets = found.losses @ target
     return Proposal(
         method=law.name,
         source=law.source,
@@ -170,54 +179,73 @@ def _proposal(
         model=runs[0].model,
         seed=request.seed,
         prior=_named(names, prior),
-        target=_named(names, target),
+        target=_named(sets, target),
         weights=_named(names, np.round(weights, 6)),
-        predicted=float(fitted.predict(weights[None])[0]),
+        predicted=fitted.value(weights),
         at_prior=float(targets[0]),
         lowest_measured=float(targets.min()),
-        fit=quality(predicted, targets),
+        fit=quality(predicted[judged], targets[judged], len(law.left_out(found))),
         cost=_cost(manifests, measured, fit_seconds, request.run_examples),
         proxies=tuple(
             ProxyRun(
                 run=str(planned.run.folder.relative_to(store)),
-                weights=_named(names, mix),
-                losses=_named(names, each),
-                measured=float(target),
-                predicted=float(predicted),
+                weights=_named(names, found.mixes[i]),
+                losses=_named(sets, found.losses[i]),
+                measured=float(targets[i]),
+                predicted=float(predicted[i]),
             )
-            for planned, mix, each, target, predicted in zip(runs, mixes, losses, targets, predicted, strict=True)
+            for i, planned in enumerate(runs)
         ),
         provenance=provenance(),
     )
 
 
-def _mean_losses(run: Run, names: Sequence[str]) -> list[float]:
-    """Return the final mean loss per target token of a run on the held-out examples of each source.
+def _losses(runs: Sequence[PlannedRun], names: Sequence[str], sets: Sequence[str], run_examples: int) -> ProxyLosses:
+    """Return the final losses of the runs on each set.
 
     Raises:
-        StageError: the run did not measure a source, or a loss is not a finite number.
+        StageError: a run did not measure a set, or a loss is not a finite number.
     """
-    sets = run.final_losses()
-    if absent := [name for name in names if name not in sets]:
-        hint = "remove the run's folder, so that it is trained again"
-        raise StageError(f"the held-out loss of source {absent[0]} was not measured", where=str(run.folder), hint=hint)
-    means = [sum(sets[name].nats) / sum(sets[name].targets) for name in names]
-    if not np.isfinite(means).all():
-        raise StageError("a proxy's held-out loss is not finite", where=str(run.held_out))
-    return means
+    results = [cast("TrainResult", planned.run.manifest.result) for planned in runs]
+    measured = [planned.run.final_losses() for planned in runs]
+    for planned, of_run in zip(runs, measured, strict=True):
+        if absent := [name for name in sets if name not in of_run]:
+            hint = "remove the run's folder, so that it is trained again"
+            where = str(planned.run.folder)
+            raise StageError(f"the held-out loss of {absent[0]} was not measured", where=where, hint=hint)
+        if not np.isfinite([nats for name in sets for nats in of_run[name].nats]).all():
+            raise StageError("a proxy's held-out loss is not finite", where=str(planned.run.held_out))
+    nats = tuple(np.array([of_run[name].nats for of_run in measured]) for name in sets)
+    targets = tuple(np.array(measured[0][name].targets, dtype=np.float64) for name in sets)
+    tokens, examples = (
+        np.array([[getattr(result, field)[name] for name in names] for result in results], dtype=np.float64)
+        for field in ("realised_tokens", "realised_examples")
+    )
+    return ProxyLosses(
+        mixes=np.array([[result.final_weights[name] for name in names] for result in results]),
+        losses=np.stack([each.sum(axis=1) / count.sum() for each, count in zip(nats, targets, strict=True)], axis=1),
+        tokens=tokens,
+        nats=nats,
+        targets=targets,
+        per_weight=run_examples * tokens.sum(axis=0) / np.maximum(examples.sum(axis=0), 1),
+    )
 
 
-def cross_validated(law: type[Law], mixes: Floats, losses: Floats, target: Floats, seed: int) -> Floats:
-    """Predict each run's target loss, f64[N], by a law that was fitted without the runs of its fold."""
-    predicted = np.empty(len(mixes))
-    for out in folds(len(mixes)):
-        fitted = law.fit(mixes[~out], losses[~out], target, seed)
-        predicted[out] = fitted.predict(mixes[out])
-    return predicted
+def cross_validated(law: type[Law], runs: ProxyLosses, target: Floats, seed: int) -> tuple[Floats, NDArray[np.bool_]]:
+    """Predict each run's target loss, f64[N], by a law that was fitted without the runs of its fold.
+
+    Returns:
+        the predictions, and which runs were in a fold, bool[N]; the others are what every fit is made of.
+    """
+    predicted, judged = law.fit(runs, target, seed).predict(runs), np.zeros(len(runs.mixes), bool)
+    for out in law.left_out(runs):
+        predicted[out] = law.fit(runs.of(~out), target, seed).predict(runs.of(out))
+        judged |= out
+    return predicted, judged
 
 
-def quality(predicted: Floats, measured: Floats) -> Fit:
-    """Compare predictions of left-out runs, f64[N], with the measured target losses."""
+def quality(predicted: Floats, measured: Floats, number: int) -> Fit:
+    """Compare predictions of runs left out in so many folds, f64[N], with the measured target losses."""
     from scipy.stats import spearmanr
 
     error = predicted - measured
@@ -225,7 +253,7 @@ def quality(predicted: Floats, measured: Floats) -> Fit:
     varied = spread > 0 and float(np.ptp(predicted)) > 0
     return Fit(
         runs=len(measured),
-        folds=len(folds(len(measured))),
+        folds=number,
         r2=1.0 - float((error**2).sum()) / spread if spread > 0 else None,
         rank_correlation=float(spearmanr(predicted, measured).statistic) if varied else None,
         error=float(np.sqrt((error**2).mean())),
