@@ -10,7 +10,7 @@ PYTEST_ARGS ?=
 BENCH ?=
 BENCH_ARGS ?=
 
-.PHONY: help install install-serve sandbox browser quickstart paper-mini test test-all check bench format clean
+.PHONY: help install install-serve sandbox browser quickstart paper-mini test test-all check docs bench format clean
 
 help:
 	@grep -E '^# make|^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/ —/; s/^# //'
@@ -62,11 +62,18 @@ test: install-serve browser $(VENV)/.formats $(VENV)/.tracking ## run all tests,
 test-all: ## run also the tests that take many minutes: every architecture, every suite's oracle, the pages from a wheel
 	MOEMIX_ALL_TESTS=1 $(MAKE) test
 
-check: install ## run the checks of CI other than tests: lint, format, types, import contracts
+check: install docs ## run the checks of CI other than tests: lint, format, types, import contracts, pages
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+$(VENV)/.docs: $(VENV)/.core requirements/docs.txt
+	$(PIP) -r requirements/docs.txt
+	touch $@
+
+docs: $(VENV)/.docs ## build the pages as a site in build/site; a link that leads nowhere fails
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
 
 bench: install-serve ## run every measurement and write docs/benchmarks/ (one of them: BENCH=packing)
 	$(BIN)/python -m tests.bench $(BENCH) $(BENCH_ARGS)

@@ -17,7 +17,7 @@ from trainers.models import grouped
 from trainers.models.architectures import small_model
 from trainers.models.packing import prepare_packing
 from trainers.models.routers import RouterObserver
-from trainers.models.trainable import add_adapters, merge_adapters
+from trainers.models.trainable import add_adapters, checkpoint_activations, merge_adapters
 
 LENGTHS = (9, 24, 7)
 
@@ -93,7 +93,7 @@ def _training(kind: str) -> bool:
 def _checkpointing(kind: str) -> bool:
     """Activation checkpointing gives the same gradients."""
     expected, model = _gradients(small_model(kind)), small_model(kind)
-    model.gradient_checkpointing_enable({"use_reentrant": False})
+    checkpoint_activations(model)
     found = _gradients(model)
     return found.keys() == expected.keys() and all(_close(found[name], expected[name]) for name in expected)
 

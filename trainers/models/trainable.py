@@ -10,7 +10,7 @@ is an ordinary one without adapters.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal, cast
 
@@ -140,6 +140,20 @@ def set_gate_noise(model: nn.Module, on: bool) -> None:
         )
 
 
+def checkpoint_activations(model: PreTrainedModel) -> None:
+    """Compute activations again in the backward pass instead of keeping them.
+
+    Raises:
+        MoemixError: the architecture cannot.
+    """
+    try:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    except ValueError as error:
+        raise MoemixError(
+            f"{type(model).__name__} does not support activation checkpointing", where="training.gradient_checkpointing"
+        ) from error
+
+
 def add_adapters(model: PreTrainedModel, lora: LoRA, frozen: Frozen, seed: int) -> list[str]:
     """Freeze the model and give its linear layers, and on request its experts, adapters that learn.
 
@@ -211,6 +225,8 @@ def _targets(model: PreTrainedModel, lora: LoRA, frozen: Frozen) -> tuple[list[s
     """Return the full names of the layers, and of the experts' tensors, that get adapters."""
     head = model.get_output_embeddings()
     linear = [name for name, module in model.named_modules() if type(module) is nn.Linear and module is not head]
+    bypassed = _bypassed(model, linear)
+    linear = [name for name in linear if name not in bypassed]
     known = {name.rpartition(".")[2] for name in linear}
     for target in lora.targets:
         if target not in known:
@@ -244,6 +260,26 @@ def _targets(model: PreTrainedModel, lora: LoRA, frozen: Frozen) -> tuple[list[s
     if not layers and not tensors:
         raise MoemixError(f"training.freeze={frozen} leaves no layer to adapt", where="training.lora.targets")
     return layers, tensors
+
+
+@torch.no_grad()
+def _bypassed(model: PreTrainedModel, linear: Iterable[str]) -> set[str]:
+    """Return the linear layers whose weights their parent uses without calling them, as Mamba's ``dt_proj``.
+
+    An adapter changes what a layer returns when it is called, so there it would change nothing.
+    """
+    called: set[nn.Module] = set()
+    hooks = [module.register_forward_pre_hook(lambda module, _: called.add(module)) for module in model.modules()]
+    training = model.training
+    model.eval()
+    try:
+        model(input_ids=torch.zeros((1, 4), dtype=torch.long, device=model.device), use_cache=False)
+    finally:
+        model.train(training)
+        for hook in hooks:
+            hook.remove()
+    ran = {name for name in linear if model.get_submodule(name.rpartition(".")[0]) in called}
+    return {name for name in ran if model.get_submodule(name) not in called}
 
 
 def _expert_tensors(model: nn.Module) -> Iterator[str]:

@@ -33,7 +33,15 @@ from trainers.data.batches import GlobalBatch, Layout, Tally, pad_id
 from trainers.mixing import MixingStrategy, Reference, Sources
 from trainers.models.loss import TargetLosses
 from trainers.models.packing import check_rows, prepare_packing
-from trainers.models.trainable import add_adapters, fixed_biases, freeze, gate_halves, merge_adapters, set_gate_noise
+from trainers.models.trainable import (
+    add_adapters,
+    checkpoint_activations,
+    fixed_biases,
+    freeze,
+    gate_halves,
+    merge_adapters,
+    set_gate_noise,
+)
 from trainers.parallel import parallel
 from trainers.signals import Resources, SignalContext, make_signals, sights
 from trainers.tracking import Tracker
@@ -424,7 +432,7 @@ def _prepare(model: PreTrainedModel, training: Training, seed: int, device: torc
     if training.pack:
         prepare_packing(model, training.max_length)
     if training.gradient_checkpointing:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        checkpoint_activations(model)
 
 
 def learning_rate(training: Training, step: int) -> float:
