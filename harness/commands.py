@@ -12,6 +12,7 @@ import click
 from harness import stages
 from harness.checks import check, disk_shortage
 from harness.errors import MoemixError
+from harness.execution import SlurmExecutor
 from harness.grid import Grid, terminal_table
 from harness.jobs import Plan
 from harness.options import executor_options, executor_settings, format_option, recipe_options
@@ -82,10 +83,33 @@ def bench(
 @click.command()
 @click.argument("recipe")
 @recipe_options
+@executor_options
+@click.option(
+    "--tflops",
+    type=click.FloatRange(min=0, min_open=True),
+    default=200.0,
+    show_default=True,
+    help="What a GPU sustains in training, for the estimate of hours.",
+)
+@click.option("--price", type=click.FloatRange(min=0), help="Of a GPU hour, for an estimate of the cost.")
 @format_option
-def plan(recipe: str, overrides: tuple[str, ...], store: str | None, data_root: str | None, style: str) -> None:
-    """Show the jobs of RECIPE, what each waits for, and what is already done. Starts nothing."""
-    built = checked_plan(recipe, overrides, store, data_root)
+def plan(
+    recipe: str,
+    overrides: tuple[str, ...],
+    store: str | None,
+    data_root: str | None,
+    executor: str | None,
+    jobs: int | None,
+    tflops: float,
+    price: float | None,
+    style: str,
+) -> None:
+    """Show the jobs of RECIPE, what each waits for, and what is already done. Starts nothing.
+
+    For models whose shape is known it also estimates memory, GPU hours and cost. With --executor slurm it shows what
+    would be submitted.
+    """
+    built = checked_plan(recipe, overrides + executor_settings(executor, jobs), store, data_root)
     if style == "json":
         rows = [
             {"id": j.id, "kind": j.kind, "title": j.title, "done": j.done, "after": j.after, "folder": str(j.folder)}
@@ -100,15 +124,21 @@ def plan(recipe: str, overrides: tuple[str, ...], store: str | None, data_root: 
     ]
     click.echo(terminal_table(Grid(("#", "state", "job", "after"), lines)))
     click.echo(f"\nEngine {built.recipe.engine}; store {built.store.root}")
-    for line in _costs(built):
+    for line in _costs(built, tflops, price):
         click.echo(line)
+    if isinstance(built.recipe.executor, SlurmExecutor):
+        from harness.slurm import preview
+
+        click.echo("\nTo submit, each array after those that it depends on:")
+        for line in preview(built.jobs, built.recipe.executor):
+            click.echo(line)
     if shortage := disk_shortage(built):
         click.echo(f"Warning: {shortage}; `bench` stops here", err=True)
 
 
-def _costs(built: Plan) -> Iterator[str]:
-    """Describe the training of each model: steps, batch and tokens, and memory where the model's shape is known."""
-    from harness.memory import describe
+def _costs(built: Plan, tflops: float, price: float | None) -> Iterator[str]:
+    """Describe the training of each model: steps, batch, tokens, and memory and hours where its shape is known."""
+    from harness.memory import describe, hours, shape_of
 
     for model in built.recipe.models:
         runs = [p.config.training for p in built.runs if p.model == model.name and p.config.strategy.name != "none"]
@@ -125,6 +155,14 @@ def _costs(built: Plan) -> Iterator[str]:
         )
         if memory := describe(model, training, recipe.launcher):
             yield memory
+        if shape := shape_of(model):
+            all_hours = sum(hours(shape, run, tflops) for run in runs)
+            cost = f", {price * all_hours:,.0f} at {price:g} an hour" if price is not None else ""
+            yield (
+                f"{model.name}: training takes about {hours(shape, training, tflops):,.1f} GPU hours a run, and"
+                f" {all_hours:,.0f} in all{cost}, if rows are full and a GPU sustains {tflops:g} TFLOP/s (--tflops;"
+                " an H100's peak is 989 in bfloat16, and trainings reach 20 to 40 % of it)"
+            )
 
 
 @click.group(invoke_without_command=True)

@@ -69,6 +69,12 @@ class Shape:
         layer = self.attention + experts + self.router + 2 * self.norm
         return self.layers * layer + 2 * self.vocabulary * self.width + self.norm
 
+    @property
+    def active(self) -> int:
+        """Number of parameters that one token is multiplied with: its experts', and not the embedding's."""
+        experts = (3 if self.gated else 2) * self.width * self.neurons * self.selected // self.experts
+        return self.layers * (self.attention + experts + self.router) + self.vocabulary * self.width
+
     def trained(self, freeze: str) -> int:
         """Return the number of trained parameters; ``paper`` also freezes the experts' gate projections."""
         gates = self.width * self.neurons if self.gated else 0
@@ -120,6 +126,25 @@ def trained_parameters(shape: Shape, training: Training) -> int:
     if training.lora is None:
         return shape.trained(training.freeze)
     return shape.layers * (len(training.lora.targets) or 4) * 2 * training.lora.r * shape.width
+
+
+def training_flop(shape: Shape, training: Training) -> float:
+    """Return the floating-point operations of one token: 2 a parameter forward, 2 for each of the gradients.
+
+    A frozen weight has no gradient of its own, but passes on that of its input. Attention over a row of
+    ``max_length`` tokens adds 12 for each pair that a query looks at (half of the square), and checkpointed
+    activations are computed once more.
+    """
+    frozen = 1 - trained_parameters(shape, training) / shape.parameters
+    passes = 6 - 2 * frozen + (2 if training.gradient_checkpointing else 0)
+    attention = 12 * shape.layers * shape.queries * training.max_length / 2
+    return passes * shape.active + attention
+
+
+def hours(shape: Shape, training: Training, tflops: float) -> float:
+    """Return the GPU hours of a run that sustains so many TFLOP/s on each GPU, its rows being full."""
+    tokens = training.steps * training.batch_examples * training.max_length
+    return training_flop(shape, training) * tokens / (tflops * 1e12) / 3600
 
 
 def memory_per_process(shape: Shape, training: Training, launcher: Launcher) -> dict[str, float]:

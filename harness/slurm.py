@@ -99,15 +99,11 @@ class _Conductor:
         return missing
 
     def _submit(self, jobs: Sequence[Job]) -> None:
-        remaining = list(jobs)
         sizes: Counter[str] = Counter()
-        while remaining:
-            waiting = {job.id for job in remaining}
-            ready = [job for job in remaining if not waiting.intersection(job.after)]
-            remaining = [job for job in remaining if job not in ready]
-            pending = {job: self.ids[job] for job in self.active}
-            for group, dependency in list(groups(ready, pending, sizes)):
-                self._submit_array(group, dependency, sizes)
+        pending = {job: self.ids[job] for job in self.active}
+        for group, dependency in arrays(jobs, pending, sizes):
+            self._submit_array(group, dependency, sizes)
+            pending |= {job.id: self.ids[job.id] for job in group}
 
     def _submit_array(self, group: list[Job], dependency: str | None, sizes: Counter[str]) -> None:
         for job in group:
@@ -174,6 +170,33 @@ class _Conductor:
             logger.info("[%d/%d] %s: %s", number, len(self.jobs), job.title, text)
 
 
+def preview(jobs: Sequence[Job], executor: SlurmExecutor) -> Iterator[str]:
+    """Yield a line for each array that the jobs which are not done would be submitted as; arrays are counted from 1."""
+    pending: dict[str, str] = {}
+    sizes: Counter[str] = Counter()
+    for number, (group, dependency) in enumerate(arrays([job for job in jobs if not job.done], pending, sizes), 1):
+        several = len(group) > 1
+        sizes[str(number)] = len(group)
+        pending |= {job.id: f"{number}_{task}" if several else str(number) for task, job in enumerate(group)}
+        array = {"array": f"0-{len(group) - 1}%{executor.at_once}"} if several else {}
+        wanted = {**array, **_options(executor, group[0].kind, dependency)}
+        titles = " … ".join(dict.fromkeys((group[0].title, group[-1].title)))
+        yield f"{number}: sbatch {' '.join(f'--{key}={value}' for key, value in wanted.items())}  # {titles}"
+
+
+def arrays(jobs: Sequence[Job], pending: dict[str, str], sizes: Counter[str]) -> Iterator[tuple[list[Job], str | None]]:
+    """Yield the arrays that jobs are submitted as, in order, each with its dependency.
+
+    Arguments are those of :func:`groups`. The caller submits each array, and adds it to ``pending`` and ``sizes``.
+    """
+    remaining = list(jobs)
+    while remaining:
+        waiting = {job.id for job in remaining}
+        ready = [job for job in remaining if not waiting.intersection(job.after)]
+        remaining = [job for job in remaining if job not in ready]
+        yield from list(groups(ready, pending, sizes))
+
+
 def groups(
     ready: Sequence[Job], pending: dict[str, str], sizes: Counter[str]
 ) -> Iterator[tuple[list[Job], str | None]]:
@@ -201,6 +224,24 @@ def groups(
         yield jobs, f"afterok:{':'.join(needs)}" if needs else None
 
 
+def _options(executor: SlurmExecutor, kind: str, dependency: str | None) -> dict[str, object]:
+    """Return the options of sbatch for jobs of a kind."""
+    resources = executor.resources.get(kind, SlurmResources())
+    options = {
+        "job-name": f"moemix-{kind}",
+        "time": resources.minutes,
+        "cpus-per-task": resources.cpus,
+        "partition": executor.partition,
+        "account": executor.account,
+        "qos": executor.qos,
+        "constraint": executor.constraint,
+        "dependency": dependency,
+        "mem": f"{round(resources.memory_gb * 1024)}M" if resources.memory_gb else None,
+        "gpus-per-node": resources.gpus or None,
+    }
+    return {key: value for key, value in options.items() if value is not None}
+
+
 def _submitter(
     executor: SlurmExecutor, kind: str, dependency: str | None, folder: Path
 ) -> Callable[[list[Task]], list[str]]:
@@ -208,26 +249,16 @@ def _submitter(
     import submitit
     from submitit.core.utils import FailedJobError, FailedSubmissionError
 
-    resources = executor.resources.get(kind, SlurmResources())
+    options = _options(executor, kind, dependency)
     slurm = submitit.SlurmExecutor(folder=folder / "slurm" / "%j", max_num_timeout=executor.continuations)
-    parameters = {
-        "job_name": f"moemix-{kind}",
-        "time": resources.minutes,
-        "cpus_per_task": resources.cpus,
-        "signal_delay_s": executor.warning_seconds,
-        "array_parallelism": executor.at_once,
-        "srun_args": ["--cpus-per-task", str(resources.cpus)],  # srun no longer takes it from sbatch
-        "additional_parameters": {"requeue": True, "kill-on-invalid-dep": "yes", **executor.options},
-        "partition": executor.partition,
-        "account": executor.account,
-        "qos": executor.qos,
-        "constraint": executor.constraint,
-        "dependency": dependency,
-        "mem": f"{round(resources.memory_gb * 1024)}M" if resources.memory_gb else None,
-        "gpus_per_node": resources.gpus or None,
-        "setup": list(executor.setup) or None,
-    }
-    slurm.update_parameters(**{key: value for key, value in parameters.items() if value is not None})
+    slurm.update_parameters(
+        **{key.replace("-", "_"): value for key, value in options.items()},
+        signal_delay_s=executor.warning_seconds,
+        array_parallelism=executor.at_once,
+        srun_args=["--cpus-per-task", str(options["cpus-per-task"])],  # srun no longer takes it from sbatch
+        additional_parameters={"requeue": True, "kill-on-invalid-dep": "yes", **executor.options},
+        **({"setup": list(executor.setup)} if executor.setup else {}),
+    )
 
     def submit(tasks: list[Task]) -> list[str]:
         try:

@@ -7,7 +7,7 @@ from click.testing import CliRunner
 
 from harness.commands import plan
 from harness.execution import Launcher
-from harness.memory import SHAPES, memory_per_process
+from harness.memory import SHAPES, hours, memory_per_process, training_flop
 from harness.recipe import Training
 from harness.recipe_file import load_recipe
 
@@ -49,3 +49,28 @@ def test_attention_over_squares_is_counted_and_checkpointing_keeps_one_layer_of_
     whole = memory_per_process(molm, training.model_copy(update={"gradient_checkpointing": False}), Launcher())
     assert whole["squares"] == 24 * one
     assert "squares" not in memory_per_process(llama_moe, training, Launcher())
+
+
+def test_the_arithmetic_of_a_token_is_that_of_the_published_shape():
+    shape = SHAPES["llama-moe/LLaMA-MoE-v1-3_5B-2_8"]
+    assert shape.active == pytest.approx(3.36e9, rel=2e-3)
+    whole = Training(freeze="none", max_length=2048)
+    assert training_flop(shape, whole) == pytest.approx(20.2e9 + 1.6e9, rel=0.01)
+    assert training_flop(shape, Training(freeze="paper", max_length=2048)) < training_flop(shape, whole)
+    assert hours(shape, whole, 400.0) == hours(shape, whole, 200.0) / 2
+
+
+def test_the_plan_tells_hours_cost_and_what_slurm_would_get(tmp_path):
+    said = CliRunner().invoke(
+        plan,
+        ["olmoe", "--store", str(tmp_path), "--executor", "slurm", "--price", "2.5", "--tflops", "100",
+         "--set", "executor.resources={train: {gpus: 1, minutes: 600}}", "--set", "executor.partition=big"],
+        catch_exceptions=False,
+    )  # fmt: skip
+    assert "GPU hours a run" in said.output
+    assert "at 2.5 an hour" in said.output
+    lines = [line for line in said.output.splitlines() if ": sbatch " in line]
+    trains = [line for line in lines if "--job-name=moemix-train" in line]
+    assert any("--gpus-per-node=1" in line and "--time=600" in line and "--partition=big" in line for line in trains)
+    assert any("--array=0-9%64" in line and "--dependency=afterok:1 " in line for line in trains)
+    assert any("--dependency=aftercorr:" in line for line in lines if "moemix-eval" in line)
