@@ -10,7 +10,7 @@ PYTEST_ARGS ?=
 BENCH ?=
 BENCH_ARGS ?=
 
-.PHONY: help install install-serve sandbox browser quickstart paper-mini test test-all check docs bench format clean
+.PHONY: help install install-serve sandbox browser slurm quickstart paper-mini test test-all check docs bench format clean
 
 help:
 	@grep -E '^# make|^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/ —/; s/^# //'
@@ -59,7 +59,12 @@ paper-mini: install ## make every run of the paper's tables in the quickstart's 
 test: install-serve browser $(VENV)/.formats $(VENV)/.tracking ## run all tests, with a real vLLM server and a browser
 	$(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
-test-all: ## run also the tests that take many minutes: every architecture, every suite's oracle, the pages from a wheel
+slurm: ## install a Slurm cluster of one node, on which the executor is tested
+	@command -v sbatch munged >/dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null \
+	  && apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install -y slurm-wlm munge >/dev/null; } \
+	  || echo 'note: Slurm is missing, so its tests are skipped (install the packages `slurm-wlm` and `munge`)'
+
+test-all: slurm ## run also the tests that take many minutes: every suite's oracle, the pages from a wheel, a Slurm cluster
 	MOEMIX_ALL_TESTS=1 $(MAKE) test
 
 check: install docs ## run the checks of CI other than tests: lint, format, types, import contracts, pages

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import subprocess
@@ -85,7 +86,8 @@ def no_delay(cluster):
     thread.join()
 
 
-def test_a_plan_runs_as_arrays_with_its_dependencies(cluster, tmp_path, capfd):
+def test_a_plan_runs_as_arrays_with_its_dependencies(cluster, tmp_path, caplog):
+    caplog.set_level(logging.INFO, logger="moemix.harness")
     model = trivial(tmp_path, "model", kind="model")
     needs_model = "assert (here.parent / 'model' / 'summary.json').is_file(); finish()"
     trains = [trivial(tmp_path, f"train{i}", needs_model, ("model",)) for i in range(2)]
@@ -96,12 +98,12 @@ def test_a_plan_runs_as_arrays_with_its_dependencies(cluster, tmp_path, capfd):
     ]  # fmt: skip
     jobs = (model, *trains, *evals)
     outcome = conduct_on_slurm(jobs, executor(), tmp_path)
-    assert sorted(outcome.done) == sorted(job.id for job in jobs), capfd.readouterr().err
+    assert sorted(outcome.done) == sorted(job.id for job in jobs), caplog.text
     ids = submitted(tmp_path)
     assert "_" not in ids["model"]
     assert [ids[job.id].partition("_")[2] for job in trains] == ["0", "1"]
     assert len({ids[job.id].partition("_")[0] for job in evals}) == 1
-    said = capfd.readouterr().err
+    said = caplog.text
     assert f"afterok:{ids['model']}" in said
     assert f"aftercorr:{ids['train0'].partition('_')[0]}" in said
     again = conduct_on_slurm(jobs, executor(), tmp_path)
@@ -179,7 +181,8 @@ def test_a_job_whose_time_is_up_writes_its_state_and_goes_on_and_is_reported_if_
 
 def test_an_interrupted_conductor_leaves_its_jobs_and_finds_them_again(cluster, tmp_path):
     code = (
-        "import sys; from pathlib import Path; from trivial_jobs import trivial\n"
+        "import logging; from pathlib import Path; from trivial_jobs import trivial\n"
+        "logging.basicConfig(level=logging.INFO)\n"
         "from harness.slurm import conduct_on_slurm; from harness.execution import SlurmExecutor\n"
         f"root = Path({str(tmp_path)!r})\n"
         "jobs = (trivial(root, 'slow', 'time.sleep(4); finish()'),\n"
