@@ -182,7 +182,8 @@ def judge(
             ``judge_model=("name",)``, ``repeats=3``. Without a judge, answers that can be checked are checked.
     """
     from evals.judge.cli import run as command
-    from evals.judge.run import judge_request, request_from
+    from evals.judge.qualify import judge_tested
+    from evals.judge.run import request_from
     from harness.errors import unknown
 
     _log()
@@ -193,7 +194,7 @@ def judge(
             raise unknown("setting", name, options, where="moemix.judge")
     folder, run = (None, None) if checkpoint is None else _checkpoint(checkpoint)
     given = {"checkpoint": folder, "bench": bench, "out": Path(out), "data_root": _data(data_root, run)}
-    return judge_request(request_from(**{**options, **given, **settings}))
+    return judge_tested(request_from(**{**options, **given, **settings}))
 
 
 def table(

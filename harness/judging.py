@@ -18,6 +18,7 @@ class JudgeSpec(Strict):
     url: str | None = Field(None, description="of an OpenAI-compatible endpoint")
     checkpoint: str | None = Field(None, description="folder of a checkpoint that we serve with vLLM")
     checkpoint_hash: str | None = None
+    weight: float = Field(1.0, gt=0, description="of its verdicts in the averages of a panel")
 
 
 class JudgeSettings(Strict):
@@ -86,6 +87,7 @@ class Judged(Strict):
     average: Score
     first_turn: Score
     second_turn: Score
+    by_turn: dict[int, Score] = Field(default_factory=dict, description="every turn, where there are more than two")
     by_category: dict[str, Score]
     judged: int = Field(description="judgments with a verdict (pairwise: pairs of games with two)")
     failed: dict[str, int] = Field(description="judgments without one, by reason")
@@ -98,6 +100,44 @@ class Judged(Strict):
     loss: int | None = None
     tie: int | None = None
     adjusted_win_rate: float | None = None
+
+
+class JudgeTest(Strict):
+    """What a judge showed on questions with known answers (`moemix judge qualify`)."""
+
+    scores: bool = Field(description="whether its scores may decide")
+    pairs: bool = Field(description="whether its verdicts on pairs may decide")
+    auc: Score | None = Field(
+        None, description="how often a right answer has a higher score than a wrong one; chance ½"
+    )
+    accuracy: Score | None = Field(None, description="share of pairs that the right answer wins, a tie counting half")
+    reasons: tuple[str, ...] = Field((), description="why it is not qualified")
+
+    def figure(self, mode: str) -> str:
+        """Return how often the judge was right, as text: ``AUC 0.93 (0.90 to 0.96)``."""
+        name, found = ("accuracy", self.accuracy) if mode == "pairwise" else ("AUC", self.auc)
+        if found is None or found.value is None or found.lower is None or found.upper is None:
+            return f"no {name}"
+        return f"{name} {found.value:.2f} ({found.lower:.2f} to {found.upper:.2f})"
+
+    def of(self, mode: str) -> bool:
+        """Return whether the judge is qualified for ``single`` answers or ``pairwise``."""
+        return self.pairs if mode == "pairwise" else self.scores
+
+
+class Qualification(Record):
+    """``qualification.json``: a judge that was tested under the conditions under which it judges."""
+
+    judge: JudgeSpec
+    protocol: str
+    protocol_hash: str
+    temperature: float
+    verdict: JudgeTest
+    measures: dict[str, Any] = Field(description="set → scores and pairs → measures with intervals")
+    requests: int
+    cost: float | None = None
+    seconds: float
+    provenance: Provenance
 
 
 class JudgeSummary(Judged, Record):
@@ -118,6 +158,7 @@ class JudgeSummary(Judged, Record):
     omitted: dict[str, tuple[str, ...]] = Field(
         default_factory=dict, description="judge → parts of the request that its server does not accept"
     )
+    tested: dict[str, JudgeTest] = Field(default_factory=dict, description="judge → what its qualification says")
     notes: tuple[str, ...] = ()
     checkpoint: str | None = None
     checkpoint_hash: str | None = None
@@ -125,6 +166,14 @@ class JudgeSummary(Judged, Record):
     judge_engines: dict[str, dict[str, Any]] = Field(default_factory=dict, description="of judges that we served")
     seconds: float
     provenance: Provenance
+
+    @property
+    def qualified(self) -> bool:
+        """Whether every judge has passed its test for this mode; a fixed rule needs none."""
+        if self.request.protocol == "reference":
+            return True
+        tested = [self.tested.get(judge.name) for judge in self.request.judges]
+        return all(one is not None and one.of(self.request.mode) for one in tested)
 
     @property
     def judged_share(self) -> float:

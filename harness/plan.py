@@ -215,6 +215,8 @@ class _Builder:
             judges.append(JudgeSpec(name=checkpoint.parent.name))
         elif judging.judge_model is not None:
             judges.append(JudgeSpec(name=judging.judge_model, url=judging.judge))
+        judges += [JudgeSpec(name=one.name, url=one.url, weight=one.weight) for one in judging.panel]
+        keys = tuple(one.key_env or "-" for one in judging.panel) if any(one.key_env for one in judging.panel) else ()
         config = JudgeConfig(
             bench=bench,
             bench_content=self.bench_hash(bench, self.root),
@@ -237,6 +239,9 @@ class _Builder:
             checkpoint=run.checkpoint,
             model_name=run.folder.name,
             judge_checkpoints=tuple(checkpoints),
+            judge_key_env=keys,
+            qualification=self.store.judge_tests(config) if judging.require else None,
+            require=judging.require,
             concurrency=judging.concurrency,
         )
         self._add("judge", f"judge {strategy.label} on {bench}", run, bench, tuple(after), request)

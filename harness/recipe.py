@@ -335,6 +335,15 @@ class Evaluation(Strict):
     seed: int = 0
 
 
+class PanelJudge(Strict):
+    """A judge of a panel, at an address of its own."""
+
+    name: str = Field(description="the judge's name at the URL")
+    url: str = Field(description="of an OpenAI-compatible endpoint")
+    key_env: str | None = Field(None, description="environment variable with its key; null for none")
+    weight: float = Field(1.0, gt=0, description="of its verdicts in averages")
+
+
 class Judging(Strict):
     """How open-ended answers of every checkpoint are judged (`docs/judging.md`)."""
 
@@ -345,6 +354,11 @@ class Judging(Strict):
         " endpoint; or a checkpoint (`kind: checkpoint`), which is served with vLLM",
     )
     judge_model: str | None = Field(None, description="the judge's name at the URL")
+    panel: tuple[PanelJudge, ...] = Field((), description="several judges, in place of `judge` and `judge_model`")
+    require: Literal["qualified"] | None = Field(
+        None,
+        description="qualified: test the judges on known answers first (`moemix judge qualify`), and refuse bad ones",
+    )
     protocol: Literal["faithful", "strict"] = "strict"
     repeats: int = Field(1, ge=1, description="judgments of each answer")
     judge_temperature: float = Field(0.0, ge=0, description="of the judge; at 0 a served judge repeats itself")
@@ -360,6 +374,12 @@ class Judging(Strict):
             raise ValueError("`judge` is `reference`, a URL, or {kind: checkpoint, name: …, source: …}")
         if url != (self.judge_model is not None):
             raise ValueError("`judge_model` goes with the URL of a judge, and only with it")
+        if self.panel:
+            if self.judge != "reference":
+                raise ValueError("give `judge` or `panel`, not both")
+            _check_distinct("names of a panel's judges", [judge.name for judge in self.panel])
+        if self.require and self.judge == "reference" and not self.panel:
+            raise ValueError("`require: qualified` needs a judge; the reference grader is a fixed rule")
         return self
 
 

@@ -316,6 +316,8 @@ class Column(Strict):
     filter: str = Field("none", description="the answer filter of that metric")
     aggregation: Literal["macro", "micro"] = Field("macro", description="tasks count equally, or by their questions")
     title: str = ""
+    note: str | None = Field(None, description="what readers must know about all its scores")
+    decides: bool = Field(True, description="whether its differences may have verdicts: an untested judge's may not")
 
 
 class ContinuousScores(Strict):

@@ -103,6 +103,8 @@ class JudgeJobRequest(JobRequest):
     max_cost: float | None = None
     price: str | None = Field(None, description="of a million prompt and a million reply tokens: IN,OUT")
     retry_failed: bool = Field(False, description="repeat requests that the endpoint failed to answer")
+    qualification: Location | None = Field(None, description="folder with the tests of the judges (`judge qualify`)")
+    require: Literal["qualified"] | None = Field(None, description="qualified: test the judges first, refuse bad ones")
     min_judged: float = Field(0.5, ge=0, le=1, description="share of judgments with a verdict below which it fails")
 
 

@@ -186,6 +186,13 @@ class Store:
         """Return the folder of a made model."""
         return self.root / "_models" / config.id
 
+    def judge_tests(self, config: JudgeConfig) -> Path:
+        """Return the folder with the tests of a judging's judges; judgings that ask them alike share it."""
+        fields = {"judges", "protocol", "temperature", "judge_max_tokens", "dtype", "seed"}
+        tree = config.model_dump(mode="json", include=fields)
+        tree["judges"] = [judge["name"] for judge in tree["judges"]]
+        return self.root / "_judges" / hash_value(tree)[:12]
+
     def run(self, recipe: str, config: RunConfig) -> Run:
         """Return a run of a recipe, whether or not it exists yet."""
         return Run(self.root / recipe / config.id)

@@ -116,12 +116,21 @@ def fill_scores(
         for row in table.rows:
             row.cells[heading.name] = _cell(row, heading)
         vectors = [s.values for row in table.rows for v in row.scored(heading.name).values() for s in v.values()]
-        heading.note = footnote(table, heading) or None
+        _judge_column(table, heading)
+        heading.note = " ".join(filter(None, (heading.note, footnote(table, heading)))) or None
         heading.fraction = heading.higher_is_better and all(
             vector.min() >= 0 and vector.max() <= 1 for vector in vectors
         )
     _declare(table, declared, primary=primary)
     return base
+
+
+def _judge_column(table: Table, heading: Heading) -> None:
+    """Take over what the rows' evaluations say of the column as a whole: a note, and whether it may decide."""
+    columns = [held.summary.columns.get(heading.name) for row in table.rows for held in row.evaluations.values()]
+    known = [column for column in columns if column is not None]
+    heading.note = " ".join(dict.fromkeys(column.note for column in known if column.note)) or None
+    heading.decides = all(column.decides for column in known)
 
 
 def _declare(table: Table, declared: Comparisons, *, primary: bool) -> None:
@@ -130,7 +139,7 @@ def _declare(table: Table, declared: Comparisons, *, primary: bool) -> None:
     averages = [heading for heading in tasks if heading.columns] or tasks
     names = declared.columns or (*(heading.name for heading in averages), MEAN)
     for heading in table.columns:
-        heading.primary = primary and heading.name in names
+        heading.primary = primary and heading.decides and heading.name in names
         scores = {row.strategy: row.cells[heading.name].score for row in table.rows}
         base = scores.get(table.baseline) or next(filter(None, scores.values()), None)
         if heading.name in declared.margins:

@@ -126,7 +126,9 @@ def _decided(look: Look, suite: str, table: Table, heading: Heading, pair: tuple
 def family_of(
     table: Table, heading: Heading, pair: tuple[Row, Row], found: Estimate, declared: Comparisons
 ) -> Family | None:
-    """Return the family of a comparison; None if the rows have too few seeds for a verdict."""
+    """Return the family of a comparison; None if the rows have too few seeds for a verdict, or the column has none."""
+    if not heading.decides:
+        return None
     if all(row.checkpoint for row in pair):
         return "pairs"
     if any(row.varies for row in pair) and found.seeds < FEWEST_SEEDS:

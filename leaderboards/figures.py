@@ -136,7 +136,9 @@ def _judged(summary: JudgeSummary, rows: dict[str, list[list[JudgedRow]]]) -> tu
     judges = ", ".join(judge.name for judge in summary.request.judges)
     title = summary.title if summary.request.protocol == "reference" else f"{summary.title}, judged by {judges}"
     panels = []
-    for turn, words in ((1, "first turn"), (2, "second turn")):
+    turns = {row.turn for seeds in rows.values() for seed in seeds for row in seed}
+    for turn in sorted({1, 2, *turns}):
+        words = {1: "first turn", 2: "second turn"}.get(turn, f"turn {turn}")
         points = (
             Point(label, category, *_mean(seeds, turn, category))
             for label, seeds in rows.items()
@@ -162,5 +164,5 @@ def _mean(seeds: list[list[JudgedRow]], turn: int, category: str) -> tuple[float
 
 
 def draw_judged(title: str, panels: Sequence[Panel], path: Path) -> None:
-    """Draw what :func:`judged_panels` returns for a bench, the first turn above the second."""
+    """Draw what :func:`judged_panels` returns for a bench, the first turn on top."""
     draw_panels(panels, title, path, columns=1, width=max(6.0, 0.125 * sum(len(p.points) for p in panels) + 2))

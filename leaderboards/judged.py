@@ -75,7 +75,8 @@ def with_judging(evaluation: Evaluation, folder: Path) -> tuple[Evaluation, list
         task=name, metric=METRIC, value=value, stderr=error, n=len(scored), shots=0, task_version=_judges(summary),
         prompt_hash=hash_value(_conditions(summary)),
     )  # fmt: skip
-    column = Column(value=value, stderr=error, n=len(scored), tasks=(name,), metric=METRIC, title=_title(summary))
+    column = Column(value=value, stderr=error, n=len(scored), tasks=(name,), metric=METRIC, title=_title(summary),
+                    note=_trust(summary), decides=summary.qualified)  # fmt: skip
     joined = record.model_copy(
         update={"results": (*record.results, result), "columns": {**record.columns, name: column}}
     )
@@ -89,6 +90,21 @@ def _title(summary: JudgeSummary) -> str:
     if summary.request.protocol == "reference":
         return summary.title
     return f"{summary.title} ({', '.join(judge.name for judge in summary.request.judges)})"
+
+
+def _trust(summary: JudgeSummary) -> str | None:
+    """Say how often the judges are right where the right verdict is known; None for a fixed rule."""
+    if summary.request.protocol == "reference":
+        return None
+    mode, texts = summary.request.mode, []
+    for judge in summary.request.judges:
+        tested = summary.tested.get(judge.name)
+        if tested is None:
+            texts.append(f"{judge.name} was not tested on known answers (`moemix judge qualify`)")
+            continue
+        what = f"{'' if tested.of(mode) else 'NOT '}qualified for {'pairs' if mode == 'pairwise' else 'scores'}"
+        texts.append(f"{judge.name} on known answers (chance 0.5): {tested.figure(mode)}, {what}")
+    return "; ".join(texts) + ("." if summary.qualified else ". No verdicts on its differences.")
 
 
 def _judges(summary: JudgeSummary) -> str:

@@ -217,7 +217,9 @@ def _reading(table: Table) -> list[str]:
 def _verdicts(table: Table) -> list[str]:
     """Explain the signs of the verdicts, or why there are none."""
     notes, sizes = [], table.comparisons
-    tests = [cell.to_base for row in table.rows for cell in row.cells.values() if cell.to_base]
+    deciding = {column.name for column in table.columns if column.decides}
+    cells = [cell for row in table.rows for name, cell in row.cells.items() if name in deciding]
+    tests = [cell.to_base for cell in cells if cell.to_base]
     if few := [test.difference.seeds for test in tests if test.family is None]:
         who = "No verdicts: they" if len(few) == len(tests) else "Some differences have no verdict: it"
         need = "need" if len(few) == len(tests) else "needs"

@@ -125,7 +125,8 @@ class Heading:
         primary: whether its comparisons with the baseline are primary.
         margin: the difference below which two rows count as equal.
         detectable: smallest difference to the baseline that is detected with 80 % power, median over rows.
-        note: test questions that are in the training data.
+        note: test questions that are in the training data, or what is known of the judge.
+        decides: whether its differences may have verdicts.
         groups: labels of the rows that do not differ significantly; a row may be in several groups.
     """
 
@@ -140,6 +141,7 @@ class Heading:
     margin: float = math.nan
     detectable: float = math.nan
     note: str | None = None
+    decides: bool = True
     groups: list[list[str]] = field(default_factory=list)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from evals.judge.records import QuestionId
-from evals.judge.verdicts import Pair, Rating, Unit, by_rater, mean_of_others
+from evals.judge.verdicts import Pair, Rating, Unit, by_rater, krippendorff_of_orders, mean_of_others
 from harness.statistics.bootstrap import BootstrapInterval, ClusterBootstrap, residuals
 from harness.statistics.estimates import Floats
 
@@ -21,6 +21,8 @@ _GAMES = ({"model_1": 1, "model_2": -1}, {"model_2": 1, "model_1": -1})  # game 
 def position(pairs: Sequence[Pair]) -> Measures:
     """Return how often both orders give the same verdict, and the preference for the answer shown first.
 
+    ``alpha`` is Krippendorff's alpha of the two orders: 0 where they agree as often as by chance, 1 if always.
+
     ``first_place`` is the share of games won by the answer shown first minus the share won by the other. It is 0 for a
     judge without a preference, whatever the answers, since each is shown in both places, and 1 for a judge that always
     chooses the first.
@@ -28,7 +30,8 @@ def position(pairs: Sequence[Pair]) -> Measures:
     clusters = ClusterBootstrap(pair.question for pair in pairs)
     first = [sum(by.get(game, 0) for by, game in zip(_GAMES, pair.games, strict=True)) / 2 for pair in pairs]
     same = [float(pair.games[0] == pair.games[1]) for pair in pairs]
-    return {"consistency": clusters.mean(same), "first_place": clusters.mean(first)}
+    alpha = krippendorff_of_orders(pairs)
+    return {"consistency": clusters.mean(same), "alpha": alpha, "first_place": clusters.mean(first)}
 
 
 def verbosity(pairs: Sequence[Pair], all_pairs: Sequence[Pair]) -> dict[str, object]:

@@ -1,10 +1,11 @@
-"""``moemix judge``: answer and judge, or judge given answers; ``moemix judge report`` measures the judge."""
+"""``moemix judge``: answer and judge, or judge given answers; further commands test and measure judges."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 
@@ -14,6 +15,41 @@ from harness.options import request_option
 
 FILE = click.Path(path_type=Path, dir_okay=False)
 FOLDER = click.Path(path_type=Path, file_okay=False)
+
+
+KEYS = click.option("--judge-key-env", multiple=True, metavar="NAME", help="Environment variable with the judge's key; "
+                    "repeat for a panel, `-` for none.  [default: MOEMIX_JUDGE_API_KEY, OPENAI_API_KEY]")  # fmt: skip
+DATA_ROOT = click.option("--data-root", metavar="DIR", help="Folder of local files, in place of the hub.  "
+                         "[env: MOEMIX_DATA_ROOT]")  # fmt: skip
+ASKING = (
+    click.option("--protocol", type=click.Choice(["faithful", "strict"]), default="strict", show_default=True,
+                 help="faithful: FastChat's templates, parsing and averaging."),
+    click.option("--judge-prompts", type=FILE, help="FastChat's judge_prompts.jsonl, for `faithful`.  [default: beside "
+                 "the bench, or in the data root]"),
+    click.option("--judge-temperature", type=click.FloatRange(min=0), default=0.0, show_default=True),
+    click.option("--judge-max-tokens", type=click.IntRange(min=16), default=2048, show_default=True),
+    click.option("--dtype", default="float32", show_default=True, help="float32, bfloat16 or float16."),
+    click.option("--seed", type=int, default=0, show_default=True, help="Seed of sampled answers."),
+    click.option("--concurrency", type=click.IntRange(min=1), default=16, show_default=True,
+                 help="Judgments at once."),
+    click.option("--rate", type=click.FloatRange(min=0, min_open=True), metavar="N",
+                 help="Requests a minute, at most."),
+    click.option("--timeout", type=click.FloatRange(min=0, min_open=True), default=120.0, show_default=True,
+                 help="Seconds for one request."),
+    click.option("--attempts", type=click.IntRange(min=1), default=6, show_default=True,
+                 help="Requests for a judgment."),
+    click.option("--max-cost", type=click.FloatRange(min=0), metavar="SUM", help="Spend no more; needs --price."),
+    click.option("--price", metavar="IN,OUT", help="Of a million prompt and a million reply tokens."),
+    click.option("--yes", is_flag=True, help="Spend without asking first."),
+)  # fmt: skip
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def asking_options(function: Command) -> Command:
+    """Add the options that say how a judge is asked."""
+    for option in reversed(ASKING):
+        function = option(function)
+    return function
 
 
 class JudgeGroup(click.Group):
@@ -42,39 +78,27 @@ def judge() -> None:
 @click.argument("checkpoint", required=False, type=CheckpointArgument())
 @click.option("--bench", metavar="NAME|FILE", help="mt_bench, vicuna_bench, quickstart, or a JSONL file of questions.")
 @click.option("--answers", type=FILE, multiple=True, help="Judge these FastChat answers instead; may be repeated.")
-@click.option("--data-root", metavar="DIR", help="Folder of local files, in place of the hub. [env: MOEMIX_DATA_ROOT]")
+@DATA_ROOT
 @click.option("--references", type=FILE, help="FastChat answer file with the reference answers.")
 @click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Questions per category.")
 @click.option("--engine", default="transformers", show_default=True, metavar="vllm|transformers|URL",
               help="What answers for CHECKPOINT.")  # fmt: skip
-@click.option("--dtype", default="float32", show_default=True, help="float32, bfloat16 or float16.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Seed of sampled answers.")
 @click.option("--max-tokens", type=click.IntRange(min=1), default=1024, show_default=True, help="Of an answer.")
 @click.option("--chat-template", type=FILE, help="In place of the checkpoint's own.")
 @click.option("--model-name", help="What to call the model.  [default: the checkpoint's folder]")
 @click.option("--judge-url", multiple=True, metavar="URL/v1", help="OpenAI-compatible endpoint of a judge.")
 @click.option("--judge-model", multiple=True, metavar="NAME", help="Name of the judge there; repeat for a panel.")
-@click.option("--judge-key-env", multiple=True, metavar="NAME", help="Environment variable with the judge's key; "
-              "repeat for a panel, `-` for none.  [default: MOEMIX_JUDGE_API_KEY, OPENAI_API_KEY]")  # fmt: skip
+@KEYS
+@click.option("--judge-weight", multiple=True, type=click.FloatRange(min=0, min_open=True), metavar="W",
+              help="Of the judge's verdicts in averages; repeat for a panel.  [default: 1]")  # fmt: skip
 @click.option("--judge-checkpoint", multiple=True, type=CheckpointArgument(),
               help="A checkpoint to serve with vLLM as a judge; repeat for a panel.")  # fmt: skip
 @click.option("--mode", type=click.Choice(["single", "pairwise"]), default="single", show_default=True)
 @click.option("--baseline", type=FILE, help="Pairwise: FastChat answers to compare with. Without it, all pairs.")
-@click.option("--protocol", type=click.Choice(["faithful", "strict"]), default="strict", show_default=True,
-              help="faithful: FastChat's templates, parsing and averaging.")  # fmt: skip
-@click.option("--judge-prompts", type=FILE, help="FastChat's judge_prompts.jsonl, for `faithful`.  [default: beside "
-              "the bench, or in the data root]")  # fmt: skip
 @click.option("--repeats", type=click.IntRange(min=1), default=1, show_default=True, help="Judgments of each answer.")
-@click.option("--judge-temperature", type=click.FloatRange(min=0), default=0.0, show_default=True)
-@click.option("--judge-max-tokens", type=click.IntRange(min=16), default=2048, show_default=True)
-@click.option("--concurrency", type=click.IntRange(min=1), default=16, show_default=True, help="Judgments at once.")
-@click.option("--rate", type=click.FloatRange(min=0, min_open=True), metavar="N", help="Requests a minute, at most.")
-@click.option("--timeout", type=click.FloatRange(min=0, min_open=True), default=120.0, show_default=True,
-              help="Seconds for one request.")  # fmt: skip
-@click.option("--attempts", type=click.IntRange(min=1), default=6, show_default=True, help="Requests for a judgment.")
-@click.option("--max-cost", type=click.FloatRange(min=0), metavar="SUM", help="Spend no more; needs --price.")
-@click.option("--price", metavar="IN,OUT", help="Of a million prompt and a million reply tokens.")
-@click.option("--yes", is_flag=True, help="Spend without asking first.")
+@asking_options
+@click.option("--qualification", type=FOLDER, help="Folder with the test of the judge (`moemix judge qualify`).")
+@click.option("--require", type=click.Choice(["qualified"]), help="Test the judge first, and refuse a bad one.")
 @click.option("--min-judged", type=click.FloatRange(0, 1), default=0.5, show_default=True, metavar="SHARE",
               help="Exit with status 1 if a smaller share of the judgments has a verdict.")  # fmt: skip
 @click.option("--retry-failed", is_flag=True, help="Ask again for what the endpoint failed to answer.")
@@ -87,9 +111,10 @@ def run(**options: Any) -> None:
     an endpoint is read from MOEMIX_JUDGE_API_KEY or OPENAI_API_KEY. Writes answers.jsonl, judgments-*.jsonl,
     scores.jsonl, transcript.html and summary.json. The same command again resumes at the single judgment.
 
-    `moemix judge report FOLDER…` measures the judge.
+    `moemix judge qualify JUDGE` tests a judge on known answers; `moemix judge report FOLDER…` measures one at work.
     """
-    from evals.judge.run import judge_request, request_from
+    from evals.judge.qualify import judge_tested
+    from evals.judge.run import request_from
     from evals.judge.scores import as_text
     from harness.requests import JudgeJobRequest, read_request
 
@@ -97,7 +122,7 @@ def run(**options: Any) -> None:
     if file is None and options["out"] is None:
         raise click.UsageError("give --out DIR, or --request FILE")
     job = read_request(file, JudgeJobRequest) if file else request_from(**options)
-    summary = judge_request(job, confirm=None if confirmed or not sys.stdin.isatty() else _confirm)
+    summary = judge_tested(job, confirm=None if confirmed or not sys.stdin.isatty() else _confirm)
     click.echo(as_text(summary), nl=False)
     if summary.judged_share < job.min_judged:
         share = f"{summary.judged_share:.0%} of the judgments have a verdict, less than {job.min_judged:.0%}"
@@ -110,6 +135,38 @@ def _confirm(estimate: str) -> None:
     """Ask whether to spend what is estimated."""
     if not click.confirm(f"{estimate}. Go on?", err=True):
         raise click.Abort
+
+
+@judge.command("qualify")
+@click.argument("name", metavar="JUDGE")
+@click.option("--judge-url", metavar="URL/v1", help="OpenAI-compatible endpoint that knows JUDGE by this name.")
+@KEYS
+@DATA_ROOT
+@click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Questions of each kind.")
+@asking_options
+@click.option("--out", type=FOLDER, required=True, help="Folder for the test; each judge has one of its own in it.")
+@click.option("--format", "style", type=click.Choice(["text", "json"]), default="text", show_default=True)
+def qualify_command(name: str, judge_url: str | None, style: str, **options: Any) -> None:
+    """Test JUDGE on questions with known answers, before it is believed.
+
+    JUDGE is a name at --judge-url, or a checkpoint (a folder or a hub id), which is served with vLLM. The judge scores
+    and compares right and wrong answers, in both orders, twice, and again when they are padded, empty, or address the
+    judge. Files of JudgeBench and RewardBench in the data root (judgebench/, rewardbench/) are asked as well. The exit
+    status is 1 if the judge is qualified neither for scores nor for pairs.
+    """
+    from evals.judge.qualify import as_text, qualify
+    from evals.judge.run import request_from
+
+    confirmed = options.pop("yes")
+    checkpoints = () if judge_url else (CheckpointArgument().convert(name, None, None),)
+    job = request_from(
+        bench=None, judge_url=(judge_url,) if judge_url else (), judge_model=(name,) if judge_url else (),
+        judge_checkpoint=checkpoints, judge_weight=(), checkpoint=None, **options,
+    )  # fmt: skip
+    (found,) = qualify(job, confirm=None if confirmed or not sys.stdin.isatty() else _confirm)
+    click.echo(found.model_dump_json(indent=1) if style == "json" else as_text(found).rstrip())
+    if not (found.verdict.scores or found.verdict.pairs):
+        sys.exit(1)
 
 
 @judge.command("report")

@@ -20,7 +20,7 @@ from evals.judge.strict import explanation_length
 from evals.pace import Pace, RequestCancelledError
 from evals.replies import Completion, Reason, Usage, tokens_of
 from harness.errors import MoemixError, StageError
-from harness.judging import JudgeRequest, JudgeSpec
+from harness.judging import JudgeSettings, JudgeSpec
 from harness.progress import Progress
 from harness.requests import JudgeJobRequest
 
@@ -217,7 +217,7 @@ def _useless(completion: Completion) -> tuple[Reason, str] | None:
 
 @contextmanager
 def open_judge(
-    judge: JudgeSpec, request: JudgeRequest, out: Path, settings: Settings, budget: Budget | None = None
+    judge: JudgeSpec, request: JudgeSettings, out: Path, settings: Settings, budget: Budget | None = None
 ) -> Iterator[Judge]:
     """Open a judge: at its address, or, if it is a checkpoint, served with vLLM until the block ends.
 

@@ -14,6 +14,7 @@ from typing import Annotated, Any, Protocol
 
 from pydantic import Field
 
+from evals.judge.style import style_of
 from harness.files import hash_value
 from harness.judging import JudgeRequest
 
@@ -40,20 +41,28 @@ SIDES = {1: {"A": "model_1", "B": "model_2"}, 2: {"A": "model_2", "B": "model_1"
 
 @dataclass(frozen=True)
 class Question:
-    """A question of one or two turns.
+    """A question of one turn or more.
 
     Attributes:
         reference: a reference answer for each turn; empty where there is none.
+        rubric: how to grade its answers, the same for all turns or one for each; empty for the general scale.
         checks: for each turn, how the reference grader recognises a right answer (:mod:`evals.judge.reference`).
         required_temperature: overrides the temperature of the category.
     """
 
     id: Annotated[QuestionId, Field(validation_alias="question_id")]
     category: str
-    turns: Annotated[tuple[str, ...], Field(min_length=1, max_length=2)]
+    turns: Annotated[tuple[str, ...], Field(min_length=1)]
     reference: tuple[str, ...] = ()
     checks: tuple[Mapping[str, object], ...] = ()
     required_temperature: float | None = None
+    rubric: str | tuple[str, ...] = ""
+
+    def rubric_of(self, turn: int) -> str:
+        """Return the rubric of a turn (1, 2, …); empty where there is none."""
+        if isinstance(self.rubric, str):
+            return self.rubric
+        return self.rubric[turn - 1] if len(self.rubric) >= turn else ""
 
     @property
     def temperature(self) -> float:
@@ -79,9 +88,11 @@ class Bench:
 
     @property
     def fingerprint(self) -> str:
-        """Hash of the questions with their references."""
+        """Hash of the questions with their references and rubrics."""
         fields = ("id", "category", "turns", "reference", "checks", "required_temperature")
-        return hash_value([[getattr(question, name) for name in fields] for question in self.questions])
+        rubrics = {str(question.id): question.rubric for question in self.questions if question.rubric}
+        rows: list[object] = [[getattr(question, name) for name in fields] for question in self.questions]
+        return hash_value([*rows, rubrics] if rubrics else rows)
 
     def limited(self, limit: int | None) -> Bench:
         """Keep the first ``limit`` questions of every category; None keeps all."""
@@ -113,7 +124,7 @@ class Match:
     """One thing to judge: one turn of a question with the answers of one or two models, for one judge.
 
     Attributes:
-        turn: 1 or 2; the judge of a second turn sees the first as well.
+        turn: 1, 2, …; the judge of a later turn sees the earlier ones as well.
         models: one model (single-answer grading), or two in the order in which the judge sees them.
         repeat: 0, 1, … where a judge is asked several times.
         game: pairwise: 1 with the first model of the pair as A, 2 with the second as A; single: 0.
@@ -335,7 +346,8 @@ def record(task: Task, reply: Reply, judging: Judging) -> Line:
     if match.pairwise:
         first, second = match.models[::forward]
         winner = SIDES[match.game].get(verdict.winner, verdict.winner)
-        line |= {"model_1": first, "model_2": second, "game": match.game, "winner": winner}
+        styles = [style_of(answer[match.turn - 1]) for answer in match.answers[::forward]]
+        line |= {"model_1": first, "model_2": second, "game": match.game, "winner": winner, "styles": styles}
     else:
         line |= {"model": match.models[0], "score": verdict.score}
     return line | {

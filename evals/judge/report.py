@@ -7,14 +7,13 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from evals.judge import biases, verdicts
+from evals.judge.accuracy import auc
 from evals.judge.journal import resolved_request
-from evals.judge.verdicts import PERSON, JudgmentSet, Pair, Rating, by_rater, read_human
+from evals.judge.verdicts import PERSON, JudgmentSet, Pair, Rating, Unit, by_rater, read_human
+from evals.judge.win_rates import bradley_terry, length_controlled, win_rate
 from harness.errors import MoemixError
-from harness.statistics.bootstrap import BootstrapInterval, ClusterBootstrap, percentile_interval, resampling_weights
-from harness.statistics.estimates import Floats
+from harness.statistics.bootstrap import BootstrapInterval, ClusterBootstrap
 
 # report key → the bias that is detected if the 99 % interval excludes 0
 BIASES = {
@@ -23,9 +22,8 @@ BIASES = {
     "excess": "prefers its own answers",
 }
 Report = dict[str, Any]  # nested dictionaries of intervals and numbers
-_REFITS = 400
-_STEPS = 25
-_PRIOR = 0.05  # precision of a weak prior at 0: keeps estimates finite where a model always wins
+_CHANCE = 0.5  # a judge whose reliability surely lies below this is called unreliable
+_MANY = 20  # verdicts from which it means something that all are the same
 
 
 def make_report(folders: Sequence[Path], human: Path | None) -> Report:
@@ -39,11 +37,12 @@ def make_report(folders: Sequence[Path], human: Path | None) -> Report:
         MoemixError: a folder has no judging, nothing was judged yet, or the file of human verdicts is invalid.
     """
     protocols = {request.protocol for folder in folders if (request := resolved_request(folder))}
-    judgments = JudgmentSet(apart=len(protocols) > 1)
+    judgments = JudgmentSet(apart={"strict", "faithful"} <= protocols)
     for folder in folders:
         judgments.read(folder)
     if not judgments.asked:
-        raise MoemixError("nothing has been judged yet", where=", ".join(map(str, folders)))
+        what = "only the reference grader has graded" if judgments.right else "nothing has been judged yet"
+        raise MoemixError(what, where=", ".join(map(str, folders)), hint="give the folder of a judging by a judge")
     pairs_of_people, ratings_of_people = read_human(human) if human else ([], [])
     pairs, ratings = [*judgments.pairs, *pairs_of_people], [*judgments.ratings, *ratings_of_people]
     judges = {judge: _measure(judge, judgments, pairs, ratings) for judge in judgments.asked}
@@ -84,7 +83,44 @@ def _measure(judge: str, judgments: JudgmentSet, pairs: Sequence[Pair], ratings:
         measures["verbosity_of_scores"] = biases.verbosity_of_scores(my_ratings, ratings)
         measures["self_preference_of_scores"] = biases.self_preference_of_scores(judge, model, my_ratings, ratings)
         measures["stability"] = biases.stability(my_ratings)
+    measures["against_checks"] = _against_checks(my_ratings, my_pairs, judgments.right)
+    measures["unreliable"] = _unreliable(measures, my_ratings, my_pairs)
     return measures
+
+
+def _against_checks(ratings: Sequence[Rating], pairs: Sequence[Pair], right: Mapping[Unit, bool]) -> Report | None:
+    """Return how a judge's verdicts agree with the reference grader; None where it graded none of these answers.
+
+    ``auc`` is the probability that a right answer has a higher score than a wrong one (chance: ½), ``accuracy`` the
+    share of pairs of a right and a wrong answer that the right one wins, a tie counting half.
+    """
+    rated = [rating for rating in ratings if rating.unit in right]
+    graded = [(pair, [right.get((pair.question, pair.turn, model)) for model in pair.models]) for pair in pairs]
+    decided = [(pair, pair.models[goods.index(True)]) for pair, goods in graded if set(goods) == {True, False}]
+    if not rated and not decided:
+        return None
+    return {
+        "auc": auc([r.score for r in rated], [right[r.unit] for r in rated], [r.question for r in rated]),
+        "accuracy": ClusterBootstrap(pair.question for pair, _ in decided).mean(
+            [(pair.value(better) + 1) / 2 for pair, better in decided]
+        ),
+    }
+
+
+def _unreliable(measures: Report, ratings: Sequence[Rating], pairs: Sequence[Pair]) -> list[str]:
+    """Return why a judge's verdicts are mostly chance, or say nothing."""
+    found = []
+    reliability = (measures.get("stability") or {}).get("reliability")
+    if reliability and reliability.high < _CHANCE:
+        found.append("repeated scores of one answer differ more than the scores of different answers")
+    if len(ratings) >= _MANY and len({rating.score for rating in ratings}) == 1:
+        found.append(f"every score is {ratings[0].score:g}")
+    orders = (measures.get("position") or {}).get("alpha")
+    if orders and orders.high < _CHANCE:
+        found.append("two answers shown in the other order mostly get another verdict")
+    if len(pairs) >= _MANY and all(pair.games == ("tie", "tie") for pair in pairs):
+        found.append("every verdict is a tie")
+    return found
 
 
 def _agreements(judges: Sequence[str], pairs: Sequence[Pair], ratings: Sequence[Rating]) -> Report:
@@ -115,63 +151,17 @@ def _win_rates(pairs: Sequence[Pair]) -> Report:
     found: Report = {}
     for judge in dict.fromkeys(pair.judge for pair in pairs):
         mine = [pair for pair in pairs if pair.judge == judge]
+        plain, styled = bradley_terry(mine, style=False), bradley_terry(mine, style=True)
         found[judge] = {
-            model: {"adjusted": win_rate(mine, model), "length_controlled": length_controlled(mine, model)}
+            model: {
+                "adjusted": win_rate(mine, model),
+                "length_controlled": length_controlled(mine, model),
+                "bradley_terry": plain.get(model),
+                "style_controlled": styled.get(model),
+            }
             for model in sorted({model for pair in mine for model in pair.models})
         }
     return found
-
-
-def win_rate(pairs: Sequence[Pair], model: str) -> BootstrapInterval | None:
-    """Return the adjusted win rate of a model over its pairs: wins, and half of the ties."""
-    mine = [pair for pair in pairs if model in pair.models]
-    return ClusterBootstrap(pair.question for pair in mine).mean([(pair.value(model) + 1) / 2 for pair in mine])
-
-
-def length_controlled(pairs: Sequence[Pair], model: str) -> BootstrapInterval | None:
-    """Return the win rate of a model if both answers had the same length.
-
-    The outcome follows a logistic model, ``logit P = θ + β · tanh(Δ / s)``, with Δ the difference of the lengths and s
-    its standard deviation (Dubois et al. 2024, without their term for the difficulty of a question). It is fitted by
-    penalised maximum likelihood, where a tie counts half; the win rate is the logistic function of θ.
-    """
-    mine = [pair for pair in pairs if model in pair.models]
-    clusters = ClusterBootstrap(pair.question for pair in mine)
-    if clusters.count < 2:
-        return None
-    won = np.array([(pair.value(model) + 1) / 2 for pair in mine])
-    signs = np.array([1.0 if pair.models[0] == model else -1.0 for pair in mine])
-    longer = signs * np.array([pair.lengths[0] - pair.lengths[1] for pair in mine], dtype=np.float64)
-    spread = longer.std()
-    length = np.tanh(longer / spread) if spread else np.zeros(len(longer))
-    weights = resampling_weights(clusters.count, _REFITS)[:, clusters.of]
-    value = _fit(won, length, np.ones((1, len(mine))))[0]
-    return percentile_interval(float(value), _fit(won, length, weights), len(mine))
-
-
-def _fit(won: Floats, length: Floats, weights: Floats) -> Floats:
-    """Fit the logistic model once for every row of ``weights`` f64[B, n], by Newton's method.
-
-    Returns:
-        f64[B], the win rate at equal length.
-    """
-    theta, beta = np.zeros(len(weights)), np.zeros(len(weights))
-    for _ in range(_STEPS):
-        p = _logistic(theta[:, None] + beta[:, None] * length)
-        error, curvature = weights * (won - p), weights * p * (1 - p)
-        g0, g1 = error.sum(1) - _PRIOR * theta, error @ length - _PRIOR * beta
-        h00 = curvature.sum(1) + _PRIOR
-        h01 = curvature @ length
-        h11 = curvature @ (length * length) + _PRIOR
-        determinant = h00 * h11 - h01 * h01
-        theta += np.clip((h11 * g0 - h01 * g1) / determinant, -2, 2)
-        beta += np.clip((h00 * g1 - h01 * g0) / determinant, -2, 2)
-    return _logistic(theta)
-
-
-def _logistic(x: Floats) -> Floats:
-    value: Floats = 1 / (1 + np.exp(-np.clip(x, -40, 40)))
-    return value
 
 
 # --- data and text ----------------------------------------------------------------------------------
@@ -199,12 +189,7 @@ def as_text(report: Report) -> str:
         lines.append(f"judge {judge}: {measures['judgments']} judgments, {share:.1f} % failed")
         lines += [f"  failed {reason}: {count}" for reason, count in measures["failed"].items()]
         lines += _lines({key: value for key, value in measures.items() if isinstance(value, dict) and key != "failed"})
-        reliability = (measures.get("stability") or {}).get("reliability")
-        if reliability and reliability["high"] < 0.5:
-            lines.append(
-                "  unreliable: repeated scores of one answer differ more than the scores of different answers,"
-            )
-            lines.append("  so the averages of models are mostly chance")
+        lines += [f"  unreliable: {text}; what it says of models is mostly chance" for text in measures["unreliable"]]
     for title, key in (("agreement", "agreement"), ("win rates", "win_rates")):
         if report[key]:
             lines += [title, *_lines(report[key], n=True)]

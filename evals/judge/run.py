@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
@@ -36,7 +36,7 @@ from evals.judge.transcript import write_transcript
 from harness.checkpoint_argument import checkpoint_name
 from harness.errors import MoemixError
 from harness.files import hash_file
-from harness.judging import JudgeConfig, JudgeRequest, JudgeSettings, JudgeSpec, JudgeSummary
+from harness.judging import JudgeConfig, JudgeRequest, JudgeSettings, JudgeSpec, JudgeSummary, JudgeTest
 from harness.progress import duration, progress
 from harness.requests import FILE, JudgeJobRequest
 from harness.store import checkpoint_hash, exclusive
@@ -48,6 +48,7 @@ logger = logging.getLogger("moemix.evals")
 TRANSIENT = ("rate_limited", "server_error", "timeout", "connection", "bad_reply", "empty", "forbidden", "no_sandbox")
 _JUDGE_OPTIONS = "give --judge-model and --judge-url, or --judge-checkpoint"
 _SETTINGS = JudgeSettings.model_fields.keys()
+Confirm = Callable[[str], None]
 
 
 def request_from(
@@ -56,6 +57,7 @@ def request_from(
     judge_url: Sequence[str],
     judge_model: Sequence[str],
     judge_checkpoint: Sequence[Path],
+    judge_weight: Sequence[float],
     judge_temperature: float,
     data_root: str | None,
     checkpoint: Path | None,
@@ -67,7 +69,7 @@ def request_from(
     config = {
         **fields,
         "bench": bench or "mt_bench",
-        "judges": _judges(judge_url, judge_model, judge_checkpoint),
+        "judges": _judges(judge_url, judge_model, judge_checkpoint, judge_weight),
         "temperature": judge_temperature,
         "engine": fields["engine"] if checkpoint else None,
     }
@@ -75,12 +77,20 @@ def request_from(
     return JudgeJobRequest.model_validate({**job, "data_root": find_data_root(data_root)})
 
 
-def judge_request(job: JudgeJobRequest, confirm: Callable[[str], None] | None = None) -> JudgeSummary:
+def judge_request(
+    job: JudgeJobRequest,
+    confirm: Confirm | None = None,
+    *,
+    opened: Mapping[str, Judge] | None = None,
+    tests: Mapping[str, JudgeTest] | None = None,
+) -> JudgeSummary:
     """Answer a bench, judge the answers and summarise. The same request again resumes, or returns the summary.
 
     Args:
         job: the request.
         confirm: called with the estimate before anything that costs money is sent; raises to stop.
+        opened: judges that are open already, by name.
+        tests: judge → what its test says, for the summary (:func:`evals.judge.qualify.judge_tested`).
 
     Raises:
         MoemixError: the request is invalid, or its folder holds another judging.
@@ -105,6 +115,9 @@ def judge_request(job: JudgeJobRequest, confirm: Callable[[str], None] | None = 
     with exclusive(job.out):
         finished = claim(job.out, request)
         if finished is not None and not job.retry_failed:
+            if tests and finished.tested != tests:
+                finished = finished.model_copy(update={"tested": dict(tests)})
+                finished.write(job.out / "summary.json")
             logger.info("%s: already judged in %s (remove the folder to judge again)", bench.name, job.out)
             return finished
         if not (job.out / FILE).is_file():
@@ -117,11 +130,12 @@ def judge_request(job: JudgeJobRequest, confirm: Callable[[str], None] | None = 
             answers = {model: given, **answers}
         flags = {model: answer_flags(given, bench.questions) for model, given in answers.items()}
         judging = Judging(request, bench, answers, flags, protocol, job.out)
-        run_judges(judging, settings, confirm)
+        run_judges(judging, settings, confirm, opened or {})
         write_transcript(judging, title(request, bench))
         summary = summarise(
             judging, price=settings.price, seconds=time.monotonic() - started,
             checkpoint=str(job.checkpoint) if job.checkpoint else None, checkpoint_hash=fingerprint, engine=engine,
+            tested=tests,
         )  # fmt: skip
     logger.info("%s: judged in %s", bench.name, duration(summary.seconds))
     return summary
@@ -139,7 +153,7 @@ def _request(job: JudgeJobRequest, bench: Bench, protocol: JudgingProtocol, answ
         "baseline": baseline,
         "protocol": protocol.name,
         "protocol_hash": protocol.fingerprint,
-        "judges": tuple(_resolved(config.judges, job.judge_checkpoints)) or (JudgeSpec(name=NAME),),
+        "judges": tuple(judges_of(job)) or (JudgeSpec(name=NAME),),
         "repeats": config.repeats if config.judges else 1,
         "chat_template": hash_file(job.chat_template) if job.chat_template else None,
     }
@@ -157,15 +171,37 @@ def _protocol(job: JudgeJobRequest, bench: Bench) -> JudgingProtocol:
             validate_checks(question.checks, f"{bench.name}, question {question.id}")
         return ReferenceGrader()
     if job.config.protocol == "strict":
+        return protocol_of(job, None)
+    for question in bench.questions:
+        if len(question.turns) > 2 or question.rubric:
+            what = "a rubric" if question.rubric else f"{len(question.turns)} turns"
+            raise MoemixError(f"FastChat's templates have no place for {what}",
+                              where=f"{bench.name}, question {question.id}", hint="use --protocol strict")  # fmt: skip
+    return protocol_of(job, bench.prompts)
+
+
+def protocol_of(job: JudgeJobRequest, prompts: Path | None) -> JudgingProtocol:
+    """Return the protocol that a judge is asked by.
+
+    Args:
+        job: the request.
+        prompts: FastChat's templates, if they lie beside the bench; the request may name others.
+
+    Raises:
+        MoemixError: the protocol needs templates, and there are none.
+    """
+    if job.config.protocol == "strict":
         return Strict(job.config.judge_max_tokens)
-    templates = job.judge_prompts or bench.prompts
+    templates = job.judge_prompts or prompts
     if templates is None:
         message = "`faithful` needs FastChat's judge templates, which are not part of this project"
         raise MoemixError(message, hint=f"give --judge-prompts FILE, or a data root with mt_bench/{PROMPTS}")
     return Faithful(templates)
 
 
-def _judges(urls: Sequence[str], names: Sequence[str], checkpoints: Sequence[Path]) -> tuple[JudgeSpec, ...]:
+def _judges(
+    urls: Sequence[str], names: Sequence[str], checkpoints: Sequence[Path], weights: Sequence[float]
+) -> tuple[JudgeSpec, ...]:
     """Return the panel: names at one address or each at its own, and checkpoints that we serve."""
     if len(urls) > 1 and len(urls) != len(names):
         raise MoemixError(f"{len(urls)} --judge-url for {len(names)} --judge-model", hint="give one, or one for each")
@@ -179,13 +215,16 @@ def _judges(urls: Sequence[str], names: Sequence[str], checkpoints: Sequence[Pat
     all_names = [judge.name for judge in judges]
     if repeated := sorted({name for name in all_names if all_names.count(name) > 1}):
         raise MoemixError(f"two judges have the name {repeated[0]!r}", hint="use --repeats to ask one judge again")
-    return tuple(judges)
+    if weights and len(weights) != len(judges):
+        raise MoemixError(f"{len(weights)} --judge-weight for {len(judges)} judges", hint="give one for each judge")
+    each = weights or (1.0,) * len(judges)
+    return tuple(judge.model_copy(update={"weight": weight}) for judge, weight in zip(judges, each, strict=True))
 
 
-def _resolved(judges: Sequence[JudgeSpec], checkpoints: Sequence[Path]) -> Iterator[JudgeSpec]:
-    """Yield the judges with their address in its normal form, or with the folder and hash of their checkpoint."""
-    folders = iter(checkpoints)
-    for judge in judges:
+def judges_of(job: JudgeJobRequest) -> Iterator[JudgeSpec]:
+    """Yield a request's judges, with the normal form of their address, or with folder and hash of their checkpoint."""
+    folders = iter(job.judge_checkpoints)
+    for judge in job.config.judges:
         if judge.url is not None:
             yield judge.model_copy(update={"url": judge_address(judge.url)})
         else:
@@ -216,14 +255,16 @@ def _answers(job: JudgeJobRequest, bench: Bench) -> dict[str, Answers]:
 # --- asking the judges ------------------------------------------------------------------------------
 
 
-def run_judges(judging: Judging, settings: Settings, confirm: Callable[[str], None] | None = None) -> None:
+def run_judges(
+    judging: Judging, settings: Settings, confirm: Confirm | None = None, opened: Mapping[str, Judge] | None = None
+) -> None:
     """Ask every judge for the judgments that are missing; call ``confirm`` with the estimate where it has a price.
 
     Raises:
         MoemixError: the estimate exceeds the budget.
         StageError: an endpoint is gone or refuses all requests, or the budget is used up; run again to resume.
     """
-    run = _Run(judging, settings)
+    run = _Run(judging, settings, opened or {})
     try:
         missing = run.plan(confirm)
         for judge in judging.request.judges:
@@ -241,19 +282,20 @@ class _Run:
     """The state that the judgments of one run share.
 
     Attributes:
+        opened: judge → the open judge, of those that somebody else opened and closes.
         journals: judge → the file of its judgments.
         earlier: key → the failed judgment that is repeated; its requests and tokens count on.
     """
 
-    def __init__(self, judging: Judging, settings: Settings) -> None:
-        self.judging, self.settings, self.request = judging, settings, judging.request
+    def __init__(self, judging: Judging, settings: Settings, opened: Mapping[str, Judge]) -> None:
+        self.judging, self.settings, self.request, self.opened = judging, settings, judging.request, opened
         paths = {judge.name: journal_path(judging.out, judge.name, self.request.mode) for judge in self.request.judges}
         self.journals = {judge: Journal(path) for judge, path in paths.items()}
         self.earlier: dict[str, Line] = {}
         cost, price = settings.max_cost, settings.price
         self.budget = None if cost is None or price is None else Budget(cost, price)
 
-    def plan(self, confirm: Callable[[str], None] | None) -> dict[str, int]:
+    def plan(self, confirm: Confirm | None) -> dict[str, int]:
         """Return how many judgments each judge has to make; log the estimate and check it against the budget."""
         missing: dict[str, int] = {}
         estimate = Estimate()
@@ -283,7 +325,9 @@ class _Run:
     def ask(self, spec: JudgeSpec, missing: int) -> None:
         """Have a judge (or the reference grader) make its missing judgments."""
         opened: AbstractContextManager[Judge | None] = nullcontext()
-        if self.request.protocol != "reference":
+        if spec.name in self.opened:
+            opened = nullcontext(self.opened[spec.name])
+        elif self.request.protocol != "reference":
             opened = open_judge(spec, self.request, self.judging.out, self.settings, self.budget)
         with opened as judge, progress(f"judge {spec.name}", missing) as bar:
             works = (partial(self._judge, judge, task) for task in self._missing(spec.name))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,7 +15,7 @@ from evals.judge.integrity import score_flags
 from evals.judge.journal import judge_lines, write_jsonl
 from evals.judge.judges import Price, cost_of
 from evals.judge.records import Bench, Judging, Line, QuestionId, pair_outcome, unanswered
-from harness.judging import Judged, JudgeRequest, JudgeSummary, Score
+from harness.judging import Judged, JudgeRequest, JudgeSummary, JudgeTest, Score
 from harness.provenance import provenance
 from harness.statistics.bootstrap import variance_components
 from harness.statistics.clusters import number_clusters
@@ -29,6 +30,7 @@ class Row:
     """All judgments of a model's answer to one turn of a question."""
 
     category: str
+    weights: Mapping[str, float]
     by_judge: dict[str, list[float]] = field(default_factory=dict)
     failed: int = 0
 
@@ -39,14 +41,20 @@ class Row:
 
     @property
     def value(self) -> float:
-        """The mean over all judgments with a verdict."""
-        return math.fsum(self.values) / len(self.values)
+        """The mean over all judgments with a verdict, each with the weight of its judge."""
+        weights = [self.weights.get(judge, 1.0) for judge, values in self.by_judge.items() for _ in values]
+        return math.fsum(map(operator.mul, weights, self.values)) / math.fsum(weights)
 
 
 @dataclass
 class Tally:
-    """All judgments of one model, by question and turn."""
+    """All judgments of one model, by question and turn.
 
+    Attributes:
+        weights: judge → its weight, where it is not 1.
+    """
+
+    weights: Mapping[str, float] = field(default_factory=dict)
     rows: dict[tuple[QuestionId, int], Row] = field(default_factory=dict)
     failed: Counter[str] = field(default_factory=Counter)  # by reason
     judged: int = 0
@@ -55,7 +63,7 @@ class Tally:
 
     def add(self, line: Line, value: float | None) -> None:
         """Count a judgment; ``value`` is None where it failed."""
-        row = self.rows.setdefault((line["question_id"], line["turn"]), Row(line["category"]))
+        row = self.rows.setdefault((line["question_id"], line["turn"]), Row(line["category"], self.weights))
         self.requests += line["attempts"]
         if value is None:
             row.failed += 1
@@ -80,9 +88,13 @@ class Tally:
         """Return the mean of the rows, or of those of one turn, one category or one judge."""
         values, questions = [], []
         for (question, number), row in self.rows.items():
-            chosen = row.values if judge is None else row.by_judge.get(judge, [])
-            if chosen and turn in (None, number) and category in (None, row.category):
-                values.append(math.fsum(chosen) / len(chosen))
+            own = row.by_judge.get(judge or "", [])
+            if (
+                (own or (judge is None and row.by_judge))
+                and turn in (None, number)
+                and category in (None, row.category)
+            ):
+                values.append(row.value if judge is None else math.fsum(own) / len(own))
                 questions.append(question)
         return clustered(values, questions)
 
@@ -128,6 +140,7 @@ def title(request: JudgeRequest, bench: Bench) -> str:
 def summarise(
     judging: Judging, *, price: Price | None, seconds: float, checkpoint: str | None = None,
     checkpoint_hash: str | None = None, engine: Mapping[str, object] | None = None,
+    tested: Mapping[str, JudgeTest] | None = None,
 ) -> JudgeSummary:  # fmt: skip
     """Write ``scores.jsonl`` and then ``summary.json``, which marks the judging as finished.
 
@@ -138,9 +151,11 @@ def summarise(
         checkpoint: folder of the checkpoint that answered, if one did.
         checkpoint_hash: its hash.
         engine: description of the engine that it answered with.
+        tested: judge → what its qualification says.
     """
     request, bench, pairwise = judging.request, judging.bench, judging.request.mode == "pairwise"
-    tallies: dict[str, Tally] = defaultdict(Tally)
+    weights = {judge.name: judge.weight for judge in request.judges if judge.weight != 1}
+    tallies: dict[str, Tally] = defaultdict(lambda: Tally(weights))
     tokens, engines, cost = {"prompt": 0, "reply": 0}, {}, 0.0
     omitted: dict[str, set[str]] = defaultdict(set)
     for line in chain(judge_lines(judging.out, request), unanswered(judging)):
@@ -171,6 +186,7 @@ def summarise(
         tokens=tokens,
         cost=None if price is None else cost,
         omitted={judge: tuple(sorted(names)) for judge, names in omitted.items() if names},
+        tested=dict(tested or {}),
         notes=(
             *_notes(judging, judged[first]),
             *(_omission(judge, names) for judge, names in omitted.items() if names),
@@ -208,6 +224,7 @@ def _rows(model: str, tally: Tally, bench: Bench) -> Iterator[dict[str, object]]
 def _judged(tally: Tally, flags: Mapping[QuestionId, set[str]], judging: Judging) -> Judged:
     scale, questions = _scale(judging.request), judging.bench.questions
     present = {row.category for row in tally.rows.values()}
+    turns = sorted({turn for _, turn in tally.rows})
     categories = [c for c in dict.fromkeys(question.category for question in questions) if c in present]
     flagged: dict[str, list[QuestionId]] = defaultdict(list)
     for identity, kinds in flags.items():
@@ -227,6 +244,7 @@ def _judged(tally: Tally, flags: Mapping[QuestionId, set[str]], judging: Judging
         average=tally.score(),
         first_turn=tally.score(turn=1),
         second_turn=tally.score(turn=2),
+        by_turn={turn: tally.score(turn=turn) for turn in turns} if turns[2:] else {},
         by_category={category: tally.score(category=category) for category in categories},
         judged=tally.judged,
         failed=dict(sorted(tally.failed.items())),
@@ -269,7 +287,7 @@ def as_text(summary: JudgeSummary) -> str:
     for model, judged in {summary.model: summary, **summary.others}.items():
         failed = sum(judged.failed.values())
         lines.append(f"{model}: {_figure(judged.average)} ({judged.judged} judged, {failed} failed)")
-        lines.append(f"  first turn {_figure(judged.first_turn)}; second turn {_figure(judged.second_turn)}")
+        lines.append("  " + _turns(judged))
         if judged.win is not None:
             rate = "–" if judged.adjusted_win_rate is None else f"{judged.adjusted_win_rate:.3f}"
             lines.append(f"  {judged.win} won, {judged.loss} lost, {judged.tie} tied; adjusted win rate {rate}")
@@ -280,6 +298,12 @@ def as_text(summary: JudgeSummary) -> str:
     if summary.cost is not None:
         lines.append(f"cost {summary.cost:.4g} for {summary.requests:,} requests")
     return "\n".join([*lines, *(f"note: {note}" for note in summary.notes)]) + "\n"
+
+
+def _turns(judged: Judged) -> str:
+    if judged.by_turn:
+        return "; ".join(f"turn {turn} {_figure(score)}" for turn, score in judged.by_turn.items())
+    return f"first turn {_figure(judged.first_turn)}; second turn {_figure(judged.second_turn)}"
 
 
 def _figure(score: Score) -> str:

@@ -60,7 +60,9 @@ class Strict:
         fence = f"material-{hash_value([match.question.id, list(match.answers)])[:12]}"
         kind, texts = "pair" if match.pairwise else "single", self.texts
         system = texts["task"].format(fence=fence, mask=MASK) + texts[kind]
-        system += (texts["second"] if match.turn == 2 else "") + (texts["guided"] if match.guided else "")
+        system += "" if match.turn == 1 else texts["second" if match.turn == 2 else "later"].format(turn=match.turn)
+        rubric = match.question.rubric_of(match.turn)
+        system += (texts["guided"] if match.guided else "") + (texts["rubric"] if rubric else "")
         system += texts[f"reply_{kind}"]
         parts, removed = [], 0
         names = ("Answer A", "Answer B") if match.pairwise else ("Answer",)
@@ -75,6 +77,8 @@ class Strict:
                 text, count = _defused(answer, turn, asked)
                 removed += count
                 parts.append(_quoted(f"{name}{of_turn}", text, fence))
+        if rubric:
+            parts.append(_quoted("Rubric", rubric, fence))
         parts.append("Now grade, as told at the beginning.")
         name = f"strict-{kind}{'-guided' if match.guided else ''}-turn{match.turn}-v{VERSION}"
         return Prompt(name, system, "\n\n".join(parts), _schema(match.pairwise, self.explanation), removed)
@@ -102,7 +106,7 @@ def explanation_length(reply_tokens: int) -> int:
 
 
 def corrected(question: Question, turn: int) -> str:
-    """Return the reference answer to a turn (0 or 1): ours where MT-Bench's published one is wrong.
+    """Return the reference answer to a turn (0, 1, …): ours where MT-Bench's published one is wrong.
 
     Thirteen of the thirty published references (GPT-4's) have a wrong turn. ``corrections.jsonl`` has right answers to
     these eighteen turns in our own words, by the hash of the question's text, so that other benches are not affected.

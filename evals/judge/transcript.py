@@ -31,7 +31,7 @@ def write_transcript(judging: Judging, title: str) -> None:
         title=f"{title} · {', '.join(request.answers)}",
         filters={
             "category": list(dict.fromkeys(question.category for question in judging.bench.questions)),
-            "turn": ["1", "2"],
+            "turn": [str(turn + 1) for turn in range(max(len(question.turns) for question in judging.bench.questions))],
             "model": list(request.answers),
             "judge": [judge.name for judge in request.judges],
             "state": ["judged", "failed", "flagged"],

@@ -53,6 +53,8 @@ class Pair:
     Attributes:
         games: the winner with the first model shown first, and with it shown second; a person's verdict counts twice.
         lengths: characters of the two answers.
+        marks: headers, list items and bold passages of the two answers.
+        preference: from 0 to 1, how much the first model is preferred, where the judge stated that instead of a winner.
     """
 
     judge: str
@@ -63,6 +65,13 @@ class Pair:
     repeat: int
     games: tuple[str, str]
     lengths: tuple[int, int]
+    marks: tuple[tuple[int, ...], tuple[int, ...]] = ((0, 0, 0), (0, 0, 0))
+    preference: float | None = None
+
+    @property
+    def styles(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Characters and Markdown marks of the two answers (:data:`evals.judge.style.FEATURES`)."""
+        return (self.lengths[0], *self.marks[0]), (self.lengths[1], *self.marks[1])
 
     @property
     def unit(self) -> Unit:
@@ -75,7 +84,9 @@ class Pair:
         return {"model_1": self.models[0], "model_2": self.models[1]}.get(pair_outcome(*self.games), "tie")
 
     def value(self, model: str) -> float:
-        """Return 1 where ``model`` wins, −1 where it loses, 0 for a tie."""
+        """Return 1 where ``model`` wins, −1 where it loses, 0 for a tie, or what lies between for a preference."""
+        if self.preference is not None:
+            return (2 * self.preference - 1) * (1.0 if model == self.models[0] else -1.0)
         return {model: 1.0, "tie": 0.0}.get(self.winner, -1.0)
 
 
@@ -92,6 +103,7 @@ class JudgmentSet:
         apart: whether a judge under each protocol counts as a judge of its own: ``name (strict)``.
         failed: judge → reason → number of failed judgments.
         asked: judge → number of judgments, failed ones included.
+        right: whether the reference grader found an answer right; it is a rule, and not one of the judges.
     """
 
     apart: bool = False
@@ -99,6 +111,7 @@ class JudgmentSet:
     pairs: list[Pair] = field(default_factory=list)
     failed: dict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
     asked: Counter[str] = field(default_factory=Counter)
+    right: dict[Unit, bool] = field(default_factory=dict)
 
     def read(self, folder: Path) -> None:
         """Add the judgments of a judging folder, whether it is finished or not.
@@ -109,6 +122,11 @@ class JudgmentSet:
         request = resolved_request(folder)
         if request is None:
             raise MoemixError(f"the folder has no judging: {RESOLVED} is missing", where=str(folder))
+        if request.protocol == "reference":
+            for line in read_judgments(journal_path(folder, request.judges[0].name, request.mode)):
+                if not line["reason"]:
+                    self.right[_rating(line).unit] = line["score"] > 0
+            return
         for judge in request.judges:
             label = f"{judge.name} ({request.protocol})" if self.apart else judge.name
             read = read_judgments(journal_path(folder, judge.name, request.mode))
@@ -135,9 +153,10 @@ def _rating(line: Line) -> Rating:
 
 def _pair(one: Line, two: Line) -> Pair:
     first, second = one["lengths"]
+    marks = [tuple(style[1:]) for style in one.get("styles", ())] or [(0, 0, 0)] * 2  # 0.1 stored no styles
     return Pair(
         one["judge"][0], one["question_id"], one["turn"], (one["model_1"], one["model_2"]), one["category"],
-        one["repeat"], (one["winner"], two["winner"]), (first, second),
+        one["repeat"], (one["winner"], two["winner"]), (first, second), (marks[0], marks[1]),
     )  # fmt: skip
 
 
@@ -227,6 +246,17 @@ def krippendorff_of_verdicts(votes: Votes[str], raters: Sequence[str]) -> Bootst
     levels = sorted({vote for own in votes.values() for values in own.values() for vote in values})
     firsts = {unit: [levels.index(own[r][0]) for r in raters if own.get(r)] for unit, own in votes.items()}
     return _krippendorff(firsts, 1.0 - np.eye(len(levels)))
+
+
+def krippendorff_of_orders(pairs: Sequence[Pair]) -> BootstrapInterval | None:
+    """Return Krippendorff's alpha of the verdicts in both orders, as of two raters."""
+    winners = [[pair.models[int(game[-1]) - 1] if game != "tie" else "tie" for game in pair.games] for pair in pairs]
+    levels = sorted({winner for both in winners for winner in both})
+    numbers = {
+        (*pair.unit, str(pair.repeat)): [levels.index(winner) for winner in both]
+        for pair, both in zip(pairs, winners, strict=True)
+    }
+    return _krippendorff(numbers, 1.0 - np.eye(len(levels)))
 
 
 def krippendorff_of_scores(votes: Votes[float], raters: Sequence[str]) -> BootstrapInterval | None:

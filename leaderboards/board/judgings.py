@@ -51,7 +51,7 @@ def _pins(summary: JudgeSummary, found: RecomputedJudging) -> PinnedJudging:
     rows = sorted((*row, found.categories[row]) for row in found.asked)
     return PinnedJudging(
         title=summary.title, rows=max(1, len(rows)), failed=len(rows) - len(found.rows), row_hash=hash_value(rows),
-        judges=tuple(sorted(found.judges)),
+        judges=tuple(sorted(found.judges)), tested=summary.tested,
         **{name: getattr(summary.request, name) for name in names},
     )  # fmt: skip
 
@@ -76,7 +76,7 @@ def check_judging(
     failed = len(found.asked) - len(found.rows)
     if failed > pinned.failed + FAILED * pinned.rows:
         return [f"{failed} of {pinned.rows} turns have no verdict, {pinned.failed} in the pinned judging"], None
-    return [], found.shown(summary.title)
+    return [], found.shown(summary.title, pinned)
 
 
 @dataclass
@@ -85,39 +85,42 @@ class RecomputedJudging:
 
     Attributes:
         asked: turns of questions that were judged, with or without a verdict.
-        rows: turn → its verdicts.
+        rows: turn → its verdicts, each with the weight of its judge.
         categories: turn → its category.
         judges: names of the judges.
     """
 
     pairwise: bool
     asked: set[Row] = field(default_factory=set)
-    rows: dict[Row, list[float]] = field(default_factory=dict)
+    rows: dict[Row, list[tuple[float, float]]] = field(default_factory=dict)
     categories: dict[Row, str] = field(default_factory=dict)
     judges: set[str] = field(default_factory=set)
 
     @property
     def average(self) -> float:
-        """The mean over the turns of all questions, each the mean of its verdicts; nan without any."""
-        return float(np.mean([np.mean(values) for values in self.rows.values()])) if self.rows else math.nan
+        """The mean over the turns of all questions, each the weighted mean of its verdicts; nan without any."""
+        return float(np.mean([_mean(verdicts) for verdicts in self.rows.values()])) if self.rows else math.nan
 
     @property
     def outcomes(self) -> tuple[int, int, int] | None:
         """The numbers of pairs won, lost and tied; None for single answers."""
-        every = [value for values in self.rows.values() for value in values]
+        every = [value for verdicts in self.rows.values() for value, _ in verdicts]
         return (every.count(1.0), every.count(0.0), every.count(0.5)) if self.pairwise else None
 
-    def shown(self, title: str) -> ShownJudging:
-        """Return average and categories with their standard errors, clustered by question."""
+    def shown(self, title: str, pinned: PinnedJudging) -> ShownJudging:
+        """Return average and categories with their standard errors, clustered by question, and what the judges are."""
         scores = [self._score("average", list(self.rows))]
         for category in sorted(set(self.categories.values())):
             scores.append(self._score(category, [row for row in self.rows if self.categories[row] == category]))
-        return ShownJudging(title=title, judges=tuple(sorted(self.judges)), scores=tuple(scores))
+        tested = {name: f" ({test.figure(pinned.mode)} on known answers)" for name, test in pinned.tested.items()}
+        untested = "" if pinned.protocol == "reference" else " (not tested on known answers)"
+        judges = (f"{judge}{tested.get(judge.split(' (weight ')[0], untested)}" for judge in sorted(self.judges))
+        return ShownJudging(title=title, judges=tuple(judges), scores=tuple(scores))
 
     def _score(self, name: str, rows: list[Row]) -> tuple[str, float | None, float | None, int]:
         if not rows:
             return name, None, None, 0
-        values = np.array([[float(np.mean(self.rows[row])) for row in rows]])
+        values = np.array([[_mean(self.rows[row]) for row in rows]])
         found = estimate([Part(1.0, values, number_clusters(question for question, _ in rows))])
         return name, found.value, None if math.isnan(found.se) else found.se, len(rows)
 
@@ -129,6 +132,7 @@ def recompute(folder: Path, summary: JudgeSummary) -> RecomputedJudging:
         MoemixError: with file and line, a judgment that is not valid.
     """
     found = RecomputedJudging(summary.request.mode == "pairwise")
+    weights = {judge.name: judge.weight for judge in summary.request.judges}
     for path in sorted(folder.glob("judgments-*.jsonl")):
         for where, line in read_lines(path):
             names = (line.get("model_1"), line.get("model_2")) if found.pairwise else (line.get("model"),)
@@ -138,11 +142,17 @@ def recompute(folder: Path, summary: JudgeSummary) -> RecomputedJudging:
             found.asked.add(row)
             found.categories[row] = str(line.get("category"))[:80]
             judge = line.get("judge")
-            found.judges.add(str(judge[0] if isinstance(judge, list) and judge else judge)[:120])
+            name = str(judge[0] if isinstance(judge, list) and judge else judge)
+            weight = weights.get(name, 1.0)
+            found.judges.add(name[:120] if weight == 1 else f"{name[:100]} (weight {weight:g})")
             value = _pair_value(line, summary.model, where) if found.pairwise else _single_value(line, summary, where)
             if value is not None:
-                found.rows.setdefault(row, []).append(value)
+                found.rows.setdefault(row, []).append((value, weight))
     return found
+
+
+def _mean(verdicts: list[tuple[float, float]]) -> float:
+    return float(np.average([value for value, _ in verdicts], weights=[weight for _, weight in verdicts]))
 
 
 def _single_value(line: dict[str, object], summary: JudgeSummary, where: str) -> float | None:

@@ -15,6 +15,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, model_validator
 
 from harness.files import hash_value
+from harness.judging import JudgeTest
 from harness.records import Column, Provenance, Record
 from harness.schema import Strict
 
@@ -181,10 +182,17 @@ class PinnedJudging(Strict):
     rows: int = Field(ge=1, description="turns of all questions")
     failed: int = Field(0, ge=0, description="of these, turns that had no verdict")
     row_hash: Digest = Field(description="over question, turn and category of every row")
+    tested: dict[str, JudgeTest] = Field(default_factory=dict, description="judge → its test when it was pinned")
+
+    @property
+    def qualified(self) -> bool:
+        """Whether every judge had passed its test, or the judging needs none."""
+        passed = [test.of(self.mode) for test in self.tested.values()]
+        return self.protocol == "reference" or (len(passed) == len(self.judges) and all(passed))
 
     def mismatch(self, other: PinnedJudging) -> str | None:
         """Return what differs in another judging, or None."""
-        compared = type(self).model_fields.keys() - {"failed"}
+        compared = type(self).model_fields.keys() - {"failed", "tested"}
         names = [name for name in sorted(compared) if getattr(self, name) != getattr(other, name)]
         differing = [f"{name} is {getattr(other, name)}, not {getattr(self, name)}" for name in names]
         return "; ".join(differing)[:400] or None
@@ -197,10 +205,19 @@ class Rules(Strict):
         "anyone", description="login: who opens the pull request; ssh: who holds the key that signed the submission"
     )
     maintainers: tuple[Owner, ...] = Field((), description="logins or keys that may withdraw anything")
-    require: tuple[Literal["execution", "replay"], ...] = Field((), description="checks without which nothing is shown")
+    require: tuple[Literal["execution", "replay", "qualified"], ...] = Field(
+        (), description="checks without which nothing is shown; qualified: judges that passed `moemix judge qualify`"
+    )
     replay: PinnedReplay = PinnedReplay()
     judgings: dict[Name, PinnedJudging] = Field(default_factory=dict, description="bench → the only judging shown")
     max_bytes: int = Field(1 << 30, ge=1, le=4 << 30, description="size of a submission")
+
+    @model_validator(mode="after")
+    def _judges_are_qualified(self) -> Rules:
+        bad = sorted(bench for bench, pinned in self.judgings.items() if not pinned.qualified)
+        if bad and "qualified" in self.require:
+            raise ValueError(f"the board requires qualified judges, and those of {', '.join(bad)} are not")
+        return self
 
 
 class Board(Record):

@@ -10,12 +10,17 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from fake_judge import FakeJudge
+from length_coefficients import COEFFICIENTS
+from scipy.stats import spearmanr
 from small_judgings import answer_file, bench_file, judged, template_file, write_lines
 
+from evals.judge import win_rates
 from evals.judge.biases import stability
-from evals.judge.report import as_text, length_controlled, make_report, win_rate
+from evals.judge.report import as_text, make_report
 from evals.judge.verdicts import Pair, Rating, krippendorff_of_scores, krippendorff_of_verdicts
+from evals.judge.win_rates import bradley_terry, length_controlled, win_rate
 from harness.cli import cli
+from harness.errors import MoemixError
 
 COUNT = 60
 STRENGTH = 0.6  # how often a biased judge follows its bias; else it is fair
@@ -218,6 +223,115 @@ def test_length_control_finds_the_better_model_behind_a_judge_who_counts_words()
     found = length_controlled(pairs, "terse")
     assert found.low <= 1 / (1 + np.exp(-0.8)) <= found.high
     assert found.low > 0.5
+
+
+def simulated(models, questions, seed=0):
+    """Judgments of some of AlpacaEval's models, drawn from its published coefficients; and their true rates."""
+    rng = np.random.default_rng(seed)
+    ease, base = rng.normal(0, 1.5, questions), rng.lognormal(7.4, 0.6, questions).round()
+    pairs, truth = [], {}
+    for name, (slope, share, strength) in models.items():
+        mine = (base * rng.lognormal(rng.uniform(-1.0, 0.5), 0.4, questions)).round()
+        at_equal = strength + share * ease
+        logit = at_equal + slope * np.tanh((mine - base) / (mine - base).std(ddof=1)) + rng.normal(0, 1, questions)
+        noise = rng.normal(0, 1, (200, 1))
+        truth[name] = float((1 / (1 + np.exp(-at_equal - noise))).mean())
+        for question, preference in enumerate(1 / (1 + np.exp(-logit))):
+            winner = "model_1" if preference > 0.5 else "model_2"
+            pairs.append(Pair("j", question, 1, (name, "base"), "c", 0, (winner, winner),
+                              (int(mine[question]), int(base[question])), preference=float(preference)))  # fmt: skip
+    return pairs, truth
+
+
+def test_length_controlled_rates_are_nearer_to_the_truth_than_plain_ones(monkeypatch):
+    monkeypatch.setattr(win_rates, "_REFITS", 2)
+    pairs, truth = simulated({f"m{i}": COEFFICIENTS[5 * i] for i in range(10)}, 400)
+    controlled = np.array([length_controlled(pairs, model).value for model in truth])
+    plain = np.array([win_rate(pairs, model).value for model in truth])
+    right = np.array([*truth.values()])
+    assert abs(controlled - right).mean() < 0.02 < abs(plain - right).mean()
+    assert spearmanr(controlled, right)[0] > 0.95
+    # a model that games length has the length taken away, and not its strength
+    assert spearmanr(controlled, right)[0] > spearmanr(plain, right)[0]
+
+
+def test_bradley_terry_places_every_checkpoint_and_style_is_taken_out():
+    rng = np.random.default_rng(0)
+    strength = {"a": 0.0, "b": 0.7, "c": -0.7, "base": 0.0}
+    pairs = []
+    for question in range(250):
+        for model in "abc":
+            bold = (int(rng.integers(0, 12)) if model == "a" else 0, 0)  # `a` has bold words, and this judge likes them
+            p = 1 / (1 + np.exp(-(strength[model] + 0.4 * bold[0])))
+            games = tuple("model_1" if rng.random() < p else "model_2" for _ in "12")
+            pairs.append(
+                Pair("j", question, 1, (model, "base"), "c", 0, games, (500, 500), ((0, 0, bold[0]), (0, 0, 0)))
+            )
+    plain, styled = bradley_terry(pairs, style=False), bradley_terry(pairs, style=True)
+    assert list(plain) == ["a", "b", "c"]
+    assert plain["a"].low > 0.7
+    for model in "bc":
+        truth = 1 / (1 + np.exp(-strength[model]))
+        assert plain[model].low <= truth <= plain[model].high
+    assert styled["a"].low <= 0.5 <= styled["a"].high
+    assert bradley_terry([pair for pair in pairs if "a" in pair.models], style=False) == {}
+
+
+def test_dice_and_constants_are_found_in_pairs(tmp_path):
+    bench_file(tmp_path, COUNT)
+    for model in ("mine", "base"):
+        answer_file(tmp_path, model, COUNT)
+
+    def script(payload, _):
+        prompt = payload["messages"][-1]["content"]
+        better = "A" if prompt.index("mine says") < prompt.index("base says") else "B"
+        dice = random.Random(prompt).choice(["A", "B", "tie"])
+        return json.dumps({"winner": {"dice": dice, "tie": "tie", "sees": better}[payload["model"]]})
+
+    names = ("dice", "tie", "sees")
+    with FakeJudge(script) as judge:
+        judged(tmp_path, judge.url, judge_model=names, mode="pairwise", baseline=tmp_path / "base.jsonl")
+    report = make_report([tmp_path / "out"], None)
+    unreliable = {name: report["judges"][name]["unreliable"] for name in names}
+    assert unreliable == {
+        "dice": ["two answers shown in the other order mostly get another verdict"],
+        "tie": ["every verdict is a tie"],
+        "sees": [],
+    }
+    assert "unreliable: two answers shown in the other order" in as_text(report)
+
+
+def test_the_reference_grader_is_the_measure_and_no_rater(tmp_path):
+    rows = [{"question_id": n, "category": "math", "turns": [f"{n} + {n}?"],
+             "checks": [{"kind": "number", "value": 2 * n}]} for n in range(1, 31)]  # fmt: skip
+    write_lines(tmp_path / "bench.jsonl", rows)
+    answer_file(tmp_path, "mine", 30, lambda n: [str(2 * n + (n % 3 == 0))])
+    answer_file(tmp_path, "base", 30, lambda n: [str(2 * n + (n % 4 == 0))])
+
+    def script(payload, _):
+        asked, *given = [int(number) for number in re.findall(r"^> (\d+)", payload["messages"][-1]["content"], re.M)]
+        if payload["model"] == "dice":
+            return json.dumps({"rating": random.Random(f"{payload}").randint(1, 10), "winner": "A"})
+        if len(given) == 1:
+            return json.dumps({"rating": 9 if given[0] == 2 * asked else 2})
+        good = [number == 2 * asked for number in given]
+        return json.dumps({"winner": "tie" if good[0] == good[1] else "A" if good[0] else "B"})
+
+    files = (tmp_path / "mine.jsonl", tmp_path / "base.jsonl")
+    with FakeJudge(script) as judge:
+        names = {"judge_model": ("perfect", "dice")}
+        judged(tmp_path, judge.url, **names, answers=files, out=tmp_path / "scores")
+        judged(tmp_path, judge.url, **names, mode="pairwise", baseline=files[1], out=tmp_path / "pairs")
+    judged(tmp_path, "", answers=files, judge_url=(), judge_model=(), out=tmp_path / "checked")
+    report = make_report([tmp_path / name for name in ("scores", "pairs", "checked")], None)
+    assert set(report["judges"]) == {"perfect", "dice"}
+    perfect, dice = (report["judges"][name]["against_checks"] for name in ("perfect", "dice"))
+    assert perfect["auc"]["value"] == perfect["accuracy"]["value"] == 1
+    assert dice["auc"]["low"] < 0.5 < dice["auc"]["high"]
+    assert dice["accuracy"]["value"] == 0.5
+    assert not report["judges"]["perfect"]["unreliable"]
+    with pytest.raises(MoemixError, match="only the reference grader"):
+        make_report([tmp_path / "checked"], None)
 
 
 def test_the_command_says_it_in_words_and_in_json(panel):
