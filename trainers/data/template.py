@@ -32,7 +32,7 @@ from trainers.data.adapters import Conversation, Message, UnusableRowError
 from trainers.data.marks import FIRST_MARK, Field, add_marks, check_answers, folded, shapes, texts_of, whose
 
 if TYPE_CHECKING:
-    from tokenizers import Tokenizer
+    from tokenizers import Encoding, Tokenizer
     from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 Span = tuple[int, int]
@@ -125,10 +125,11 @@ class Encoder:
                 backend = self._names[0] if named else self._backend
                 batch = backend.encode_batch([rendered[i].text for i in chats], add_special_tokens=False)
                 for i, encoding in zip(chats, batch, strict=True):
-                    ids = [self._names[1].get(token, token) for token in encoding.ids] if named else encoding.ids
+                    ids = np.array(encoding.ids, np.int32)
+                    if named:
+                        ids = np.array([self._names[1].get(token, token) for token in ids.tolist()], np.int32)
                     try:
-                        targets = self._targets(rendered[i], ids, encoding.offsets)
-                        encoded[i] = np.array(ids, np.int32), targets
+                        encoded[i] = ids, self._targets(rendered[i], ids, encoding)
                     except UnusableRowError as reason:
                         encoded[i] = reason
             if plain:
@@ -471,28 +472,36 @@ class Encoder:
     def _batch(self, texts: list[str]) -> list[list[int]]:
         return cast("list[list[int]]", self.tokenizer(texts, verbose=False)["input_ids"])
 
-    def _targets(self, rendered: Rendered, ids: list[int], offsets: list[Span]) -> NDArray[np.bool_]:
+    def _targets(self, rendered: Rendered, ids: NDArray[np.int32], encoding: Encoding) -> NDArray[np.bool_]:
         """Return the tokens of the answers and of the ends of their turns, bool[T]."""
         text = rendered.text
-        starts, ends = np.array(offsets, np.int64).reshape(-1, 2).T  # neither ever decreases
         targets = np.zeros(len(ids), bool)
         stops = self.end_tokens | self._call_ends
+
+        def characters(token: int) -> Span:
+            return cast("Span", encoding.token_to_chars(token))
+
+        def blank(token: int) -> bool:
+            return not text[slice(*characters(token))].strip()
+
         for start, end in rendered.spans or ():
-            first = int(np.searchsorted(ends, start, side="right"))  # the first token that ends after `start`
+            first = _first_token(encoding, start, text, len(ids))  # the first token that ends after `start`
             # A token that begins before the answer belongs to the answer if it only adds white space (" Hello"), and to
             # the template if it only takes white space from the answer (a header token with the blanks after it).
-            if first < len(ids) and text[starts[first] : start].strip():
-                if text[start : ends[first]].strip():
+            if first < len(ids) and text[(place := characters(first))[0] : start].strip():
+                if text[start : place[1]].strip():
                     raise UnusableRowError("a token holds both the template's text and the answer's")
                 first += 1
-            stop = int(np.searchsorted(starts, end, side="left"))  # the first token that begins at `end` or later
+            stop = _first_token(encoding, end, text, len(ids))
+            while stop < len(ids) and characters(stop)[0] < end:  # the first token that begins at `end` or later
+                stop += 1
             if first >= stop:
                 raise UnusableRowError("an answer has no token of its own")
             last = stop - 1
-            while last > first and not text[starts[last] : ends[last]].strip():
+            while last > first and blank(last):
                 last -= 1
             if ids[last] not in stops:  # a marked span may hold the end token already
-                while stop < len(ids) and not text[starts[stop] : ends[stop]].strip():
+                while stop < len(ids) and blank(stop):
                     stop += 1
                 if stop == len(ids) or ids[stop] not in stops:
                     raise UnusableRowError("the chat template does not end an assistant turn as it usually does")
@@ -508,3 +517,14 @@ class Encoder:
         targets = np.ones(len(ids), bool)
         targets[:1] = False
         return np.array(ids, np.int32), targets
+
+
+def _first_token(encoding: Encoding, place: int, text: str, end: int) -> int:
+    """Return the first token that ends after a character; ``end`` if none does.
+
+    This is the first token of that character, or of the next one that any token has: normalising may drop some.
+    """
+    for character in range(place, len(text)):
+        if (token := encoding.char_to_token(character)) is not None:
+            return int(token)
+    return end
