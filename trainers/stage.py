@@ -22,7 +22,7 @@ _FIRST = 20  # rows of each file that a plan looks at
 
 def count_rows(source: Source, root: Path | None) -> int:
     """Read the files of a source as training does, and return the number of rows."""
-    return sum(read_part(part, root=root, source=source.name)[0] for part in source.parts)
+    return sum(read_part(part, root=root, source=source.name).count for part in source.parts)
 
 
 def check_part(part: Part, root: Path | None, source: str) -> None:

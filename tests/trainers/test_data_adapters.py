@@ -161,7 +161,7 @@ def test_every_training_row_of_the_real_files_is_in_its_format(real_data):
         for part in source.parts:
             adapter = PartAdapter(part, source.name)
             seen.add(part.adapter)
-            count, rows = read_part(part, root=real_data, source=source.name)
+            rows = read_part(part, root=real_data, source=source.name)
             read = 0
             for row, where in rows:
                 read += 1
@@ -170,5 +170,5 @@ def test_every_training_row_of_the_real_files_is_in_its_format(real_data):
                     assert made[-1]["role"] == "assistant", where
                     assert "eos_token###" not in made[-1]["content"], where
                     assert "<|endoftext|>" not in made[-1]["content"], where
-            assert read == count
+            assert read == rows.count
     assert seen >= {"sharegpt", "messages", "alpaca", "prompt_completion", "gsm8k"} <= set(ADAPTERS)

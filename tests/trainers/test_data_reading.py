@@ -3,6 +3,7 @@
 import gzip
 import json
 
+import numpy as np
 import pytest
 
 from harness.errors import MoemixError
@@ -14,9 +15,11 @@ ROWS = [{"text": "one"}, {"text": "zwei – 🦊"}, {"text": "three\nlines"}]
 
 def read(folder, name="x.jsonl", **fields):
     fields = fields or {"files": (name,)}
-    count, rows = read_part(Part(adapter="text", **fields), root=folder, source="s")
+    rows = read_part(Part(adapter="text", **fields), root=folder, source="s")
     found = list(rows)
-    assert count == len(found)
+    assert rows.count == len(found)
+    for step in (2, 3):
+        assert list(rows.chosen(np.arange(len(found)) % step == 1)) == found[1::step]
     return found
 
 

@@ -84,7 +84,7 @@ def source_texts(source: Source, root: Path | None) -> tuple[int, Iterator[Texts
                 if content is not None:
                     yield location, [content] if isinstance(content, str) else [turn["content"] for turn in content]
 
-    return sum(part.count for part in opened), texts()
+    return sum(part.rows.count for part in opened), texts()
 
 
 def _target(target: str, root: str | None, store: str | None) -> _Target:
@@ -103,8 +103,8 @@ def _target(target: str, root: str | None, store: str | None) -> _Target:
 
 
 def _file_texts(source: Source) -> tuple[int, Iterator[Texts]]:
-    count, rows = read_part(source.parts[0], root=None, source=source.name)
-    return count, ((where, list(_strings(row))) for row, where in rows)
+    rows = read_part(source.parts[0], root=None, source=source.name)
+    return rows.count, ((where, list(_strings(row))) for row, where in rows)
 
 
 def _strings(value: object) -> Iterator[str]:

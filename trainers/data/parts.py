@@ -11,7 +11,7 @@ import itertools
 import logging
 import re
 import typing
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, cast
@@ -28,7 +28,7 @@ from trainers.data.adapters import (
     UnusableRowError,
     parsed,
 )
-from trainers.data.reading import Located, read_part
+from trainers.data.reading import Located, Rows, read_part
 
 logger = logging.getLogger("moemix.trainers")
 
@@ -61,13 +61,11 @@ class OpenPart:
 
     Attributes:
         adapter: turns its rows into conversations.
-        count: the number of its rows.
-        rows: the rows, each with its location; to be read once.
+        rows: the rows, each with its location.
     """
 
     adapter: PartAdapter
-    count: int
-    rows: Iterator[Located]
+    rows: Rows
 
 
 def open_part(part: Part, *, root: Path | None, source: str) -> OpenPart:
@@ -79,15 +77,15 @@ def open_part(part: Part, *, root: Path | None, source: str) -> OpenPart:
     """
     where = f"source {source}"
     adapter = None if part.adapter == "auto" else PartAdapter(part, where)  # before anything is read
-    count, rows = read_part(part, root=root, source=source)
+    rows = read_part(part, root=root, source=source)
     if adapter is None:
         first = list(itertools.islice(rows, _LOOKED_AT))
         name, options = _choice(first)
         shown = "".join(f", {key}: {value}" for key, value in options.items())
         logger.info("%s: the rows are read by the adapter %s%s (%s)", where, name, shown, first[0][1])
         chosen = part.model_copy(update={"adapter": name, "options": {**options, **part.options}})
-        adapter, rows = PartAdapter(chosen, where), itertools.chain(first, rows)
-    return OpenPart(adapter, count, rows)
+        adapter = PartAdapter(chosen, where)
+    return OpenPart(adapter, rows)
 
 
 def load_adapter(name: str, options: Mapping[str, object], *, where: str) -> Adapter:

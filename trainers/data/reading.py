@@ -1,4 +1,4 @@
-"""Read rows from local files and from the hub, each with its location; memory does not grow with the file.
+"""Read rows from local files and from the hub, each with its location; memory does not grow with the texts.
 
 Files are JSON (an array, one object per line, or an object with one list of rows), CSV, TSV, Parquet or Arrow, the text
 formats also compressed (gz, bz2, xz, zst), and folders that ``datasets`` saved.
@@ -15,22 +15,47 @@ import itertools
 import json
 import lzma
 import re
-from collections import Counter
+from array import array
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, cast
+
+import numpy as np
+from numpy.typing import NDArray
 
 from harness.errors import MoemixError, unknown
 from harness.recipe import Part
 from harness.sources import hub_folder, part_files
 
 if TYPE_CHECKING:
+    from datasets import Dataset
     from pyarrow import RecordBatch
 
 Located = tuple[dict[str, object], str]
 """A row and its location: ``file:line``, or ``file:row N`` if the format has no lines."""
-Counted = tuple[int, Iterable[Located]]
+Chosen = NDArray[np.bool_]
+"""Which rows are wanted, bool[N]."""
 
+
+@dataclass(frozen=True)
+class Rows:
+    """The rows of a file, or of several. Iterating reads all of them.
+
+    Attributes:
+        count: their number.
+        chosen: a function that yields the chosen rows; the others cost little.
+    """
+
+    count: int
+    chosen: Callable[[Chosen], Iterator[Located]]
+
+    def __iter__(self) -> Iterator[Located]:
+        """Yield all rows."""
+        return self.chosen(np.ones(self.count, bool))
+
+
+_BOM = "\ufeff"
 _CHUNK = 1 << 20  # bytes of a JSON text that are decoded at once
 _PACKED = (".gz", ".bz2", ".xz", ".zst")
 _TURN = {"role", "from", "value", "content"}
@@ -39,8 +64,8 @@ _SPLIT_NAME = re.compile(r"(^|[-_./])(train|test|valid|validation|val|dev|eval)(
 _SHARD = re.compile(r"\d+(-of-\d+)?(?=\.)")
 
 
-def read_part(part: Part, *, root: Path | None, source: str) -> tuple[int, Iterator[Located]]:
-    """Return the number of rows of a part, and an iterator over them.
+def read_part(part: Part, *, root: Path | None, source: str) -> Rows:
+    """Open the files of a part.
 
     Args:
         part: the part of a source.
@@ -53,11 +78,22 @@ def read_part(part: Part, *, root: Path | None, source: str) -> tuple[int, Itera
     """
     if part.hub is not None:
         return _read_hub(part, root, source)
-    readings = [_read_file(path, part) for path in part_files(part, root, where=source)]
-    return sum(count for count, _ in readings), itertools.chain.from_iterable(rows for _, rows in readings)
+    return _joined([_read_file(path, part) for path in part_files(part, root, where=source)])
 
 
-def _read_file(path: Path, part: Part) -> Counted:
+def _joined(files: list[Rows]) -> Rows:
+    def chosen(wanted: Chosen) -> Iterator[Located]:
+        first = 0
+        for rows in files:
+            mine = wanted[first : first + rows.count]
+            first += rows.count
+            if mine.any():
+                yield from rows.chosen(mine)
+
+    return Rows(sum(rows.count for rows in files), chosen)
+
+
+def _read_file(path: Path, part: Part) -> Rows:
     if path.is_dir():
         return _saved(path, part.split)
     suffixes = [suffix.lower() for suffix in path.suffixes]
@@ -65,14 +101,14 @@ def _read_file(path: Path, part: Part) -> Counted:
     if kind not in _READERS:
         raise unknown("kind of file", kind or path.name, _READERS, where=str(path))
     try:
-        count, rows = _READERS[kind](path, part.split)
+        rows = _READERS[kind](path, part.split)
     except UnicodeDecodeError as error:
         raise MoemixError(f"the file is not UTF-8 text (byte {error.start})", where=str(path)) from None
     except (OSError, EOFError, lzma.LZMAError) as error:
         raise MoemixError(f"the file cannot be read: {error}", where=str(path)) from None
-    if count == 0:
+    if rows.count == 0:
         raise MoemixError("the file has no rows", where=str(path))
-    return count, rows
+    return rows
 
 
 def _open(path: Path) -> BinaryIO:
@@ -100,18 +136,27 @@ class _JsonText:
     def __init__(self, file: BinaryIO, path: Path) -> None:
         self._file, self._path = file, path
         self._text, self._at, self._line, self._ended = "", 0, 1, False
-        self._bytes = codecs.getincrementaldecoder("utf-8-sig")()
+        self._counted, self._offset = 0, 0  # the characters of the text whose bytes are in the offset
+        self._bytes = codecs.getincrementaldecoder("utf-8")()
         self._decode = json.JSONDecoder().raw_decode
 
     @property
     def where(self) -> str:
         return f"{self._path}:{self._line}"
 
+    @property
+    def offset(self) -> int:
+        """Return the bytes before the next character."""
+        passed = self._text[self._counted : self._at]
+        self._offset += len(passed) if passed.isascii() else len(passed.encode())
+        self._counted = self._at
+        return self._offset
+
     def peek(self) -> str:
         """Return the next character that is not white space; empty at the end."""
         while True:
             start = self._at
-            while self._text[self._at : self._at + 1].isspace():
+            while self._text[self._at : self._at + 1].isspace() or self._text[self._at : self._at + 1] == _BOM:
                 self._at += 1
             self._line += self._text.count("\n", start, self._at)
             if self._at < len(self._text) or self._ended:
@@ -153,23 +198,51 @@ class _JsonText:
 
     def _fill(self, size: int) -> None:
         more = self._file.read(size)
+        _ = self.offset  # counts what is dropped now
+        self._counted = 0
         self._text = self._text[self._at :] + self._bytes.decode(more, final=not more)
         self._at, self._ended = 0, not more
 
 
-def _json(path: Path, split: str) -> Counted:
+def _json(path: Path, split: str) -> Rows:
     """Read an array of objects, one object per line (many ``.json`` files are JSONL), or an object with the rows."""
     with _open(path) as file:
         head = file.read(_CHUNK).removeprefix(b"\xef\xbb\xbf").lstrip()
-    if head[:1] == b"[":
-        return sum(1 for _ in _elements(path, "")), _elements(path, "")
-    if not _has_rows(head):
+    if head[:1] != b"[" and not _has_rows(head):
         return _jsonl(path, split)
-    counts = Counter(key for key, _, _ in _lists(path))
-    if split not in counts and len(counts) > 1:
-        raise MoemixError(f"the file has several lists: {', '.join(counts)}", where=str(path), hint="name one: `split`")
-    key = split if split in counts else next(iter(counts), "")
-    return counts[key], _elements(path, key)
+    found: dict[str, _Index] = {}
+    for key, _, offset, where in _lists(path):
+        index = found.setdefault(key, _Index(path, key))
+        index.offsets.append(offset)
+        index.lines.append(int(where.rpartition(":")[2]))
+    if split not in found and len(found) > 1:
+        raise MoemixError(f"the file has several lists: {', '.join(found)}", where=str(path), hint="name one: `split`")
+    index = found.get(split) or next(iter(found.values()), _Index(path, ""))
+    return Rows(len(index.offsets), index.chosen)
+
+
+class _Index:
+    """Where each row of a list begins in its file."""
+
+    def __init__(self, path: Path, key: str) -> None:
+        self._path, self._key = path, key
+        self.offsets, self.lines = array("q"), array("q")
+
+    def chosen(self, wanted: Chosen) -> Iterator[Located]:
+        """Yield the chosen rows: of a file that can be read from anywhere, no others are decoded."""
+        if wanted.all() or self._path.suffix.lower() in _PACKED:
+            elements = ((value, where) for key, value, _, where in _lists(self._path) if key == self._key)
+            for value, where in itertools.compress(elements, wanted):
+                yield _object(value, where), where
+            return
+        decode = json.JSONDecoder().raw_decode
+        with self._path.open("rb") as file:
+            for row in np.flatnonzero(wanted).tolist():
+                begin, end = self.offsets[row], self.offsets[row + 1] if row + 1 < len(self.offsets) else None
+                file.seek(begin)
+                text = file.read(-1 if end is None else end - begin).decode(errors="ignore")
+                where = f"{self._path}:{self.lines[row]}"
+                yield _object(decode(text)[0], where), where
 
 
 def _has_rows(head: bytes) -> bool:
@@ -200,8 +273,8 @@ def _has_rows(head: bytes) -> bool:
     return False
 
 
-def _lists(path: Path) -> Iterator[tuple[str, object, str]]:
-    """Yield the elements of an array (of key ``""``), or of every array in an object, with key and location."""
+def _lists(path: Path) -> Iterator[tuple[str, object, int, str]]:
+    """Yield the elements of an array (of key ``""``), or of every array in an object, with key, offset and location."""
     with _open(path) as file:
         text = _JsonText(file, path)
         if text.peek() == "[":
@@ -220,46 +293,45 @@ def _lists(path: Path) -> Iterator[tuple[str, object, str]]:
         text.end()
 
 
-def _list(text: _JsonText, key: str) -> Iterator[tuple[str, object, str]]:
+def _list(text: _JsonText, key: str) -> Iterator[tuple[str, object, int, str]]:
     text.take("[")
     if text.peek() == "]":
         text.take("]")
         return
     while True:
         text.peek()
-        where = text.where
-        yield key, text.value(), where
+        offset, where = text.offset, text.where
+        yield key, text.value(), offset, where
         if text.take(",]") == "]":
             return
 
 
-def _elements(path: Path, key: str) -> Iterator[Located]:
-    return ((_object(value, where), where) for name, value, where in _lists(path) if name == key)
-
-
-def _jsonl(path: Path, split: str) -> Counted:
+def _jsonl(path: Path, split: str) -> Rows:
     with _open(path) as file:
         count = sum(bool(line.strip()) for line in file)
-    return count, _lines(path)
+
+    def chosen(wanted: Chosen) -> Iterator[Located]:
+        with _open(path) as file:
+            lines = ((number, line) for number, line in enumerate(file, 1) if line.strip())
+            for number, line in itertools.compress(lines, wanted):
+                where = f"{path}:{number}"
+                yield _object(_line(line, number, where), where), where
+
+    return Rows(count, chosen)
 
 
-def _lines(path: Path) -> Iterator[Located]:
-    with _open(path) as file:
-        for number, line in enumerate(file, 1):
-            if not line.strip():
-                continue
-            where = f"{path}:{number}"
-            try:
-                value = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
-            except UnicodeDecodeError as error:
-                raise MoemixError(f"not UTF-8 text (byte {error.start} of the line)", where=where) from None
-            except json.JSONDecodeError as error:
-                raise MoemixError(
-                    f"not valid JSON: {error.msg} (column {error.colno})",
-                    where=where,
-                    hint="expected one object per line" + (", or an array of objects" if number == 1 else ""),
-                ) from None
-            yield _object(value, where), where
+def _line(line: bytes, number: int, where: str) -> object:
+    """Decode a line that is one JSON value."""
+    try:
+        return json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
+    except UnicodeDecodeError as error:
+        raise MoemixError(f"not UTF-8 text (byte {error.start} of the line)", where=where) from None
+    except json.JSONDecodeError as error:
+        raise MoemixError(
+            f"not valid JSON: {error.msg} (column {error.colno})",
+            where=where,
+            hint="expected one object per line" + (", or an array of objects" if number == 1 else ""),
+        ) from None
 
 
 def _object(value: object, where: str) -> dict[str, object]:
@@ -271,7 +343,7 @@ def _object(value: object, where: str) -> dict[str, object]:
 # --- tables -----------------------------------------------------------------------------------------
 
 
-def _csv(path: Path, split: str) -> Counted:
+def _csv(path: Path, split: str) -> Rows:
     """Read a table with a header; an empty cell at the end of a short line is null."""
     csv.field_size_limit(1 << 30)
 
@@ -292,10 +364,10 @@ def _csv(path: Path, split: str) -> Counted:
                     raise MoemixError("the line has more cells than the header", where=where)
                 yield cast("dict[str, object]", row), where
 
-    return sum(1 for _ in rows()), rows()
+    return Rows(sum(1 for _ in rows()), lambda wanted: itertools.compress(rows(), wanted))
 
 
-def _parquet(path: Path, split: str) -> Counted:
+def _parquet(path: Path, split: str) -> Rows:
     import pyarrow
     import pyarrow.parquet
 
@@ -303,10 +375,14 @@ def _parquet(path: Path, split: str) -> Counted:
         file = pyarrow.parquet.ParquetFile(path)
     except pyarrow.ArrowInvalid as error:
         raise MoemixError(f"the file is not a Parquet file: {error}", where=str(path)) from None
-    return file.metadata.num_rows, _records(file.iter_batches(batch_size=1024), path)
+
+    def chosen(wanted: Chosen) -> Iterator[Located]:
+        return _records(pyarrow.parquet.ParquetFile(path).iter_batches(batch_size=1024), wanted, path)
+
+    return Rows(file.metadata.num_rows, chosen)
 
 
-def _arrow(path: Path, split: str) -> Counted:
+def _arrow(path: Path, split: str) -> Rows:
     """Read an Arrow file, or a stream, which is what ``datasets`` writes."""
     import pyarrow
     import pyarrow.ipc
@@ -322,22 +398,28 @@ def _arrow(path: Path, split: str) -> Counted:
                 yield from map(reader.get_batch, range(reader.num_record_batches))
 
     try:
-        return sum(batch.num_rows for batch in batches()), _records(batches(), path)
+        return Rows(sum(batch.num_rows for batch in batches()), lambda wanted: _records(batches(), wanted, path))
     except pyarrow.ArrowInvalid as error:
         raise MoemixError(f"the file is not an Arrow file: {error}", where=str(path)) from None
 
 
-def _records(batches: Iterable[RecordBatch], path: Path) -> Iterator[Located]:
-    """Yield the rows of a table in batches."""
-    number = 0
+def _records(batches: Iterable[RecordBatch], wanted: Chosen, path: Path) -> Iterator[Located]:
+    """Yield the chosen rows of a table in batches."""
+    import pyarrow
+
+    first = 0
     for batch in batches:
         for start in range(0, batch.num_rows, 1024):
-            for row in batch.slice(start, 1024).to_pylist():
-                yield row, f"{path}:row {number}"
-                number += 1
+            some = batch.slice(start, 1024)
+            mine = wanted[first : first + some.num_rows]
+            if mine.any():
+                numbers = (np.flatnonzero(mine) + first).tolist()
+                for number, row in zip(numbers, some.filter(pyarrow.array(mine)).to_pylist(), strict=True):
+                    yield row, f"{path}:row {number}"
+            first += some.num_rows
 
 
-_READERS: dict[str, Callable[[Path, str], Counted]] = {
+_READERS: dict[str, Callable[[Path, str], Rows]] = {
     ".json": _json,
     ".jsonl": _jsonl,
     ".ndjson": _jsonl,
@@ -351,7 +433,7 @@ _READERS: dict[str, Callable[[Path, str], Counted]] = {
 # --- datasets ---------------------------------------------------------------------------------------
 
 
-def _saved(path: Path, split: str) -> Counted:
+def _saved(path: Path, split: str) -> Rows:
     """Read a folder that ``save_to_disk`` of `datasets` wrote."""
     import datasets
 
@@ -363,10 +445,20 @@ def _saved(path: Path, split: str) -> Counted:
         if split not in dataset:
             raise unknown("split", split, dataset, where=str(path))
         dataset = dataset[split]
-    return len(dataset), ((row, f"{path}:row {i}") for i, row in enumerate(dataset))
+    return _dataset(dataset, str(path))
 
 
-def _read_hub(part: Part, root: Path | None, source: str) -> tuple[int, Iterator[Located]]:
+def _dataset(dataset: Dataset, place: str) -> Rows:
+    def chosen(wanted: Chosen) -> Iterator[Located]:
+        numbers = np.flatnonzero(wanted)
+        rows = dataset if len(numbers) == len(dataset) else dataset.select(numbers)
+        for number, row in zip(numbers.tolist(), rows, strict=True):
+            yield cast("dict[str, object]", row), f"{place}:row {number}"
+
+    return Rows(len(dataset), chosen)
+
+
+def _read_hub(part: Part, root: Path | None, source: str) -> Rows:
     import datasets
 
     where = f"source {source}: hub dataset {part.hub}"
@@ -385,7 +477,7 @@ def _read_hub(part: Part, root: Path | None, source: str) -> tuple[int, Iterator
         raise MoemixError(f"the dataset cannot be loaded: {error}", where=where) from error
     if len(dataset) == 0:
         raise MoemixError("the dataset has no rows", where=where)
-    return len(dataset), ((row, f"{part.hub}[{part.split}]:row {i}") for i, row in enumerate(dataset))
+    return _dataset(dataset, f"{part.hub}[{part.split}]")
 
 
 def _check_files(part: Part, place: Path | None, where: str) -> None:

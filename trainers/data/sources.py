@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import logging
 import os
@@ -201,10 +200,12 @@ class _Tokeniser:
         self.source, self.encoder, self.max_length, self.root, self.seed = source, encoder, max_length, root, seed
         self.writer, self.report = writer, writer.report
         self.where = f"source {source.name}"
+        self.parts: list[OpenPart] = []
         self.report.revisions = {part.hub: part.revision for part in source.parts if part.hub and part.revision}
 
     def run(self) -> TokenWriter:
-        total = sum(part.count for part in self._open())
+        self.parts = [open_part(part, root=self.root, source=self.source.name) for part in self.source.parts]
+        total = sum(part.rows.count for part in self.parts)
         self.report.rows = total
         wanted = (self.source.train_examples or 0) + self.source.probe_examples
         if self.source.train_examples is None or total <= max(_MANY, 2 * wanted):
@@ -220,9 +221,6 @@ class _Tokeniser:
             message = f"no row of {self.where} can be trained on: {report.describe_bad()}"
             raise MoemixError(message, where=report.bad_at[commonest][0])
         return self.writer
-
-    def _open(self) -> list[OpenPart]:
-        return [open_part(part, root=self.root, source=self.source.name) for part in self.source.parts]
 
     def _add_chosen(self, total: int, wanted: int) -> None:
         """Tokenise the first rows of a permutation, and more until there are as many examples as wanted."""
@@ -244,14 +242,14 @@ class _Tokeniser:
         """Tokenise the chosen rows, which are ``count``."""
         first = 0
         with progress(f"tokenising {self.source.name}", count) as bar:
-            for part in self._open():
-                mine = chosen[first : first + part.count]
+            for part in self.parts:
+                mine = chosen[first : first + part.rows.count]
                 numbers = (np.flatnonzero(mine) + first).tolist()
-                results = tokenised(part, itertools.compress(part.rows, mine), len(numbers), self.encoder)
+                results = tokenised(part, part.rows.chosen(mine), len(numbers), self.encoder)
                 for number, outcome in zip(numbers, results, strict=True):
                     self._count(outcome, number, part.adapter.part.adapter)
                     bar.advance()
-                first += part.count
+                first += part.rows.count
 
     def _count(self, outcome: Outcome, number: int, adapter: str) -> None:
         report = self.report

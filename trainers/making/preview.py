@@ -178,16 +178,16 @@ def _source(
     """Tokenise rows of a source, and count what became of them."""
     report, mine = SourceReport(), keys.setdefault(source.name, Counter())
     opened = [open_part(part, root=root, source=source.name) for part in source.parts]
-    report.rows = sum(part.count for part in opened)
+    report.rows = sum(part.rows.count for part in opened)
     step = max(1, -(-report.rows // limit))
     lengths: list[int] = []
     controls: Counter[str] = Counter()
     examples: list[Shown] = []
     looked_at = 0
     for part in opened:
-        rows = itertools.islice(part.rows, 0, None, step)
+        chosen = np.arange(part.rows.count) % step == 0
         shown = len(examples) + _EXAMPLES
-        for outcome in tokenised(part, rows, -(-part.count // step), encoder, keep_text=True):
+        for outcome in tokenised(part, part.rows.chosen(chosen), int(chosen.sum()), encoder, keep_text=True):
             looked_at += 1
             report.not_selected += outcome.skipped
             if reason := outcome.reason_left_out(part.adapter.part.adapter, max_length):
