@@ -9,6 +9,7 @@ from __future__ import annotations
 import bz2
 import codecs
 import csv
+import fnmatch
 import gzip
 import io
 import itertools
@@ -61,7 +62,7 @@ _PACKED = (".gz", ".bz2", ".xz", ".zst")
 _TURN = {"role", "from", "value", "content"}
 _TABLES = (".json", ".jsonl", ".ndjson", ".csv", ".tsv")
 _SPLIT_NAME = re.compile(r"(^|[-_./])(train|test|valid|validation|val|dev|eval)([-_.0-9/]|$)")
-_SHARD = re.compile(r"\d+(-of-\d+)?(?=\.)")
+_SHARD = re.compile(r"(?<![vV\d.])(?!(19|20)\d\d\.)\d+(-of-\d+)?(?=\.)")  # not a version (v2) or a year
 
 
 def read_part(part: Part, *, root: Path | None, source: str) -> Rows:
@@ -464,8 +465,7 @@ def _read_hub(part: Part, root: Path | None, source: str) -> Rows:
     where = f"source {source}: hub dataset {part.hub}"
     place = hub_folder(part, root)
     try:
-        if not part.subset and not part.data_files:
-            _check_files(part, place, where)
+        _check_files(part, place, where)
         dataset = datasets.load_dataset(
             str(place or part.hub),
             name=part.subset,
@@ -481,25 +481,30 @@ def _read_hub(part: Part, root: Path | None, source: str) -> Rows:
 
 
 def _check_files(part: Part, place: Path | None, where: str) -> None:
-    """Ask which files are meant where a repository has several that are neither splits nor shards of one table."""
+    """Check that ``data_files`` exist; ask for them where a repository has several tables that are not one dataset."""
     import datasets
     from huggingface_hub import HfApi, hf_hub_download
 
+    if part.subset and not part.data_files:
+        return
     if place is not None:
-        files = sorted(str(file.relative_to(place)) for file in place.rglob("*") if file.is_file())
+        files = sorted(file.relative_to(place).as_posix() for file in place.rglob("*") if file.is_file())
     elif datasets.config.HF_HUB_OFFLINE:
         return  # `datasets` has it in its cache, or fails
     else:
         files = HfApi().list_repo_files(str(part.hub), repo_type="dataset", revision=part.revision)
+    for pattern in part.data_files:
+        if not fnmatch.filter(files, pattern) and "://" not in pattern:
+            raise unknown("file of the repository", pattern, files, where=where)
     tables = [file for file in files if any(suffix in _TABLES for suffix in Path(file).suffixes[-2:])]
     kinds = {_SHARD.sub("", file) for file in tables if not _SPLIT_NAME.search(file)}
-    if len(kinds) < 2:
+    if part.data_files or len(kinds) < 2:
         return
     if "README.md" in files:
         card = place / "README.md" if place else None
         path = card or hf_hub_download(str(part.hub), "README.md", repo_type="dataset", revision=part.revision)
-        if "data_files:" in (text := Path(path).read_text(encoding="utf-8")) or "data_dir:" in text or "path:" in text:
-            return  # the card says which file is which split
+        if re.match(r"---\n(?:(?!---\n).*\n)*?configs:", Path(path).read_text(encoding="utf-8")):
+            return  # the card says which files are a dataset
     raise MoemixError(
         f"the repository has several files, which are not splits of one dataset: {', '.join(tables)}",
         where=where,

@@ -135,8 +135,8 @@ class Encoder:
             if plain:
                 texts = [rendered[i].text for i in plain]
                 raw = [item.ids for item in self._letters.encode_batch(texts)] if named else self._batch(texts)
-                for i, ids in zip(plain, raw, strict=True):
-                    encoded[i] = self._plain(ids)
+                for i, whole in zip(plain, raw, strict=True):
+                    encoded[i] = self._plain(whole)
         return [encoded[i] for i in range(len(rendered))]
 
     def control_strings(self, text: str) -> list[str]:
