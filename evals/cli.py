@@ -122,6 +122,15 @@ def _settings(text: str, option: str) -> dict[str, object]:
     "--unsafe-code", is_flag=True, help="Run generated programs even where there is no sandbox for them: your own risk."
 )
 @click.option("--no-cache", is_flag=True, help="Ask everything anew; neither read nor keep cached answers.")
+@click.option(
+    "--tracker",
+    "trackers",
+    multiple=True,
+    metavar="NAME",
+    help="Log the scores to tensorboard, wandb or trackio; can be given several times.",
+)
+@click.option("--tracker-project", default="moemix", show_default=True, help="Name of the project in the trackers.")
+@click.option("--tracker-offline", is_flag=True, help="Keep W&B's files on this machine, for `wandb sync`.")
 @click.option("--out", type=click.Path(path_type=Path), help="Folder for results, samples and summary.")
 @request_option
 def eval_command(
@@ -141,6 +150,9 @@ def eval_command(
     data_root: str | None,
     unsafe_code: bool,
     no_cache: bool,
+    trackers: tuple[str, ...],
+    tracker_project: str,
+    tracker_offline: bool,
     out: Path | None,
     request: Path | None,
 ) -> None:
@@ -151,7 +163,9 @@ def eval_command(
     """
     from evals.runner import evaluate, request_for
     from evals.selection import adapted_suite, read_questions
+    from harness.execution import Tracking
     from harness.requests import EvalJobRequest, read_request
+    from harness.schema import parse
     from harness.store import data_root as find_data_root
     from harness.store import data_root_of
 
@@ -191,6 +205,15 @@ def eval_command(
             data_root=find_data_root(data_root) or data_root_of(checkpoint),
             keep_answers=not no_cache,
             unsafe_code=unsafe_code,
+            tracking=parse(
+                Tracking,
+                {
+                    "trackers": trackers,
+                    "project": tracker_project,
+                    "mode": "offline" if tracker_offline else "online",
+                },
+                where="--tracker",
+            ),
         )
     summary = evaluate(job)
     for name, column in summary.columns.items():

@@ -127,10 +127,31 @@ class SandboxedCodeEval:
 def pass_at_1(doc: Mapping[str, Any], results: Sequence[str | Sequence[str]]) -> dict[str, float]:
     """Return the share of a question's programs that pass its tests: the scoring of this project's own tasks.
 
-    The tests are the row's ``tests``, or MBPP's ``test_setup_code`` and ``test_list``.
+    A row of HumanEval has one program of tests, which calls the function that ``entry_point`` names; the question's
+    imports and functions are before the answer. Other rows have ``tests``, MBPP+'s ``test`` or MBPP's ``test_list``.
     """
-    programs = [code for result in results for code in ([result] if isinstance(result, str) else result)]
-    tests = doc["tests"] if "tests" in doc else [doc["test_setup_code"] or "", *doc["test_list"]]
+    programs = [code.lstrip(" ") for code in _flat(results)]  # some decoders keep the space before an answer
+    if "entry_point" in doc:
+        return _share(
+            [f"{doc['prompt']}\n\n{code}" for code in programs], [doc["test"], f"check({doc['entry_point']})"]
+        )
+    if "test" in doc:
+        return _share(programs, [*doc["test_imports"], doc["test"]])
+    return _share(programs, doc["tests"] if "tests" in doc else [doc["test_setup_code"] or "", *doc["test_list"]])
+
+
+def completion_pass_at_1(doc: Mapping[str, Any], results: Sequence[str | Sequence[str]]) -> dict[str, float]:
+    """Return the same for answers that continue HumanEval's function; a space that a decoder dropped is put back."""
+    dropped = (len(code) - len(code.lstrip(" ")) + 1 for code in _flat(results))
+    programs = [f"{doc['prompt']}{'' if n % 4 else ' '}{code}" for n, code in zip(dropped, _flat(results), strict=True)]
+    return _share(programs, [doc["test"], f"check({doc['entry_point']})"])
+
+
+def _flat(results: Sequence[str | Sequence[str]]) -> list[str]:
+    return [code for result in results for code in ([result] if isinstance(result, str) else result)]
+
+
+def _share(programs: Sequence[str], tests: Sequence[str]) -> dict[str, float]:
     verdicts = [program_runner.verdict(Program(code, single_tests("\n".join(tests)))) for code in programs]
     return {"pass_at_1": float(np.mean([verdict.passed for verdict in verdicts]))}
 

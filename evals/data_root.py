@@ -11,6 +11,7 @@ import csv
 import gzip
 import itertools
 import json
+import secrets
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 
 OWN = "moemix/"
 """What the names of generated data sets begin with."""
+HUB = "hub"
+"""The folder of a data root that has data sets in the hub's own rows: ``hub/ORG/NAME/[CONFIGURATION/]SPLIT.jsonl``."""
 
 
 @contextmanager
@@ -50,11 +53,8 @@ def local_datasets(root: Path | None) -> Iterator[None]:
     offline = [switch.HF_HUB_OFFLINE for switch in switches]
 
     def load(path: str, name: str | None = None, **options: object) -> object:
-        own = path.startswith(OWN)
-        if (path, name) in DATASETS and (own or root is not None):
-            place = root if root is not None and not (own and not (root / "world.json").is_file()) else None
-            place = place or world_folder(path.removeprefix(OWN), 0, cache_root())
-            loaded, split = open_dataset(DATASETS[path, name], place), options.get("split")
+        loaded, split = _local_dataset(path, name, root, hub), options.get("split")
+        if loaded is not None:
             return loaded if split is None else loaded[str(split)]
         if root is None:
             return hub(path, name, **options)
@@ -74,6 +74,19 @@ def local_datasets(root: Path | None) -> Iterator[None]:
             switch.HF_HUB_OFFLINE = value
 
 
+def _local_dataset(
+    path: str, name: str | None, root: Path | None, read: Callable[..., Any]
+) -> datasets.DatasetDict | None:
+    """Return a data set from the data root, or a generated one; None for one that only the hub has."""
+    if path.startswith(OWN) and not (root is not None and (root / "world.json").is_file()):
+        root = world_folder(path.removeprefix(OWN), 0, cache_root())
+    if root is None:
+        return None
+    if files := {file.stem: str(file) for file in sorted((root / HUB / path / (name or "")).glob("*.jsonl"))}:
+        return _with_empty_splits(read("json", data_files=files), ("train", "validation", "test"))
+    return open_dataset(DATASETS[path, name], root) if (path, name) in DATASETS else None
+
+
 def open_dataset(dataset: Dataset, root: Path) -> datasets.DatasetDict:
     """Convert a data set's files to what ``datasets.load_dataset`` gives for the hub's copy.
 
@@ -88,10 +101,15 @@ def open_dataset(dataset: Dataset, root: Path) -> datasets.DatasetDict:
     for name, split in dataset.splits.items():
         if split is not None:
             rows = [row for _, row in _converted(dataset, split, root / split.file)]
-            loaded[name] = datasets.Dataset(pa.Table.from_pylist(rows, schema=schema))
-    for name, split in dataset.splits.items():
-        if split is None:  # a task without few-shot examples still opens the split that they would come from
-            loaded[name] = next(iter(loaded.values())).select([])
+            table = pa.Table.from_pylist(rows, schema=schema)
+            loaded[name] = datasets.Dataset(table, fingerprint=secrets.token_hex(8))  # else it is computed, slowly
+    return _with_empty_splits(loaded, [name for name, split in dataset.splits.items() if split is None])
+
+
+def _with_empty_splits(loaded: datasets.DatasetDict, names: Iterable[str]) -> datasets.DatasetDict:
+    """Add splits without rows: a task without few-shot examples still opens the split that they would come from."""
+    for name in names:
+        loaded.setdefault(name, next(iter(loaded.values())).select([]))
     return loaded
 
 

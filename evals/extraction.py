@@ -33,6 +33,15 @@ FILTERS: dict[str, list[dict[str, str]]] = {
             "regex_pattern": r"(?si)\A(?:.*answer(?: is:?|:))?[\s*\"'`]*(\([A-Z]\)|[^\n]+?(?=[\s.*\"'`]*(?:\n|\Z)))",
         }
     ],
+    # The letter that is said to be the answer, else the last one in parentheses, else the one at the beginning.
+    "choice": [
+        {
+            "function": "regex",
+            "regex_pattern": r"(?s)\A(?:.*(?:(?i:answer(?:\s+is)?)|\\boxed)[\s:=*\"'`({\[$]*"
+            r"(?:(?i:option|choice)\s+|\\text\{)?\(?([A-J])(?![\w'’])"
+            r"|.*\(([A-J])\)|[\s*\"'`]*([A-J])(?![\w'’]))",
+        }
+    ],
     # What is in the first fence, else everything from the first line that begins a definition or an import.
     "code": [
         {

@@ -38,6 +38,7 @@ from harness.store import checkpoint_hash, exclusive
 if TYPE_CHECKING:
     from evals.lm import CachedLM
     from evals.loading import LoadedTasks
+    from harness.trackers import BackgroundTracker
 
 logger = logging.getLogger("moemix.evals")
 
@@ -124,6 +125,7 @@ def _evaluate(job: EvalJobRequest, suite: Suite, out: Path, fingerprint: str) ->
     from evals.loading import load_tasks
 
     request, checkpoint = job.config, job.checkpoint.resolve()
+    trackers = _trackers(job)
     if job.unsafe_code:
         sandbox.allow_unsafe_code()
     loaded = load_tasks(suite, request.suite, only=request.tasks, limit=request.limit, root=job.data_root)
@@ -163,9 +165,34 @@ def _evaluate(job: EvalJobRequest, suite: Suite, out: Path, fingerprint: str) ->
         seconds=time.monotonic() - started,
         provenance=provenance(),
     )
+    for tracker in trackers:
+        tracker.start()
+        tracker.log(_numbers(summary), step=0)
+        tracker.finish()
     summary.write(out / "summary.json")
     logger.info("%s: evaluated in %s", request.suite, duration(summary.seconds))
     return summary
+
+
+def _trackers(job: EvalJobRequest) -> list[BackgroundTracker]:
+    """Return the evaluation's trackers: it is a run of its own, named after checkpoint and suite."""
+    if not job.tracking.trackers:
+        return []
+    from harness.trackers import make_trackers
+
+    checkpoint = job.checkpoint.parent if job.checkpoint.name == "checkpoint" else job.checkpoint
+    run = f"{checkpoint.name}-{job.out.resolve().name}"
+    config = job.config.model_dump(mode="json")
+    return make_trackers(job.tracking, job.out, run=run, group=Path(job.config.suite).stem, config=config)
+
+
+def _numbers(summary: EvalSummary) -> dict[str, float]:
+    """Return the columns' scores and errors, and the metrics of every task."""
+    numbers: dict[str, float | None] = {}
+    for name, column in summary.columns.items():
+        numbers |= {f"eval/{name}": column.value, f"eval/{name}_stderr": column.stderr}
+    numbers |= {f"{found.task}/{found.metric},{found.filter}": found.value for found in summary.results}
+    return {name: value for name, value in numbers.items() if value is not None}
 
 
 def _notes(loaded: LoadedTasks, notes: Mapping[str, str]) -> dict[str, str]:

@@ -200,7 +200,9 @@ class _Builder:
             seed=evaluation.seed,
         )
         folder = run.eval_folder(config)
-        request = EvalJobRequest(config=config, out=folder, checkpoint=run.checkpoint, data_root=self.root)
+        request = EvalJobRequest(
+            config=config, out=folder, checkpoint=run.checkpoint, data_root=self.root, tracking=recipe.tracking
+        )
         self._add("eval", f"evaluate {strategy.label} on {suite}", run, suite, (train_job,), request)
         return folder
 

@@ -80,6 +80,7 @@ class EvalJobRequest(JobRequest):
     checkpoint: Location
     keep_answers: bool = Field(True, description="read and fill the cache of answers")
     unsafe_code: bool = Field(False, description="run generated programs without a sandbox where there is none")
+    tracking: Tracking = Tracking()
 
 
 class JudgeJobRequest(JobRequest):

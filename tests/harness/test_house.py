@@ -24,7 +24,7 @@ MAY_LOAD = {
     "harness/stages.py": "the declared interface of the stages and the sub-commands",
     "harness/plugins.py": "strategies and adapters in files of the user's own; architectures that are installed",
     "trainers/plugins.py": "strategies and signals: the built-in files, and installed plug-ins",
-    "trainers/tracking/services.py": "packages of experiment trackers, which are optional",
+    "harness/trackers.py": "packages of experiment trackers, which are optional",
 }
 
 

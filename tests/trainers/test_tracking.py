@@ -16,13 +16,15 @@ from pathlib import Path
 import pytest
 from small_runs import create_run, lines, train_on, wait_until
 
+from harness import trackers
 from harness.errors import MoemixError
 from harness.execution import Tracking
 from harness.files import hash_tree, read_jsonl
 from harness.recipe_file import load_recipe
 from harness.schema import parse
 from harness.store import Run
-from trainers.tracking import FOLDER, services, stored_points
+from harness.trackers import FOLDER
+from trainers.tracking import stored_points
 from trainers.training.run import train
 
 STEPS = {"steps": 12, "save_every": 4, "log_every": 1, "balance_loss": "model"}
@@ -227,7 +229,7 @@ def test_the_points_of_a_run_are_its_losses_rates_weights_shares_and_distances(u
 
 
 def test_a_tracker_that_is_not_installed_is_named_with_the_extra_before_training(tmp_path, monkeypatch):
-    monkeypatch.setattr(services.Trackio, "module", "trackio_that_is_not_here")
+    monkeypatch.setattr(trackers.Trackio, "module", "trackio_that_is_not_here")
     run = create(tmp_path, "trackio")
     with pytest.raises(MoemixError, match=r"trackio is not installed[\s\S]*moemix\[tracking\]"):
         train(run)
@@ -259,7 +261,7 @@ def test_a_tracker_that_fails_is_left_and_training_goes_on_to_the_same_bits(
     train(run)
     assert result(run) == result(untracked)
     said = caplog.text
-    assert said.count("the tracker TensorBoard failed, and training continues without it: ConnectionError") == 1
+    assert said.count("the tracker TensorBoard failed, and the run continues without it: ConnectionError") == 1
 
 
 def test_a_tracker_that_hangs_keeps_nothing_waiting(tmp_path, untracked, monkeypatch, caplog):
@@ -267,7 +269,7 @@ def test_a_tracker_that_hangs_keeps_nothing_waiting(tmp_path, untracked, monkeyp
 
     let_go = threading.Event()
     monkeypatch.setattr(TensorBoardTracker, "log", lambda *_, **__: let_go.wait())
-    monkeypatch.setattr(services, "FINISH_SECONDS", 0.1)
+    monkeypatch.setattr(trackers, "FINISH_SECONDS", 0.1)
     run = create(tmp_path, "tensorboard")
     train(run)
     let_go.set()

@@ -15,11 +15,9 @@ from accelerate import Accelerator
 from harness.files import read_jsonl
 from harness.records import HeldOutLosses, MixtureUpdate, StepMetrics
 from harness.store import Run
+from harness.trackers import make_trackers
 from trainers.mixing.distances import gate_load_distance
 from trainers.parallel import connect
-from trainers.tracking.services import SERVICES, BackgroundTracker
-
-FOLDER = "tracking"  # in a run's folder, for what trackers keep on this machine
 
 Point = dict[str, float]
 """Plain numbers by name, of one step."""
@@ -70,10 +68,9 @@ def tracked(run: Run, first: bool) -> Iterator[Tracker | None]:
         if wanted.trackers:
             connect().end_training()
         return
-    services = [SERVICES[name](wanted, manifest, run.folder / FOLDER) for name in sorted(set(wanted.trackers))]
-    for service in services:
-        service.require()
-    accelerator = connect(trackers=[BackgroundTracker(service) for service in services])
+    config = manifest.config.model_dump(mode="json")
+    trackers = make_trackers(wanted, run.folder, run=manifest.run_id, group=manifest.recipe, config=config)
+    accelerator = connect(trackers=trackers)
     try:
         yield Tracker(accelerator, run, wanted.project)
     except BaseException:

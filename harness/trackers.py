@@ -1,8 +1,8 @@
 """The three trackers: what each needs, where it stores a run, and which of the run's points it has already.
 
-A run has one name in each of them, its ID, whatever happens to its processes. A run that resumes after it was killed is
-logged again from the first line of its records, so nothing is lost that was still on its way; and each tracker takes
-every step once:
+A run is a training or an evaluation. It has one name in each of them, its ID, whatever happens to its processes. A run
+that resumes after it was killed is logged again from the first line of its records, so nothing is lost that was still
+on its way; and each tracker takes every step once:
 
     tensorboard, W&B offline   start again: what earlier processes of the run left is removed
     W&B online, trackio        resume the run of this name; steps that they have are not sent again
@@ -27,7 +27,6 @@ from accelerate.tracking import GeneralTracker, TensorBoardTracker, TrackioTrack
 
 from harness.errors import MoemixError
 from harness.execution import Tracking
-from harness.records import RunManifest
 
 logger = logging.getLogger("moemix.tracking")
 FINISH_SECONDS = 60  # the time at the end for what is still to be sent
@@ -39,12 +38,16 @@ class Service:
 
     Attributes:
         wanted: the recipe's ``tracking``.
-        run: its configuration is stored with the run in W&B and trackio.
+        run: the run's name.
+        group: the name of what it belongs to.
+        config: all that determines it; stored with the run in W&B and trackio.
         folder: for files that stay on this machine.
     """
 
     wanted: Tracking
-    run: RunManifest
+    run: str
+    group: str
+    config: dict[str, object]
     folder: Path
 
     name: ClassVar[str]
@@ -52,7 +55,7 @@ class Service:
     module: ClassVar[str]
 
     def require(self) -> None:
-        """Import the service's package, before anything is trained.
+        """Import the service's package, before anything is trained or asked.
 
         Raises:
             MoemixError: it is not installed, or its settings do not work.
@@ -75,8 +78,7 @@ class Service:
         return 0
 
     def _named(self) -> dict[str, object]:
-        """Return how a run is filed: its name, its group, and all that determines it."""
-        return {"name": self.run.run_id, "group": self.run.recipe, "config": self.run.config.model_dump(mode="json")}
+        return {"name": self.run, "group": self.group, "config": self.config}
 
 
 class TensorBoard(Service):
@@ -109,7 +111,7 @@ class WandB(Service):
 
     def make(self) -> GeneralTracker:
         """Remove an offline run that earlier processes left; resume an online one."""
-        name = re.sub(r"[^A-Za-z0-9_-]", "-", self.run.run_id)
+        name = re.sub(r"[^A-Za-z0-9_-]", "-", self.run)
         offline = self.wanted.mode == "offline"
         self.folder.mkdir(parents=True, exist_ok=True)
         for leftover in (self.folder / "wandb").glob(f"offline-run-*-{name}") if offline else ():
@@ -143,13 +145,35 @@ class Trackio(Service):
         return int(tracker.tracker._next_step)
 
 
-SERVICES: dict[str, type[Service]] = {service.name: service for service in (TensorBoard, WandB, Trackio)}
+_SERVICES: dict[str, type[Service]] = {service.name: service for service in (TensorBoard, WandB, Trackio)}
+FOLDER = "tracking"  # in a run's folder, for what trackers keep on this machine
+
+
+def make_trackers(
+    wanted: Tracking, folder: Path, *, run: str, group: str, config: dict[str, object]
+) -> list[BackgroundTracker]:
+    """Return a run's trackers, not started yet.
+
+    Args:
+        wanted: which ones.
+        folder: the run's folder.
+        run: its name.
+        group: the name of what it belongs to.
+        config: all that determines it.
+
+    Raises:
+        MoemixError: a tracker is not installed, or its settings do not work.
+    """
+    services = [_SERVICES[name](wanted, run, group, config, folder / FOLDER) for name in sorted(set(wanted.trackers))]
+    for service in services:
+        service.require()
+    return [BackgroundTracker(service) for service in services]
 
 
 class BackgroundTracker(GeneralTracker):  # type: ignore[misc]  # accelerate is untyped
     """Does all that a tracker does in a thread of its own, where it may fail or hang.
 
-    Training hands over a few numbers and goes on. If the tracker fails, one warning says so and it gets nothing more.
+    A run hands over a few numbers and goes on. If the tracker fails, one warning says so and it gets nothing more.
     Points arrive in order, each step once, from the first step on that the service does not have.
     """
 
@@ -199,7 +223,7 @@ class BackgroundTracker(GeneralTracker):  # type: ignore[misc]  # accelerate is 
             self._inner.finish()
         except Exception as error:
             self._failed = True
-            self._warn(f"failed, and training continues without it: {type(error).__name__}: {error}")
+            self._warn(f"failed, and the run continues without it: {type(error).__name__}: {error}")
 
     def _warn(self, what: str) -> None:
         logger.warning("warning: the tracker %s %s", self._service.title, what)
