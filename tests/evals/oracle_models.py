@@ -28,7 +28,7 @@ FOLLOWED = {
 }
 # The beginnings of the names of tasks that are answered by writing.
 WRITTEN = (
-    "bbh_", "gsm8k", "moemix_mbpp", "moemix_humaneval", "gpqa", "minerva", "moemix_drop", "mmlu_pro_",
+    "bbh_", "gsm8k", "moemix_mbpp", "moemix_humaneval", "gpqa", "moemix_math", "moemix_drop", "mmlu_pro_",
     "ifeval", *(f"moemix_quickstart_{name}" for name in ("words", "math", "code")),
 )  # fmt: skip
 
@@ -77,7 +77,7 @@ def written(request):
         return f"(A) and (B) look right. Therefore, the correct answer is **{doc['answer']}**, not another."
     if name.startswith("mmlu_pro_"):
         return f"Is the answer A? We count again. The answer is ({doc['answer']})."
-    if name.startswith("minerva"):
+    if name.startswith("moemix_math"):
         return f"We compute. The result is $\\boxed{{{doc['answer']}}}$."
     if name == "moemix_drop":
         return f"{', '.join(doc['answers'][0])}."
