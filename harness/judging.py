@@ -56,7 +56,8 @@ class JudgeRequest(JudgeSettings):
     bench_hash: str
     answers: dict[str, str] = Field(description="model → hash of its answers, or of its checkpoint")
     baseline: str | None = Field(None, description="pairwise: the model that the others are compared with")
-    protocol: Literal["faithful", "strict", "reference"]
+    protocol: Literal["faithful", "strict", "reference", "alpaca_eval", "arena_hard"]
+    imported: Literal["fastchat", "alpaca_eval", "arena_hard"] | None = Field(None, description="made elsewhere")
     protocol_hash: str
     chat_template: str | None = Field(None, description="hash of a template given in place of the checkpoint's own")
 

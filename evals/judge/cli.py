@@ -169,6 +169,40 @@ def qualify_command(name: str, judge_url: str | None, style: str, **options: Any
         sys.exit(1)
 
 
+@judge.command("import")
+@click.argument("folder", type=click.Path(exists=True, path_type=Path))
+@click.option("--out", type=FOLDER, required=True, help="Folder of the judging.")
+@click.option("--mode", type=click.Choice(["single", "pairwise"]), help="For a FastChat folder that has both.")
+@click.option("--model-name", metavar="NAME", help="The model that the summary is about.  [default: the first]")
+@click.option("--baseline-name", metavar="NAME", help="Of the baseline, which Arena-Hard's files do not have.")
+@click.option("--bench", metavar="NAME", help="What to call the questions.  [default: the folder's name]")
+def import_command(
+    folder: Path, out: Path, mode: str | None, model_name: str | None, baseline_name: str | None, bench: str | None
+) -> None:
+    """Make a judging of judgments from FastChat, AlpacaEval or Arena-Hard.
+
+    The result is a judging folder like any other: `judge report` measures its judge. In a run's folder (as judge/NAME)
+    it becomes a column of `moemix table`, and goes with `moemix submit`.
+    """
+    from evals.judge.exchange import import_judging
+    from evals.judge.scores import as_text
+
+    summary = import_judging(folder, out, mode=mode, model=model_name, baseline=baseline_name, bench=bench)
+    click.echo(as_text(summary), nl=False)
+
+
+@judge.command("export")
+@click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option("--format", "style", type=click.Choice(["alpaca_eval", "arena_hard"]), required=True)
+@click.option("--out", type=FOLDER, required=True)
+def export_command(folder: Path, style: str, out: Path) -> None:
+    """Write a pairwise judging FOLDER as the files of AlpacaEval or Arena-Hard; FastChat's are in it already."""
+    from evals.judge.exchange import export_judging
+
+    for path in export_judging(folder, style, out):
+        click.echo(f"{path}: written")
+
+
 @judge.command("report")
 @click.argument("folders", nargs=-1, required=True, type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("--human", type=FILE, help="People's verdicts: JSONL with model_a, model_b, winner, turn, judge.")

@@ -192,6 +192,7 @@ def join_games(lines: Iterable[Line]) -> Iterator[Line]:
             "g1_judgment": one["judgment"],
             "g2_user_prompt": two["user_prompt"],
             "g2_judgment": two["judgment"],
+            **({"preference": one["preference"]} if one.get("preference") is not None else {}),
             "reason": one["reason"] or two["reason"],
             **{name: one[name] + two[name] for name in ("attempts", "prompt_tokens", "reply_tokens")},
             "omitted": sorted({*one.get("omitted", ()), *two.get("omitted", ())}),

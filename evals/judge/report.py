@@ -73,7 +73,8 @@ def _measure(judge: str, judgments: JudgmentSet, pairs: Sequence[Pair], ratings:
         "failed_share": sum(failed.values()) / judgments.asked[judge],
     }
     if my_pairs:
-        measures["position"] = biases.position(my_pairs)
+        both_orders = [pair for pair in my_pairs if pair.preference is None]
+        measures["position"] = biases.position(both_orders) if both_orders else None
         measures["verbosity"] = biases.verbosity(my_pairs, pairs)
         measures["self_preference"] = biases.self_preference(judge, model, my_pairs, pairs)
         measures["repeats"] = biases.pair_stability(my_pairs)

@@ -73,10 +73,15 @@ class Tally:
             self.judged += 1
 
     def add_side(self, pair: Line, side: str) -> None:
-        """Count a pair for one of its models, ``model_1`` or ``model_2``: 1 for a win, 0 for a loss, ½ for a tie."""
+        """Count a pair for one of its models, ``model_1`` or ``model_2``: 1 for a win, 0 for a loss, ½ for a tie.
+
+        A judge elsewhere may have stated a preference between 0 and 1 in place of a winner.
+        """
         winner = pair_outcome(pair["g1_winner"], pair["g2_winner"])
         outcome = winner if winner in ("tie", "error") else "win" if winner == side else "loss"
-        self.add(pair, {"win": 1.0, "loss": 0.0, "tie": 0.5}.get(outcome))
+        stated = pair.get("preference")
+        graded = {"win": 1.0, "loss": 0.0, "tie": 0.5}.get(outcome)
+        self.add(pair, graded if stated is None else stated if side == "model_1" else 1.0 - stated)
         if outcome != "error":
             self.outcomes[outcome] += 1
 

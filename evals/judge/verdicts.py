@@ -54,7 +54,9 @@ class Pair:
         games: the winner with the first model shown first, and with it shown second; a person's verdict counts twice.
         lengths: characters of the two answers.
         marks: headers, list items and bold passages of the two answers.
-        preference: from 0 to 1, how much the first model is preferred, where the judge stated that instead of a winner.
+        preference: from 0 to 1, how much the first model is preferred, where the judge stated that instead of a winner;
+            only one order was then shown.
+        strengths: for how many wins each game counts in a Bradley–Terry model: 3 for much better in Arena-Hard.
     """
 
     judge: str
@@ -67,6 +69,7 @@ class Pair:
     lengths: tuple[int, int]
     marks: tuple[tuple[int, ...], tuple[int, ...]] = ((0, 0, 0), (0, 0, 0))
     preference: float | None = None
+    strengths: tuple[float, float] = (1, 1)
 
     @property
     def styles(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -132,7 +135,7 @@ class JudgmentSet:
             read = read_judgments(journal_path(folder, judge.name, request.mode))
             lines = self._counted({**line, "judge": [label, *line["judge"][1:]]} for line in read)
             if request.mode == "pairwise":
-                self.pairs += [_pair(*games) for games in match_games(lines) if not any(g["reason"] for g in games)]
+                self.pairs += [pair_of(*games) for games in match_games(lines) if not any(g["reason"] for g in games)]
             else:
                 self.ratings += [_rating(line) for line in lines if not line["reason"]]
 
@@ -151,12 +154,14 @@ def _rating(line: Line) -> Rating:
     )  # fmt: skip
 
 
-def _pair(one: Line, two: Line) -> Pair:
+def pair_of(one: Line, two: Line) -> Pair:
+    """Return the verdict of two games."""
     first, second = one["lengths"]
     marks = [tuple(style[1:]) for style in one.get("styles", ())] or [(0, 0, 0)] * 2  # 0.1 stored no styles
     return Pair(
         one["judge"][0], one["question_id"], one["turn"], (one["model_1"], one["model_2"]), one["category"],
         one["repeat"], (one["winner"], two["winner"]), (first, second), (marks[0], marks[1]),
+        one.get("preference"), (one.get("strength", 1), two.get("strength", 1)),
     )  # fmt: skip
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GroupKFold
 
@@ -122,7 +124,7 @@ def _fit(design: Floats, won: Floats, weights: Floats, strength: float, *, l1: b
     """Return the coefficients of a logistic model of outcomes between 0 and 1; each counts as a win and as a loss."""
     model = LogisticRegression(
         C=strength, l1_ratio=1.0 if l1 else 0.0, solver="liblinear" if l1 else "newton-cholesky", fit_intercept=False,
-        random_state=0,
+        random_state=0, max_iter=300,
     )  # fmt: skip
     shares = np.concatenate([weights * won, weights * (1 - won)])
     counted = shares > 0
@@ -130,7 +132,9 @@ def _fit(design: Floats, won: Floats, weights: Floats, strength: float, *, l1: b
     if len(set(outcomes.tolist())) < 2:  # all won or all lost: nothing to fit, so pretend a tie of little weight
         counted, shares = np.ones(len(shares), dtype=bool), np.maximum(shares, 1e-3)
         outcomes = np.repeat([1, 0], len(won))
-    model.fit(np.concatenate([design, design])[counted], outcomes, sample_weight=shares[counted])
+    with warnings.catch_warnings():  # where one model always wins, more iterations change nothing that matters
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        model.fit(np.concatenate([design, design])[counted], outcomes, sample_weight=shares[counted])
     found: Floats = model.coef_[0]
     return found
 
@@ -164,14 +168,15 @@ def bradley_terry(pairs: Sequence[Pair], *, style: bool) -> dict[str, BootstrapI
     if style:
         design = np.hstack([design, np.repeat(_styles(pairs), 2, axis=0)])
     baseline = common_opponent(pairs)
-    weights = resampling_weights(clusters.count, _REFITS)[:, clusters.of]
+    counts = np.array([strength for pair in pairs for strength in pair.strengths], dtype=np.float64)
+    weights = counts * resampling_weights(clusters.count, _REFITS)[:, clusters.of]
     drawn = np.stack(
         [_rates(_fit(design, won, w, _FINITE, l1=False)[: len(models)], models, baseline) for w in weights]
     )
-    values = _rates(_fit(design, won, np.ones(len(won)), _FINITE, l1=False)[: len(models)], models, baseline)
-    counts = {model: sum(model in pair.models for pair in pairs) for model in models}
+    values = _rates(_fit(design, won, counts, _FINITE, l1=False)[: len(models)], models, baseline)
+    of_model = {model: sum(model in pair.models for pair in pairs) for model in models}
     return {
-        model: percentile_interval(float(values[i]), drawn[:, i], counts[model])
+        model: percentile_interval(float(values[i]), drawn[:, i], of_model[model])
         for model, i in number.items()
         if model != baseline
     }

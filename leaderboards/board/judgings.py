@@ -105,7 +105,8 @@ class RecomputedJudging:
     def outcomes(self) -> tuple[int, int, int] | None:
         """The numbers of pairs won, lost and tied; None for single answers."""
         every = [value for verdicts in self.rows.values() for value, _ in verdicts]
-        return (every.count(1.0), every.count(0.0), every.count(0.5)) if self.pairwise else None
+        counts = (sum(v > 0.5 for v in every), sum(v < 0.5 for v in every), every.count(0.5))
+        return counts if self.pairwise else None
 
     def shown(self, title: str, pinned: PinnedJudging) -> ShownJudging:
         """Return average and categories with their standard errors, clustered by question, and what the judges are."""
@@ -180,6 +181,9 @@ def _pair_value(line: dict[str, object], model: str, where: str) -> float | None
                               where=where)  # fmt: skip
     if "error" in games:
         return None
+    stated = line.get("preference")
+    if isinstance(stated, float) and 0 <= stated <= 1:  # AlpacaEval's judges state one in place of a winner
+        return stated if line.get("model_1") == model else 1 - stated
     if games[0] != games[1] or games[0] == "tie":
         return 0.5
     return 1.0 if line.get(games[0]) == model else 0.0
