@@ -241,7 +241,8 @@ def _kind(row: Row) -> str | None:
 def _fastchat(row: Row, found: _Found, file: Path, baseline: str | None) -> list[Line]:
     judge = row["judge"] if isinstance(row["judge"], list) else [row["judge"], ""]
     line: Line = {"question_id": row["question_id"], "turn": int(row.get("turn", 1)),
-                  "judge": [str(judge[0]), judge[-1]], "protocol": "faithful", "tstamp": row.get("tstamp", 0.0)}  # fmt: skip
+                  "judge": [str(judge[0]), judge[-1]], "protocol": "faithful",
+                  "tstamp": row.get("tstamp", 0.0)}  # fmt: skip
     if "g1_winner" not in row:
         score = float(row["score"])
         return [{**line, "model": row["model"], "score": score, "reason": "no_verdict" if score == -1 else None,

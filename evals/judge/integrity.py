@@ -52,7 +52,7 @@ def passages(text: str, question: str = "") -> list[Passage]:
     ``question`` is everything that was asked so far: a later turn may rely on the form that an earlier one asks for.
     Code is left alone, except for control tokens of chat templates. Where the question itself contains brackets, a
     last line in brackets is taken for an answer; where it asks for JSON, so is an object with a rating, unless it has
-    an explanation as judges' replies do.
+    an explanation as judges' replies do. What stands in the question word by word may stand in its answer.
     """
     code = [match.span() for match in _CODE.finditer(text)]
     found = []
@@ -61,6 +61,8 @@ def passages(text: str, question: str = "") -> list[Passage]:
             if kind == "last_line" and "[" in question:
                 continue
             if kind == "json_verdict" and re.search(r"\bjson\b", question, re.I) and '"explanation"' not in match[0]:
+                continue
+            if match[0].strip().lower() in question.lower():
                 continue
             in_code = any(start <= match.start() and match.end() <= end for start, end in code)
             if kind == "template_in_answer" or not in_code:

@@ -4,6 +4,12 @@ From ``weighted_alpaca_eval_gpt4_turbo/length_controlled_v1`` of tatsu-lab/alpac
 public data that a test can read, so tests draw judgments from these coefficients.
 """
 
+from __future__ import annotations
+
+import numpy as np
+
+from evals.judge.verdicts import Pair
+
 COEFFICIENTS = [
     (1.58, 0.83, 0.19), (1.64, 0.68, -0.32), (1.69, 0.94, -0.53), (1.53, 1.01, -0.63), (1.63, 0.95, -0.70),
     (1.91, 1.05, -0.74), (1.54, 0.93, -0.79), (1.94, 0.98, -0.87), (0.89, 0.72, -0.88), (1.29, 0.64, -0.93),
@@ -18,3 +24,25 @@ COEFFICIENTS = [
     (1.53, 1.04, -2.23), (1.61, 1.09, -2.30), (2.20, 0.97, -2.20), (2.14, 1.08, -2.33), (1.57, 1.04, -2.29),
     (1.45, 1.13, -2.40), (1.31, 1.04, -2.40), (1.34, 0.98, -2.34),
 ]  # fmt: skip
+
+
+def simulated(
+    models: list[tuple[float, float, float]], questions: int, seed: int = 0
+) -> tuple[list[Pair], dict[str, float]]:
+    """Judgments drawn from coefficients, and the true rates of the models at equal length."""
+    rng = np.random.default_rng(seed)
+    ease, base = rng.normal(0, 1.5, questions), rng.lognormal(7.4, 0.6, questions).round()
+    pairs: list[Pair] = []
+    truth: dict[str, float] = {}
+    for number, (slope, share, strength) in enumerate(models):
+        name = f"m{number}"
+        mine = (base * rng.lognormal(rng.uniform(-1.0, 0.5), 0.4, questions)).round()
+        at_equal = strength + share * ease
+        logit = at_equal + slope * np.tanh((mine - base) / (mine - base).std(ddof=1)) + rng.normal(0, 1, questions)
+        noise = rng.normal(0, 1, (200, 1))
+        truth[name] = float((1 / (1 + np.exp(-at_equal - noise))).mean())
+        for question, preference in enumerate(1 / (1 + np.exp(-logit))):
+            winner = "model_1" if preference > 0.5 else "model_2"
+            pairs.append(Pair("j", question, 1, (name, "base"), "c", 0, (winner, winner),
+                              (int(mine[question]), int(base[question])), preference=float(preference)))  # fmt: skip
+    return pairs, truth

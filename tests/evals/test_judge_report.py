@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from fake_judge import FakeJudge
-from length_coefficients import COEFFICIENTS
+from length_coefficients import COEFFICIENTS, simulated
 from scipy.stats import spearmanr
 from small_judgings import answer_file, bench_file, judged, template_file, write_lines
 
@@ -225,27 +225,9 @@ def test_length_control_finds_the_better_model_behind_a_judge_who_counts_words()
     assert found.low > 0.5
 
 
-def simulated(models, questions, seed=0):
-    """Judgments of some of AlpacaEval's models, drawn from its published coefficients; and their true rates."""
-    rng = np.random.default_rng(seed)
-    ease, base = rng.normal(0, 1.5, questions), rng.lognormal(7.4, 0.6, questions).round()
-    pairs, truth = [], {}
-    for name, (slope, share, strength) in models.items():
-        mine = (base * rng.lognormal(rng.uniform(-1.0, 0.5), 0.4, questions)).round()
-        at_equal = strength + share * ease
-        logit = at_equal + slope * np.tanh((mine - base) / (mine - base).std(ddof=1)) + rng.normal(0, 1, questions)
-        noise = rng.normal(0, 1, (200, 1))
-        truth[name] = float((1 / (1 + np.exp(-at_equal - noise))).mean())
-        for question, preference in enumerate(1 / (1 + np.exp(-logit))):
-            winner = "model_1" if preference > 0.5 else "model_2"
-            pairs.append(Pair("j", question, 1, (name, "base"), "c", 0, (winner, winner),
-                              (int(mine[question]), int(base[question])), preference=float(preference)))  # fmt: skip
-    return pairs, truth
-
-
 def test_length_controlled_rates_are_nearer_to_the_truth_than_plain_ones(monkeypatch):
     monkeypatch.setattr(win_rates, "_REFITS", 2)
-    pairs, truth = simulated({f"m{i}": COEFFICIENTS[5 * i] for i in range(10)}, 400)
+    pairs, truth = simulated(COEFFICIENTS[::5], 400)
     controlled = np.array([length_controlled(pairs, model).value for model in truth])
     plain = np.array([win_rate(pairs, model).value for model in truth])
     right = np.array([*truth.values()])

@@ -7,8 +7,9 @@ import json
 import pytest
 from board_records import PROVENANCE, detail, edit_json, failing, outcomes, reseal  # type: ignore[import-not-found]
 
+from harness.judging import JudgeTest
 from leaderboards.board.judgings import pin_judging
-from leaderboards.board.submissions import Rules
+from leaderboards.board.submissions import PinnedJudging, Rules
 from leaderboards.board.verify import check_one
 
 
@@ -135,6 +136,19 @@ def test_games_that_nobody_won_as_said_are_no_judgments(made):
     checked = check_one(board, reseal(board, where))
     assert failing(checked) == ["judge"]
     assert "the winner of a game is 'tiny'" in detail(checked, "judge")
+
+
+def test_a_board_can_require_qualified_judges(made):
+    pinned = PinnedJudging(
+        title="t", bench_hash="b", mode="single", protocol="strict", protocol_hash="p", judges=("gpt",), repeats=1,
+        temperature=0.0, rows=1, row_hash="a" * 64,
+    )  # fmt: skip
+    passed = pinned.model_copy(update={"tested": {"gpt": JudgeTest(scores=True, pairs=False)}})
+    assert Rules(judgings={"mt": passed}, require=("qualified",)).judgings["mt"].qualified
+    assert Rules(judgings={"mt": pinned}).require == ()
+    for judging in (pinned, passed.model_copy(update={"mode": "pairwise"})):
+        with pytest.raises(ValueError, match="requires qualified judges, and those of mt are not"):
+            Rules(judgings={"mt": judging}, require=("qualified",))
 
 
 def test_flags_of_the_judge_are_told(made):

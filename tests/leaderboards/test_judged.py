@@ -9,7 +9,7 @@ import pytest
 from run_records import PROVENANCE, Bench  # type: ignore[import-not-found]
 
 from harness.errors import MoemixError
-from harness.judging import JudgeRequest, JudgeSpec, JudgeSummary, Score
+from harness.judging import JudgeRequest, JudgeSpec, JudgeSummary, JudgeTest, Score
 from leaderboards.cli import write_report
 from leaderboards.exports import render
 from leaderboards.figures import draw_judged, judged_panels
@@ -20,7 +20,16 @@ QUESTIONS = 12
 
 
 def write_judging(
-    run, values, *, protocol="strict", notes=(), title="MT-Bench", judge="gpt-x", bench="mt_bench", checkpoint="c" * 64
+    run,
+    values,
+    *,
+    protocol="strict",
+    notes=(),
+    title="MT-Bench",
+    judge="gpt-x",
+    bench="mt_bench",
+    checkpoint="c" * 64,
+    qualified=None,
 ) -> Path:
     """A judging's folder: two turns of every question; None for a turn whose judgment failed."""
     folder = run.folder / "judge" / bench
@@ -38,6 +47,8 @@ def write_judging(
         request=JudgeRequest(bench=bench, bench_hash="b", answers={"m": run.folder.name}, protocol=protocol,
                              protocol_hash="p", judges=(JudgeSpec(name=judge, url="http://x/v1"),)),
         checkpoint_hash=checkpoint, seconds=1.0, provenance=PROVENANCE,
+        tested={} if qualified is None else {judge: JudgeTest(
+            scores=qualified, pairs=False, auc=Score(value=0.93, stderr=None, lower=0.9, upper=0.96, n=96))},
     ).write(folder / "summary.json")  # fmt: skip
     return folder
 
@@ -67,6 +78,28 @@ def test_scores_stand_beside_the_suites_and_are_paired_by_question(two):
     assert cells["dynamic"].difference.value == pytest.approx(1 + 2 / 24)
     assert cells["dynamic"].score.clusters == QUESTIONS  # two turns of a question are one cluster
     assert not next(c for c in comparison.tables[0].columns if c.name == "judge:mt_bench").fraction
+
+
+@pytest.mark.parametrize(
+    ("qualified", "says", "verdict"),
+    [(True, "AUC 0.93 (0.90 to 0.96), qualified for scores.", True),
+     (False, "NOT qualified for scores. No verdicts on its differences.", False),
+     (None, "gpt-x was not tested on known answers", False)],
+)  # fmt: skip
+def test_only_a_qualified_judge_gives_verdicts(bench, answers, qualified, says, verdict):
+    for seed in range(3):
+        for strategy, value in (("uniform", 4.0), ("dynamic", 7.0)):
+            run = bench.run(strategy, {"arc": answers(seed, 40, 0.5)}, seed=seed)
+            scores = [value + 0.1 * ((i + seed) % 3) for i in range(2 * QUESTIONS)]
+            write_judging(run, scores, qualified=qualified)
+    comparison = compared(bench)
+    (section,) = lay_out(comparison)
+    assert any(says in note for note in section.notes)
+    (cell,) = (row.cells["judge:mt_bench"] for row in comparison.tables[0].rows if row.label == "dynamic")
+    assert cell.difference.value == pytest.approx(3.0)
+    assert cell.significant == verdict
+    assert (cell.ranks is not None) == verdict
+    assert any("No verdicts: they need" in note for note in section.notes) is False
 
 
 def test_turns_without_a_verdict_are_left_out_of_a_pair_on_both_sides(two):
