@@ -35,8 +35,9 @@ class ServedProcess:
         command: port → command line.
         environment: the server's environment variables; None for ours.
         folder: where its log and its record are written.
-        key: what it wants to see with a request; None if it takes every request.
     """
+
+    key: str | None = None  # a server of our own needs none
 
     def __init__(
         self,
@@ -46,9 +47,8 @@ class ServedProcess:
         command: Callable[[int], list[str]],
         environment: Mapping[str, str] | None,
         folder: Path,
-        key: str | None = None,
     ) -> None:
-        self.name, self.model, self.url, self.key = name, model, "", key
+        self.name, self.model, self.url = name, model, ""
         self.log, self.record = folder / "server.log", folder / "server.json"
         self._command, self._environment = command, environment
         self._guard: subprocess.Popen[bytes] | None = None
@@ -131,7 +131,7 @@ class ServedProcess:
         Args:
             before: bytes of the log before this start.
         """
-        client = Client(self.url, key=self.key)
+        client = Client(self.url)
         started = logged = time.monotonic()
         while self.alive():
             if self._answers(client):

@@ -39,14 +39,12 @@ class VllmEngine(Engine):
         self.extra = {name.replace("_", "-"): value for name, value in (arguments or {}).items()}
         self.version, self.cpu = installed_vllm()
         self.max_length = context_length(checkpoint)
-        key = secrets.token_urlsafe()  # its port is open to every user of this machine
         self.server = ServedProcess(
             "vllm",
             model=f"moemix-{secrets.token_hex(4)}",
             command=self._command,
-            environment=self._environment() | {"VLLM_API_KEY": key},
+            environment=self._environment(),
             folder=folder,
-            key=key,
         )
 
     def start(self) -> None:
@@ -105,6 +103,7 @@ class VllmEngine(Engine):
 
     def _environment(self) -> dict[str, str]:
         environment = {**os.environ, "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "HF_HUB_OFFLINE": "1"}
+        environment.pop("VLLM_API_KEY", None)  # it is meant for other servers; with it, ours would refuse our requests
         if self.cpu:
             environment.setdefault("VLLM_CPU_KVCACHE_SPACE", _CPU_CACHE_GIB)
             # Left to itself vLLM keeps a core for its front end: half of a small machine.

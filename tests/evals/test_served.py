@@ -15,6 +15,7 @@ import tiny_server
 
 from evals.engines import served
 from evals.engines.served import ServedProcess
+from evals.engines.vllm_server import VllmEngine
 from harness.errors import StageError
 
 
@@ -137,3 +138,10 @@ def test_a_record_of_another_process_of_the_same_number_ends_nobody(tmp_path):
     assert bystander.poll() is None
     bystander.kill()
     bystander.wait()
+
+
+def test_a_key_for_other_servers_is_not_passed_on_to_ours(checkpoint, tmp_path, monkeypatch):
+    monkeypatch.setattr("evals.engines.vllm_server.installed_vllm", lambda: ("0", True))
+    monkeypatch.setenv("VLLM_API_KEY", "secret")
+    engine = VllmEngine(checkpoint, dtype="float32", seed=0, folder=tmp_path)
+    assert "VLLM_API_KEY" not in engine.server._environment
