@@ -219,8 +219,10 @@ def _run_lm_eval(
     """Run ``lm_eval.simple_evaluate`` with its stock seeds, so few-shot examples are everybody's; store its files."""
     from lm_eval import evaluator
     from lm_eval.loggers import EvaluationTracker
+    from torch.utils import collect_env
 
     evaluator.get_git_commit_hash = lambda: None  # of the working directory; git would complain outside a repository
+    collect_env.get_pip_packages = _installed  # results.json lists them; `pip list` takes seconds to do so
 
     limits = set(loaded.limits.values())
     chosen = None  # lm-eval takes one limit for all tasks; where they differ, it gets the numbers of the questions
@@ -250,6 +252,16 @@ def _run_lm_eval(
             tracker.save_results_samples(name, [dict(sample) for sample in samples[name]])
         _adopt(Path(scratch), out, list(samples))
     return raw
+
+
+def _installed(_run: object, patterns: list[str] | None = None) -> tuple[str, str]:
+    """Return the installed packages that torch's report is about, as `pip list --format=freeze` prints them."""
+    from torch.utils import collect_env as report
+
+    wanted = patterns or [*report.PIP_PATTERNS, *report.COMMON_PATTERNS, *report.NVIDIA_PATTERNS]
+    names = {folder.stem for path in sys.path for folder in Path(path).glob("*.dist-info")}
+    lines = ("==".join(name.rsplit("-", 1)) for name in sorted(names))
+    return "pip3", "\n".join(line for line in lines if any(pattern in line for pattern in wanted))
 
 
 def _adopt(scratch: Path, out: Path, tasks: list[str]) -> None:
