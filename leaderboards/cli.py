@@ -1,4 +1,4 @@
-"""``moemix table`` and ``moemix power``: compare runs, and say what more of them would show."""
+"""``moemix table``, ``moemix view`` and ``moemix power``: compare runs, look at them, and say what more would show."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from harness.options import format_option, recipe_options
 if TYPE_CHECKING:
     from leaderboards.selection import Selection
     from leaderboards.table import Comparison
+    from leaderboards.viewer import Jobs
 
 BASELINE = "uniform"
 
@@ -81,6 +82,55 @@ def table(
         written += write_report(comparisons, report)
     for path in written:
         click.echo(f"written: {path}", err=True)
+
+
+@click.command()
+@click.argument("targets", nargs=-1, required=True, metavar="RECIPE_OR_RUN_FOLDER...")
+@recipe_options
+@click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Write the pages here and end.")
+@click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="Serve them here.")
+@click.option("--every", type=click.FloatRange(min=1), default=10.0, show_default=True, help="Seconds between looks.")
+def view(
+    targets: tuple[str, ...],
+    overrides: tuple[str, ...],
+    store: str | None,
+    data_root: str | None,
+    out: Path | None,
+    port: int,
+    every: float,
+) -> None:
+    """Show runs as pages: jobs and time left, table, curves of losses and weights, and samples compared.
+
+    Serves the pages to this machine alone and renews them while jobs run, or writes them to --out, a folder to publish.
+    """
+    from leaderboards.serving import serve
+    from leaderboards.viewer import write_view
+
+    def write(folder: Path) -> None:
+        selection, jobs = _seen(targets, overrides, store, data_root)
+        write_view(selection.compare(), jobs, folder, ", ".join(targets), live=out is None)
+
+    if out is not None:
+        write(out)
+        click.echo(f"written: {out / 'index.html'}", err=True)
+    else:
+        serve(write, port, every)
+
+
+def _seen(
+    targets: tuple[str, ...], overrides: tuple[str, ...], store: str | None, root: str | None
+) -> tuple[Selection, Jobs]:
+    """Return the runs of a command's arguments, and the jobs of the recipes among them."""
+    from harness.status import plan_status, time_left
+    from leaderboards.viewer import Jobs
+
+    rows, left = [], 0.0
+    for target in targets:
+        if not Path(target).is_dir():
+            plan = build_plan(target, overrides, store, root)
+            rows += plan_status(plan)
+            left += time_left(plan, rows) or 0.0
+    return select(targets, overrides, store, root, None), Jobs(rows, left or None)
 
 
 @click.command()

@@ -1,0 +1,283 @@
+"""A view of one's own runs as pages without scripts: jobs, table, curves, and samples compared (``moemix view``).
+
+It reads records only, never a checkpoint, and finished runs as well as running ones. What models and data sets wrote is
+escaped, and the pages load nothing from elsewhere.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from harness.files import read_jsonl, write_text
+from harness.grid import Grid, html_page, html_section, html_table, html_text
+from harness.progress import duration
+from harness.records import HeldOutLosses, MixtureUpdate, StepMetrics
+from harness.samples import Sample, read_samples
+from harness.status import JobStatus
+from harness.store import Run
+from leaderboards.drawing import Panel, Point, draw_panels
+from leaderboards.layout import lay_out
+from leaderboards.table import Comparison, Row, Table
+
+MOST_SHOWN = 100  # questions of a task that one row gained or lost
+MOST_LETTERS = 2000  # of a text
+_POLICY = "default-src 'none'; img-src 'self'; style-src 'unsafe-inline'"
+
+
+@dataclass(frozen=True)
+class Jobs:
+    """The jobs of a recipe, and the seconds that they still need, if that is known."""
+
+    rows: Sequence[JobStatus] = ()
+    left: float | None = None
+
+    @property
+    def running(self) -> bool:
+        """Whether anything can still change."""
+        return any(row.state in ("running", "queued") for row in self.rows)
+
+
+def write_view(comparisons: Sequence[Comparison], jobs: Jobs, out: Path, title: str, *, live: bool = False) -> None:
+    """Write the pages: ``index.html``, ``curves.html`` with its figures, and pages of samples.
+
+    Args:
+        comparisons: of the same runs, the first one with all that there is about them.
+        jobs: how far they are.
+        out: the folder.
+        title: what is viewed.
+        live: whether the pages load themselves again while a job runs.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    again = live and jobs.running
+    pages = dict(_samples_pages(comparisons))
+    tables = "".join(
+        html_section(section)
+        for number, comparison in enumerate(comparisons)
+        for section in lay_out(comparison, training=not number)
+    )
+    links = "".join(f'<li><a href="{name}">{html_text(heading)}</a></li>' for name, (heading, _) in pages.items())
+    samples = f"<h2>Samples</h2><ul>{links}</ul>" if links else ""
+    _write(out / "index.html", title, _jobs(jobs) + tables + samples, again=again)
+    figures = "".join(_figures(comparisons[0], out)) if comparisons else ""
+    _write(out / "curves.html", f"{title}: curves", figures or "<p>Nothing has been trained yet.</p>", again=again)
+    for name, (heading, body) in pages.items():
+        _write(out / name, f"{title}: {heading}", body)
+
+
+def _write(path: Path, title: str, body: str, *, again: bool = False) -> None:
+    head = f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
+    if again:
+        head += '<meta http-equiv="refresh" content="15">'
+    links = '<nav><a href="index.html">Jobs and table</a><a href="curves.html">Curves</a></nav>'
+    write_text(path, html_page(title, f"{head}{links}<h1>{html_text(title)}</h1>{body}"))
+
+
+def _jobs(jobs: Jobs) -> str:
+    if not jobs.rows:
+        return ""
+    text = ", ".join(f"{count} {state}" for state, count in Counter(row.state for row in jobs.rows).items())
+    text += f"; about {duration(jobs.left)} left" if jobs.left else ""
+    grid = Grid(("state", "job", ""), [(row.state, row.title, row.detail) for row in jobs.rows], align="lll")
+    opened = "" if all(row.state == "done" for row in jobs.rows) else " open"
+    return f"<details{opened}><summary>{html_text(text)}</summary>{html_table(grid)}</details>"
+
+
+# --- curves -------------------------------------------------------------------------------------------
+
+
+def _figures(comparison: Comparison, out: Path) -> Iterator[str]:
+    """Draw each figure as SVG, and yield the HTML that shows it."""
+    for table in comparison.tables:
+        runs = {row.label: [member.run for member in row.members] for row in table.rows}
+        groups = {
+            "Training loss": _losses(runs),
+            "Held-out loss": _held_out(runs),
+            "Weights": _weights(runs),
+            "Gate loads": _gate_loads(runs),
+        }
+        for title, panels in groups.items():
+            if panels:
+                name = f"{len(list(out.glob('*.svg')))}.svg" if len(comparison.tables) > 1 else f"{title}.svg"
+                name = name.lower().replace(" ", "-")
+                draw_panels(panels, "", out / name, columns=3, width=4.2)
+                heading = " · ".join(filter(None, (title, table.model)))
+                yield f'<h2>{html_text(heading)}</h2><img src="{name}" alt="{html_text(heading)}">'
+
+
+Runs = Mapping[str, Sequence[Run]]
+"""Label of a row → its runs, one for each seed."""
+
+
+def _over_seeds(series: Mapping[str, Sequence[Mapping[int, float]]]) -> tuple[Point, ...]:
+    """Return the mean over seeds at each step that all of them have."""
+    points = []
+    for label, seeds in series.items():
+        seen = [seed for seed in seeds if seed]
+        for step in sorted(set.intersection(*(set(seed) for seed in seen))) if seen else ():
+            points.append(Point(label, step, float(np.mean([seed[step] for seed in seen]))))
+    return tuple(points)
+
+
+def _panels(by_name: Mapping[str, Mapping[str, Sequence[Mapping[int, float]]]], unit: str) -> list[Panel]:
+    found = [(name, _over_seeds(series)) for name, series in by_name.items()]
+    return [Panel(name, "steps", "optimizer step", unit, points) for name, points in found if points]
+
+
+def _losses(runs: Runs) -> list[Panel]:
+    names: dict[str, dict[str, list[dict[int, float]]]] = {"all sources": {}}
+    for label, members in runs.items():
+        for run in members:
+            lines = [StepMetrics.model_validate(line) for line in _lines(run.metrics)]
+            names["all sources"].setdefault(label, []).append({line.step: line.loss for line in lines})
+            for source in lines[0].source_loss if lines else ():
+                known = {line.step: loss for line in lines if (loss := line.source_loss.get(source)) is not None}
+                names.setdefault(source, {}).setdefault(label, []).append(known)
+    return _panels(names, "nats per target token")
+
+
+def _held_out(runs: Runs) -> list[Panel]:
+    names: dict[str, dict[str, list[dict[int, float]]]] = {}
+    for label, members in runs.items():
+        for run in members:
+            seed: dict[str, dict[int, float]] = {}
+            for losses in map(HeldOutLosses.model_validate, _lines(run.held_out)):
+                seed.setdefault(losses.set, {})[losses.step] = sum(losses.nats) / max(sum(losses.targets), 1)
+            for name, by_step in seed.items():
+                names.setdefault(name, {}).setdefault(label, []).append(by_step)
+    return _panels(names, "nats per target token")
+
+
+def _weights(runs: Runs) -> list[Panel]:
+    names: dict[str, dict[str, list[dict[int, float]]]] = {}
+    for label, members in runs.items():
+        for run in members:
+            updates = [MixtureUpdate.model_validate(line) for line in _lines(run.mixture)]
+            last = (
+                max((int(line["step"]) for line in read_jsonl(run.metrics)), default=0) if run.metrics.is_file() else 0
+            )
+            for at, source in enumerate(updates[0].names if updates else ()):
+                by_step = {update.step: update.after[at] for update in updates}
+                by_step.setdefault(last, updates[-1].after[at])  # in force until then
+                names.setdefault(label, {}).setdefault(source, []).append(by_step)
+    found = _panels(names, "weight")
+    top = 1.05 * max((point.y for panel in found for point in panel.points), default=1.0)
+    return [replace(panel, y_range=(0.0, top)) for panel in found]
+
+
+def _gate_loads(runs: Runs) -> list[Panel]:
+    """Return how far apart the sources' gate loads are, where a strategy measures them."""
+    points: list[Point] = []
+    for label, members in runs.items():
+        series = []
+        for run in members:
+            seed = {}
+            for update in (MixtureUpdate.model_validate(line) for line in _lines(run.mixture)):
+                loads = np.array(update.observation.get("gate_load") or (), dtype=np.float64)
+                if loads.ndim == 3 and len(loads) > 1:  # sources, layers, experts
+                    shares = loads / loads.sum(axis=2, keepdims=True)
+                    gaps = [np.linalg.norm(a - b, axis=1) for a, b in itertools.combinations(shares, 2)]
+                    seed[update.step] = float(np.mean(gaps))
+            series.append(seed)
+        points += _over_seeds({label: series})
+    title = "distance between the loads of two sources (mean over pairs and layers)"
+    return [Panel(title, "steps", "optimizer step", "Euclidean distance", tuple(points))] if points else []
+
+
+def _lines(path: Path) -> Iterable[object]:
+    return read_jsonl(path) if path.is_file() else ()
+
+
+# --- samples ------------------------------------------------------------------------------------------
+
+
+def _samples_pages(comparisons: Sequence[Comparison]) -> Iterator[tuple[str, tuple[str, str]]]:
+    """Yield file name, heading and body of a page for each row beside the baseline, and each suite."""
+    numbers = itertools.count(1)
+    for comparison in comparisons:
+        for table in comparison.tables:
+            base = next((row for row in table.rows if row.strategy == table.baseline), None)
+            for row in table.rows:
+                pair = _common(row, base) if base is not None and row is not base else None
+                if pair is None:
+                    continue
+                body = "".join(_compared_tasks(table, *pair, row.label))
+                heading = " · ".join(filter(None, (comparison.suite, table.model, f"{row.label} and {table.baseline}")))
+                if body:
+                    yield f"samples-{next(numbers)}.html", (heading, body)
+
+
+def _common(row: Row, base: Row) -> tuple[Path, Path, int] | None:
+    """Return the folders of the evaluations of two rows under the first seed that both have."""
+    here, there = row.evaluations, base.evaluations
+    if not row.varies:
+        here = dict.fromkeys(there, next(iter(here.values()))) if here else {}
+    seed = next((seed for seed in here if seed in there), None)
+    return None if seed is None else (here[seed].folder, there[seed].folder, seed)
+
+
+def _compared_tasks(table: Table, mine: Path, other: Path, seed: int, label: str) -> Iterator[str]:
+    yield (
+        f"<p>Questions that {html_text(label)} answers better than {html_text(table.baseline)} and worse, with the"
+        f" training seed {seed}. One run each: what is gained here may be luck.</p>"
+    )
+    keys = dict.fromkeys(key for column in table.columns for key in column.shares)
+    for key in keys:
+        path = f"samples_{key.task}.jsonl"
+        if not ((mine / path).is_file() and (other / path).is_file()):
+            continue
+        here, there = ({s.doc_id: s for s in read_samples(f / path) if s.filter == key.filter} for f in (mine, other))
+        changes: dict[str, list[tuple[Sample, Sample]]] = {"gained": [], "lost": []}
+        for number in sorted(here.keys() & there.keys()):
+            gap = here[number].score(key.metric) - there[number].score(key.metric)
+            if gap:
+                changes["gained" if gap > 0 else "lost"].append((here[number], there[number]))
+        both = f"{len(changes['gained'])} gained, {len(changes['lost'])} lost, of {len(here)}"
+        yield f"<h2>{html_text(key.task)} ({html_text(key.metric)}): {both}</h2>"
+        for name, pairs in changes.items():
+            for one, two in pairs[:MOST_SHOWN]:
+                yield _question(name, one, two, label, table.baseline)
+            if len(pairs) > MOST_SHOWN:
+                yield f"<p>… and {len(pairs) - MOST_SHOWN} more {name}; all are in {html_text(path)}.</p>"
+
+
+def _question(change: str, one: Sample, two: Sample, label: str, other: str) -> str:
+    prompt = one.requests[0][0] if one.requests and one.requests[0] else one.doc
+    texts = {"question": prompt, "right answer": _right(one), label: _answer(one), other: _answer(two)}
+    rows = "".join(f"<tr><th class=l>{html_text(name)}</th><td class=l>{_text(value)}</td></tr>"
+                   for name, value in texts.items())  # fmt: skip
+    return f"<details><summary>{change}: question {one.doc_id}</summary><table>{rows}</table></details>"
+
+
+def _choices(sample: Sample) -> list[object]:
+    """Return the texts of a multiple-choice question's answers; none for a question that is answered in words."""
+    texts = [request[1] for request in sample.requests if len(request) > 1 and isinstance(request[1], str)]
+    return list(texts) if len(texts) > 1 else []
+
+
+def _right(sample: Sample) -> object:
+    choices, target = _choices(sample), sample.target
+    number = int(target) if isinstance(target, int) or (isinstance(target, str) and target.isdecimal()) else -1
+    return choices[number] if 0 <= number < len(choices) else target
+
+
+def _answer(sample: Sample) -> object:
+    """Return the answer, or of several choices the one that is the most likely."""
+    choices, found = _choices(sample), sample.filtered
+    if not (choices and isinstance(found, list) and len(found) == len(choices)):
+        return found
+    likely = [float(pair[0]) if isinstance(pair, list | tuple) else float(pair) for pair in found]
+    return choices[int(np.argmax(likely))]
+
+
+def _text(value: object) -> str:
+    while isinstance(value, list) and len(value) == 1:
+        value = value[0]
+    text = str(value)
+    cut = text if len(text) <= MOST_LETTERS else f"… {text[-MOST_LETTERS:]}"  # the end of a prompt is the question
+    return "<br>".join(map(html_text, cut.splitlines()))
