@@ -171,7 +171,7 @@ def _configure(task: Task, column: SuiteColumn) -> None:
     """Put a column's settings in place of the task's own."""
     if column.shots is not None:
         task.set_config(key="num_fewshot", value=column.shots)
-    if column.generation:
+    if column.generation and task.OUTPUT_TYPE == "generate_until":
         task.set_config(key="generation_kwargs", value=column.generation, update=True)
     if column.samples is not None:
         task.set_config(key="repeats", value=column.samples)

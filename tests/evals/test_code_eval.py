@@ -10,16 +10,20 @@ import pytest
 from evals import sandbox
 from evals.code_eval import Program, ProgramRunner, SandboxedCodeEval, pass_at_k, run_programs_ahead, single_tests
 from evals.loading import load_tasks
-from evals.suites import load_suite
+from evals.suites import Suite, load_suite
 
 pytestmark = pytest.mark.skipif(sandbox.available() is not None, reason=f"no sandbox here: {sandbox.available()}")
 
 
+STOCK = {"name": "humaneval", "tasks": ["humaneval"], "metric": "pass@1", "filter": "create_test"}
+SUITE = Suite.model_validate(
+    {"name": "code", "columns": [STOCK, *(c for c in load_suite("paper_kr").columns if c.name == "mbpp")]}
+)
+
+
 @pytest.fixture(scope="module")
 def loaded(real_data):
-    return load_tasks(
-        load_suite("paper_extended"), "paper_extended", only=("mbpp", "humaneval"), limit=None, root=real_data
-    )
+    return load_tasks(SUITE, "paper_kr", only=(), limit=None, root=real_data)
 
 
 def count(reference):
@@ -144,11 +148,10 @@ def no_sandbox(monkeypatch):
 @pytest.mark.data
 @pytest.mark.usefixtures("no_sandbox")
 def test_without_a_sandbox_the_task_is_refused_unless_the_user_insists(real_data):
-    suite = load_suite("paper_extended")
-    refused = load_tasks(suite, "paper_extended", only=("humaneval",), limit=None, root=real_data)
+    refused = load_tasks(SUITE, "paper_kr", only=("humaneval",), limit=None, root=real_data)
     assert "it runs generated programs, and bubblewrap (bwrap) is not installed" in refused.refused["humaneval"][1]
     sandbox.allow_unsafe_code()
     assert sandbox.run_program("print(1)").passed
     assert sandbox.run_program("while True: pass", timeout=1.0).reason == "timeout"
-    insisted = load_tasks(suite, "paper_extended", only=("humaneval",), limit=None, root=real_data)
+    insisted = load_tasks(SUITE, "paper_kr", only=("humaneval",), limit=None, root=real_data)
     assert not insisted.refused

@@ -226,6 +226,14 @@ def test_the_command_asks_a_task_that_only_an_included_folder_has(checkpoint, mi
     assert summary.columns.keys() == {"mini_choice"}
 
 
+def test_generation_arguments_are_those_of_the_tasks_that_generate(checkpoint, mini_suite, tmp_path):
+    command = ["eval", str(checkpoint), "--suite", str(mini_suite), "--limit", "2", "--out", str(tmp_path / "out")]
+    command += ["--gen-kwargs", "max_gen_toks=3"]
+    assert CliRunner().invoke(cli, command, catch_exceptions=False).exit_code == 0
+    (sample, *_) = samples(tmp_path / "out", "mini_text")
+    assert sample["arguments"]["gen_args_0"]["arg_1"]["max_gen_toks"] == 3
+
+
 @pytest.mark.data
 def test_tasks_without_a_suite_are_asked_and_the_request_is_what_a_recipe_makes(checkpoint, real_data, tmp_path):
     out = tmp_path / "out"
