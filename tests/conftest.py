@@ -19,7 +19,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 LONG = ("test_end_to_end.py", "test_slurm.py", "test_vllm.py", "test_architectures.py", "test_proposals.py")
 
 # Some minutes each, on top of what every commit is tested with: `make test-all` runs them.
-THOROUGH = ("test_first_hour.py", "test_oracle.py", "test_judge_length.py")
+THOROUGH = ("test_first_hour.py", "test_judge_length.py")
 
 SHARED = Path(__file__).parents[2] / "shared"
 

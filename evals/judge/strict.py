@@ -23,6 +23,7 @@ VERSION = 1  # raise when a rule or a text of the templates changes
 TEXTS = Path(__file__).with_name("strict.yaml")
 CORRECTIONS = Path(__file__).with_name("corrections.jsonl")
 _EXPLANATION = 1200  # characters, at most
+_TAIL = 4000  # characters that hold an explanation and a verdict
 _CHARACTERS_PER_TOKEN, _VERDICT_TOKENS = 2, 40  # leave room for the verdict after an explanation
 
 _NUMBER = r"(-?\d+(?:\.\d+)?)(?:\s*/\s*10)?"
@@ -142,15 +143,19 @@ def _defused(answer: Answer, turn: int, asked: str) -> tuple[str, int]:
 
 def _stated(reply: str, key: str) -> object:
     """Return the value of ``key`` in the last JSON object of a reply that has it; None without one."""
-    decoder, value, start = json.JSONDecoder(), None, reply.find("{")
+    decoder, value, start = json.JSONDecoder(), None, reply.find("{") if f'"{key}"' in reply else -1
     while start != -1:
         end = start + 1
         try:
             parsed, end = decoder.raw_decode(reply, start)
             if isinstance(parsed, dict) and key in parsed:
                 value = parsed[key]
-        except (ValueError, RecursionError):
+        except ValueError:
             pass
+        except (
+            RecursionError
+        ):  # a verdict behind thousands of braces is near the end; trying each of them takes seconds
+            end = max(end, len(reply) - _TAIL)
         start = reply.find("{", end)
     return value
 

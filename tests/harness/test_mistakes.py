@@ -128,6 +128,7 @@ KEYS = [  # changes to a recipe, and what is said about them
     ({"judging": {"judge": "gpt-4"}}, "`judge` is `reference`, a URL, or"),
     ({"judging": {"judge": {"kind": "checkpoint", "name": "j", "source": "/nope"}}}, "there is no folder /nope"),
     ({"judging": {"judge": "http://localhost:1/v1"}}, "`judge_model` goes with the URL"),
+    ({"judging": {"require": "qualified"}}, "needs a judge; the reference grader is a fixed rule"),
     ({"baseline": "unifrm"}, "no row is called 'unifrm'"),
     ({"launcher": {"strategy": "fsdp2"}}, "`processes` is 1"),
     ({"executor": {"kind": "slrum"}}, "unknown `kind` 'slrum'"),

@@ -85,3 +85,28 @@ def test_a_strategy_that_only_begins_with_an_observation_depends_on_how_it_is_ta
     made = plan(tmp_path, ["gate_load_static", "uniform"], mixing={"probe_batches": 7})
     batches = {r.config.strategy.name: r.config.mixing.probe_batches for r in made.runs}
     assert batches == {"gate_load_static": 7, "uniform": 5}
+
+
+def test_a_panel_of_judges_goes_into_every_judging_with_its_keys_and_its_test(tmp_path):
+    judging = {
+        "benches": ["quickstart"],
+        "panel": [
+            {"name": "one", "url": "http://a/v1", "key_env": "KEY_ONE", "weight": 2},
+            {"name": "two", "url": "http://b/v1"},
+        ],
+        "require": "qualified",
+    }
+    made = plan(tmp_path, ["uniform", "dynamic"], judging=judging)
+    requests = [job.request for job in made.jobs if job.kind == "judge"]
+    assert len(requests) == 2
+    for request in requests:
+        assert [(judge.name, judge.url, judge.weight) for judge in request.config.judges] == [
+            ("one", "http://a/v1", 2.0),
+            ("two", "http://b/v1", 1.0),
+        ]
+        assert request.judge_key_env == ("KEY_ONE", "-")
+        assert request.require == "qualified"
+    assert len({request.qualification for request in requests}) == 1, "the same judges are tested once"
+    for wrong in ({**judging, "judge": "http://c/v1", "judge_model": "c"}, {**judging, "panel": []}):
+        with pytest.raises(ValueError, match=r"not both|needs a judge"):
+            plan(tmp_path, ["uniform"], judging=wrong)
