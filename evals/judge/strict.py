@@ -19,7 +19,7 @@ from evals.judge.records import Answer, Match, Prompt, Question, Verdict
 from harness.files import hash_value, read_jsonl, read_yaml
 
 LOWEST, HIGHEST = 1, 10
-VERSION = 1  # raise when a rule or a text of the templates changes
+VERSION = 2  # raise when a rule or a text of the templates changes
 TEXTS = Path(__file__).with_name("strict.yaml")
 CORRECTIONS = Path(__file__).with_name("corrections.jsonl")
 _EXPLANATION = 1200  # characters, at most
@@ -29,6 +29,7 @@ _CHARACTERS_PER_TOKEN, _VERDICT_TOKENS = 2, 40  # leave room for the verdict aft
 _NUMBER = r"(-?\d+(?:\.\d+)?)(?:\s*/\s*10)?"
 _RATING = re.compile(rf"\[\[\s*{_NUMBER}\s*\]\]")
 _RATING_WORD = re.compile(rf"\b(?:rating|score|grade)\b\W{{1,6}}{_NUMBER}", re.IGNORECASE)
+_OUT_OF_TEN = re.compile(r"(?<![\d.])(\d+(?:\.\d+)?)\s*(?:/|out of)\s*(?:10|ten)\b", re.IGNORECASE)
 _WINNER = re.compile(r"\[\[\s*(A|B|C|tie)\s*\]\]", re.IGNORECASE)
 _REFUSAL = re.compile(
     r"^\W*(?:i['’]?m sorry|i am sorry|sorry,|i (?:can(?:no|['’])t|am unable to|won['’]t|will not)\b"
@@ -94,7 +95,9 @@ class Strict:
                 winner = {"A": "A", "B": "B"}.get(marks[-1].upper(), "tie")
             return Verdict(winner=winner) if winner else failed
         score = _number(stated)
-        if score is None and (marks := _RATING.findall(reply) or _RATING_WORD.findall(reply)):
+        if score is None and (
+            marks := _RATING.findall(reply) or _RATING_WORD.findall(reply) or _OUT_OF_TEN.findall(reply)
+        ):
             score = _number(marks[-1])
         if score is None:
             return failed

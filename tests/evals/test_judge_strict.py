@@ -33,6 +33,8 @@ PAIR = Match(QUESTION, 1, ("m", "n"), (("text", "more"), ("other", "more")))
         ("Rating: 6/10", 6, None),
         ('{"rating": "8"}', 8, None),
         ("[[7.5]]", 7.5, None),
+        ("I would rate this an 8 out of 10.", 8, None),
+        ("Two of three parts are right: 6.5/10", 6.5, None),
         ("[[100]]", -1, "out_of_range"),
         ('{"rating": 0}', -1, "out_of_range"),
         ("[[-2]]", -1, "out_of_range"),
