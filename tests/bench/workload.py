@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +65,7 @@ class Quickstart:
         model, tokenizer = load_checkpoint(str(self.checkpoint))
         count = len(self.sources)
         reference = Reference(np.full(count, 1 / count), np.ones(count))
-        resources = Resources(tokenizer, lambda: load_checkpoint(str(self.checkpoint))[0])
+        resources = Resources(tokenizer, lambda: load_checkpoint(str(self.checkpoint))[0], folder / "cache")
         plan = self.recipe.training
         return _Loop(
             FitRequest(
@@ -80,6 +80,7 @@ class Quickstart:
                 title=strategy.name,
                 reference=reference,
                 resources=resources,
+                held_out=[replace(self.sources[0], name="target")],
             )
         )
 

@@ -18,11 +18,13 @@ from hypothesis import strategies as st
 
 from harness.errors import MoemixError
 from harness.grid import Number
+from tests.bench.simulation import DOCS, MARK
 from trainers.commands.simulate import simulate
 from trainers.mixing import MixingStrategy, MixtureState, load_strategy, strategy_cards
 from trainers.mixing.distances import dissimilarity
 from trainers.plugins import SIGNALS
 from trainers.simulation.comparison import Simulation, best_fixed, compare, regrets
+from trainers.simulation.rankings import difference
 from trainers.simulation.signals import Observer, Snapshot
 from trainers.simulation.training import simulate_run
 from trainers.simulation.worlds import WORLDS, DrawnWorld, load_world
@@ -267,6 +269,42 @@ def test_the_command_leaves_a_record_a_picture_and_a_table(tmp_path: Path):
     assert picture.startswith(b"\x89PNG")
     run("uniform", "dynamic", "--world", "drifting", "--steps", "400", "--set", "dynamic.eta=3", out=tmp_path / "again")
     assert (tmp_path / "again" / "simulation.png").read_bytes() == picture
+
+
+def test_several_worlds_give_rankings_in_a_table_and_one_picture(tmp_path: Path):
+    done = run("uniform", "dynamic", "--world", "paper", "--world", "noisy", "--steps", "300", out=tmp_path)
+    assert done.exit_code == 0
+    simulations = [Simulation.read(tmp_path / name / "simulation.json") for name in ("paper", "noisy")]
+    rows = {
+        line.split("|")[1].strip(): line for line in (tmp_path / "rankings.md").read_text().splitlines() if "|" in line
+    }
+    for found in simulations:
+        (dynamic,) = (each for each in found.strategies if each.label == "dynamic")
+        half = 12.706 * dynamic.over_uniform.stderr  # Student's t of two repeats
+        cell = difference(found, "dynamic")
+        assert cell.error == pytest.approx(1000 * half, rel=1e-3)
+        assert str(cell) in rows["dynamic"]
+        assert found.world.name in rows["strategy"]
+    assert (tmp_path / "rankings.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_every_claim_of_a_page_about_simulations_is_in_the_rankings():
+    """To renew them: `make bench BENCH=simulation`."""
+    table = (DOCS / "results" / "simulation" / "rankings.md").read_text()
+    worlds, *lines = ([cell.strip() for cell in line.split("|")] for line in table.splitlines() if line.startswith("|"))
+    ranked = {
+        (world, cells[1].replace("\\", "")): cell for cells in lines for world, cell in zip(worlds, cells, strict=True)
+    }
+    claimed = 0
+    for page in DOCS.glob("*.md"):
+        for _, names, labels, rows in MARK.findall(page.read_text()):
+            found = [[cell.strip() for cell in row.split("|")[1:-1]] for row in rows.splitlines()[2:]]
+            assert [row[0] for row in found] == [name.strip() for name in names.split(",")], page.name
+            for world, *cells in found:
+                for label, cell in zip(labels.split(","), cells, strict=True):
+                    assert cell == ranked[world, label.strip()], (page.name, world, label)
+                    claimed += 1
+    assert claimed > 20
 
 
 def test_a_strategy_of_ones_own_is_simulated_from_its_file(tmp_path: Path):

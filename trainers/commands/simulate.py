@@ -11,12 +11,16 @@ from harness.errors import MoemixError, StageError, nearest
 
 if TYPE_CHECKING:
     from trainers.mixing import MixingStrategy
+    from trainers.simulation.comparison import Simulation
 
 
 @click.command()
 @click.argument("strategies", nargs=-1, metavar="[STRATEGY...]")
 @click.option("--all", "every", is_flag=True, help="Every strategy that `moemix strategies` lists.")
-@click.option("--world", metavar="NAME", default="redundant", show_default=True, help="A world of docs/simulation.md.")
+@click.option(
+    "--world", "worlds", metavar="NAME", multiple=True, default=("redundant",), show_default=True,
+    help="A world of docs/simulation.md. Repeat it, or give `all`, to rank the strategies across worlds.",
+)  # fmt: skip
 @click.option(
     "--set", "changes", metavar="KEY=VALUE", multiple=True,
     help="Change a key of the world (`redundancy=0.5`) or an option of a strategy (`dynamic.eta=5`).",
@@ -35,12 +39,12 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--out", type=click.Path(file_okay=False, path_type=Path), default=Path("simulation"), show_default=True,
-    help="Folder for simulation.json and simulation.png.",
+    help="Folder for simulation.json and simulation.png; with several worlds, for rankings.md and rankings.png too.",
 )  # fmt: skip
 def simulate(
     strategies: tuple[str, ...],
     every: bool,
-    world: str,
+    worlds: tuple[str, ...],
     changes: tuple[str, ...],
     routing: float | None,
     steps: int | None,
@@ -48,7 +52,7 @@ def simulate(
     repeats: int,
     out: Path,
 ) -> None:
-    """Run STRATEGY… in a simulated world with known redundancy, drift and noise; nothing is trained.
+    """Run STRATEGY… in simulated worlds with known redundancy, drift and noise; nothing is trained.
 
     Prints the regret against the best fixed mix and how stable the weights are, and draws weights over time.
     """
@@ -57,23 +61,44 @@ def simulate(
     from harness.progress import progress
     from trainers.simulation.comparison import compare, table
     from trainers.simulation.figures import draw
-    from trainers.simulation.worlds import load_world
+    from trainers.simulation.worlds import WORLDS, load_world
 
     labels = _labels(strategies, every)
     world_changes, options = _sort(changes, labels)
     world_changes |= {key: value for key, value in (("steps", steps), ("routing", routing)) if value is not None}
-    chosen = load_world(world, world_changes)
+    names = list(WORLDS) if "all" in worlds else list(dict.fromkeys(worlds))
+    chosen = [load_world(name, world_changes) for name in names]
     rules = _rules(labels, options)
-    with progress("simulate", len(rules) * repeats) as bar:
-        found = compare(rules, chosen, seed, repeats, bar.advance)
-    for label, reason in found.failed.items():
-        click.echo(f"warning: `{label}` could not be simulated: {reason}", err=True)
-    if not found.strategies:
-        raise StageError("no strategy could be simulated", hint="; ".join(found.failed.values()))
-    found.write(out / "simulation.json")
-    draw(found, out / "simulation.png")
-    click.echo(table(found))
-    for name in ("simulation.json", "simulation.png"):
+    simulations = []
+    with progress("simulate", len(rules) * repeats * len(chosen)) as bar:
+        for world in chosen:
+            found = compare(rules, world, seed, repeats, bar.advance)
+            simulations.append(found)
+            for label, reason in found.failed.items():
+                click.echo(f"warning: `{label}` could not be simulated in {world.name}: {reason}", err=True)
+            if not found.strategies:
+                raise StageError("no strategy could be simulated", hint="; ".join(found.failed.values()))
+            folder = out / world.name if len(chosen) > 1 else out
+            found.write(folder / "simulation.json")
+            draw(found, folder / "simulation.png")
+            if len(chosen) == 1:
+                click.echo(table(found))
+            click.echo(f"written: {folder / 'simulation.json'}\nwritten: {folder / 'simulation.png'}", err=True)
+    if len(simulations) > 1:
+        _rank(simulations, out)
+
+
+def _rank(simulations: list[Simulation], out: Path) -> None:
+    """Print and write how the strategies compare across worlds."""
+    from harness.files import write_text
+    from harness.grid import Section, write
+    from trainers.simulation.rankings import draw_rankings, notes, rankings
+
+    section = Section("Strategies across simulated worlds", rankings(simulations), tuple(notes(simulations)))
+    click.echo(write([section], "terminal"))
+    write_text(out / "rankings.md", write([section], "markdown"))
+    draw_rankings(simulations, out / "rankings.png")
+    for name in ("rankings.md", "rankings.png"):
         click.echo(f"written: {out / name}", err=True)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,6 +12,8 @@ from trainers.signals.base import Signal, SignalContext, Situation
 from trainers.signals.gradient import WIDTH, add_to_sketch, gradients_of
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from trainers.data import Example
 
 
@@ -39,27 +42,24 @@ class ExampleGradientNorm(Signal):
         """Measure the gradient of every probe example."""
         norm_KN = np.full((self._probe.num_sources, self._context.probe_examples), np.nan)
         for k in range(len(norm_KN)):
-            examples = self._probe.drawn(step, k)
-            norm_KN[k, : len(examples)] = np.sqrt(self._measure(examples)[0])
+            square_n = self._squares(self._probe.drawn(step, k), lambda start, gradient: None)
+            norm_KN[k, : len(square_n)] = np.sqrt(square_n)
         return norm_KN
 
-    def _measure(self, examples: list[Example]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Return ‖g‖² of each example, f64[n], and the sketch of the mean g, f64[S]; ranks share the examples."""
-        import torch
-
+    def _squares(self, examples: list[Example], take: Callable[[int, Tensor], None]) -> NDArray[np.float64]:
+        """Return ‖g‖² of each example, f64[n], on every rank; ``take`` gets this rank's gradients, piece by piece."""
         context, ranks = self._context, self._context.ranks
         square_n = np.zeros(len(examples))
-        sketch_S = torch.zeros(WIDTH, dtype=torch.float32, device=context.device)
         for first in range(0, len(examples), ranks.count):
             n = first + ranks.index
             alone = [examples[min(n, len(examples) - 1)]]  # ranks meet in every pass, the last of them in vain
-            (batch,) = (context.layout.collate([[0]], alone, [0], context.device),)
+            batch = context.layout.collate([[0]], alone, [0], context.device)
             scale = 1.0 / max(len(batch.target_source_N), 1)
             for start, gradient in gradients_of(context.losses, batch):
                 if n < len(examples):
-                    square_n[n] += float(gradient.double().square().sum()) * scale**2
-                    add_to_sketch(sketch_S, gradient * (scale / len(examples)), start)
-        return ranks.sum(square_n), ranks.sum(sketch_S.cpu().double().numpy())
+                    square_n[n] += scale**2 * float(gradient.float().square().sum())
+                    take(start, scale * gradient)
+        return ranks.sum(square_n)
 
 
 class GradientNoise(ExampleGradientNorm):
@@ -67,6 +67,7 @@ class GradientNoise(ExampleGradientNorm):
 
     field = "gradient_noise"
     shape = "f64[K, 2]"
+    cost = "a forward and backward pass over each probe example alone, two gradients in memory"
 
     @classmethod
     def invent(cls, now: Situation) -> NDArray[np.float64]:
@@ -76,10 +77,22 @@ class GradientNoise(ExampleGradientNorm):
 
     def observe(self, step: int) -> NDArray[np.float64]:
         """Measure the gradients of all probe examples and of their mean."""
+        import torch
+
+        context = self._context
         found = np.full((self._probe.num_sources, 2), np.nan)
         for k in range(len(found)):
-            square_n, mean_S = self._measure(self._probe.drawn(step, k))
+            total: dict[int, Tensor] = {}  # of this rank, by the number of the first entry
+
+            def add(start: int, gradient: Tensor, total: dict[int, Tensor] = total) -> None:
+                total[start] = total[start] + gradient if start in total else gradient
+
+            square_n = self._squares(self._probe.drawn(step, k), add)
             count = len(square_n)
+            sketch_S = torch.zeros(WIDTH, dtype=torch.float32, device=context.device)
+            for start, gradient in total.items():
+                add_to_sketch(sketch_S, gradient / count, start)
+            mean_S = context.ranks.sum(sketch_S.cpu().double().numpy())
             if count > 1:
                 of_mean = float(mean_S @ mean_S)  # has the noise of the mean in it
                 noise = max(float(square_n.mean()) - of_mean, 0.0) * count / (count - 1)

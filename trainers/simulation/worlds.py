@@ -43,6 +43,7 @@ WORLDS: dict[str, World] = {
     world.name: world
     for world in (
         World(name="redundant", description="six sources, four of which are almost the same"),
+        World(name="alike", description="as `redundant`, but all skills are routed much alike", routing=30.0),
         World(name="independent", description="four sources that share nothing", groups=(1, 1, 1, 1)),
         World(name="drifting", description="what the sources teach changes during training", drift=0.8),
         World(name="noisy", description="small batches and very noisy observations", noise=4.0, batch=8),
