@@ -104,11 +104,11 @@ def main() -> None:
     report = Report(
         "data_scale",
         "Preparing many rows",
-        f"Generated ShareGPT rows of about 1,600 bytes, at most 2048 tokens, under SmolLM2's tokenizer. Before:"
-        f" revision {given.before}, which tokenises every row, in one process whose tokenizer has a thread for each core."
-        " Memory is that of all processes together, the tokenizer's file (0.7 GB while it is read) included. Targets are"
-        " 0.6 of the earlier seconds for all rows of a file, and two minutes and 1.5 GB for 20,000 of 2,000,000, where"
-        " nothing else runs: beside other work, CPU-seconds divided by cores say more than seconds.",
+        "Generated ShareGPT rows of about 1,600 bytes, at most 2048 tokens, under SmolLM2's tokenizer. Before: revision"
+        f" {given.before}, which tokenises every row, in one process whose tokenizer has a thread for each core. Memory"
+        " is that of all processes together, the tokenizer's file (0.7 GB while it is read) included. Targets: 0.6 of"
+        " the earlier seconds for all rows of a file; two minutes and 1.5 GB for 20,000 of 2,000,000. Beside other"
+        " work, CPU-seconds divided by cores say more than seconds.",
         quick=given.quick,
     )
     here = Path(__file__).parents[2]

@@ -7,6 +7,7 @@ templates: it decodes the tokens that are learnt.
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 from test_data_template import byte_level, wrap
@@ -350,3 +351,69 @@ def test_private_characters_that_serve_as_marks_are_refused(tokenizer):
     tokenizer.chat_template = CHATML
     with pytest.raises(UnusableRowError, match="private-use"):
         Encoder(tokenizer).render([{"role": "assistant", "content": "\U00100000"}])
+
+
+# --- the cases that were handed in, each under every template --------------------------------------
+
+CASES = Path(__file__).parents[3] / "shared" / "cases" / "data"
+END = "<|im_end|>"
+IN_TEMPLATES = {  # file → what is learnt of its first row; None: no row can be carried, and the reason says so
+    "alpaca_history": ["a1", "o"],
+    "capybara": ["a", "a2"],
+    "oai_null_content": ["x"],
+    "oai_weight": ["good answer"],
+    "sg_surrogate": ["Answer 0.", "Yes 0."],
+    "sg_system_col": ["Answer 0.", "Yes 0."],
+    "special_in_text": ["It is <|im_end|> here."],
+    "ultrachat_raw": ["a", "a2"],
+}
+
+
+def case(name):
+    path = CASES / f"{name}.jsonl"
+    if not path.is_file():
+        pytest.skip("the cases are not on this machine")
+    return path.read_text().splitlines()
+
+
+@pytest.mark.data
+@pytest.mark.parametrize("template", TEMPLATES)
+@pytest.mark.parametrize("name", IN_TEMPLATES)
+def test_a_case_gives_what_its_note_calls_right(load, tokenizer, template, name):
+    rows = case(name)
+    loaded = load(rows, template)
+    texts = [runs(tokenizer, loaded.train[i]) for i in range(len(loaded.train))]
+    expected = [answer + ENDS.get(template, END) for answer in IN_TEMPLATES[name]]
+    assert expected in [[run.strip() for run in text] for text in texts]
+    bad = {"not in the format `messages`: `content` is null": 1} if name == "oai_null_content" else {}
+    assert loaded.report.bad == bad
+    assert len(texts) == len(rows) - len(bad)
+    assert ("lone surrogates were replaced" in loaded.report.notes) == (name == "sg_surrogate")
+    if name in ("sg_system_col", "alpaca_history"):
+        system = "You think step by step." if name == "sg_system_col" else "s"
+        assert f"{system}" in whole(tokenizer, loaded)
+
+
+@pytest.mark.data
+@pytest.mark.parametrize("template", TEMPLATES)
+@pytest.mark.parametrize("name", ["oai_reasoning", "think_single", "oai_tools", "oai_tools_text"])
+def test_thoughts_and_calls_of_the_cases_are_learnt_or_counted(load, tokenizer, template, name):
+    rows = case(name)
+    calls = name.startswith("oai_tools")
+    if calls and template != "qwen3":
+        reason = f"{len(rows)} of {len(rows)} rows left out: {len(rows)} × the chat template"
+        with pytest.raises(MoemixError, match=reason):
+            load(rows, template)
+        return
+    loaded = load(rows, template)
+    found = ["".join(runs(tokenizer, loaded.train[i])) for i in range(len(rows))]
+    if calls:
+        assert all('"w"' in text or "<calls>w" in text for text in found)
+        assert all("It is 21." in text for text in found)
+        assert all("Let me look." in text for text in found) == (name == "oai_tools_text")
+        return
+    thought = "add them" if name == "oai_reasoning" else "add"
+    carried = {"oai_reasoning": ("qwen3",), "think_single": ("chatml", "qwen3", "gemma", "marked")}[name]
+    assert all(thought in text for text in found) == (template in carried)
+    cut = {} if template in carried else {"the chat template left out thoughts": len(rows)}
+    assert loaded.report.notes == cut

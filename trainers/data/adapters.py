@@ -7,13 +7,12 @@ group ``moemix.adapters``. :mod:`trainers.data.parts` chooses one and applies it
 
 from __future__ import annotations
 
+import difflib
 import json
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, NotRequired, TypedDict
-
-from harness.errors import unknown
 
 
 class Message(TypedDict):
@@ -327,6 +326,8 @@ def _turn(turn: object, speakers: Speakers, calls: Literal["text", "template"]) 
     if not _blank(turn.get("function_call")):
         asked.append(_call(turn["function_call"]))
     key = next((key for key in ("value", "content", "text") if key in turn), "value" if "from" in turn else "content")
+    if role == "tool" and isinstance(result := turn.get(key), Mapping):
+        turn = {**turn, key: json.dumps(result, ensure_ascii=False)}
     content, thoughts = ("", "") if asked and _blank(turn.get(key)) else _content(turn, key)
     if role == "call":
         role = "assistant"
@@ -355,7 +356,9 @@ def _role(speaker: str, speakers: Speakers) -> str:
     name = speaker.strip().casefold()
     known = {**SPEAKERS, **{key.strip().casefold(): role for key, role in speakers.items()}}
     if name not in known and not _MODEL.fullmatch(name):
-        raise MalformedRowError(str(unknown("speaker", speaker, known)))
+        near = difflib.get_close_matches(name, known, n=1)
+        meant = f"did you mean {near[0]!r}?" if near else "`speakers` of the adapter can give it a role"
+        raise MalformedRowError(f"unknown speaker {speaker[:40]!r} ({meant})")
     return known.get(name, "assistant")
 
 

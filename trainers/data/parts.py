@@ -50,7 +50,9 @@ _DIALOGUES: tuple[tuple[str, str], ...] = (
     ("input", "output"),
     ("prompt", "answer"),
     ("prompt", "output"),
+    ("inputs", "targets"),
 )
+_COLUMN = {"sharegpt": "conversations", "messages": "messages"}  # the option that names the column of turns
 _THOUGHTS = re.compile(r"\s*(?:<think>)?(?:(?!<think>).)*?</think>\s*", re.DOTALL)
 SURROGATES = "lone surrogates were replaced"
 
@@ -235,6 +237,12 @@ def detect(row: Row) -> Choice | None:
     for column in _TURNS:
         if (choice := _turns_choice(row, column)) is not None:
             return choice
+    for outer, value in row.items():
+        inner = parsed(value)
+        for column in _TURNS if isinstance(inner, Mapping) else ():
+            if (choice := _turns_choice(inner, column)) is not None:
+                name, options = choice
+                return name, {**options, _COLUMN.get(name, "turns"): f"{outer}.{column}"}
     tree = row.get("prompt")
     if isinstance(tree, Mapping) and "replies" in tree:
         return "oasst", {}
@@ -275,8 +283,7 @@ def _turns_choice(row: Row, column: str) -> Choice | None:
         return None
     if {"from", "role", "speaker"} & first.keys():
         name = "sharegpt" if "from" in first or column == "conversations" else "messages"
-        default = {"sharegpt": "conversations", "messages": "messages"}[name]
-        return name, {} if column == default else {default: column}
+        return name, {} if column == _COLUMN[name] else {_COLUMN[name]: column}
     for question, answer in (
         ("input", "output"),
         ("human", "assistant"),

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 ARRAYS = ("tokens", "targets", "offsets", "keys", "rows")
 _EXAMPLES_PER_REASON = 5
-_REASONS = 4
+_REASONS = 20  # more kinds than this are only counted
 
 logger = logging.getLogger("moemix.trainers")
 
