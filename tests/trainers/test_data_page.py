@@ -68,6 +68,8 @@ def test_the_preview_is_text_or_a_page(chat, tmp_path):
     text = previewed(chat)
     assert "4 kept, 2 left out" in text
     assert "⟦a<|im_end|>⟧" in text
+    template = "{% for m in messages %}{{ '[' + m.role + ']' + m.content + eos_token }}{% endfor %}"
+    assert "[user]q<|im_end|>[assistant]⟦a<|im_end|>⟧" in previewed(chat, "--chat-template", template)
     page = tmp_path / "page.html"
     previewed(chat, "--out", str(page))
     assert "<mark>a&lt;|im_end|&gt;</mark>" in page.read_text()

@@ -91,6 +91,7 @@ def check(target: str, suite: str | None, tasks: str, data_root: str | None, sto
 @click.argument("target", metavar="RECIPE|FILE")
 @click.option("--adapter", metavar="NAME", help="How the rows of a file are read.  [default: as their columns say]")
 @click.option("--tokenizer", metavar="FOLDER|ID", help="A checkpoint.  [default: the recipe's first model]")
+@click.option("--chat-template", metavar="NAME|FILE|JINJA", help="Another chat template than the tokenizer's.")
 @click.option("--rows", type=click.IntRange(min=1), default=10_000, show_default=True, help="Rows of a source to read.")
 @data_root_option
 @store_option
@@ -100,6 +101,7 @@ def preview(
     target: str,
     adapter: str | None,
     tokenizer: str | None,
+    chat_template: str | None,
     rows: int,
     data_root: str | None,
     store: str | None,
@@ -115,7 +117,15 @@ def preview(
 
     from trainers.making import preview as module
 
-    found = module.preview(target, adapter=adapter, tokenizer=tokenizer, root=data_root, store=store, rows=rows)
+    found = module.preview(
+        target,
+        adapter=adapter,
+        tokenizer=tokenizer,
+        template=chat_template,
+        root=data_root,
+        store=store,
+        rows=rows,
+    )
     if out is not None:
         out.write_text(module.page(found), encoding="utf-8")
         click.echo(out)

@@ -28,7 +28,8 @@ from trainers.data.adapters import (
     UnusableRowError,
     parsed,
 )
-from trainers.data.reading import Located, Rows, read_part
+from trainers.data.located import Located, Rows
+from trainers.data.reading import read_part
 
 logger = logging.getLogger("moemix.trainers")
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 from harness.recipe import Part
 from trainers.data.adapters import MalformedRowError, UnusableRowError
+from trainers.data.located import Located
 from trainers.data.parts import OpenPart, PartAdapter
-from trainers.data.reading import Located
 from trainers.data.template import Encoder, Rendered, Tokens
 
 _BATCH = 512  # rows tokenised at once

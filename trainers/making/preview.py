@@ -83,12 +83,13 @@ class Preview(TypedDict):
     sources: list[SourcePreview]
 
 
-def preview(
+def preview(  # noqa: PLR0913  (keywords, each with a default)
     target: str,
     *,
     adapter: str | None = None,
     options: Mapping[str, object] | None = None,
     tokenizer: str | None = None,
+    template: str | None = None,
     max_length: int | None = None,
     root: str | None = None,
     store: str | None = None,
@@ -101,6 +102,7 @@ def preview(
         adapter: the adapter of a data file; by default the one that its rows ask for.
         options: the adapter's options.
         tokenizer: a checkpoint whose tokenizer and chat template are used; by default the recipe's first model.
+        template: another chat template: the name of a shipped one, a file, or Jinja.
         max_length: the length to which examples are cut; by default the recipe's.
         root: the data root.
         store: the run store.
@@ -121,6 +123,8 @@ def preview(
         sources, length = recipe.data.sources, max_length or recipe.training.max_length
         folder = make_world(recipe, Store(store_root(store))) if recipe.data.world else data_root(root)
         label, made = _tokenizer(recipe, tokenizer)
+    if template is not None:
+        made.chat_template = chat_template(template)
     encoder = Encoder(made)
     keys: dict[str, Counter[int]] = {}
     previews = [_source(source, encoder, length, folder, rows, keys) for source in sources]
