@@ -240,7 +240,9 @@ def detect(row: Row) -> Choice | None:
             return choice
     for outer, value in row.items():
         inner = parsed(value)
-        for column in _TURNS if isinstance(inner, Mapping) else ():
+        if not isinstance(inner, Mapping):
+            continue
+        for column in _TURNS:
             if (choice := _turns_choice(inner, column)) is not None:
                 name, options = choice
                 return name, {**options, _COLUMN.get(name, "turns"): f"{outer}.{column}"}
