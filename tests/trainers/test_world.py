@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 
 import pytest
 
@@ -29,7 +30,7 @@ def test_the_same_seed_gives_the_same_bytes_and_another_one_does_not(world, tmp_
 def test_files_that_change_need_a_new_version_of_the_generator(world):
     # A world is known by its version: if this fails, increase trainers.data.world._VERSION and write the new hash here.
     files = json.loads((world / "world.json").read_text())["files"]
-    assert (_VERSION, hash_value(files)[:16]) == (2, "09c48ad955554d10")
+    assert (_VERSION, hash_value(files)[:16]) == (3, "94a8f1f33a645e04")
 
 
 def test_an_unknown_world_names_the_known_one(tmp_path):
@@ -63,6 +64,19 @@ def test_every_entry_of_every_skill_is_asked_in_one_wording_and_taught_in_the_ot
     entries = [(p.family, p.skill, p.entry) for p in held_out]
     assert len(set(entries)) == len(entries) == len(FAMILIES) * sum(ENTRIES)
     assert {(p.family, p.skill, p.entry) for p in taught} == set(entries)
+
+
+def test_a_familys_entries_are_taught_ever_more_seldom(world):
+    problems = FAMILIES["formulas"].problems(random.Random("0/formulas")).values()
+    often = [entry.frequency for skill in problems for entry in skill]
+    assert often == sorted(often, reverse=True)
+    assert often[0] == 32 * often[-1]
+    prompts = [row["prompt"] for row in read_jsonl(world / "train" / "code.jsonl")]
+    first, *_, last = FAMILIES["formulas"].skills
+    easy, hard = (
+        sum(f"{name} " in f"{re.sub(r'[^a-z]', ' ', prompt)} " for prompt in prompts) for name in (first, last)
+    )
+    assert easy > 3 * hard > 0
 
 
 def test_the_published_matrix_is_what_the_sources_teach(world):

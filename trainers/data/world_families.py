@@ -7,6 +7,7 @@ takes to learn is known: its number of entries (from :data:`ENTRIES`) over how o
 
 from __future__ import annotations
 
+import itertools
 import operator
 import random
 from collections.abc import Callable
@@ -14,6 +15,8 @@ from dataclasses import dataclass
 
 ENTRIES = (8, 10, 12, 14, 16, 20)
 """The number of entries of each of a family's six skills, from the easiest to the hardest."""
+OCTAVES = 5.0
+"""How many times the frequency halves from a family's first entry to its last."""
 
 SYLLABLES = tuple(onset + nucleus for onset in "bdfgklmnprstvz" for nucleus in "aeiou")
 THINGS = (
@@ -36,6 +39,7 @@ class Problem:
     entry: str
     value: str
     wording: int
+    frequency: float
 
     @property
     def key(self) -> str:
@@ -76,10 +80,12 @@ class Family:
 
     def problems(self, rng: random.Random) -> dict[str, list[Problem]]:
         """Return every problem of the family by its skill's name."""
+        rank = itertools.count()
         return {
             skill: [
-                Problem(self.name, skill, entry, value, wording)
+                Problem(self.name, skill, entry, value, wording, frequency)
                 for entry, value in self.table(skill, size, rng).items()
+                for frequency in [2 ** (-OCTAVES * next(rank) / (sum(ENTRIES) - 1))]
                 for wording in range(len(self.wordings))
             ]
             for skill, size in zip(self.skills, ENTRIES, strict=True)
