@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import sysconfig
+import time
 import venv
 from pathlib import Path
 
@@ -41,6 +43,71 @@ def elsewhere(tmp_path: Path) -> dict[str, str]:
 def blocks(page: str) -> list[tuple[str, str]]:
     """The fenced blocks of a page: (language, text)."""
     return re.findall(r"^```(\w+)\n(.*?)^```$", page, flags=re.DOTALL | re.MULTILINE)
+
+
+SHORT = ("training.steps=6", "mixing.interval=2", "models.tiny.pretrain.training.steps=2")
+TRAIN = ("moemix", "train", "quickstart", "--strategy", "undecided_first", *(w for s in SHORT for w in ("--set", s)))
+
+
+def goes_on_to_the_same_bits(tmp_path: Path, environment: dict[str, str]) -> None:
+    """Interrupt a training with the outside strategy and signal, and compare what it becomes with that of the page."""
+    other = {**environment, "MOEMIX_STORE": str(tmp_path / "stopped")}
+    command = (*TRAIN, "--set", "training.save_every=1")
+    with subprocess.Popen(
+        command, env=other, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
+    ) as one:
+        deadline = time.monotonic() + 250
+        while not list((tmp_path / "stopped").glob("quickstart/undecided_first*/state/step-*1/manifest.json")):
+            assert one.poll() is None, one.stderr.read().decode()
+            assert time.monotonic() < deadline
+            time.sleep(0.002)
+        os.kill(one.pid, signal.SIGINT)
+        one.communicate()
+    (stopped,) = (tmp_path / "stopped").glob("quickstart/undecided_first*")
+    assert not (stopped / "checkpoint").exists()
+    subprocess.run(command, env=other, check=True, capture_output=True, timeout=250)
+    (whole,) = (tmp_path / "store").glob("quickstart/undecided_first*")
+    weights = Path("checkpoint") / "model.safetensors"
+    assert (stopped / weights).read_bytes() == (whole / weights).read_bytes()
+    one, two = (
+        [json.loads(line) for line in (run / "mixture.jsonl").read_text().splitlines()] for run in (stopped, whole)
+    )
+    for line in (*one, *two):
+        line.pop("cost")
+    assert one == two
+
+
+def stands_in_a_table(tmp_path: Path, environment: dict[str, str]) -> None:
+    plain = ("evaluation.suites=[]", "judging.benches=[]", "seeds=[0]", "strategies=[uniform, undecided_first]")
+    settings = [word for setting in (*SHORT, *plain) for word in ("--set", setting)]
+    done = subprocess.run(
+        ("moemix", "bench", "quickstart", *settings), env=environment, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    assert any(line.strip().startswith("undecided_first") for line in done.stdout.splitlines()), done.stdout
+
+
+def a_broken_one_is_named(folder: Path, environment: dict[str, str]) -> None:
+    """Install a strategy and a signal that cannot be loaded beside those that can."""
+    project = folder / "pyproject.toml"
+    text = project.read_text().replace(
+        '[project.entry-points."moemix.signals"]',
+        'torn = "undecided_first:Gone"\n\n[project.entry-points."moemix.signals"]\nlost = "no_such_module:Lost"',
+    )
+    project.write_text(text.replace("0.2.0", "0.3.0"))
+    install = ("pip", "install", "--no-deps", "--no-build-isolation", "--editable", ".")
+    subprocess.run(install, cwd=folder, env=environment, check=True, capture_output=True, timeout=250)
+    for command in (
+        ("moemix", "strategies", "--format", "markdown"),
+        ("moemix", "simulate", "--all", "--repeats", "1", "--steps", "100", "--out", str(folder / "all")),
+    ):
+        done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=250)
+        assert done.returncode == 0, done.stderr
+        assert "undecided_first" in done.stdout
+        assert "dynamic" in done.stdout
+        if "strategies" in command:
+            assert "moemix.strategies:torn" in done.stderr
+            assert "moemix.signals:lost" in done.stderr
 
 
 def test_the_page_works_as_printed(tmp_path: Path, elsewhere: dict[str, str]):
@@ -82,6 +149,10 @@ def test_the_page_works_as_printed(tmp_path: Path, elsewhere: dict[str, str]):
         runs[manifest["config"]["strategy"]["name"]] = updates
     assert runs.keys() == {"steepest_first", "undecided_first"}
     assert all(0 < margin < 1 for margin in runs["undecided_first"][1]["observation"]["router_margin"])
+    if "MOEMIX_ALL_TESTS" in os.environ:  # minutes more, in the same environment
+        goes_on_to_the_same_bits(tmp_path, elsewhere)
+        stands_in_a_table(tmp_path, elsewhere)
+        a_broken_one_is_named(folder, elsewhere)
     code = "from importlib import metadata; print(metadata.entry_points(group='moemix.strategies').names)"
     here = subprocess.run((sys.executable, "-c", code), capture_output=True, text=True, check=True)
     assert "steepest_first" not in here.stdout, "it was installed where the tests run"
