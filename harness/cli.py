@@ -22,6 +22,7 @@ COMMANDS: dict[str, str] = {
     "judge": "Judge open-ended answers, and measure the judge.",
     "gate-load": "Measure how a run's checkpoint routes its sources and benchmarks.",
     "table": "Compare runs in a table.",
+    "view": "Show runs as pages: jobs, table, curves, and samples compared.",
     "power": "Say what more seeds and questions would show, and what they cost.",
     "submit": "Submit a run or a checkpoint to a leaderboard.",
     "board": "Make, verify and build a leaderboard.",

@@ -228,4 +228,4 @@ def small_disk(folder: Path, size: str) -> Iterator[Callable[[str], None]]:
     try:
         yield lambda size: subprocess.run(("mount", "-o", f"remount,size={size}", str(folder)), check=True)  # type: ignore
     finally:
-        subprocess.run(("umount", str(folder)), check=True)
+        subprocess.run(("umount", "--lazy", str(folder)), check=True)  # what a stopped process still holds goes later

@@ -23,9 +23,10 @@ from harness.plan import build
 from harness.recipe_file import load_recipe
 from harness.store import Store
 from trainers.commands.propose import propose
-from trainers.proposals.laws import ProxyLosses, folds, law, proxy_mixes, sample_mixes
+from trainers.proposals.laws import ProxyLosses, folds, proxy_mixes, sample_mixes
 from trainers.proposals.propose import cross_validated, quality, shares
 from trainers.proposals.records import Proposal
+from trainers.proposals.registry import law
 
 EVEN = np.full(3, 1 / 3)
 

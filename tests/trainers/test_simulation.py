@@ -364,8 +364,8 @@ def test_a_strategy_that_fails_is_named_and_harms_no_other(tmp_path: Path):
     names = [f"{tmp_path / 'broken.py'}:{name}" for name in ("Broken", "Blind")]
     done = run("uniform", *names, "--steps", "200", out=tmp_path)
     assert done.exit_code == 0
-    assert re.search("`Broken` could not be simulated: .*ZeroDivisionError", done.stderr)
-    assert "`Blind` could not be simulated: unknown signal 'router_moods'" in done.stderr
+    assert re.search("`Broken` could not be simulated in redundant: .*ZeroDivisionError", done.stderr)
+    assert "`Blind` could not be simulated in redundant: unknown signal 'router_moods'" in done.stderr
     record = Simulation.read(tmp_path / "simulation.json")
     assert [each.label for each in record.strategies] == ["uniform"]
     assert set(record.failed) == {"Broken", "Blind"}

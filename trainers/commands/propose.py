@@ -53,10 +53,10 @@ def propose(
     from harness.recipe_file import load_recipe
     from harness.store import Store, store_root
     from harness.store import data_root as find_data_root
-    from trainers.proposals.laws import law
     from trainers.proposals.propose import Request
     from trainers.proposals.propose import propose as run
     from trainers.proposals.records import Proposal
+    from trainers.proposals.registry import law
 
     chosen = law(method)
     plain = load_recipe(recipe).training

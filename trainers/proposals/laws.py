@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.errors import MoemixError, StageError, unknown
+from harness.errors import StageError
 from trainers.mixing.base import Floats
 from trainers.mixing.simplex import minimise, normalised
 
@@ -268,28 +268,6 @@ class RegMix(Law):
         lowest = np.argsort(predicted, kind="stable")[:BEST]
         mean: Floats = candidates[lowest].mean(axis=0)
         return normalised(mean)
-
-
-def law(name: str) -> type[Law]:
-    """Return a law by name.
-
-    Raises:
-        MoemixError: there is no such law, or it needs a package that is not installed.
-    """
-    from trainers.proposals.mixmin import MixMin
-    from trainers.proposals.transfer import TransferLaw
-
-    laws: dict[str, type[Law]] = {each.name: each for each in (RegMix, MixingLaw, MixMin, TransferLaw)}
-    if name not in laws:
-        raise unknown("proposer", name, laws)
-    if laws[name] is RegMix:
-        try:
-            import lightgbm  # noqa: F401
-        except (ImportError, OSError) as error:  # OSError: the OpenMP library is missing
-            raise MoemixError(
-                f"regmix needs the package lightgbm: {error}", hint="pip install 'moemix[propose]' (and libgomp)"
-            ) from None
-    return laws[name]
 
 
 def folds(count: int, most: int = 10) -> list[NDArray[np.bool_]]:
