@@ -7,10 +7,12 @@ escaped, and the pages load nothing from elsewhere.
 from __future__ import annotations
 
 import itertools
+import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
@@ -19,12 +21,14 @@ from harness.grid import Grid, html_page, html_section, html_table, html_text
 from harness.progress import duration
 from harness.records import HeldOutLosses, MixtureUpdate, StepMetrics
 from harness.samples import Sample, read_samples
+from harness.schema import Strict, parse
 from harness.status import JobStatus
 from harness.store import Run
 from leaderboards.drawing import Panel, Point, draw_panels
 from leaderboards.layout import lay_out
 from leaderboards.table import Comparison, Row, Table
 
+R = TypeVar("R", bound=Strict)
 MOST_SHOWN = 100  # questions of a task that one row gained or lost
 MOST_LETTERS = 2000  # of a text
 _POLICY = "default-src 'none'; img-src 'self'; style-src 'unsafe-inline'"
@@ -103,8 +107,8 @@ def _figures(comparison: Comparison, out: Path) -> Iterator[str]:
         }
         for title, panels in groups.items():
             if panels:
-                name = f"{len(list(out.glob('*.svg')))}.svg" if len(comparison.tables) > 1 else f"{title}.svg"
-                name = name.lower().replace(" ", "-")
+                parts = (title, *((table.model_id,) if len(comparison.tables) > 1 else ()))
+                name = re.sub(r"[^a-z0-9.]+", "-", "-".join(parts).lower()) + ".svg"  # the same when it is drawn again
                 draw_panels(panels, "", out / name, columns=3, width=4.2)
                 heading = " · ".join(filter(None, (title, table.model)))
                 yield f'<h2>{html_text(heading)}</h2><img src="{name}" alt="{html_text(heading)}">'
@@ -133,7 +137,7 @@ def _losses(runs: Runs) -> list[Panel]:
     names: dict[str, dict[str, list[dict[int, float]]]] = {"all sources": {}}
     for label, members in runs.items():
         for run in members:
-            lines = [StepMetrics.model_validate(line) for line in _lines(run.metrics)]
+            lines = list(_records(StepMetrics, run.metrics))
             names["all sources"].setdefault(label, []).append({line.step: line.loss for line in lines})
             for source in lines[0].source_loss if lines else ():
                 known = {line.step: loss for line in lines if (loss := line.source_loss.get(source)) is not None}
@@ -146,7 +150,7 @@ def _held_out(runs: Runs) -> list[Panel]:
     for label, members in runs.items():
         for run in members:
             seed: dict[str, dict[int, float]] = {}
-            for losses in map(HeldOutLosses.model_validate, _lines(run.held_out)):
+            for losses in _records(HeldOutLosses, run.held_out):
                 seed.setdefault(losses.set, {})[losses.step] = sum(losses.nats) / max(sum(losses.targets), 1)
             for name, by_step in seed.items():
                 names.setdefault(name, {}).setdefault(label, []).append(by_step)
@@ -157,7 +161,7 @@ def _weights(runs: Runs) -> list[Panel]:
     names: dict[str, dict[str, list[dict[int, float]]]] = {}
     for label, members in runs.items():
         for run in members:
-            updates = [MixtureUpdate.model_validate(line) for line in _lines(run.mixture)]
+            updates = list(_records(MixtureUpdate, run.mixture))
             last = (
                 max((int(line["step"]) for line in read_jsonl(run.metrics)), default=0) if run.metrics.is_file() else 0
             )
@@ -177,7 +181,7 @@ def _gate_loads(runs: Runs) -> list[Panel]:
         series = []
         for run in members:
             seed = {}
-            for update in (MixtureUpdate.model_validate(line) for line in _lines(run.mixture)):
+            for update in _records(MixtureUpdate, run.mixture):
                 loads = np.array(update.observation.get("gate_load") or (), dtype=np.float64)
                 if loads.ndim == 3 and len(loads) > 1:  # sources, layers, experts
                     shares = loads / loads.sum(axis=2, keepdims=True)
@@ -189,8 +193,14 @@ def _gate_loads(runs: Runs) -> list[Panel]:
     return [Panel(title, "steps", "optimizer step", "Euclidean distance", tuple(points))] if points else []
 
 
-def _lines(path: Path) -> Iterable[object]:
-    return read_jsonl(path) if path.is_file() else ()
+def _records(kind: type[R], path: Path) -> Iterator[R]:
+    """Yield the lines of a file as records; none if there is no file yet.
+
+    Raises:
+        MoemixError: a line is not such a record, with file and line.
+    """
+    for number, line in enumerate(read_jsonl(path) if path.is_file() else (), 1):
+        yield parse(kind, line, where=f"{path}:{number}")
 
 
 # --- samples ------------------------------------------------------------------------------------------

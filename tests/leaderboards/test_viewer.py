@@ -111,3 +111,22 @@ def test_a_port_that_is_taken_is_a_sentence(tmp_path):
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         serving.serve(lambda folder: None, taken.getsockname()[1], 1.0)
+
+
+def test_a_damaged_line_is_named_with_its_place(runs, tmp_path):
+    (path,) = runs.glob("uniform*/metrics.jsonl")
+    path.write_text(path.read_text() + '{"step": "late"}\n')
+    with pytest.raises(MoemixError, match=r"metrics\.jsonl:\d+"):
+        write(runs, tmp_path / "out")
+
+
+def test_pages_of_two_models_that_are_written_again_have_the_same_figures(bench, tmp_path):
+    for model in ("one-0123456789ab", "two-0123456789ab"):
+        bench.run("uniform", {"words": [1.0, 0.0, 1.0]}, model_id=model)
+    folders = [run.folder for run in bench.runs]
+    figures = []
+    for _ in range(2):
+        write_view(from_folders(folders, "uniform").compare(), Jobs(), tmp_path / "out", "store")
+        figures.append(sorted(path.name for path in (tmp_path / "out").glob("*.svg")))
+    assert figures[0] == figures[1]
+    assert len(figures[0]) == 2
