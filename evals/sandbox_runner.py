@@ -8,18 +8,20 @@ and it keeps all of this in local variables, which a program reaches only in way
 
 from __future__ import annotations
 
+TYPE_CHECKING = False  # importing `typing` would take longer than starting Python does
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
 
 def run() -> None:
     """Run one program."""
+    import _signal  # type: ignore[import-not-found]  # without the enums of `signal`, which take 8 ms
     import builtins
-    import functools
     import os
     import resource
-    import signal
     import sys
     import types
-    from collections.abc import Callable
-    from typing import Any
 
     orders = os.fdopen(os.dup(0), "rb")
     os.dup2(os.open("/dev/null", os.O_RDONLY), 0)
@@ -80,13 +82,13 @@ def run() -> None:
     def guarded(method: Callable[..., Any]) -> Callable[..., Any]:
         """Report a comparison that a program has made up, if a test compares with an ordinary value."""
 
-        @functools.wraps(method)
         def compare(*sides: Any) -> Any:
             found = method(*sides)
             if found is not NotImplemented and type(sides[-1]) in plain and file_above(()) == "tests.py":
                 line("suspicious", f"its {method.__name__} compares with values of other types")
             return found
 
+        compare.__name__, compare.__qualname__, compare.__doc__ = method.__name__, method.__qualname__, method.__doc__
         return compare
 
     make_class = builtins.__build_class__
@@ -123,7 +125,7 @@ def run() -> None:
         tell("end", "timeout")
         leave(1)
 
-    signal.signal(signal.SIGXCPU, out_of_time)
+    _signal.signal(_signal.SIGXCPU, out_of_time)
     sys.addaudithook(watch)
     # Not __main__, so that guards do not run; a module, so that its classes can be pickled.
     module = types.ModuleType("program")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -62,8 +63,15 @@ def warm_up() -> None:
     import lm_eval.evaluator
     import lm_eval.tasks  # noqa: F401
 
+    import evals.code_eval
+    import evals.continuous
     import evals.judge.run
+    import evals.lm
+    import evals.loading
     import evals.runner  # noqa: F401
+
+    with suppress(ImportError):  # half a second, which transformers takes when it loads the first tokenizer
+        import transformers.integrations.mistral.tokenizer  # noqa: F401
 
 
 __all__ = [

@@ -137,8 +137,8 @@ def main() -> None:
             table.append((*row, f"{memory:.2f}", f"{load_now:.1f}"))
             print(*table[-1], flush=True)
     report.table(table, ("", "rows", "examples", "seconds", "CPU-seconds", "cores used", "GB", "load of the machine"))
-    earlier, now = (float(table[i][4]) for i in (0, 1))
-    report.say(f"All rows take {now / max(earlier, 1):.2f} times the CPU-seconds of before.")
+    seconds, spent = (float(table[1][column]) / max(float(table[0][column]), 1) for column in (3, 4))
+    report.say(f"All rows take {seconds:.2f} times the seconds of before, and {spent:.2f} times the CPU-seconds.")
     report.save()
 
 
