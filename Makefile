@@ -4,7 +4,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 # The lists are complete, so no resolver runs: it would fetch a CUDA build of torch for a machine without a GPU.
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps
+# Nothing is byte-compiled ahead: that takes as long as unpacking, and most of it is never imported.
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-compile
 STORE ?= runs
 PYTEST_ARGS ?=
 BENCH ?=
