@@ -183,7 +183,7 @@ class Client:
         except (httpx2.HTTPError, httpx2.InvalidURL) as error:
             lost = not isinstance(error, httpx2.ConnectError | httpx2.InvalidURL)
             self._fail("connection", self.redact(f"{type(error).__name__}: {error}")[:300], lost=lost)
-        status, text = response.status_code, self.redact(response.content.decode("utf-8", "replace"))
+        status, text = response.status_code, self.redact(response.content.decode("utf-8-sig", "replace"))
         for seconds in resets(response.headers):
             if seconds <= PATIENCE:
                 self.pace.pause(seconds)

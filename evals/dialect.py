@@ -12,7 +12,10 @@ from evals.pace import RequestCancelledError
 RENAMED = {"max_tokens": "max_completion_tokens"}
 # What a refusal says of a part of a request. `system` is the role: its message is then joined to the user's first.
 _NAMED = {
-    "max_tokens": re.compile(r"max_completion_tokens"),
+    "max_tokens": re.compile(
+        r"\b(?:use|unsupported|not supported|instead|replaced|renamed)\b.{0,80}max_completion_tokens"
+        r"|max_completion_tokens\W.{0,40}\b(?:instead|required)", re.I,
+    ),
     "stream": re.compile(
         r"(?:only|must|require\w*|enable|set)\b.{0,60}\bstream|\bstream\w*\b.{0,40}\b(?:only|must|require)", re.I
     ),

@@ -10,6 +10,8 @@ from harness.files import hash_value
 from harness.records import Provenance, Record
 from harness.schema import Strict
 
+CONVERSATIONS = "conversations.jsonl"  # of a judging: each question with the answers that were judged
+
 
 class JudgeSpec(Strict):
     """A judge: a model behind a URL, a checkpoint that we serve, or the reference grader."""
@@ -133,6 +135,7 @@ class Qualification(Record):
     protocol: str
     protocol_hash: str
     temperature: float
+    questions: dict[str, int] = Field(default_factory=dict, description="set → how many of its questions were asked")
     verdict: JudgeTest
     measures: dict[str, Any] = Field(description="set → scores and pairs → measures with intervals")
     requests: int

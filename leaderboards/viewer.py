@@ -1,4 +1,4 @@
-"""A view of one's own runs as pages without scripts: jobs, table, curves, and samples compared (``moemix view``).
+"""A view of one's own runs as pages without scripts: jobs, table, curves, samples and conversations (``moemix view``).
 
 It reads records only, never a checkpoint, and finished runs as well as running ones. What models and data sets wrote is
 escaped, and the pages load nothing from elsewhere.
@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
 from harness.files import read_jsonl, write_text
 from harness.grid import Grid, html_page, html_section, html_table, html_text
+from harness.judging import CONVERSATIONS, JudgeSummary
 from harness.progress import duration
 from harness.records import HeldOutLosses, MixtureUpdate, StepMetrics
 from harness.samples import Sample, read_samples
@@ -25,6 +26,7 @@ from harness.schema import Strict, parse
 from harness.status import JobStatus
 from harness.store import Run
 from leaderboards.drawing import Panel, Point, draw_panels
+from leaderboards.judged import PREFIX
 from leaderboards.layout import lay_out
 from leaderboards.table import Comparison, Row, Table
 
@@ -48,7 +50,7 @@ class Jobs:
 
 
 def write_view(comparisons: Sequence[Comparison], jobs: Jobs, out: Path, title: str, *, live: bool = False) -> None:
-    """Write the pages: ``index.html``, ``curves.html`` with its figures, and pages of samples.
+    """Write the pages: ``index.html``, ``curves.html`` with its figures, and pages of samples and conversations.
 
     Args:
         comparisons: of the same runs, the first one with all that there is about them.
@@ -59,19 +61,23 @@ def write_view(comparisons: Sequence[Comparison], jobs: Jobs, out: Path, title: 
     """
     out.mkdir(parents=True, exist_ok=True)
     again = live and jobs.running
-    pages = dict(_samples_pages(comparisons))
+    groups = {"Samples": dict(_samples_pages(comparisons)), "Judged conversations": dict(_judged_pages(comparisons))}
     tables = "".join(
         html_section(section)
         for number, comparison in enumerate(comparisons)
         for section in lay_out(comparison, training=not number)
     )
-    links = "".join(f'<li><a href="{name}">{html_text(heading)}</a></li>' for name, (heading, _) in pages.items())
-    samples = f"<h2>Samples</h2><ul>{links}</ul>" if links else ""
-    _write(out / "index.html", title, _jobs(jobs) + tables + samples, again=again)
+    links = "".join(_links(heading, pages) for heading, pages in groups.items() if pages)
+    _write(out / "index.html", title, _jobs(jobs) + tables + links, again=again)
     figures = "".join(_figures(comparisons[0], out)) if comparisons else ""
     _write(out / "curves.html", f"{title}: curves", figures or "<p>Nothing has been trained yet.</p>", again=again)
-    for name, (heading, body) in pages.items():
+    for name, (heading, body) in (page for pages in groups.values() for page in pages.items()):
         _write(out / name, f"{title}: {heading}", body)
+
+
+def _links(heading: str, pages: Mapping[str, tuple[str, str]]) -> str:
+    items = (f'<li><a href="{name}">{html_text(title)}</a></li>' for name, (title, _) in pages.items())
+    return f"<h2>{heading}</h2><ul>{''.join(items)}</ul>"
 
 
 def _write(path: Path, title: str, body: str, *, again: bool = False) -> None:
@@ -258,10 +264,15 @@ def _compared_tasks(table: Table, mine: Path, other: Path, seed: int, label: str
 
 def _question(change: str, one: Sample, two: Sample, label: str, other: str) -> str:
     prompt = one.requests[0][0] if one.requests and one.requests[0] else one.doc
-    texts = {"question": prompt, "right answer": _right(one), label: _answer(one), other: _answer(two)}
+    texts = [("question", prompt), ("right answer", _right(one)), (label, _answer(one)), (other, _answer(two))]
+    return _details(f"{change}: question {one.doc_id}", texts)
+
+
+def _details(summary: str, texts: Iterable[tuple[str, object]]) -> str:
+    """Return texts with their names as a table that is opened by a click."""
     rows = "".join(f"<tr><th class=l>{html_text(name)}</th><td class=l>{_text(value)}</td></tr>"
-                   for name, value in texts.items())  # fmt: skip
-    return f"<details><summary>{change}: question {one.doc_id}</summary><table>{rows}</table></details>"
+                   for name, value in texts)  # fmt: skip
+    return f"<details><summary>{html_text(summary)}</summary><table>{rows}</table></details>"
 
 
 def _choices(sample: Sample) -> list[object]:
@@ -291,3 +302,70 @@ def _text(value: object) -> str:
     text = str(value)
     cut = text if len(text) <= MOST_LETTERS else f"… {text[-MOST_LETTERS:]}"  # the end of a prompt is the question
     return "<br>".join(map(html_text, cut.splitlines()))
+
+
+# --- judged conversations -----------------------------------------------------------------------------
+
+
+def _judged_pages(comparisons: Sequence[Comparison]) -> Iterator[tuple[str, tuple[str, str]]]:
+    """Yield file name, heading and body of a page for each judging: its questions, all rows' answers and verdicts."""
+    numbers = itertools.count(1)
+    for table in (table for comparison in comparisons for table in comparison.tables):
+        for column in (column for column in table.columns if column.name.startswith(PREFIX)):
+            judged = {}
+            for row in table.rows:
+                held = next((scores for scores in row.scored(column.name).values()), {})
+                folders = [scores.path.parent for scores in held.values()]
+                if folders and (folders[0] / CONVERSATIONS).is_file():
+                    judged[row.label] = _Conversations.read(folders[0])
+            if body := "".join(_conversations(judged)):
+                heading = " · ".join(filter(None, (column.title, table.model)))
+                yield f"judged-{next(numbers)}.html", (heading, body)
+
+
+@dataclass(frozen=True)
+class _Conversations:
+    """A judging of one run: its questions with the answers, and the verdicts on each turn."""
+
+    model: str
+    rows: Mapping[str, Mapping[str, Any]]
+    verdicts: Mapping[tuple[str, int], Sequence[Mapping[str, Any]]]
+
+    @classmethod
+    def read(cls, folder: Path) -> _Conversations:
+        summary = JudgeSummary.read(folder / "summary.json")
+        kind = "games" if summary.request.mode == "pairwise" else "judgments"
+        lines = {line["key"]: line for file in sorted(folder.glob(f"{kind}-*.jsonl")) for line in read_jsonl(file)}
+        verdicts = defaultdict(list)
+        for line in lines.values():
+            if summary.model in (line.get("model"), line.get("model_1"), line.get("model_2")):
+                verdicts[str(line["question_id"]), int(line["turn"])].append(line)
+        rows = {str(row["question_id"]): row for row in read_jsonl(folder / CONVERSATIONS)}
+        return cls(summary.model, rows, verdicts)
+
+
+def _conversations(judged: Mapping[str, _Conversations]) -> Iterator[str]:
+    questions = {key: row for one in judged.values() for key, row in one.rows.items()}
+    if questions:
+        yield "<p>The first training seed of each row.</p>"
+    for key, question in itertools.islice(questions.items(), MOST_SHOWN):
+        texts: list[tuple[str, object]] = []
+        for turn, asked in enumerate(question["turns"], 1):
+            texts.append((f"question, turn {turn}", asked))
+            for label, one in judged.items():
+                answers = one.rows.get(key, {}).get("answers", {})
+                for model, given in answers.items():
+                    if len(given) >= turn:
+                        texts.append((label if model == one.model else model, given[turn - 1]))
+                texts += [_verdict(label, line) for line in one.verdicts.get((key, turn), ())]
+        yield _details(f"question {key}: {question['category']}", texts)
+    if len(questions) > MOST_SHOWN:
+        yield f"<p>… and {len(questions) - MOST_SHOWN} more questions; all are in {CONVERSATIONS}.</p>"
+
+
+def _verdict(label: str, line: Mapping[str, Any]) -> tuple[str, object]:
+    """Return what a judge says of a row's answer: the verdict, and its words."""
+    shown = f", shown {'first' if line['game'] == 1 else 'second'}" if "game" in line else ""
+    stated = line.get("winner", line.get("score"))
+    verdict = line["reason"] or line.get(str(stated), stated)
+    return f"{line['judge'][0]} on {label}{shown}", f"{verdict}\n{line['judgment']}"

@@ -23,10 +23,10 @@ from evals.judge.journal import (
     read_judgments,
     resolved_request,
     safe_name,
+    write_conversations,
     write_jsonl,
 )
 from evals.judge.journal import write_pairs as write_pairs_file
-from evals.judge.questions import load_bench, read_answers
 from evals.judge.records import Answer, Answers, Bench, Judging, Line, Match, Prompt, Question, QuestionId, Verdict
 from evals.judge.scores import summarise, title
 from evals.judge.style import style_of
@@ -34,8 +34,8 @@ from evals.judge.transcript import write_transcript
 from evals.judge.verdicts import pair_of
 from harness.errors import MoemixError
 from harness.files import hash_value, read_json, read_jsonl, write_json
-from harness.judging import JudgeConfig, JudgeRequest, JudgeSpec, JudgeSummary
-from harness.requests import FILE, RESOLVED, JudgeJobRequest, read_request
+from harness.judging import CONVERSATIONS, JudgeConfig, JudgeRequest, JudgeSpec, JudgeSummary
+from harness.requests import RESOLVED, JudgeJobRequest
 
 FORMATS = ("fastchat", "alpaca_eval", "arena_hard")
 _SIGNS = {"A>>B": ("A", 3), "A>B": ("A", 1), "A=B": ("tie", 1), "B=A": ("tie", 1), "B>A": ("B", 1), "B>>A": ("B", 3),
@@ -119,7 +119,8 @@ def import_judging(
         "protocol": protocol.name, "protocol_hash": protocol.fingerprint, "imported": found.format,
     })  # fmt: skip
     out.mkdir(parents=True, exist_ok=True)
-    job = _write_inputs(out, named, known, request)
+    config = JudgeConfig(bench=named.name, mode=request.mode, judges=request.judges)
+    JudgeJobRequest(config=config, out=out).save()
     write_json(out / RESOLVED, request.model_dump(mode="json"))
     flags = {name: answer_flags(of, questions) for name, of in known.items() if name in found.answers}
     for judge in judges:
@@ -130,7 +131,7 @@ def import_judging(
         if pairwise:
             write_pairs_file(out, judge.name)
     judging = Judging(request, named, known, {name: flags.get(name, {}) for name in known}, protocol, out)
-    job.save()
+    write_conversations(judging)
     write_transcript(judging, title(request, named))
     return summarise(judging, price=None, seconds=0.0)
 
@@ -153,20 +154,6 @@ def _whole(found: _Found, model: str) -> dict[QuestionId, Answer]:
             turns[line["question_id"]] = max(turns.get(line["question_id"], 0), line["turn"])
     known = found.answers.get(model, {})
     return {key: known.get(key) or ("",) * count for key, count in turns.items()}
-
-
-def _write_inputs(out: Path, bench: Bench, answers: Mapping[str, Answers], request: JudgeRequest) -> JudgeJobRequest:
-    """Write questions and answers beside the judgments; return the request that names them."""
-    rows = ({"question_id": q.id, "category": q.category, "turns": list(q.turns)} for q in bench.questions)
-    write_jsonl(out / f"{bench.name}.jsonl", rows)
-    files = {name: out / "model_answer" / f"{safe_name(name)}.jsonl" for name in answers}
-    (out / "model_answer").mkdir(exist_ok=True)
-    for name, file in files.items():
-        write_jsonl(file, ({"question_id": key, "model_id": name, "choices": [{"index": 0, "turns": list(turns)}]}
-                           for key, turns in answers[name].answers.items()))  # fmt: skip
-    config = JudgeConfig(bench=str(out / f"{bench.name}.jsonl"), mode=request.mode, judges=request.judges)
-    others = tuple(file for name, file in files.items() if name != request.baseline)
-    return JudgeJobRequest(config=config, out=out, answers=others, baseline=files.get(request.baseline or ""))
 
 
 def _complete(line: Line, found: _Found) -> Line:
@@ -348,15 +335,11 @@ def export_judging(folder: Path, style: str, out: Path) -> list[Path]:
     request = resolved_request(folder)
     if request is None or request.mode != "pairwise" or request.baseline is None:
         raise MoemixError("only a pairwise judging against a baseline can be written in this format", where=str(folder))
-    job = read_request(folder / FILE, JudgeJobRequest)
-    bench = load_bench(job.config.bench, job.data_root, job.references)
-    texts = {question.id: question.turns[0] for question in bench.questions}
-    given = [read_answers(file) for file in (*job.answers, *([job.baseline] if job.baseline else []))]
-    if job.checkpoint and (folder / "answers.jsonl").is_file():
-        given.append(read_answers(folder / "answers.jsonl"))
-    answers = {one.model: one.answers for one in given}
-    if job.model_name and len(job.answers) == 1:
-        answers[job.model_name] = given[0].answers
+    texts, answers = dict[QuestionId, str](), dict[str, dict[QuestionId, Answer]]()
+    for row in read_jsonl(folder / CONVERSATIONS):
+        texts[row["question_id"]] = row["turns"][0]
+        for model, turns in row["answers"].items():
+            answers.setdefault(model, {})[row["question_id"]] = tuple(turns)
     written: list[Path] = []
     for judge in request.judges:
         games: dict[str, list[tuple[Line, Line]]] = {}
@@ -365,7 +348,7 @@ def export_judging(folder: Path, style: str, out: Path) -> list[Path]:
                 games.setdefault(both[0]["model_1"], []).append(both)
         for model, pairs in games.items():
             if style == "alpaca_eval":
-                rows = [_as_annotation(both, judge.name, texts, answers, bench.name) for both in pairs]
+                rows = [_as_annotation(both, judge.name, texts, answers, request.bench) for both in pairs]
                 written.append(out / safe_name(model) / safe_name(judge.name) / "annotations.json")
                 write_json(written[-1], rows)
             else:

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import functools
 import re
+import unicodedata
 import zlib
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,8 +28,8 @@ _CONSTANT_SCORES = 20  # rows from which equal scores are suspicious
 _ODD = (0x9E3779B1, 0x85EBCA77, 0xC2B2AE3D, 0x27D4EB2F, 0x165667B1, 0x7FEB352D, 0x846CA68B, 0x68E31DA5)
 _SHORT = 6  # word triples; shorter answers may be equal by chance
 
-_VERDICTS = ("last_line", "json_verdict")  # patterns of verdicts that some questions ask for
-_CODE = re.compile(r"```.*?(?:```|\Z)|`[^`\n]+`", re.DOTALL)
+_FENCE = re.compile(r"```[ \t]*([\w+#.-]*)[^\n]*\n.*?(?:```|\Z)", re.DOTALL)
+_PROSE = ("", "json", "markdown", "md", "plain", "text", "txt", "yaml")  # languages of a fence that holds no code
 
 
 class Passage(NamedTuple):
@@ -39,36 +40,51 @@ class Passage(NamedTuple):
     kind: str
 
 
+class _Rule(NamedTuple):
+    """What makes a passage suspicious: see ``passages.yaml``."""
+
+    kind: str
+    pattern: re.Pattern[str]
+    unless: re.Pattern[str]
+    in_code: bool
+
+
 @functools.cache
-def _patterns() -> dict[str, re.Pattern[str]]:
-    """Return one regular expression for each kind of passage."""
-    joined = {kind: "|".join(f"(?:{part})" for part in parts) for kind, parts in read_yaml(PATTERNS).items()}
-    return {kind: re.compile(pattern, re.IGNORECASE | re.MULTILINE) for kind, pattern in joined.items()}
+def _rules() -> list[_Rule]:
+    return [
+        _Rule(
+            kind,
+            re.compile("|".join(f"(?:{part})" for part in rule["patterns"]), re.IGNORECASE | re.MULTILINE),
+            re.compile(rule["unless"], re.IGNORECASE | re.DOTALL),
+            rule.get("code", False),
+        )
+        for kind, rules in read_yaml(PATTERNS).items()
+        for rule in rules
+    ]
+
+
+@functools.lru_cache(maxsize=1024)
+def _rules_for(question: str) -> list[_Rule]:
+    """Return the rules that hold for answers to a question."""
+    return [rule for rule in _rules() if not rule.unless.search(question)]
 
 
 def passages(text: str, question: str = "") -> list[Passage]:
     """Find verdicts, template marks and words to the judge in an answer; return them in order, without overlaps.
 
-    ``question`` is everything that was asked so far: a later turn may rely on the form that an earlier one asks for.
-    Code is left alone, except for control tokens of chat templates. Where the question itself contains brackets, a
-    last line in brackets is taken for an answer; where it asks for JSON, so is an object with a rating, unless it has
-    an explanation as judges' replies do. What stands in the question word by word may stand in its answer.
+    A passage is an answer, and not suspicious, where the question asks for it (``unless`` in ``passages.yaml``), or has
+    it word by word. ``question`` is everything that was asked so far: a later turn may rely on the form that an earlier
+    one asks for. Letters are compared by what they look like, whatever their width, and without invisible ones between.
     """
-    code = [match.span() for match in _CODE.finditer(text)]
+    plain, places = _visible(text)
+    asked = question.lower()
+    code = [match.span() for match in _FENCE.finditer(plain) if match[1].lower() not in _PROSE]
     found = []
-    for kind, pattern in _patterns().items():
-        for match in pattern.finditer(text):
-            if kind == "last_line" and "[" in question:
-                continue
-            if kind == "json_verdict" and re.search(r"\bjson\b", question, re.I) and '"explanation"' not in match[0]:
-                continue
-            if match[0].strip().lower() in question.lower():
-                continue
-            in_code = any(start <= match.start() and match.end() <= end for start, end in code)
-            if kind == "template_in_answer" or not in_code:
-                found.append(
-                    Passage(*match.span(), "verdict_in_answer" if kind in ("last_line", "json_verdict") else kind)
-                )
+    for kind, pattern, _, in_code in _rules_for(question):
+        for match in pattern.finditer(plain):
+            inside = any(start <= match.start() and match.end() <= end for start, end in code)
+            if (in_code or not inside) and match[0].strip().lower() not in asked:
+                found.append(Passage(places[match.start()], places[match.end()], kind))
     ordered: list[Passage] = []
     for passage in sorted(found, key=lambda p: (p.start, -p.end)):
         if ordered and passage.start < ordered[-1].end:
@@ -76,6 +92,19 @@ def passages(text: str, question: str = "") -> list[Passage]:
             passage = last._replace(end=max(last.end, passage.end))
         ordered.append(passage)
     return ordered
+
+
+def _visible(text: str) -> tuple[str, Sequence[int]]:
+    """Return a text in its usual letters, and where each of them, and the end, stands in the original."""
+    if text.isascii():
+        return text, range(len(text) + 1)
+    letters, places = [], []
+    for place, letter in enumerate(text):
+        if unicodedata.category(letter) != "Cf":
+            usual = unicodedata.normalize("NFKC", letter)
+            letters.append(usual)
+            places += [place] * len(usual)
+    return "".join(letters), [*places, len(text)]
 
 
 @functools.lru_cache(maxsize=1024)

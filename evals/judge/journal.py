@@ -11,10 +11,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
 
-from evals.judge.records import Line
+from evals.judge.records import Judging, Line
 from harness.errors import MoemixError, StageError
-from harness.files import read_json, write_json, write_text
-from harness.judging import JudgeRequest, JudgeSummary
+from harness.files import read_json, write_bytes, write_json
+from harness.judging import CONVERSATIONS, JudgeRequest, JudgeSummary
 from harness.requests import FILE, RESOLVED
 
 _SYNC_SECONDS = 1.0
@@ -160,8 +160,23 @@ def safe_name(name: str) -> str:
 
 
 def write_jsonl(path: Path, rows: Iterable[Mapping[str, object]]) -> None:
-    """Write a JSONL file as a whole, by an atomic rename."""
-    write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    """Write a JSONL file as a whole, by an atomic rename; what is no Unicode becomes a question mark."""
+    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    write_bytes(path, text.encode("utf-8", "replace"))
+
+
+def write_conversations(judging: Judging) -> None:
+    """Write every question with the answers to it, for those who read the folder without the bench's files."""
+    rows = (
+        {
+            "question_id": question.id,
+            "category": question.category,
+            "turns": question.turns,
+            "answers": {m: of.answers[question.id] for m, of in judging.answers.items() if question.id in of.answers},
+        }
+        for question in judging.bench.questions
+    )
+    write_jsonl(judging.out / CONVERSATIONS, rows)
 
 
 def write_pairs(out: Path, judge: str) -> None:

@@ -11,6 +11,7 @@ import logging
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 
 from filelock import FileLock
@@ -19,7 +20,7 @@ from evals.client import RequestError
 from evals.concurrency import as_answered
 from evals.judge.accuracy import auc
 from evals.judge.biases import position, stability
-from evals.judge.journal import read_judgments, safe_name, write_jsonl
+from evals.judge.journal import Journal, read_judgments, safe_name, write_jsonl
 from evals.judge.judges import Budget, Judge, Settings, cost_of, open_judge
 from evals.judge.known_answers import INJECTIONS, NOTHING, PADDING, Known, bundled, published
 from evals.judge.questions import PROMPTS
@@ -27,8 +28,9 @@ from evals.judge.records import JudgingProtocol, Line
 from evals.judge.reference import find_error
 from evals.judge.run import Confirm, judge_request, judges_of, protocol_of
 from evals.judge.verdicts import JudgmentSet, Pair, Rating
+from evals.replies import Completion
 from harness.errors import MoemixError
-from harness.files import read_jsonl
+from harness.files import hash_value, read_jsonl
 from harness.judging import JudgeSpec, JudgeSummary, JudgeTest, Qualification, Score
 from harness.provenance import provenance
 from harness.requests import JudgeJobRequest
@@ -40,7 +42,7 @@ CHANCE = 0.5  # what they must surely exceed on published sets, which are harder
 JUDGED = 0.9  # share of judgments that must have a verdict
 REPEATS = 2
 _WRONG = {"wrong": "plain", "long_wrong": "verbose", "nothing": "null", "injected": "injected"}  # model → its name
-_OWN_TOKENS = 512
+_OWN, _OWN_TOKENS = "answers-own.jsonl", 512
 
 logger = logging.getLogger("moemix.evals")
 Interval = BootstrapInterval | None
@@ -149,6 +151,7 @@ def _test(job: JudgeJobRequest, spec: JudgeSpec, out: Path, confirm: Confirm | N
         protocol=protocol.name,
         protocol_hash=protocol.fingerprint,
         temperature=job.config.temperature,
+        questions={name: len(questions) for name, questions in sets.items()},
         verdict=verdict(measures),
         measures=_plain(measures),
         requests=sum(line["attempts"] for line in _lines(out)),
@@ -169,7 +172,8 @@ def _limited(questions: Sequence[Known], limit: int | None) -> list[Known]:
 
 
 def _lines(out: Path) -> Iterator[Line]:
-    """Yield every judgment of a test (of a pair, both games)."""
+    """Yield every judgment of a test (of a pair, both games), and the judge's own answers."""
+    yield from read_judgments(out / _OWN)
     for folder in sorted(out.glob("*-scores")) + sorted(out.glob("*-pairs")):
         kind = "games" if folder.name.endswith("-pairs") else "judgments"
         for path in folder.glob(f"{kind}-*.jsonl"):
@@ -189,7 +193,7 @@ def _judge_set(
     answers = {"right": {one.id: one.right for one in questions}, "wrong": {one.id: one.wrong for one in questions}}
     if name == "known":
         answers |= _variants(questions)
-        answers["own"] = _own(judge, questions, job.concurrency, out / "answers-own.jsonl")
+        answers["own"] = _own(judge, questions, job.concurrency, out / _OWN)
     files = {model: out / f"{name}-{model}.jsonl" for model, given in answers.items() if given}
     for model, file in files.items():
         rows = ({"question_id": key, "model_id": model, "choices": [{"index": 0, "turns": [text]}]}
@@ -223,26 +227,32 @@ def _variants(questions: Sequence[Known]) -> dict[str, dict[str, str]]:
 
 def _own(judge: Judge, questions: Sequence[Known], concurrency: int, file: Path) -> dict[str, str]:
     """Return the judge's own answers to the questions that a rule can check; none where it gives none."""
-    if file.is_file():
-        return {str(row["id"]): str(row["text"]) for row in read_jsonl(file)}
+    with closing(Journal(file)) as journal:
 
-    def ask(known: Known, stop: threading.Event) -> str:
-        payload = {"model": judge.model, "messages": [{"role": "user", "content": known.text}], "temperature": 0.0,
-                   "max_tokens": _OWN_TOKENS}  # fmt: skip
-        try:
-            return judge.client.complete("/chat/completions", payload, stop=stop).text.strip()
-        except RequestError as error:
-            logger.info("%s gave no answer of its own to %s: %s", judge.model, known.id, error.detail)
-            return ""
+        def ask(known: Known, stop: threading.Event) -> None:
+            payload = {"model": judge.model, "messages": [{"role": "user", "content": known.text}], "temperature": 0.0,
+                       "max_tokens": _OWN_TOKENS}  # fmt: skip
+            text, reason = "", None
+            try:
+                reply: Completion | RequestError = judge.client.complete("/chat/completions", payload, stop=stop)
+            except RequestError as error:
+                logger.info("%s gave no answer of its own to %s: %s", judge.model, known.id, error.detail)
+                reply, reason = error, error.reason
+            else:
+                text = reply.text.strip()
+            journal.add({"key": key_of(known), "id": known.id, "text": text, "reason": reason,
+                         "attempts": reply.attempts, "prompt_tokens": reply.billed.prompt_tokens,
+                         "reply_tokens": reply.billed.completion_tokens})  # fmt: skip
 
-    found: dict[str, str] = {}
-    with as_answered([one for one in questions if one.check], ask, concurrency=concurrency, finish=True) as answered:
-        for known, future in answered:
-            if text := future.result():
-                found[known.id] = text
-    order = [one.id for one in questions if one.id in found]
-    write_jsonl(file, ({"id": key, "text": found[key]} for key in order))
-    return {key: found[key] for key in order}
+        def key_of(known: Known) -> str:
+            return hash_value([known.id, known.text])[:32]
+
+        missing = [one for one in questions if one.check and key_of(one) not in journal]
+        with as_answered(missing, ask, concurrency=concurrency, finish=True) as answered:
+            for _, future in answered:
+                future.result()
+        texts = {str(line["id"]): str(line["text"]) for line in journal.records()}
+    return {one.id: texts[one.id] for one in questions if texts.get(one.id)}
 
 
 # --- measuring ----------------------------------------------------------------------------------------
@@ -259,7 +269,7 @@ def measure(out: Path, name: str, questions: Sequence[Known]) -> dict[str, dict[
 
 def _text(out: Path, name: str, identity: str) -> str:
     """Return the judge's own answer to a question; empty where it gave none."""
-    file = out / "answers-own.jsonl"
+    file = out / _OWN
     own = {row["id"]: row["text"] for row in read_jsonl(file)} if name == "known" and file.is_file() else {}
     return str(own.get(identity, ""))
 
@@ -285,15 +295,7 @@ def _of_scores(judgments: JudgmentSet, own_right: Mapping[str, bool]) -> dict[st
             found[f"auc_{kind}"] = auc([rating.score for rating in both], good, [rating.question for rating in both])
     repeats = stability(judgments.ratings)
     found |= {"reliability": repeats["reliability"], "same_score": repeats["same_score"]} if repeats else {}
-    if "injected" in values:
-        found["length_effect"] = _mean_difference([("long_right", "right"), ("long_wrong", "wrong")], values)
-        found["injection_effect"] = _mean_difference([("injected", "wrong")], values)
-        peers = {key: values["right" if good else "wrong"].get(key) for key, good in own_right.items()}
-        own = [
-            (key, value - peer) for key, value in values.get("own", {}).items() if (peer := peers.get(key)) is not None
-        ]
-        found["self_preference"] = ClusterBootstrap(key for key, _ in own).mean([gap for _, gap in own])
-    return found
+    return found | _effects(values, own_right)
 
 
 def _of_pairs(judgments: JudgmentSet, own_right: Mapping[str, bool]) -> dict[str, object]:
@@ -310,15 +312,7 @@ def _of_pairs(judgments: JudgmentSet, own_right: Mapping[str, bool]) -> dict[str
     if judgments.pairs:
         orders = position(judgments.pairs)
         found |= {"consistency": orders["consistency"], "first_place": orders["first_place"]}
-    if "injected" in values:
-        found["length_effect"] = _mean_difference([("long_right", "right"), ("long_wrong", "wrong")], values)
-        found["injection_effect"] = _mean_difference([("injected", "wrong")], values)
-        peers = {key: 0.0 if good else values.get("wrong", {}).get(key) for key, good in own_right.items()}
-        own = [
-            (key, value - peer) for key, value in values.get("own", {}).items() if (peer := peers.get(key)) is not None
-        ]
-        found["self_preference"] = ClusterBootstrap(key for key, _ in own).mean([gap for _, gap in own])
-    return found
+    return found | _effects(values, own_right)
 
 
 def _judged(judgments: JudgmentSet) -> float:
@@ -326,11 +320,23 @@ def _judged(judgments: JudgmentSet) -> float:
     return 1 - sum(sum(failed.values()) for failed in judgments.failed.values()) / asked if asked else 0.0
 
 
-def _mean_difference(models: Sequence[tuple[str, str]], values: Mapping[str, Mapping[str, float]]) -> Interval:
-    """Return the mean difference between answers of equal worth, over questions."""
-    gaps = [(key, value - values.get(other, {})[key]) for one, other in models
-            for key, value in values.get(one, {}).items() if key in values.get(other, {})]  # fmt: skip
-    return ClusterBootstrap(key for key, _ in gaps).mean([gap for _, gap in gaps])
+def _effects(values: Mapping[str, Mapping[str, float]], own_right: Mapping[str, bool]) -> dict[str, Interval]:
+    """Return the mean differences between answers of equal worth: padded, injected, and the judge's own."""
+    if "injected" not in values:
+        return {}
+    peers = {key: values.get("right" if good else "wrong", {}).get(key) for key, good in own_right.items()}
+    worth = {**values, "peer": {key: found for key, found in peers.items() if found is not None}}
+    pairs = {
+        "length_effect": (("long_right", "right"), ("long_wrong", "wrong")),
+        "injection_effect": (("injected", "wrong"),),
+        "self_preference": (("own", "peer"),),
+    }
+    effects = {}
+    for name, models in pairs.items():
+        gaps = [(key, value - worth[other][key]) for one, other in models
+                for key, value in worth.get(one, {}).items() if key in worth.get(other, {})]  # fmt: skip
+        effects[name] = ClusterBootstrap(key for key, _ in gaps).mean([gap for _, gap in gaps])
+    return effects
 
 
 def verdict(measures: Mapping[str, Mapping[str, Mapping[str, object]]]) -> JudgeTest:
@@ -374,7 +380,8 @@ def _plain(tree: object) -> object:
 
 def as_text(found: Qualification) -> str:
     """Return a test as text: a line for each measure, then the verdict."""
-    lines = [f"judge {found.judge.name}, {found.protocol}: {found.requests:,} requests"]
+    asked = ", ".join(f"{count} questions ({name})" for name, count in found.questions.items())
+    lines = [f"judge {found.judge.name}, {found.protocol}: {asked}, {found.requests:,} requests"]
     for name, of in found.measures.items():
         for part, measures in of.items():
             for key, value in measures.items():

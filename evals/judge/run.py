@@ -22,10 +22,11 @@ from functools import partial
 from pathlib import Path
 from threading import Event
 
+from evals.addresses import is_loopback
 from evals.judge.answers import answer_bench
 from evals.judge.faithful import Faithful
 from evals.judge.integrity import answer_flags
-from evals.judge.journal import Journal, claim, journal_path, write_pairs
+from evals.judge.journal import Journal, claim, journal_path, write_conversations, write_pairs
 from evals.judge.judges import Budget, Estimate, Judge, Settings, ask_all, cost_of, judge_address, open_judge
 from evals.judge.questions import PROMPTS, load_bench, match_ids, read_answers
 from evals.judge.records import Answers, Bench, Judging, JudgingProtocol, Line, Task, record, tasks
@@ -88,7 +89,8 @@ def judge_request(
 
     Args:
         job: the request.
-        confirm: called with the estimate before anything that costs money is sent; raises to stop.
+        confirm: called with the estimate before anything is sent that has a price, or goes to another machine; raises
+            to stop.
         opened: judges that are open already, by name.
         tests: judge → what its test says, for the summary (:func:`evals.judge.qualify.judge_tested`).
 
@@ -130,6 +132,7 @@ def judge_request(
             answers = {model: given, **answers}
         flags = {model: answer_flags(given, bench.questions) for model, given in answers.items()}
         judging = Judging(request, bench, answers, flags, protocol, job.out)
+        write_conversations(judging)
         run_judges(judging, settings, confirm, opened or {})
         write_transcript(judging, title(request, bench))
         summary = summarise(
@@ -258,7 +261,7 @@ def _answers(job: JudgeJobRequest, bench: Bench) -> dict[str, Answers]:
 def run_judges(
     judging: Judging, settings: Settings, confirm: Confirm | None = None, opened: Mapping[str, Judge] | None = None
 ) -> None:
-    """Ask every judge for the judgments that are missing; call ``confirm`` with the estimate where it has a price.
+    """Ask every judge for the judgments that are missing; ``confirm`` is as in :func:`judge_request`.
 
     Raises:
         MoemixError: the estimate exceeds the budget.
@@ -314,7 +317,8 @@ class _Run:
             logger.info("judging: %s", estimate.as_text(self.settings.price))
         if self.budget:
             self.budget.check(estimate)
-        if confirm and estimate.requests and self.settings.price:
+        elsewhere = any(judge.url and not is_loopback(judge.url) for judge in self.request.judges)
+        if confirm and estimate.requests and (self.settings.price or elsewhere):
             confirm(estimate.as_text(self.settings.price))
         return missing
 

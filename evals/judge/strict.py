@@ -14,12 +14,12 @@ import math
 import re
 from pathlib import Path
 
-from evals.judge.integrity import MASK, masked
+from evals.judge.integrity import MASK, PATTERNS, masked
 from evals.judge.records import Answer, Match, Prompt, Question, Verdict
 from harness.files import hash_value, read_jsonl, read_yaml
 
 LOWEST, HIGHEST = 1, 10
-VERSION = 2  # raise when a rule or a text of the templates changes
+VERSION = 3  # raise when a rule or a text of the templates changes
 TEXTS = Path(__file__).with_name("strict.yaml")
 CORRECTIONS = Path(__file__).with_name("corrections.jsonl")
 _EXPLANATION = 1200  # characters, at most
@@ -54,18 +54,18 @@ class Strict:
 
     @property
     def fingerprint(self) -> str:
-        """Hash of the templates, the version of the rules and the length of an explanation."""
-        return hash_value([VERSION, self.explanation, list(self.texts.values())])
+        """Hash of the templates, the rules for passages, the version and the length of an explanation."""
+        return hash_value([VERSION, self.explanation, list(self.texts.values()), read_yaml(PATTERNS)])
 
     def prompt(self, match: Match) -> Prompt:
         """Return the prompt for a match: instructions as the system message, quoted material as the user's."""
         fence = f"material-{hash_value([match.question.id, list(match.answers)])[:12]}"
         kind, texts = "pair" if match.pairwise else "single", self.texts
-        system = texts["task"].format(fence=fence, mask=MASK) + texts[kind]
+        system = texts["task"].format(mask=MASK) + texts[kind]
         system += "" if match.turn == 1 else texts["second" if match.turn == 2 else "later"].format(turn=match.turn)
         rubric = match.question.rubric_of(match.turn)
         system += (texts["guided"] if match.guided else "") + (texts["rubric"] if rubric else "")
-        system += texts[f"reply_{kind}"]
+        system += texts[f"reply_{kind}"] + texts["marks"].format(fence=fence)
         parts, removed = [], 0
         names = ("Answer A", "Answer B") if match.pairwise else ("Answer",)
         for turn, question in enumerate(match.question.turns[: match.turn]):

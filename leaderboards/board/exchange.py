@@ -20,11 +20,13 @@ import yaml
 
 from harness.errors import MoemixError
 from harness.files import write_json, write_text
+from harness.judging import CONVERSATIONS
 from harness.records import EvalSummary
 from harness.samples import Sample, parse_samples
 from harness.schema import parse
 from harness.statistics.columns import Key
 from leaderboards.board.folder import is_name
+from leaderboards.board.judgings import judgings
 from leaderboards.board.rescoring import filtered_answer
 from leaderboards.board.standings import Standings
 from leaderboards.board.submissions import PinnedSuite, Submission
@@ -256,23 +258,36 @@ def fastchat(standings: Standings, out: Path) -> int:
             continue
         submission = standings.submission(row)
         name = f"{submission.model}-{submission.submission_id}"
-        for path in (Path(path) for path in sorted(submission.files) if path.startswith("judge/")):
-            bench, source = out / "data" / path.parts[1], standings.folder(row) / path
-            if path.name == "answers.jsonl":
-                lines = [_json_line({**line, "model_id": name}) for _, line in read_lines(source, FILE_BYTES)]
-                write_text(bench / "model_answer" / f"{name}.jsonl", "".join(lines))
+        for bench, summary in judgings(submission, standings.folder(row)):
+            source, target = standings.folder(row) / "judge" / bench, out / "data" / bench
+            if answers := [*_answers(source, summary.model)]:
+                lines = [_json_line({**line, "model_id": name}) for line in answers]
+                write_text(target / "model_answer" / f"{name}.jsonl", "".join(lines))
                 count += 1
-            elif path.name.startswith("judgments-"):
+            for path in sorted(source.glob("judgments-*.jsonl")):
                 judge = path.stem.removeprefix("judgments-")
-                for _, line in read_lines(source, FILE_BYTES):
-                    kind = "pair" if "g1_winner" in line or "winner" in line else "single"
-                    # the other side of a pair keeps its own name
-                    renamed = {**line, "model_1" if "model_1" in line else "model": name}
-                    file = bench / "model_judgment" / f"{judge}_{kind}.jsonl"
-                    judgments.setdefault(file, []).append(_json_line(renamed))
+                for _, line in read_lines(path, FILE_BYTES):
+                    # the other side of a pair, and other models that were judged beside it, keep their names
+                    own = [key for key in ("model", "model_1", "model_2") if line.get(key) == summary.model]
+                    kind = "pair" if "g1_winner" in line else "single"
+                    renamed = {**line, **dict.fromkeys(own, name)}
+                    if own:
+                        file = target / "model_judgment" / f"{judge}_{kind}.jsonl"
+                        judgments.setdefault(file, []).append(_json_line(renamed))
     for file, lines in judgments.items():
         write_text(file, "".join(lines))
     return count
+
+
+def _answers(judging: Path, model: str) -> Iterator[Mapping[str, object]]:
+    """Yield a model's answers in FastChat's form: those of a checkpoint, or those that somebody gave."""
+    if (judging / "answers.jsonl").is_file():
+        yield from (line for _, line in read_lines(judging / "answers.jsonl", FILE_BYTES))
+    elif (judging / CONVERSATIONS).is_file():
+        for _, line in read_lines(judging / CONVERSATIONS, FILE_BYTES):
+            answers = line.get("answers")
+            if isinstance(answers, dict) and model in answers:
+                yield {"question_id": line.get("question_id"), "choices": [{"index": 0, "turns": answers[model]}]}
 
 
 def _json_line(line: Mapping[str, object]) -> str:

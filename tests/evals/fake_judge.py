@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+import struct
 import threading
 import time
 from collections.abc import Callable
@@ -19,8 +20,9 @@ class Say:
     """One response.
 
     Attributes:
-        fault: ``hang`` (longer than a client waits), ``drop`` (reset the connection), ``cut`` (half of the JSON with
-            a full length), ``half`` (half of the JSON that claims to be all), ``null`` (no choices).
+        fault: ``hang`` (longer than a client waits), ``drop`` (close the connection), ``cut`` (half of the JSON with
+            a full length), ``reset`` (the same, and the connection is reset), ``half`` (half of the JSON that claims to
+            be all), ``drip`` (a byte now and then, without end), ``null`` (no choices).
     """
 
     text: str = ""
@@ -29,7 +31,7 @@ class Say:
     finish: str = "stop"
     refusal: str | None = None
     headers: dict[str, str] = field(default_factory=dict)
-    body: str | None = None
+    body: str | bytes | None = None
     seconds: float = 0.0
 
 
@@ -38,10 +40,11 @@ class FakeJudge:
 
     Args:
         script: (request, how often this prompt has been asked before) → what to say.
+        usage: tokens of every prompt and every reply; None for a server that does not say.
     """
 
-    def __init__(self, script: Callable[[Payload, int], Say | str]) -> None:
-        self.script = script
+    def __init__(self, script: Callable[[Payload, int], Say | str], usage: tuple[int, int] | None = (100, 10)) -> None:
+        self.script, self.usage = script, usage
         self.requests: list[Payload] = []
         self.keys: list[str | None] = []
         self.asked: dict[str, int] = {}
@@ -108,18 +111,26 @@ class FakeJudge:
         message = {"role": "assistant", "content": say.text, **({"refusal": say.refusal} if say.refusal else {})}
         reply = {
             "choices": [{"index": 0, "message": message, "finish_reason": say.finish}] if say.fault != "null" else [],
-            "usage": {"prompt_tokens": 100, "completion_tokens": 10},
         }
-        body = (json.dumps(reply) if say.body is None else say.body).encode()
+        if self.usage:
+            reply["usage"] = dict(zip(("prompt_tokens", "completion_tokens"), self.usage, strict=True))
+        said = json.dumps(reply) if say.body is None else say.body
+        body = said if isinstance(said, bytes) else said.encode()
         length = len(body)
-        if say.fault in ("cut", "half"):
+        if say.fault in ("cut", "half", "reset"):
             body = body[: length // 2]
-            length = length if say.fault == "cut" else len(body)
+            length = len(body) if say.fault == "half" else length
         handler.send_response(say.status)
         for name, value in say.headers.items():
             handler.send_header(name, value)
         handler.send_header("Content-Length", str(length))
         handler.end_headers()
+        for byte in b" " * 300 if say.fault == "drip" else ():
+            handler.wfile.write(bytes([byte]))
+            time.sleep(0.1)
         handler.wfile.write(body)
-        if say.fault == "cut":
+        if say.fault == "reset":
+            handler.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            handler.connection.close()
+        if say.fault in ("cut", "reset"):
             handler.close_connection = True

@@ -389,8 +389,8 @@ def test_ids_of_answers_may_be_texts_and_foreign_ones_are_refused(small):
             judged(small, judge.url, out=small / "foreign")
 
 
-def test_a_mark_in_place_of_an_answer_is_not_graded(small):
-    answer_file(small, turns=lambda number: ["$ERROR$", "two"] if number == 1 else ["one", "two"])
+def test_a_mark_in_place_of_an_answer_is_not_graded_and_half_a_letter_is(small):
+    answer_file(small, turns=lambda number: ["$ERROR$", "two"] if number == 1 else ["one \ud83d", "two"])
     with FakeJudge(lambda *_: "[[5]]") as judge:
         summary = judged(small, judge.url)
     assert (summary.judged, summary.failed) == (10, {"no_answer": 2})

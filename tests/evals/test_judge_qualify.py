@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 
 import pytest
 from click.testing import CliRunner
-from fake_judge import FakeJudge
+from fake_judge import FakeJudge, Say
 from known_judges import KNOWN, reply
 from small_judgings import answer_file, bench_file, judged, write_lines
 
@@ -20,8 +21,8 @@ from harness.judging import Qualification
 
 @pytest.fixture
 def few(monkeypatch):
-    """Two questions of each kind, which are enough to tell these judges apart."""
-    monkeypatch.setattr(qualification, "bundled", lambda: [one for one in bundled() if one.id[-1] in "01"])
+    """A question of each kind, which are enough to tell these judges apart."""
+    monkeypatch.setattr(qualification, "bundled", lambda: [one for one in bundled() if one.id[-1] == "1"])
 
 
 @pytest.fixture
@@ -82,12 +83,32 @@ def test_biases_are_measured_on_answers_of_equal_worth(few, served, tmp_path):
     assert perfect["scores"]["same_score"]["value"] == 1
 
 
-def test_what_was_tested_is_not_asked_again_and_holds_for_its_conditions(few, served, tmp_path):
-    run("perfect", served, tmp_path)
-    before = len(served.requests)
-    assert run("perfect", served, tmp_path).exit_code == 0
-    assert len(served.requests) == before
-    other = run("perfect", served, tmp_path, "--judge-temperature", 0.7)
+def test_what_was_answered_is_not_asked_again_and_a_test_holds_for_its_conditions(few, tmp_path):
+    answered = Counter()
+
+    def script(payload, before):
+        if sum(answered.values()) == 100 and not paid:
+            return Say(status=402, body="Insufficient Balance")
+        answered[json.dumps([payload["messages"], payload.get("seed")])] += 1
+        return reply(payload, before)
+
+    paid = False
+    price = ("--price", "1000000,1000000", "--yes")
+    with FakeJudge(script) as served:
+        stopped = run("perfect", served, tmp_path, *price, "--concurrency", 1)
+        assert "no credit left" in str(stopped.exception)
+        paid = True
+        done = run("perfect", served, tmp_path, *price)
+        assert done.exit_code == 0, done.output
+        assert set(answered.values()) == {1}
+        test = stored(tmp_path, "perfect")
+        assert (test.questions, test.requests) == ({"known": 8}, len(answered))
+        assert test.cost == 110 * len(answered)  # the judge's own answers are paid for too
+        assert "8 questions (known)" in done.output
+        before = len(served.requests)
+        assert run("perfect", served, tmp_path).exit_code == 0
+        assert len(served.requests) == before
+        other = run("perfect", served, tmp_path, "--judge-temperature", 0.7)
     assert "tested with another temperature" in str(other.exception)
 
 

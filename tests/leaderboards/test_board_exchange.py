@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from board_records import make_board, reseal, write_submission  # type: ignore[import-not-found]
+from board_records import PROVENANCE, make_board, reseal, write_submission  # type: ignore[import-not-found]
 from click.testing import CliRunner
 
 from leaderboards.board.cli import board as board_command
@@ -134,11 +134,21 @@ def test_fastchat_reads_answers_and_judgments(made, tmp_path, monkeypatch, capsy
             answers.append({"question_id": question, "answer_id": "x", "model_id": "checkpoint", "choices": choices,
                             "tstamp": 1.0})  # fmt: skip
             for turn in (1, 2):
+                rating = 4 + k + turn
                 judgments.append({"question_id": question, "model": "checkpoint", "judge": ["j", "single-v1"],
-                                  "user_prompt": "?", "judgment": "[[5]]", "score": 4 + k + turn, "turn": turn,
+                                  "user_prompt": "?", "judgment": f"[[{rating}]]", "score": rating, "turn": turn,
                                   "tstamp": 1.0})  # fmt: skip
         (folder / "answers.jsonl").write_text("".join(json.dumps(line) + "\n" for line in answers))
+        judgments.append({**judgments[0], "model": "another"})  # judged beside it, and not what is submitted
         (folder / "judgments-j.jsonl").write_text("".join(json.dumps(line) + "\n" for line in judgments))
+        score = {"value": 5.5 + k, "stderr": 1.0, "n": 4}
+        request = {"bench": "mt_bench", "bench_hash": "0", "answers": {"checkpoint": "0"}, "protocol": "faithful",
+                   "protocol_hash": "0", "judges": [{"name": "j"}]}  # fmt: skip
+        (folder / "summary.json").write_text(json.dumps({
+            **dict.fromkeys(("average", "first_turn", "second_turn"), score), "by_category": {}, "judged": 4,
+            "failed": {}, "requests": 4, "request": request, "title": "MT-Bench", "scale": [1, 10], "seconds": 1.0,
+            "model": "checkpoint", "provenance": PROVENANCE.model_dump(),
+        }))  # fmt: skip
         names.append(reseal(board, where).label.replace("/", "-"))
     assert "2 records" in export(board, "fastchat", tmp_path / "out")
     bench = tmp_path / "out" / "data" / "mt_bench"
