@@ -38,13 +38,25 @@ class Part(Strict):
     hub: str | None = Field(None, description="a hub dataset id, read through `datasets`")
     data_files: tuple[str, ...] = Field((), description="the files of the hub repository to read, or globs")
     revision: str | None = Field(None, description="commit or tag of the hub dataset; required to be reproducible")
-    subset: str | None = None
+    subset: str | None = Field(None, description="the configuration of the hub dataset; `name` means the same")
     split: str = "train"
     options: dict[str, object] = Field(default_factory=dict, description="the adapter's own options (column names, …)")
     reasoning: Literal["keep", "drop"] = Field("keep", description="thoughts: targets like the answer, or removed")
     control_strings: Literal["text", "tokens"] | None = Field(
         None, description="`<|im_end|>` and the like in contents; null: text in conversations, tokens in raw text"
     )
+
+    system: Literal["fold", "leave_out"] = Field(
+        "fold", description="system texts of a template without system turns: begin the first user turn; row left out"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name(cls, value: object) -> object:
+        """Read ``name``, as `datasets` calls it, as ``subset``."""
+        if isinstance(value, dict) and "name" in value and "subset" not in value:
+            return {"subset" if key == "name" else key: item for key, item in value.items()}
+        return value
 
     @field_validator("files", "data_files", mode="before")
     @classmethod
@@ -63,7 +75,7 @@ class Part(Strict):
     def _as_before(self, serialise: SerializerFunctionWrapHandler) -> dict[str, object]:
         """Leave out newer fields at their defaults, so that the identity of a run that has none of them stays."""
         tree: dict[str, object] = serialise(self)
-        return _without_defaults(self, tree, ("data_files", "reasoning", "control_strings"))
+        return _without_defaults(self, tree, ("data_files", "reasoning", "control_strings", "system"))
 
 
 class Source(Strict):

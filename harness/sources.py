@@ -10,6 +10,10 @@ from harness.files import hash_file, hash_tree, hash_value
 from harness.plugins import code_hash
 from harness.recipe import Part, Source
 
+PACKED = (".gz", ".bz2", ".xz", ".zst")
+FILES = (".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".parquet", ".arrow", *PACKED)
+"""How the names of files with rows end."""
+
 
 def part_files(part: Part, root: Path | None, *, where: str) -> list[Path]:
     """Return the local files of a part of the source ``where``, globs expanded, in the order of their names."""
@@ -24,7 +28,7 @@ def part_files(part: Part, root: Path | None, *, where: str) -> list[Path]:
                     hint="give --data-root DIR or set MOEMIX_DATA_ROOT",
                 )
             path = root / pattern
-        matches = sorted(Path(match) for match in glob.glob(str(path), recursive=True) if _is_data(Path(match)))
+        matches = sorted(Path(match) for match in glob.glob(str(path), recursive=True) if _is_readable(Path(match)))
         if not matches:
             siblings = [sibling.name for sibling in path.parent.iterdir()] if path.parent.is_dir() else []
             raise MoemixError(f"no file matches {path}", where=f"source {where}", hint=nearest(path.name, siblings))
@@ -32,8 +36,12 @@ def part_files(part: Part, root: Path | None, *, where: str) -> list[Path]:
     return found
 
 
-def _is_data(path: Path) -> bool:
-    """Return whether a path is a file, or a folder that ``save_to_disk`` of `datasets` wrote."""
+def is_data(path: Path) -> bool:
+    """Return whether a path is a file with rows, by its name, or a folder that ``save_to_disk`` of `datasets` wrote."""
+    return _is_readable(path) and (path.is_dir() or path.suffix.lower() in FILES)
+
+
+def _is_readable(path: Path) -> bool:
     return path.is_file() or any((path / name).is_file() for name in ("state.json", "dataset_dict.json"))
 
 

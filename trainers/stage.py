@@ -10,7 +10,7 @@ from harness.errors import MoemixError, raise_all
 from harness.recipe import Part, Source, TinyModel
 from harness.sources import hub_folder, part_files
 from harness.stages import Finding
-from trainers.data.adapters import MalformedRowError, UnusableRowError
+from trainers.data.conversation import MalformedRowError, UnusableRowError
 from trainers.data.parts import PartAdapter, open_part
 from trainers.data.reading import read_part
 from trainers.data.world import world_id
@@ -44,8 +44,7 @@ def check_part(part: Part, root: Path | None, source: str) -> None:
         for row, where in itertools.islice(opened.rows, _FIRST):
             seen += 1
             try:
-                if opened.adapter.wants(row):
-                    opened.adapter.adapt(row)
+                opened.adapter.read(row)
             except UnusableRowError:
                 continue  # training counts and reports it
             except MalformedRowError as error:

@@ -20,8 +20,8 @@ from harness.chat_templates import chat_template, chat_template_names
 from harness.errors import MoemixError
 from harness.recipe import CheckpointModel, UpcycledModel
 from harness.schema import parse
-from trainers.data.adapters import Conversation, UnusableRowError
-from trainers.data.template import Encoder
+from trainers.data.conversation import Conversation, UnusableRowError
+from trainers.data.encoder import Encoder
 
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "chat_templates.json").read_text())
 # What the templates say of themselves: thoughts are kept that the published ones leave out.
@@ -189,7 +189,7 @@ def test_any_letters_and_control_strings_are_learnt_as_text(encoder, name):
     made = encoder(name)
     for answer in ("はい 🦊\u200d🔥 é, Füße", "<|im_end|> ends <|user|> a [INST] </s> turn", "[/INST]<think> is a tag"):
         check(name, learnt(made, say(f"Q {answer}", answer)), [answer])
-    ends = made.end_tokens
+    ends = made.template.end_tokens
     ids, targets = made.encode([made.render(say("</s><|im_end|>", "<|eot_id|><|im_end|></s><|user|>"))])[0]
     assert [token in ends for token in ids[targets]] == [False] * (targets.sum() - 1) + [True]
 

@@ -4,7 +4,8 @@ import pytest
 
 from harness.errors import MoemixError
 from harness.recipe_file import load_recipe
-from trainers.data.adapters import ADAPTERS, MalformedRowError, UnusableRowError
+from trainers.data.adapters import ADAPTERS
+from trainers.data.conversation import MalformedRowError, UnusableRowError
 from trainers.data.parts import PartAdapter, load_adapter
 from trainers.data.reading import read_part
 
@@ -31,14 +32,33 @@ def test_sharegpt_knows_every_name_for_the_two_speakers():
 
 
 def test_a_tool_call_is_the_models_and_its_result_is_not():
+    call = '{"name": "f", "arguments": {"x": null}}'
+    row = {"conversations": said(("human", "q"), ("function_call", call), ("observation", "42"), ("gpt", "a"))}
+    row["tools"] = '[{"name": "f"}]'
+    made = load_adapter("sharegpt", {}, where="test")(row)
+    assert [turn["role"] for turn in made] == ["user", "assistant", "tool", "assistant"]
+    assert made[1]["tool_calls"] == [{"type": "function", "function": {"name": "f", "arguments": {"x": None}}}]
+    assert made.tools == [{"type": "function", "function": {"name": "f"}}]
+    row["conversations"][1]["value"] = f"[{call}, {call}]"
+    assert len(load_adapter("sharegpt", {}, where="test")(row)[1]["tool_calls"]) == 2
+
+
+def test_calls_of_tools_may_be_read_as_text():
     row = {"conversations": said(("human", "q"), ("function_call", "{}"), ("observation", "42"), ("gpt", "a"))}
     row["tools"] = '[{"name": "f"}]'
-    assert adapt("sharegpt", row) == [("user", "q"), ("assistant", "{}"), ("user", "42"), ("assistant", "a")]
-    assert adapt("sharegpt", row, tool_role="tool")[2] == ("tool", "42")
-    told = adapt("sharegpt", row, tools="tools")
+    as_text = load_adapter("sharegpt", {"calls": "text"}, where="test")(row)
+    assert as_text.notes == ["the schemas of tools were left out (`calls: text`)"]
+    assert adapt("sharegpt", row, calls="text") == [
+        ("user", "q"),
+        ("assistant", "{}"),
+        ("user", "42"),
+        ("assistant", "a"),
+    ]
+    assert adapt("sharegpt", row, calls="text", tool_role="tool")[2] == ("tool", "42")
+    told = adapt("sharegpt", row, calls="text", tools="tools")
     assert told[0][0] == "system"
     assert '{"name": "f"}' in told[0][1]
-    assert adapt("sharegpt", {**row, "tools": "[]"}, tools="tools")[0] == ("user", "q")
+    assert adapt("sharegpt", {**row, "tools": "[]"}, calls="text", tools="tools")[0] == ("user", "q")
 
 
 def test_preference_rows_take_the_column_that_is_asked_for():
@@ -154,6 +174,18 @@ def test_an_adapter_of_ones_own_is_a_function_in_a_file(tmp_path):
         load_adapter(f"{file}:song", {}, where="test")
 
 
+def test_an_adapter_may_be_an_entry_point_of_a_package(tmp_path, monkeypatch):
+    (tmp_path / "songs_plugin.py").write_text("def song(row, *, voice='sung'):\n    return row[voice]\n")
+    information = tmp_path / "songs-1.0.dist-info"
+    information.mkdir()
+    (information / "METADATA").write_text("Metadata-Version: 2.1\nName: songs\nVersion: 1.0\n")
+    (information / "entry_points.txt").write_text("[moemix.adapters]\nsong = songs_plugin:song\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert adapt("song", {"sung": "la", "hummed": "mm"}, voice="hummed") == "mm"
+    with pytest.raises(MoemixError, match="did you mean 'song'"):
+        load_adapter("sing", {}, where="test")
+
+
 @pytest.mark.data
 def test_every_training_row_of_the_real_files_is_in_its_format(real_data):
     seen = set()
@@ -165,8 +197,7 @@ def test_every_training_row_of_the_real_files_is_in_its_format(real_data):
             read = 0
             for row, where in rows:
                 read += 1
-                if adapter.wants(row):
-                    made = adapter._adapter(row)
+                if (made := adapter.read(row)) is not None:
                     assert made[-1]["role"] == "assistant", where
                     assert "eos_token###" not in made[-1]["content"], where
                     assert "<|endoftext|>" not in made[-1]["content"], where

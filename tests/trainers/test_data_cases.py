@@ -16,8 +16,8 @@ from tokenizers import AddedToken
 from harness.errors import MoemixError
 from harness.recipe import Part, Source
 from trainers.data import load_sources
-from trainers.data.adapters import UnusableRowError
-from trainers.data.template import Encoder
+from trainers.data.conversation import UnusableRowError
+from trainers.data.encoder import FOLDED, Encoder
 
 HEAD = "'<|im_start|>' + m.role + '\n'"
 CHATML = f"{{% for m in messages %}}{{{{ {HEAD} + m.content + '<|im_end|>\n' }}}}{{% endfor %}}"
@@ -251,9 +251,13 @@ def test_history_becomes_earlier_turns(load, tokenizer):
 def test_a_template_without_a_system_turn_gets_its_text_in_the_first_user_turn(load, tokenizer):
     loaded = load([talk({"d": "Be brief."}, {"u": "q"}, {"a": "a"})], "gemma")
     assert "user\nBe brief.\n\nq<|im_end|>" in whole(tokenizer, loaded)
-    assert list(loaded.report.notes) == [
-        "the system text begins the first user turn, because the chat template has no system turn"
-    ]
+    assert list(loaded.report.notes) == [FOLDED]
+    assert "`system: fold`" in FOLDED
+    both = talk({"s": "Be kind."}, {"d": "Be brief."}, {"u": "q"}, {"a": "a"})
+    assert "user\nBe kind.\n\nBe brief.\n\nq<|im_end|>" in whole(tokenizer, load([both], "gemma"))
+    with pytest.raises(MoemixError, match="1 × the chat template has no system turn"):
+        load([both], "gemma", system="leave_out")
+    assert "system\nBe kind." in whole(tokenizer, load([both], "chatml", system="leave_out"))
 
 
 SPECIAL = talk({"u": "What is <|im_end|>?"}, {"a": "It is <|im_end|> here, and <think> is a tag."})

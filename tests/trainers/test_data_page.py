@@ -12,7 +12,8 @@ from click.testing import CliRunner
 
 from trainers.commands.data import data
 from trainers.data.adapters import ADAPTERS
-from trainers.data.parts import detect, load_adapter
+from trainers.data.detection import detect
+from trainers.data.parts import load_adapter
 
 PAGE = (Path(__file__).parents[2] / "docs" / "data.md").read_text()
 ROWS = re.findall(r"^\| `(\w+)` \| `(\{.*\})` \| (.*?) ?\|$", PAGE, re.MULTILINE)

@@ -8,6 +8,7 @@ import pytest
 
 from harness.errors import MoemixError
 from harness.recipe import Part
+from trainers.data.conversation import MalformedRowError
 from trainers.data.reading import read_part
 
 ROWS = [{"text": "one"}, {"text": "zwei – 🦊"}, {"text": "three\nlines"}]
@@ -16,11 +17,16 @@ ROWS = [{"text": "one"}, {"text": "zwei – 🦊"}, {"text": "three\nlines"}]
 def read(folder, name="x.jsonl", **fields):
     fields = fields or {"files": (name,)}
     rows = read_part(Part(adapter="text", **fields), root=folder, source="s")
-    found = list(rows)
+    found = [shown(each) for each in rows]
     assert rows.count == len(found)
     for step in (2, 3):
-        assert list(rows.chosen(np.arange(len(found)) % step == 1)) == found[1::step]
+        assert [shown(each) for each in rows.chosen(np.arange(len(found)) % step == 1)] == found[1::step]
     return found
+
+
+def shown(located):
+    row, where = located
+    return (str(row) if isinstance(row, MalformedRowError) else row), where
 
 
 def test_every_kind_of_file_gives_the_same_rows(tmp_path):
@@ -49,22 +55,24 @@ def test_rows_know_their_lines(tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [
-        ("x.jsonl", b'{"a": 1}\n{"a": \n', r"x\.jsonl:2: not valid JSON"),
-        ("x.jsonl", b'{"a": 1}\n[1]\n', r"x\.jsonl:2: a row should be an object, but it is \[1\]"),
-        ("x.jsonl", b'{"a": 1}\n{"a": "\xff"}\n', r"x\.jsonl:2: not UTF-8"),
+        (
+            "x.jsonl",
+            b"\nthis is\nno JSON\n",
+            r"x\.jsonl:2: no line is a JSON object; the first is not valid JSON: E",
+        ),
+        ("x.jsonl", '{"a": 1}'.encode("utf-16"), r"x\.jsonl:1: no line is a JSON object; the first is not UTF-8 text"),
+        ("x.jsonl", b'["a", 1]\n["b", 2]\n', r"x\.jsonl:1: no line is a JSON object; the first is a list in the place"),
         ("x.jsonl", b"", r"x\.jsonl: the file has no rows"),
         ("x.json", b"[]", r"x\.json: the file has no rows"),
         ("x.json", b'[\n{"a": 1},\n{"a": 2}', r"x\.json:3: not valid JSON"),
         ("x.json", b'[\n{"a": 1},\n{"a" 2}\n]', r"x\.json:3: not valid JSON"),
-        ("x.json", b'[{"a": 1},\n3]', r"x\.json:2: a row should be an object, but it is 3"),
+        ("x.json", b"[" + b"9" * 5000 + b"]", r"x\.json:1: the JSON cannot be read: Exceeds the limit"),
         ("x.json", b'[{"a": 1}]\n[{"a": 2}]', r"x\.json:2: not valid JSON: unexpected text after"),
-        ("x.json", b'{\n "a": 1\n}', r"(?s)x\.json:1: not valid JSON.*one object per line, or an array"),
-        ("x.json", b'[{"a": "\xff"}]', r"x\.json: the file is not UTF-8"),
+        ("x.json", b'{\n "a": 1\n}', r"(?s)x\.json:1: no line is a JSON object.*one object per line, or an array"),
         ("x.jsonl.gz", gzip.compress(b'{"a": 1}\n' * 99, mtime=0)[:-12], r"x\.jsonl\.gz: the file cannot be read"),
         ("x.jsonl.gz", b"not gzipped", r"x\.jsonl\.gz: the file cannot be read"),
         ("x.parquet", b"not parquet", r"x\.parquet: the file is not a Parquet file"),
         ("x.csv", b"a,b\n", r"x\.csv: the file has no rows"),
-        ("x.csv", b"a,b\n1,2\n1,2,3\n", r"x\.csv:3: the line has more cells than the header"),
         ("x.csv", b'a,b\n1,2\n"1,2\n', r"x\.csv:\d: not valid CSV"),
         ("x.txt", b"a", r"(?s)x\.txt: unknown kind of file '\.txt'.*\.parquet"),
         ("x.arrow", b"not arrow", r"x\.arrow: the file is not an Arrow file"),
@@ -76,6 +84,30 @@ def test_a_damaged_file_is_named_with_the_line(tmp_path, name, content, said):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(MoemixError, match=said):
         read(tmp_path, name)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "bad"),
+    [
+        ("x.jsonl", b'{"a": 1}\n{"a": \n{"a": 2}', ("not valid JSON: Expecting value", 2)),
+        ("x.jsonl", b'{"a": 1}\n\n[1]\n{"a": 2}', ("a list in the place of an object", 3)),
+        ("x.jsonl", b'{"a": 1}\n{"a": "\xff"}\n{"a": 2}', ("not UTF-8 text", 2)),
+        ("x.jsonl", b'{"a": 1}\n{"a": %s}\n{"a": 2}' % (b"[" * 99_999), ("JSON that cannot be read", 2)),
+        ("x.jsonl", b'{"a": 1}\n{"a": %s}\n{"a": 2}' % (b"1" * 9_999), ("JSON that cannot be read", 2)),
+        ("x.jsonl", b'{"a": 1}\n{"a": 3}{"a": 4}\n{"a": 2}', ("not valid JSON: Extra data", 2)),
+        ("x.json", b'[{"a": 1},\n3,\n{"a": 2}]', ("a number in the place of an object", 2)),
+        ("x.json", b'{"n": 1, "data": [{"a": 1},\n{"a": "\xff"},\n{"a": 2}], "x": ""}', ("not UTF-8 text", 2)),
+        ("x.csv", b"a\n1\n1,2\n2\n", ("the line has more cells than the header", 3)),
+        ("x.csv", b"a\n1\n\xff\n2\n", ("not UTF-8 text", 3)),
+    ],
+)
+def test_a_row_that_cannot_be_read_is_one_bad_row(tmp_path, name, content, bad):
+    (tmp_path / name).write_bytes(content)
+    first, odd, last = read(tmp_path, name)
+    assert (str(first[0]["a"]), str(last[0]["a"])) == ("1", "2")
+    reason, line = bad
+    assert odd[0].startswith(reason)
+    assert odd[1] == f"{tmp_path / name}:{line}"
 
 
 def test_a_hub_dataset_may_lie_in_the_data_root(tmp_path, monkeypatch):

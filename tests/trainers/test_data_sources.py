@@ -127,13 +127,13 @@ def test_gzipped_files_and_globs_are_read(tokenizer, tmp_path):
 @pytest.mark.parametrize(
     ("rows", "said"),
     [
-        ([talk(("human", "q"), ("gpt", "a")), '{"conversations": ['], r"x\.jsonl:2"),
+        (['{"conversations": [', "x"], r"x\.jsonl:1: no line is a JSON object"),
         ([{"text": "no conversations here"}], r"x\.jsonl:1.*conversations"),
         ([talk(("martian", "q"), ("gpt", "a"))], r"x\.jsonl:1.*martian"),
         ([talk(("human", "q"))], "(?s)s.*assistant|answer"),
         ([], "(?i)empty|no row"),
     ],
-    ids=["broken line", "foreign row", "unknown speaker", "nothing to learn", "empty file"],
+    ids=["broken lines", "foreign row", "unknown speaker", "nothing to learn", "empty file"],
 )
 def test_a_bad_file_is_named_with_its_line(tokenizer, tmp_path, rows, said):
     write(tmp_path, "x.jsonl", rows)
@@ -141,12 +141,17 @@ def test_a_bad_file_is_named_with_its_line(tokenizer, tmp_path, rows, said):
         load(tokenizer, tmp_path, Part(adapter="sharegpt", files=("x.jsonl",)))
 
 
-def test_rows_without_an_answer_are_counted_and_told(tokenizer, tmp_path, caplog):
-    part = write(tmp_path, "x.jsonl", [talk(("human", "q"), ("gpt", "a")), talk(("human", "only a question"))])
+def test_rows_without_an_answer_and_broken_lines_are_counted_and_told(tokenizer, tmp_path, caplog):
+    good = talk(("human", "q"), ("gpt", "a"))
+    part = write(tmp_path, "x.jsonl", [good, talk(("human", "only a question")), '{"conversations": [', good])
     loaded = load(tokenizer, tmp_path, part)
-    assert len(loaded.train) == 1
-    assert sum(loaded.report.bad.values()) == 1
+    assert len(loaded.train) == 2
+    broken = "not in the format `sharegpt`: not valid JSON: Expecting value"
+    assert loaded.report.bad == {"no assistant turn": 1, broken: 1}
     assert "x.jsonl:2" in caplog.text
+    assert "x.jsonl:3" in caplog.text
+    with pytest.raises(MoemixError, match=r"x\.jsonl:3: the row is not in the format `sharegpt`: not valid JSON"):
+        load(tokenizer, tmp_path, part, bad_rows="stop")
 
 
 def test_missing_files_adapters_and_options_name_their_neighbours(tokenizer, tmp_path):

@@ -9,8 +9,9 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, 
 from transformers import PreTrainedTokenizerFast
 
 from harness.errors import MoemixError
-from trainers.data.adapters import UnusableRowError
-from trainers.data.template import Encoder, Rendered
+from trainers.data.answers import Rendered
+from trainers.data.conversation import UnusableRowError
+from trainers.data.encoder import Encoder
 
 TEXT = [
     "Once upon a time a fox said hello to the assistant. The user asked: which answer is right?",

@@ -18,7 +18,7 @@ from harness.records import ModelConfig, ModelManifest
 from harness.requests import ModelJobRequest
 from harness.store import Store, checkpoint_hash, create_model
 from trainers.commands.models import model as model_command
-from trainers.data.template import Encoder
+from trainers.data.encoder import Encoder
 from trainers.making.stage import make_model
 from trainers.making.tiny import texts
 from trainers.making.tokenizer import train_tokenizer

@@ -8,21 +8,20 @@ from pathlib import Path
 
 from harness import stages
 from harness.errors import MoemixError
-from harness.files import hash_file
+from harness.files import hash_file, hash_tree
 from harness.plan import make_world
 from harness.recipe import Part, Source
 from harness.recipe_file import load_recipe
 from harness.records import Contamination
-from harness.sources import fingerprint
+from harness.sources import fingerprint, is_data
 from harness.store import Run, Store, data_root, store_root
-from trainers.data.adapters import MalformedRowError, UnusableRowError
+from trainers.data.cells import parsed
+from trainers.data.conversation import MalformedRowError, UnusableRowError
 from trainers.data.parts import open_part
 from trainers.data.reading import read_part
 
 Texts = tuple[str, Sequence[str]]
 """The location of a row, and its messages or its one text."""
-
-_FILES = (".json", ".jsonl", ".parquet", ".gz")
 
 
 @dataclass(frozen=True)
@@ -59,7 +58,8 @@ def check_target(
         checker = stages.evaluation().contamination_checker(name, only, found.root)
         for source in found.sources:
             if found.store is None:
-                file_hash = hash_file(Path(source.parts[0].files[0]))
+                file = Path(source.parts[0].files[0])
+                file_hash = hash_tree(file) if file.is_dir() else hash_file(file)
                 records.append(checker.check(source.name, file_hash, *_file_texts(source)))
                 continue
             source_hash = fingerprint(source, found.root)
@@ -78,7 +78,7 @@ def source_texts(source: Source, root: Path | None) -> tuple[int, Iterator[Texts
         for part in opened:
             for row, location in part.rows:
                 try:
-                    content = part.adapter.adapt(row) if part.adapter.wants(row) else None
+                    content = part.adapter.read(row)
                 except (MalformedRowError, UnusableRowError):
                     continue  # training does not use such a row
                 if content is not None:
@@ -89,7 +89,7 @@ def source_texts(source: Source, root: Path | None) -> tuple[int, Iterator[Texts
 
 def _target(target: str, root: str | None, store: str | None) -> _Target:
     path = Path(target)
-    if path.is_file() and path.suffix in _FILES:
+    if is_data(path):
         part = Part(adapter="text", files=(str(path.resolve()),))
         return _Target((Source(name=path.name, parts=(part,)),), (), data_root(root), None)
     if (path / "run.json").is_file():
@@ -108,7 +108,8 @@ def _file_texts(source: Source) -> tuple[int, Iterator[Texts]]:
 
 
 def _strings(value: object) -> Iterator[str]:
-    """Yield every text in a row, whatever its format."""
+    """Yield every text in a row, whatever its format, also those in a text that is JSON."""
+    value = parsed(value)
     if isinstance(value, str):
         yield value
     elif isinstance(value, dict | list | tuple):

@@ -14,9 +14,11 @@ from typing import BinaryIO, cast
 import numpy as np
 from numpy.typing import NDArray
 
-PACKED = (".gz", ".bz2", ".xz", ".zst")
-Located = tuple[dict[str, object], str]
-"""A row and its location: ``file:line``, or ``file:row N`` if the format has no lines."""
+from harness.sources import PACKED
+from trainers.data.conversation import MalformedRowError
+
+Located = tuple[dict[str, object] | MalformedRowError, str]
+"""A row, or why it cannot be read, and its location: ``file:line``, or ``file:row N`` if the format has no lines."""
 Chosen = NDArray[np.bool_]
 """Which rows are wanted, bool[N]."""
 
@@ -36,6 +38,14 @@ class Rows:
     def __iter__(self) -> Iterator[Located]:
         """Yield all rows."""
         return self.chosen(np.ones(self.count, bool))
+
+
+def is_utf8(text: str) -> bool:
+    """Return whether a text that was decoded with ``surrogateescape`` had no bytes that are not UTF-8."""
+    try:
+        return text.isascii() or bool(text.encode())
+    except UnicodeEncodeError:
+        return False
 
 
 def open_file(path: Path) -> BinaryIO:

@@ -5,14 +5,15 @@ The marks are private-use characters. Rendered with them, a conversation shows w
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from collections.abc import Iterator, Mapping
 from typing import Literal, NamedTuple, cast
 
-from trainers.data.adapters import Message, UnusableRowError
+from trainers.data.conversation import Message, UnusableRowError
 
-FIRST_MARK = 0x100000
+FIRST_MARK, LAST_MARK = 0x100000, 0x10EFFF
 _THOUGHT = re.compile(r"(\s*(?:<think>)?\s*)(.*?)(\s*</think>\s*)(.*?)\s*", re.DOTALL)
 
 
@@ -30,18 +31,25 @@ def check_answers(messages: list[Message]) -> None:
     answers = [turn for turn in messages if turn["role"] == "assistant"]
     if not answers:
         raise UnusableRowError("no assistant turn")
-    if not all(turn["content"].strip() or turn.get("tool_calls") for turn in answers):
+    if not all(_says_something(turn["content"]) or turn.get("tool_calls") for turn in answers):
         raise UnusableRowError("empty assistant turn")
     if not any(turn.get("train", True) for turn in answers):
         raise UnusableRowError("no turn to learn: every assistant turn has weight 0")
 
 
+def _says_something(content: str) -> bool:
+    """Return whether an answer has more than an empty thought."""
+    parts = _THOUGHT.fullmatch(content) if content.count("</think>") == 1 else None
+    return any(parts.group(2, 4)) if parts else bool(content.strip())
+
+
 def texts_of(value: object) -> Iterator[str]:
-    """Yield every text in a tree."""
+    """Yield every text in a tree, the keys of objects too."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, Mapping):
-        for item in value.values():
+        for key, item in value.items():
+            yield str(key)
             yield from texts_of(item)
     elif isinstance(value, list | tuple):
         for item in value:
@@ -49,11 +57,12 @@ def texts_of(value: object) -> Iterator[str]:
 
 
 def folded(messages: list[Message]) -> list[Message]:
-    """Return the conversation with its system text at the beginning of the first user turn."""
-    system, *rest = messages
+    """Return the conversation with the text of its first system turns at the beginning of the first user turn."""
+    system = list(itertools.takewhile(lambda turn: turn["role"] == "system", messages))
+    rest = messages[len(system) :]
     for i, turn in enumerate(rest):
         if turn["role"] == "user":
-            rest[i] = {**turn, "content": f"{system['content'].strip()}\n\n{turn['content']}"}
+            rest[i] = {**turn, "content": "\n\n".join([*(turn["content"].strip() for turn in system), turn["content"]])}
             return rest
     raise UnusableRowError("the chat template has no system turn, and there is no user turn to begin with its text")
 

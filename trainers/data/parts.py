@@ -19,42 +19,21 @@ from typing import Literal, cast
 from harness.errors import MoemixError, unknown
 from harness.plugins import file_reference, module_from, plugin, plugin_names
 from harness.recipe import Part
-from trainers.data.adapters import (
-    ADAPTERS,
-    Conversation,
-    MalformedRowError,
-    Message,
-    Row,
-    UnusableRowError,
-    parsed,
-)
-from trainers.data.located import Located, Rows
+from trainers.data.adapters import ADAPTERS
+from trainers.data.conversation import Conversation, MalformedRowError, Message, Row, UnusableRowError
+from trainers.data.detection import choose
+from trainers.data.located import Rows
 from trainers.data.reading import read_part
 
 logger = logging.getLogger("moemix.trainers")
 
 Adapter = Callable[[Row], object]
-Choice = tuple[str, dict[str, str]]
-"""An adapter and its options."""
-
 PLUGINS = "moemix.adapters"
 _LOOKED_AT = 50  # rows that decide which adapter is chosen
-_TURNS = ("conversations", "messages", "conversation", "dialogue", "dialog", "turns", "data")
-_DIALOGUES: tuple[tuple[str, str], ...] = (
-    ("prompt", "completion"),
-    ("prompt", "response"),
-    ("question", "response"),
-    ("question", "answer"),
-    ("query", "response"),
-    ("query", "answer"),
-    ("problem", "solution"),
-    ("input", "output"),
-    ("prompt", "answer"),
-    ("prompt", "output"),
-    ("inputs", "targets"),
-)
-_COLUMN = {"sharegpt": "conversations", "messages": "messages"}  # the option that names the column of turns
-_THOUGHTS = re.compile(r"\s*(?:<think>)?(?:(?!<think>).)*?</think>\s*", re.DOTALL)
+# At the beginning the tag that opens a thought may be missing (it is in the prompt of some templates); at the end, the
+# tag that closes one that was cut.
+_THOUGHTS = re.compile(r"\A(?:(?!<think>).)*?</think>\s*|(?:\A\s*)?<think>.*?(?:</think>\s*|\Z)", re.DOTALL)
+_DEEPEST = 100  # objects in objects
 SURROGATES = "lone surrogates were replaced"
 
 
@@ -83,7 +62,7 @@ def open_part(part: Part, *, root: Path | None, source: str) -> OpenPart:
     rows = read_part(part, root=root, source=source)
     if adapter is None:
         first = list(itertools.islice(rows, _LOOKED_AT))
-        name, options = _choice(first)
+        name, options = choose(first)
         shown = "".join(f", {key}: {value}" for key, value in options.items())
         logger.info("%s: the rows are read by the adapter %s%s (%s)", where, name, shown, first[0][1])
         chosen = part.model_copy(update={"adapter": name, "options": {**options, **part.options}})
@@ -139,21 +118,17 @@ class PartAdapter:
         self.part, self._select = part, select
         self._adapter = load_adapter(part.adapter, options, where=where)
 
-    def wants(self, row: Row) -> bool:
-        """Return whether ``select`` keeps the row.
+    def read(self, row: Row | MalformedRowError) -> str | Conversation | None:
+        """Return a row as raw text that is not blank, or as turns, all of it valid text; None if it is not selected.
 
         Raises:
-            MalformedRowError: a column is missing or cannot be compared.
-        """
-        return all(self._matches(row, column, wanted) for column, wanted in self._select.items())
-
-    def adapt(self, row: Row) -> str | Conversation:
-        """Return the row as raw text that is not blank, or as turns, all of it valid text.
-
-        Raises:
-            MalformedRowError: the row does not have the format.
+            MalformedRowError: the row does not have the format, or could not be read from its file.
             UnusableRowError: the row has nothing to train on.
         """
+        if isinstance(row, MalformedRowError):
+            raise row
+        if not all(self._matches(row, column, wanted) for column, wanted in self._select.items()):
+            return None
         try:
             result = self._adapter(row)
         except (MalformedRowError, UnusableRowError, MoemixError):
@@ -169,7 +144,9 @@ class PartAdapter:
             result, tools = result["messages"], result.get("tools") or ()
         if not isinstance(result, list) or not all(_is_message(turn) for turn in result):
             raise MalformedRowError("the adapter should return text or a list of {role, content}")
-        turns = [_without_thoughts(turn) for turn in result] if self.part.reasoning == "drop" else result
+        turns = result
+        if self.part.reasoning == "drop" and (turns := [_without_thoughts(turn) for turn in result]) != result:
+            notes.append("thoughts were removed (`reasoning: drop`)")
         valid = cast("tuple[list[Message], list[object]]", _valid((turns, tools)))
         if valid != (turns, tools):
             notes.append(SURROGATES)
@@ -196,105 +173,22 @@ def _without_thoughts(turn: Message) -> Message:
     if turn["role"] != "assistant":
         return turn
     kept = cast("Message", {key: value for key, value in turn.items() if key != "reasoning_content"})
-    kept["content"] = _THOUGHTS.sub("", turn["content"], count=1)
+    if "</think>" in turn["content"] or "<think>" in turn["content"]:
+        kept["content"] = _THOUGHTS.sub("", turn["content"])
     return kept
 
 
-def _valid(value: object) -> object:
+def _valid(value: object, depth: int = 0) -> object:
     """Return a tree whose texts can be written as UTF-8: a lone surrogate becomes the replacement character."""
     if isinstance(value, str):
         if value.isascii() or not any("\ud800" <= letter <= "\udfff" for letter in value):
             return value
         return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    if depth > _DEEPEST:
+        raise MalformedRowError(f"objects nested more than {_DEEPEST} deep")
     if isinstance(value, Mapping):
-        return {key: _valid(item) for key, item in value.items()}
+        return {_valid(key): _valid(item, depth + 1) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        valid = [_valid(item) for item in value]
+        valid = [_valid(item, depth + 1) for item in value]
         return valid if isinstance(value, list) else tuple(valid)
     return value
-
-
-# --- the adapter that the shape of a row asks for ---------------------------------------------------
-
-
-def _choice(rows: list[Located]) -> Choice:
-    """Return the adapter for the first rows of a part."""
-    found: dict[str, tuple[Choice, str]] = {}
-    for row, where in rows:
-        if choice := detect(row):
-            found.setdefault(repr(choice), (choice, where))
-    if len(found) == 1:
-        return next(iter(found.values()))[0]
-    hint = f"write `adapter: NAME` and its options; there are: {', '.join(ADAPTERS)} (docs/data.md)"
-    if found:
-        shapes = "; ".join(f"{name} ({where})" for (name, _), where in found.values())
-        raise MoemixError(f"the rows have several shapes: {shapes}", where=rows[0][1], hint=hint)
-    columns = ", ".join(f"{key} ({type(value).__name__})" for key, value in rows[0][0].items())
-    raise MoemixError(f"no adapter is known for rows with these columns: {columns}", where=rows[0][1], hint=hint)
-
-
-def detect(row: Row) -> Choice | None:
-    """Return the adapter that a row's columns and their types ask for, with its options; None if they do not say."""
-    for column in _TURNS:
-        if (choice := _turns_choice(row, column)) is not None:
-            return choice
-    for outer, value in row.items():
-        inner = parsed(value)
-        if not isinstance(inner, Mapping):
-            continue
-        for column in _TURNS:
-            if (choice := _turns_choice(inner, column)) is not None:
-                name, options = choice
-                return name, {**options, _COLUMN.get(name, "turns"): f"{outer}.{column}"}
-    tree = row.get("prompt")
-    if isinstance(tree, Mapping) and "replies" in tree:
-        return "oasst", {}
-    texts = {key for key, value in row.items() if isinstance(value, str | int | float)}
-    if "chat" in texts and "USER:" in str(row["chat"]):
-        return "glaive", {}
-    if {"question", "rationale", "correct"} <= texts and isinstance(row.get("options"), list):
-        return "aqua", {}
-    if {"question", "answer"} <= texts and "\n#### " in str(row["answer"]):
-        return "gsm8k", {}
-    if {"text", "code"} <= texts and isinstance(row.get("test_list"), list):
-        return "mbpp", {}
-    system = {"system": "system_prompt"} if "system_prompt" in texts else {}
-    if "instruction" in texts:
-        if isinstance(row.get("instances"), list):
-            return "alpaca", {"instances": "instances"}
-        for output in ("output", "response", "completion", "answer"):
-            if output in texts:
-                context = {"input": "context"} if "context" in row and "input" not in row else {}
-                return "alpaca", {**context, **({} if output == "output" else {"output": output}), **system}
-    for prompt, completion in _DIALOGUES:
-        both = (row.get(prompt), row.get(completion))
-        if {prompt, completion} <= texts or all(isinstance(cell, list) and cell for cell in both):
-            named = {"prompt": prompt, "completion": completion}
-            return "prompt_completion", {k: v for k, v in named.items() if k != v} | system
-    return ("text", {}) if "text" in texts else None
-
-
-def _turns_choice(row: Row, column: str) -> Choice | None:
-    """Return the adapter for a column of turns, if the row has it."""
-    value = parsed(row.get(column))
-    if not isinstance(value, list | tuple) or not value:
-        return None
-    first = value[0]
-    if isinstance(first, str):
-        return "alternating", {} if column == "data" else {"turns": column}
-    if not isinstance(first, Mapping):
-        return None
-    if {"from", "role", "speaker"} & first.keys():
-        name = "sharegpt" if "from" in first or column == "conversations" else "messages"
-        return name, {} if column == _COLUMN[name] else {_COLUMN[name]: column}
-    for question, answer in (
-        ("input", "output"),
-        ("human", "assistant"),
-        ("user", "assistant"),
-        ("prompt", "response"),
-    ):
-        if {question, answer} <= first.keys():
-            named = {"turns": column, "input": question, "output": answer}
-            defaults = {"turns": "conversation", "input": "input", "output": "output"}
-            return "pairs", {k: v for k, v in named.items() if v != defaults[k]}
-    return None

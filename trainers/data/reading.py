@@ -18,10 +18,11 @@ import numpy as np
 
 from harness.errors import MoemixError, unknown
 from harness.recipe import Part
-from harness.sources import part_files
+from harness.sources import PACKED, part_files
+from trainers.data.conversation import MalformedRowError
 from trainers.data.hub import dataset_rows, read_hub
 from trainers.data.json_files import json_lines, json_rows
-from trainers.data.located import PACKED, Chosen, Located, Rows, open_file
+from trainers.data.located import Chosen, Located, Rows, is_utf8, open_file
 
 if TYPE_CHECKING:
     from pyarrow import RecordBatch
@@ -98,7 +99,7 @@ def _csv(path: Path, split: str) -> Rows:
 
     def rows() -> Iterator[Located]:
         with open_file(path) as file:
-            text = io.TextIOWrapper(file, encoding="utf-8-sig", newline="")
+            text = io.TextIOWrapper(file, encoding="utf-8-sig", errors="surrogateescape", newline="")
             table = csv.DictReader(text, delimiter="\t" if ".tsv" in path.name.lower() else ",", strict=True)
             before = 1
             while True:
@@ -110,8 +111,11 @@ def _csv(path: Path, split: str) -> Rows:
                     return
                 before, where = table.line_num + 1, f"{path}:{max(before, 2)}"
                 if None in row:
-                    raise MoemixError("the line has more cells than the header", where=where)
-                yield cast("dict[str, object]", row), where
+                    yield MalformedRowError("the line has more cells than the header"), where
+                elif not all(map(is_utf8, filter(None, row.values()))):
+                    yield MalformedRowError("not UTF-8 text"), where
+                else:
+                    yield cast("dict[str, object]", row), where
 
     return Rows(sum(1 for _ in rows()), lambda wanted: itertools.compress(rows(), wanted))
 

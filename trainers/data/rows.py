@@ -11,10 +11,11 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass
 
 from harness.recipe import Part
-from trainers.data.adapters import MalformedRowError, UnusableRowError
+from trainers.data.answers import Rendered
+from trainers.data.conversation import MalformedRowError, UnusableRowError
+from trainers.data.encoder import Encoder, Tokens
 from trainers.data.located import Located
 from trainers.data.parts import OpenPart, PartAdapter
-from trainers.data.template import Encoder, Rendered, Tokens
 
 _BATCH = 512  # rows tokenised at once
 _WORTH_PROCESSES = 20_000  # rows; starting a process takes as long as a few thousand
@@ -102,10 +103,11 @@ def _tokenise(batch: Sequence[Located], adapter: PartAdapter, encoder: Encoder, 
     outcomes: list[Outcome | Rendered] = []
     for row, where in batch:
         try:
-            if not adapter.wants(row):
+            if (content := adapter.read(row)) is None:
                 outcomes.append(Outcome(where, skipped=True))
             else:
-                outcomes.append(encoder.render(adapter.adapt(row), control=adapter.part.control_strings))
+                part = adapter.part
+                outcomes.append(encoder.render(content, control=part.control_strings, system=part.system))
         except UnusableRowError as reason:
             outcomes.append(Outcome(where, reason=str(reason)))
         except MalformedRowError as reason:

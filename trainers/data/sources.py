@@ -19,10 +19,10 @@ from harness.progress import progress
 from harness.recipe import Source
 from harness.sources import fingerprint
 from harness.store import Run, Store
+from trainers.data.encoder import Encoder
 from trainers.data.hub import pinned
 from trainers.data.parts import OpenPart, PartAdapter, open_part
 from trainers.data.rows import Outcome, tokenised
-from trainers.data.template import Encoder
 from trainers.data.tokens import Example, SourceReport, TokenTable, TokenWriter, cached
 
 if TYPE_CHECKING:

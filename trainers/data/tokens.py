@@ -29,7 +29,7 @@ from harness.files import hash_file, read_json, whole_directory, write_json
 from harness.records import RowCounts
 
 if TYPE_CHECKING:
-    from trainers.data.template import Tokens
+    from trainers.data.encoder import Tokens
 
 ARRAYS = ("tokens", "targets", "offsets", "keys", "rows")
 _EXAMPLES_PER_REASON = 5

@@ -16,18 +16,18 @@ from harness.errors import MoemixError
 from harness.plan import make_world
 from harness.recipe import Part, Recipe, Source, TinyModel
 from harness.recipe_file import load_recipe
+from harness.sources import is_data
 from harness.stages import Finding
 from harness.store import Store, data_root, store_root
+from trainers.data.encoder import Encoder, Tokens
 from trainers.data.parts import open_part
 from trainers.data.rows import NOT_IN_FORMAT, tokenised
 from trainers.data.sources import most_malformed
-from trainers.data.template import Encoder, Tokens
 from trainers.data.tokens import SourceReport, key_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-FILES = (".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".parquet", ".arrow", ".gz", ".bz2", ".xz", ".zst")
 _ROWS = 10_000  # rows of a source that are tokenised, evenly spread
 _EXAMPLES = 3
 _SHOWN = 2_000  # characters of an example
@@ -111,7 +111,7 @@ def preview(  # noqa: PLR0913  (keywords, each with a default)
     Raises:
         MoemixError: a source cannot be read, or the tokenizer cannot be loaded.
     """
-    if Path(target).is_file() and Path(target).suffix.lower() in FILES:
+    if is_data(Path(target)):
         part = Part(adapter=adapter or "auto", files=(str(Path(target).resolve()),), options=dict(options or {}))
         sources: Sequence[Source] = (Source(name=Path(target).name, parts=(part,)),)
         length, folder = max_length or 2048, data_root(root)
@@ -202,8 +202,9 @@ def _source(
             lengths.append(len(input_ids))
             mine[key_of(input_ids[:max_length])] += 1
             report.add(outcome.tokens, max_length, outcome.notes)
-            if outcome.rendered is not None and outcome.rendered.named:
-                controls.update(encoder.control_strings(outcome.rendered.text))
+            if (rendered := outcome.rendered) is not None:
+                raw = encoder.control_strings(rendered.text) if rendered.spans is None else ()
+                controls.update(rendered.control or raw)
             if len(examples) < shown:
                 examples.append(
                     {

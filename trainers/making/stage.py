@@ -17,7 +17,7 @@ from harness.recipe import CheckpointModel, Part, Source, SplitModel, TinyModel,
 from harness.records import ModelManifest
 from harness.store import Store, checkpoint_hash, exclusive, marked
 from trainers.data import load_sources
-from trainers.data.template import Encoder
+from trainers.data.encoder import Encoder
 from trainers.making.from_dense import split, upcycle
 from trainers.making.samples import Report
 from trainers.making.tiny import pretrain, random_model
@@ -155,7 +155,7 @@ def _stop_at_ends(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) ->
         return
     given = config.eos_token_id if config.eos_token_id is not None else tokenizer.eos_token_id
     known = {given} if isinstance(given, int) else set(given or ())
-    if not (ends := Encoder(tokenizer).end_tokens) <= known:
+    if not (ends := Encoder(tokenizer).template.end_tokens) <= known:
         config.eos_token_id = sorted(known | ends)
 
 

@@ -22,9 +22,9 @@ from harness.errors import MoemixError, unknown
 from harness.recipe import Mixing, Pretrain, Source, TinyModel
 from harness.records import TrainResult
 from trainers.data import load_sources
-from trainers.data.adapters import MalformedRowError, UnusableRowError
+from trainers.data.conversation import MalformedRowError, UnusableRowError
+from trainers.data.encoder import Encoder
 from trainers.data.parts import open_part
-from trainers.data.template import Encoder
 from trainers.making.tokenizer import train_tokenizer
 from trainers.mixing import load_strategy
 from trainers.models.routers import RouterObserver
@@ -97,8 +97,8 @@ def texts(sources: Sequence[Source], root: Path | None) -> Iterator[str]:
             opened = open_part(part, root=root, source=source.name)
             for row, _ in opened.rows:
                 try:
-                    if opened.adapter.wants(row):
-                        yield encoder.render(opened.adapter.adapt(row), control="tokens").text
+                    if (content := opened.adapter.read(row)) is not None:
+                        yield encoder.render(content, control="tokens").text
                 except (UnusableRowError, MalformedRowError):
                     continue  # reported when the sources are tokenised
 
