@@ -111,7 +111,8 @@ class ControlStrings:
     @functools.cached_property
     def _control_ids(self) -> frozenset[int]:
         unknown = self.template.tokenizer.unk_token  # stands for letters, and forges nothing
-        return frozenset(self.template.tokenizer.convert_tokens_to_ids([t for t in self.names[2] if t != unknown]))
+        known = self.template.tokenizer.get_added_vocab()
+        return frozenset(known[text] for text in self.names[2] if text != unknown)
 
     @functools.cached_property
     def letters(self) -> Tokenizer:
