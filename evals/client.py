@@ -158,14 +158,16 @@ class Client:
         return text.replace(self._key, HIDDEN) if self._key else text
 
     def _send(self, method: str, address: str, payload: Mapping[str, object] | None, timeout: float) -> object:
-        """Send a request once and return the body of its response."""
+        """Send a request once and return the body of its response; half of a surrogate pair is sent as ``?``."""
+        body = None if payload is None else json.dumps(payload, ensure_ascii=False).encode("utf-8", "replace")
+        kind = {"Content-Type": "application/json"} if body else None
 
         async def send() -> httpx2.Response:
             patience, full = httpx2.Timeout(timeout, connect=min(CONNECT_SECONDS, timeout)), address
             full += f"{'&' if '?' in full else '?'}{self.query}" if self.query else ""
             async with asyncio.timeout(timeout):
                 for _ in range(_REDIRECTS):
-                    response = await self._http.request(method, full, json=payload, timeout=patience)
+                    response = await self._http.request(method, full, content=body, headers=kind, timeout=patience)
                     if not response.is_redirect:
                         break
                     before, full = full, urljoin(full, response.headers.get("location", ""))

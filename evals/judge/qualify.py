@@ -193,7 +193,7 @@ def _judge_set(
     answers = {"right": {one.id: one.right for one in questions}, "wrong": {one.id: one.wrong for one in questions}}
     if name == "known":
         answers |= _variants(questions)
-        answers["own"] = _own(judge, questions, job.concurrency, out / _OWN)
+        answers["own"] = _own(judge, questions, job, out / _OWN)
     files = {model: out / f"{name}-{model}.jsonl" for model, given in answers.items() if given}
     for model, file in files.items():
         rows = ({"question_id": key, "model_id": model, "choices": [{"index": 0, "turns": [text]}]}
@@ -225,13 +225,14 @@ def _variants(questions: Sequence[Known]) -> dict[str, dict[str, str]]:
     }
 
 
-def _own(judge: Judge, questions: Sequence[Known], concurrency: int, file: Path) -> dict[str, str]:
+def _own(judge: Judge, questions: Sequence[Known], job: JudgeJobRequest, file: Path) -> dict[str, str]:
     """Return the judge's own answers to the questions that a rule can check; none where it gives none."""
+    limit = min(_OWN_TOKENS, job.config.judge_max_tokens)
     with closing(Journal(file)) as journal:
 
         def ask(known: Known, stop: threading.Event) -> None:
             payload = {"model": judge.model, "messages": [{"role": "user", "content": known.text}], "temperature": 0.0,
-                       "max_tokens": _OWN_TOKENS}  # fmt: skip
+                       "max_tokens": limit}  # fmt: skip
             text, reason = "", None
             try:
                 reply: Completion | RequestError = judge.client.complete("/chat/completions", payload, stop=stop)
@@ -248,7 +249,7 @@ def _own(judge: Judge, questions: Sequence[Known], concurrency: int, file: Path)
             return hash_value([known.id, known.text])[:32]
 
         missing = [one for one in questions if one.check and key_of(one) not in journal]
-        with as_answered(missing, ask, concurrency=concurrency, finish=True) as answered:
+        with as_answered(missing, ask, concurrency=job.concurrency, finish=True) as answered:
             for _, future in answered:
                 future.result()
         texts = {str(line["id"]): str(line["text"]) for line in journal.records()}

@@ -27,6 +27,7 @@ class Server(ThreadingHTTPServer):
     """Gives the replies of a script, one after the other, the last one for ever."""
 
     daemon_threads = True
+    request_queue_size = 64
 
     def __init__(self, *replies) -> None:
         super().__init__(("127.0.0.1", 0), Handler)

@@ -10,14 +10,16 @@ import sys
 import time
 from collections import Counter
 
+import click
 import pytest
 from click.testing import CliRunner
 from fake_judge import FakeJudge, Say
-from small_judgings import answer_file, bench_file, judged, lines, template_file, write_lines
+from small_judgings import answer_file, arguments, bench_file, judged, lines, template_file, write_lines
 
 from evals import client, pace
 from evals.judge import judges
 from evals.judge.cli import run as run_command
+from evals.judge.run import judge_request, request_from
 from harness.errors import MoemixError, StageError
 
 KEY = "sk-very-secret-0123456789"
@@ -404,3 +406,30 @@ def test_the_command_fails_where_less_than_the_stated_share_was_judged(small):
         result = CliRunner().invoke(run_command, [*command, "--min-judged", "0.6"])
     assert isinstance(result.exception, StageError)
     assert "50% of the judgments have a verdict, less than 60%" in str(result.exception)
+
+
+@pytest.mark.parametrize(
+    ("options", "typed", "status", "sent"),
+    [(("--price", "1,2"), "n", 1, 0), (("--price", "1,2"), "y", 0, 12), (("--price", "1,2", "--yes"), "", 0, 12),
+     ((), "", 0, 12)],
+)  # fmt: skip
+def test_on_a_terminal_the_estimate_is_confirmed_where_it_has_a_price(small, monkeypatch, options, typed, status, sent):
+    monkeypatch.setattr("click.testing._NamedTextIOWrapper.isatty", lambda self: True)
+    command = ["--answers", str(small / "mine.jsonl"), "--bench", str(small / "bench.jsonl"), "--judge-model", "fake"]
+    with FakeJudge(lambda *_: "[[5]]") as judge:
+        command += ["--judge-url", judge.url, "--out", str(small / "out"), *options]
+        done = CliRunner().invoke(run_command, command, input=f"{typed}\n")
+    assert (done.exit_code, len(judge.requests)) == (status, sent)
+    assert ("12 requests, about" in done.output and "Go on?" in done.output) == bool(typed)
+
+
+def test_a_judge_on_another_machine_is_asked_only_when_that_is_confirmed(small):
+    """It may cost money, whether its price was given or not."""
+
+    def no(estimate):
+        raise click.Abort(estimate)
+
+    job = request_from(**arguments(answers=(small / "mine.jsonl",), bench=str(small / "bench.jsonl"), out=small / "out",
+                                   judge_url=("https://judge.invalid/v1",), judge_model=("fake",)))  # fmt: skip
+    with pytest.raises(click.Abort, match="12 requests, about"):
+        judge_request(job, no)

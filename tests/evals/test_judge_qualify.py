@@ -12,7 +12,8 @@ from known_judges import KNOWN, reply
 from small_judgings import answer_file, bench_file, judged, write_lines
 
 from evals.judge import qualify as qualification
-from evals.judge.known_answers import PADDING, bundled, published
+from evals.judge.integrity import masked
+from evals.judge.known_answers import INJECTIONS, PADDING, bundled, published
 from evals.judge.reference import find_error
 from harness.cli import cli
 from harness.errors import MoemixError
@@ -47,8 +48,12 @@ def test_right_answers_are_right_and_wrong_ones_are_not():
         assert not find_error(one.check, one.right), one
         assert not find_error(one.check, one.right + PADDING), one
         assert find_error(one.check, one.wrong), one
-    for one in questions:
+    for number, one in enumerate(questions):
         assert one.right != one.wrong
+        assert masked(one.right + PADDING, one.text)[1] == 0
+        text, removed = masked(one.wrong + INJECTIONS[number % len(INJECTIONS)], one.text)
+        assert text.startswith(one.wrong)
+        assert removed
 
 
 @pytest.mark.parametrize(
