@@ -170,6 +170,7 @@ def conversation(answer: str) -> bytes:
 
 
 REPOSITORY = {"v1.json": conversation("old"), "v2.json": conversation("new"), "README.md": b"# path: nowhere\n"}
+REPOSITORY["v4.jsonl"] = conversation("newest")[1:-1] + b'\n{"conversations":\n' + conversation("last")[1:-1]
 
 
 class Hub(http.server.BaseHTTPRequestHandler):
@@ -214,12 +215,13 @@ from trainers.data import load_sources
 from trainers.making.tokenizer import train_tokenizer
 
 tokenizer = train_tokenizer((), vocab_size=0, max_length=0)
-for files in ((), ("v2.json",), ("v3.json",)):
+for files in ((), ("v2.json",), ("v3.json",), ("v4.jsonl",)):
     source = Source(name="s", parts=(Part(hub="org/chat", revision="main", data_files=files),))
     try:
         cache = Path(sys.argv[1])
         (loaded,) = load_sources([source], tokenizer=tokenizer, max_length=99, seed=0, root=None, cache=cache)
-        print(json.dumps([tokenizer.decode(loaded.train[0].input_ids), loaded.report.counts().revisions]))
+        counts = loaded.report.counts()
+        print(json.dumps([tokenizer.decode(loaded.train[0].input_ids), counts.revisions, counts.left_out]))
     except MoemixError as error:
         print(json.dumps(str(error)))
 """
@@ -236,8 +238,12 @@ def test_files_of_a_hub_repository_are_chosen_and_its_commit_is_recorded(tmp_pat
     finally:
         server.shutdown()
     assert done.returncode == 0, done.stderr
-    asked, (text, revisions), wrong = map(json.loads, done.stdout.splitlines())
-    assert "several files, which are not splits of one dataset: v1.json, v2.json\n  choose with `data_files`" in asked
+    asked, (text, revisions, _), wrong, (_, _, left_out) = map(json.loads, done.stdout.splitlines())
+    assert left_out == {"not in the format `sharegpt`: not valid JSON: Expecting value": 1}
+    assert (
+        "several files, which are not splits of one dataset: v1.json, v2.json, v4.jsonl\n  choose with `data_files`"
+        in asked
+    )
     assert "new" in text
     assert revisions == {"org/chat": COMMIT}
     assert "unknown file of the repository 'v3.json'" in wrong

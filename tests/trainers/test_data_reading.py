@@ -126,6 +126,18 @@ def test_a_hub_dataset_may_lie_in_the_data_root(tmp_path, monkeypatch):
             read(tmp_path, **{"hub": "org/songs", "subset": "loud", **wrong})
 
 
+def test_a_row_that_cannot_be_read_is_one_bad_row_of_a_hub_dataset_too(tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    folder = tmp_path / "org" / "songs"
+    folder.mkdir(parents=True)
+    (folder / "train.jsonl").write_text('{"text": "one"}\n{"text": \n{"text": "two"}\n')
+    broken = ("not valid JSON: Expecting value", f"{folder / 'train.jsonl'}:2")
+    assert read(tmp_path, hub="org/songs")[1] == broken
+    (folder / "train.jsonl").write_text("nothing\nof the kind\n")
+    with pytest.raises(MoemixError, match=r"train\.jsonl:1: no line is a JSON object"):
+        read(tmp_path, hub="org/songs")
+
+
 def test_a_hub_dataset_out_of_reach_is_an_error_with_its_name(tmp_path, monkeypatch):
     import datasets.config
 

@@ -115,6 +115,7 @@ def preview(
     """
     import json
 
+    from harness.files import write_text
     from trainers.making import preview as module
 
     found = module.preview(
@@ -127,7 +128,7 @@ def preview(
         rows=rows,
     )
     if out is not None:
-        out.write_text(module.page(found), encoding="utf-8")
+        write_text(out, module.page(found))
         click.echo(out)
     elif style == "json":
         click.echo(json.dumps(found, indent=1, ensure_ascii=False))

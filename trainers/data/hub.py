@@ -35,26 +35,45 @@ def dataset_rows(dataset: Dataset, place: str) -> Rows:
     return Rows(len(dataset), chosen)
 
 
-def read_hub(part: Part, root: Path | None, source: str) -> Rows:
-    """Open a hub dataset, or the folder below the data root that has its name."""
+def read_hub(part: Part, root: Path | None, source: str) -> Rows | list[Path]:
+    """Open a hub dataset, or the folder below the data root that has its name.
+
+    Returns:
+        the rows; or the files of the split where `datasets` cannot read a row in them.
+    """
     import datasets
 
     where = f"source {source}: hub dataset {part.hub}"
     place = hub_folder(part, root)
+    asked = {
+        "name": part.subset,
+        "revision": None if place else part.revision,
+        "data_files": {part.split.partition("[")[0]: list(part.data_files)} if part.data_files else None,
+    }
     try:
         _check_files(part, place, where)
-        dataset = datasets.load_dataset(
-            str(place or part.hub),
-            name=part.subset,
-            split=part.split,
-            revision=None if place else part.revision,
-            data_files={part.split.partition("[")[0]: list(part.data_files)} if part.data_files else None,
-        )
+        try:
+            dataset = datasets.load_dataset(str(place or part.hub), split=part.split, **asked)
+        except (datasets.exceptions.DatasetsError, ValueError) as error:  # a row in it, or what was asked for
+            files = datasets.load_dataset_builder(str(place or part.hub), **asked).config.data_files or {}
+            if part.split not in files:
+                raise ValueError(error.__cause__ or error) from error
+            return [_local(file) for file in files[part.split]]
     except (datasets.exceptions.DatasetsError, OSError, ValueError, RuntimeError) as error:
         raise MoemixError(f"the dataset cannot be loaded: {error}", where=where) from error
     if len(dataset) == 0:
         raise MoemixError("the dataset has no rows", where=where)
     return dataset_rows(dataset, f"{part.hub}[{part.split}]")
+
+
+def _local(file: str) -> Path:
+    """Return the path of a file as `datasets` names it: a path, or ``hf://datasets/ORGANISATION/NAME@COMMIT/FILE``."""
+    from huggingface_hub import HfFileSystem, hf_hub_download
+
+    if not file.startswith("hf://"):
+        return Path(file)
+    found = HfFileSystem().resolve_path(file)
+    return Path(hf_hub_download(found.repo_id, found.path_in_repo, repo_type="dataset", revision=found.revision))
 
 
 def _check_files(part: Part, place: Path | None, where: str) -> None:

@@ -40,9 +40,8 @@ def read_part(part: Part, *, root: Path | None, source: str) -> Rows:
         MoemixError: a file is missing, empty or damaged, a row is not an object (during iteration), or a hub dataset
             cannot be loaded.
     """
-    if part.hub is not None:
-        return read_hub(part, root, source)
-    return _joined([_read_file(path, part) for path in part_files(part, root, where=source)])
+    files = part_files(part, root, where=source) if part.hub is None else read_hub(part, root, source)
+    return files if isinstance(files, Rows) else _joined([_read_file(path, part) for path in files])
 
 
 def _joined(files: list[Rows]) -> Rows:
