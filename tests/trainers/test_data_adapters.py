@@ -3,9 +3,11 @@
 import pytest
 
 from harness.errors import MoemixError
+from harness.recipe import Part
 from harness.recipe_file import load_recipe
 from trainers.data.adapters import ADAPTERS
 from trainers.data.conversation import MalformedRowError, UnusableRowError
+from trainers.data.detection import choose, detect
 from trainers.data.parts import PartAdapter, load_adapter
 from trainers.data.reading import read_part
 
@@ -105,6 +107,105 @@ def test_a_system_column_comes_first():
     options = {"prompt": "question", "completion": "response", "system": "system_prompt"}
     assert adapt("prompt_completion", row, **options)[0] == ("system", "Be kind.")
     assert adapt("prompt_completion", {**row, "system_prompt": ""}, **options)[0] == ("user", "q")
+
+
+@pytest.mark.parametrize("column", ["system", "system_prompt", "system_message"])
+def test_a_system_column_is_read_unasked_beside_the_turns_or_in_their_object(column):
+    turns, told = said(("human", "q"), ("gpt", "a")), ("system", "Be kind.")
+    assert adapt("sharegpt", {"conversations": turns, column: "Be kind."})[0] == told
+    nested = {"d": {"conversations": turns, column: "Be kind.", "tools": [{"name": "f"}]}}
+    assert adapt("sharegpt", nested, conversations="d.conversations")[0] == told
+    assert len(load_adapter("sharegpt", {"conversations": "d.conversations"}, where="test")(nested).tools) == 1
+    assert adapt("alpaca", {"instruction": "i", "output": "o", column: "Be kind."})[0] == told
+    assert adapt("alpaca", {"instruction": "i", "output": "o", column: " "})[0] == ("user", "i")
+
+
+def test_thoughts_may_have_a_column_of_their_own():
+    row = {"instruction": "i", "output": "o", "reasoning_content": "hm"}
+    assert load_adapter("alpaca", {}, where="test")(row)[1]["reasoning_content"] == "hm"
+    options = {"prompt": "Question", "completion": "Response", "reasoning": "Complex_CoT"}
+    row = {"Question": "q", "Response": "r", "Complex_CoT": "hm"}
+    assert load_adapter("prompt_completion", options, where="test")(row)[1]["reasoning_content"] == "hm"
+
+
+def test_a_speaker_inside_an_answer_of_glaive_is_part_of_the_answer():
+    chat = (
+        "USER: Write a scene.\n\n\nASSISTANT: Here, USER: x\n\nUSER: hi\nASSISTANT: ho <|endoftext|>\n\n\nUSER: y\n\n"
+    )
+    chat += "\nASSISTANT: <functioncall> {} <|endoftext|>\n\n\nFUNCTION RESPONSE: 1\n\n\nASSISTANT: z <|endoftext|>"
+    assert adapt("glaive", {"chat": chat, "system": "SYSTEM: s"}) == [
+        ("system", "s"),
+        ("user", "Write a scene."),
+        ("assistant", "Here, USER: x\n\nUSER: hi\nASSISTANT: ho"),
+        ("user", "y"),
+        ("assistant", "<functioncall> {}"),
+        ("user", "1"),
+        ("assistant", "z"),
+    ]
+    assert adapt("glaive", {"chat": "USER: q\nASSISTANT: a"}) == [("user", "q"), ("assistant", "a")]
+
+
+def test_entries_that_a_table_made_up_are_no_arguments():
+    call = {"function": {"name": "f", "arguments": {"x": 1, "y": None}}}
+    schema = {"name": "f", "parameters": {"properties": {"x": {"type": "string"}, "y": None}}}
+    row = {"messages": [{"role": "assistant", "content": None, "tool_calls": [call]}], "tools": [schema]}
+    made = load_adapter("messages", {}, where="test")(row)
+    assert made[0]["tool_calls"][0]["function"]["arguments"] == {"x": 1}
+    assert made.tools[0]["function"]["parameters"] == {"properties": {"x": {"type": "string"}}}
+    call["function"]["arguments"] = '{"y": null}'  # written by a model
+    assert load_adapter("messages", {}, where="test")(row)[0]["tool_calls"][0]["function"]["arguments"] == {"y": None}
+
+
+DETECTED = [
+    ({"conversations": [{"from": "human", "value": "q"}], "chosen": {"from": "gpt", "value": "a"}}, "sharegpt append"),
+    ({"dialogue": [{"from": "human", "value": "q"}]}, "messages messages"),
+    ({"a": {"messages": [{"role": "user", "content": "q"}]}}, "messages messages"),
+    ({"question": "q", "context": "c", "answer": "a"}, "alpaca instruction input output"),
+    ({"instruction": "q", "context": "c", "response": "a"}, "alpaca input output"),
+    ({"prompt": [{"role": "user", "content": "q"}], "completion": "a"}, "prompt_completion"),
+    ({"question": "q", "choices": ["a", "b"], "answer": "a"}, None),
+    ({"prompt": "p", "chosen": "a", "rejected": "b"}, None),
+]
+
+
+@pytest.mark.parametrize(("row", "found"), DETECTED)
+def test_columns_say_the_adapter_and_its_options_or_nothing(row, found):
+    choice = detect(row)
+    assert (choice and " ".join([choice[0], *choice[1]])) == found
+
+
+def test_one_row_of_another_shape_does_not_stop_the_choice_and_many_do():
+    rows = [({"question": "q", "answer": "1\n#### 1"}, f"x:{i}") for i in range(10)]
+    odd = [({"question": "q", "answer": "1"}, "x:10")]
+    assert choose(rows + odd)[0] == "gsm8k"
+    with pytest.raises(MoemixError, match=r"several shapes: gsm8k \(x:0\); prompt_completion \(x:10\)"):
+        choose(rows + odd * 2)
+
+
+def test_values_nested_too_deeply_are_a_bad_row():
+    deep: object = "x"
+    for _ in range(150):
+        deep = {"a": deep}
+    row = {"messages": [{"role": "user", "content": "q"}], "tools": [deep]}
+    with pytest.raises(MalformedRowError, match="nested more than 100 deep"):
+        PartAdapter(Part(adapter="messages", files=("x",)), "test").read(row)
+
+
+@pytest.mark.parametrize(
+    ("answer", "left"),
+    [
+        ("<think>\nhm\n</think>\n\nfour", "four"),
+        ("hm</think>four", "four"),
+        ("four <think>hm</think>five<think>x</think>", "four five"),
+        ("<think>cut", ""),
+        ("a < b", "a < b"),
+    ],
+)
+def test_thoughts_are_removed_when_asked(answer, left):
+    row = {"messages": [{"role": "assistant", "content": answer, "reasoning_content": "x"}]}
+    made = PartAdapter(Part(adapter="messages", files=("x",), reasoning="drop"), "test").read(row)
+    assert made == [{"role": "assistant", "content": left}]
+    assert made.notes == ["thoughts were removed (`reasoning: drop`)"]
 
 
 def test_gsm8k_annotations_go_unless_kept():

@@ -186,6 +186,7 @@ CONVERSATIONS = [
     ("hello", "hello", "Again: hello", "hello hello"),
     ("Füße?", "Füße – 🦊🦊", "東京", "はい、そうです。"),
     ("Write add.", "    if a:\n        return a + b\n\n    return b", "More", "\tx\n"),
+    ("Twice.", "\nhello", "Again.", "\n\nhello"),
     ("yes\n", " yes ", "no", "<think>hm\n\nno</think>\n\nno", "yes", "<think>well</think>\n\nyes\n"),
     ("[INST] USER: x ASSISTANT:", "ASSISTANT: [/INST] USER: hello", "x", "assistant\nuser"),
 ]
@@ -217,6 +218,53 @@ def test_no_conversation_is_learnt_wrongly(plain_tokenizer, contents, name):
     else:
         with pytest.raises(UnusableRowError, match="empty assistant turn"):
             made.render(chat(*flat))
+
+
+@pytest.mark.parametrize("answer", ["<think></think>", "<think>\n \n</think>\n", "</think>"])
+def test_an_empty_thought_alone_is_no_answer(plain_tokenizer, answer):
+    with pytest.raises(UnusableRowError, match="empty assistant turn"):
+        encoder(plain_tokenizer, TEMPLATES["chatml"][0]).render(chat("q", "a", "q", answer))
+
+
+def test_control_strings_that_are_words_of_the_vocabulary_keep_all_tokens_in_place():
+    made = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True))
+    made.pre_tokenizer, made.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    inner = ["<unk>", "<s>", "</s>"]  # in the vocabulary, as Llama 2's and Mistral's are
+    made.train_from_iterator(TEXT, trainers.BpeTrainer(vocab_size=400, initial_alphabet=alphabet, special_tokens=inner))
+    tokenizer = wrap(made)
+    tokenizer.add_tokens([AddedToken(tag, special=False, normalized=False) for tag in ("<think>", "</think>")])
+    chats = [chat("q", f"<think>x</think>{answer}") for answer in ("a", "a </s>")]
+    coder = encoder(tokenizer, TEMPLATES["vicuna 1.1"][0])
+    plain, named = (coder.encode([coder.render(messages)])[0] for messages in chats)
+    text = tokenizer.decode(named[0][named[1]], skip_special_tokens=False).strip()
+    assert text == "<think>x</think>a </s></s>"
+    tags = [tokenizer.convert_tokens_to_ids(tag) for tag in ("<think>", "</think>")]
+    for ids, _ in (plain, named):
+        assert [token for token in ids.tolist() if token in tags] == tags
+        assert ids.tolist().count(tokenizer.eos_token_id) == 1
+
+
+def test_control_strings_that_cannot_be_text_leave_the_row_out():
+    vocabulary = [
+        ("<unk>", 0.0),
+        ("<s>", 0.0),
+        ("</s>", -1.0),
+        *((letter, -9.0) for letter in "▁ABCHIQSTUNEGRacdegimnoqrstux.:<>/"),
+    ]
+    made = Tokenizer(models.Unigram(vocabulary, unk_id=0))
+    made.pre_tokenizer, made.decoder = pre_tokenizers.Metaspace(prepend_scheme="never"), decoders.Metaspace()
+    coder = encoder(wrap(made), TEMPLATES["vicuna 1.1"][0])
+    with pytest.raises(UnusableRowError, match="cannot encode the control strings"):
+        learnt_tokens(coder, chat("q", "a </s> a"))
+    assert learnt_tokens(coder, chat("q", "a"))
+
+
+def learnt_tokens(made: Encoder, messages: list[dict]) -> list[int]:
+    encoded = made.encode([made.render(messages)])[0]
+    if isinstance(encoded, UnusableRowError):
+        raise encoded
+    return encoded[0][encoded[1]].tolist()
 
 
 def test_a_batch_gives_each_conversation_what_it_gets_alone(tokenizer):

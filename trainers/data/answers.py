@@ -102,7 +102,10 @@ class Locator:
                     raise UnusableRowError("the chat template's {% generation %} marks are not on the answers")
                 spans += [span for span in around if text[slice(*span)].strip()]
             else:
-                spans.append(self._span(text, fields, mine, at))
+                start, end = self._span(text, fields, mine, at)
+                if (lead := fields[mine[0]]).kind == "text" and lead.lead:
+                    start -= self._kept(messages, tools, lead, text, start)
+                spans.append((start, end))
         return Rendered(text, tuple(spans), notes=tuple(notes))
 
     def _check_whole(
@@ -130,13 +133,24 @@ class Locator:
         if cut:
             yield "the chat template left out thoughts"
 
+    def _kept(self, messages: list[Message], tools: object, field: Field, text: str, start: int) -> int:
+        """Return how many of the characters before ``start`` are the beginning of the answer, and not the template's.
+
+        They are what is not there without it.
+        """
+        shorter = list(messages)
+        turn = shorter[field.turn]
+        shorter[field.turn] = {**turn, "content": turn["content"].removeprefix(field.lead)}
+        without, _ = self.template.apply(shorter, tools)
+        kept = len(text) - len(without)
+        return kept if kept > 0 and text[: start - kept] + text[start:] == without else 0
+
     def _span(self, text: str, fields: list[Field], mine: list[int], at: Mapping[int, int]) -> Span:
         """Return where the assistant wrote a turn whose texts are the fields ``mine``."""
         first, start, end = fields[mine[0]], at[2 * mine[0]], at[2 * mine[-1] + 1]
-        if first.kind == "text":
-            if self.template.keeps_blanks and text.endswith(first.lead, 0, start):
-                start -= len(first.lead)
-        else:  # the template may open the thought or the call with text that the model writes as well
+        if (
+            first.kind != "text"
+        ):  # the template may open the thought or the call with text that the model writes as well
             before = max((place for mark, place in at.items() if mark < 2 * mine[0]), default=0)
             for head in self.template.heads:
                 if (found := text.rfind(head, before, start)) >= 0:

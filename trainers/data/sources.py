@@ -28,7 +28,7 @@ from trainers.data.tokens import Example, SourceReport, TokenTable, TokenWriter,
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-_FORMAT = 3  # increase it when the same input gives other tokens than before
+_FORMAT = 4  # increase it when the same input gives other tokens than before
 _MANY = 10_000  # rows; of more than these, and twice the examples asked for, only as many as needed are tokenised
 _FEW_BAD = 10  # malformed rows that are left out of a small file, up to half of it
 _SURELY_BAD = 1000  # malformed rows after which reading does not go on to list them all

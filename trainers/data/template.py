@@ -174,14 +174,6 @@ class ChatTemplate:
         return tuple(filter(str.strip, (head, _OPEN_THOUGHT.sub("", head), sample.rstrip())))
 
     @functools.cached_property
-    def keeps_blanks(self) -> bool:
-        """Return whether the template keeps white space at the beginning of an answer."""
-        turns: list[Message] = [{"role": "user", "content": "Which?"}, {"role": "assistant", "content": "This one."}]
-        text, _ = self.apply(turns)
-        turns[1] = {"role": "assistant", "content": "\n \nThis one."}
-        return self.apply(turns)[0] == text.replace("This one.", "\n \nThis one.")
-
-    @functools.cached_property
     def backend(self) -> Tokenizer:
         """Return the tokenizer without its last step: the same tokens, with offsets that include white space."""
         from tokenizers import Tokenizer
