@@ -167,6 +167,12 @@ def test_reasoning_content_is_learnt_or_dropped_when_asked(load, tokenizer):
     assert without.report.notes == {"the chat template left out thoughts": 1}
 
 
+def test_a_turn_of_which_a_template_prints_nothing_leaves_the_row_out(load):
+    for turn in ({"a": "<think>a</think>"}, {"a": "<think>a</think>", "reasoning_content": "b"}):
+        with pytest.raises(MoemixError, match="leaves out the thoughts of a turn that has nothing else"):
+            load([talk({"u": "q"}, turn)], "deepseek")
+
+
 def test_a_template_that_opens_the_thought_in_its_prompt_leaves_the_rest_of_it_to_learn(load, tokenizer):
     opened = QWEN3.replace(
         "{{- '<|im_start|>assistant\n' }}{% endif %}", "{{- '<|im_start|>assistant\n<think>\n' }}{% endif %}"

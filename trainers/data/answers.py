@@ -125,7 +125,7 @@ class Locator:
                 if field.kind == "text":
                     what = "the text beside a call" if "call" in beside else "or reorders an assistant turn"
                     raise UnusableRowError(f"the chat template leaves out {what}")
-                if len(beside) == 1:
+                if not any(2 * j in at for j, other in enumerate(fields) if other.turn == field.turn):
                     raise UnusableRowError("the chat template leaves out the thoughts of a turn that has nothing else")
                 cut = True
             elif text[at.get(2 * i, 0) : at.get(2 * i + 1, 0)] != field.text:

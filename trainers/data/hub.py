@@ -6,7 +6,7 @@ import fnmatch
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -72,7 +72,7 @@ def _local(file: str) -> Path:
 
     if not file.startswith("hf://"):
         return Path(file)
-    found = HfFileSystem().resolve_path(file)
+    found = cast("Any", HfFileSystem().resolve_path(file))  # of a repository
     return Path(hf_hub_download(found.repo_id, found.path_in_repo, repo_type="dataset", revision=found.revision))
 
 

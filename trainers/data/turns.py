@@ -209,5 +209,6 @@ def glaive_turns(chat: str) -> Iterator[tuple[str, str]]:
         inside = starts and starts[-1][1] == "ASSISTANT" and _END in chat and not before.rstrip().endswith(_END)
         if not inside:
             starts.append(mark)
-    for mark, end in zip(starts, [*(mark.start() for mark in starts[1:]), len(chat)], strict=True):
+    ends = [mark.start() for mark in starts[1:]] + [len(chat)]
+    for mark, end in zip(starts, ends, strict=False):  # without a speaker there is one end too many
         yield _GLAIVE_ROLES[mark[1]], chat[mark.end() : end].strip().removesuffix(_END).strip()
