@@ -109,11 +109,7 @@ def odd_files() -> Iterator[tuple[str, str, bytes]]:
     yield "a row that is not an object", "x.json", json.dumps([good, 7, good]).encode()
     yield "a cell NaN", "x.json", json.dumps([good, {**good, "score": float("nan")}]).encode()
     yield "a lone surrogate", "x.json", json.dumps([good, {**good, "prompt": "cut \ud83d"}]).encode()
-    yield (
-        "a byte that is not UTF-8",
-        "x.json",
-        b'[{"prompt": "\xff", "completion": "a"}, {"prompt": "q", "completion": "a"}]',
-    )
+    yield "a byte that is not UTF-8", "x.json", b'[{"prompt": "\xff", "completion": "a"}]'
     yield "an integer of 30 digits", "x.json", json.dumps([{**good, "id": 10**29}]).encode()
     yield "an answer `NA`, and one `007`", "x.csv", b"prompt,completion\nq,NA\nr,007\n"
     yield "answers `True` and `1.50`", "x.csv", b"prompt,completion,n\nq,True,1.50\n"
@@ -163,7 +159,7 @@ def _compared(ours: list[object], read: Callable[[], list[object]]) -> str:
 
 
 def main() -> None:
-    given = options(rows={"type": int, "default": 100_000, "help": "rows of the large files"})
+    given = options(rows={"type": int, "default": 20_000, "help": "rows of the large files"})
     count = 2_000 if given.quick else given.rows
     report = Report(
         "data_readers",

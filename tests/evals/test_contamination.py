@@ -149,6 +149,24 @@ def test_the_command_reports_pairs_with_examples_from_any_file(mini_suite, tmp_p
     assert "training: no What is the colour of thing 7" in result.output
 
 
+@pytest.mark.parametrize("name", ["x.csv", "x.ndjson", "saved", "x.jsonl.bz2"])
+def test_files_of_every_kind_are_searched(mini_suite, tmp_path, name):
+    import bz2
+
+    import datasets
+
+    rows = [
+        {"cell": json.dumps({"a": f'"{text}"\nyes'})} for text in ("What is the colour of thing 7 in the text?", "?")
+    ]
+    lines = "nothing of JSON\n" + "".join(json.dumps(row) + "\n" for row in rows)
+    (tmp_path / "x.ndjson").write_text(lines)
+    (tmp_path / "x.jsonl.bz2").write_bytes(bz2.compress(lines.encode()))
+    (tmp_path / "x.csv").write_text("cell\nWhat is the colour of thing 7 in the text?\n?\n")
+    datasets.Dataset.from_list(rows).save_to_disk(tmp_path / "saved")
+    result = CliRunner().invoke(data, ["check", str(tmp_path / name), "--suite", str(mini_suite)])
+    assert "mini_choice: 1 of 24 questions (1 word by word, 0 reworded) in 1 rows" in result.output
+
+
 def test_what_is_found_in_a_recipes_source_is_kept_in_the_store(mini_suite, tmp_path):
     from harness.recipe_file import load_recipe
     from harness.records import Contamination

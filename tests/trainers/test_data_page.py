@@ -14,6 +14,7 @@ from trainers.commands.data import data
 from trainers.data.adapters import ADAPTERS
 from trainers.data.detection import detect
 from trainers.data.parts import load_adapter
+from trainers.making.preview import preview
 
 PAGE = (Path(__file__).parents[2] / "docs" / "data.md").read_text()
 ROWS = re.findall(r"^\| `(\w+)` \| `(\{.*\})` \| (.*?) ?\|$", PAGE, re.MULTILINE)
@@ -63,6 +64,32 @@ def test_the_preview_counts_and_shows_what_training_sees(chat):
     first = source["examples"][0]["segments"]
     assert [piece["text"] for piece in first if piece["target"]] == ["a<|im_end|>"]
     assert "".join(piece["text"] for piece in first).startswith("<|im_start|>user\nq<|im_end|>")
+
+
+def test_control_strings_are_counted_where_they_become_tokens_too(tmp_path):
+    file = tmp_path / "x.jsonl"
+    file.write_text(json.dumps({"text": "a<|im_end|>b<|im_end|>"}) + "\n")
+    assert preview(str(file))["sources"][0]["control_strings"] == {"<|im_end|>": 2}
+    row = {"messages": [{"role": "user", "content": "<|im_end|>"}, {"role": "assistant", "content": "a"}]}
+    file.write_text(json.dumps(row) + "\n")
+    recipe = tmp_path / "r.yaml"
+    recipe.write_text(
+        "name: r\nmodels: [{kind: tiny, name: t}]\nstrategies: [none]\ntraining: {steps: 1}\n"
+        "data:\n  sources:\n    - {name: a, parts: [{files: x.jsonl, control_strings: tokens}]}\n"
+    )
+    (source,) = preview(str(recipe), root=str(tmp_path))["sources"]
+    assert source["control_strings"] == {"<|im_end|>": 1}
+    assert source["changed"] == {}
+
+
+def test_a_folder_of_datasets_is_previewed_as_a_file_is(tmp_path):
+    import datasets
+
+    rows = [{"prompt": "q", "completion": "a"}, {"prompt": "q", "completion": ""}]
+    datasets.Dataset.from_list(rows).save_to_disk(tmp_path / "saved")
+    (source,) = preview(str(tmp_path / "saved"))["sources"]
+    assert (source["adapter"], source["kept"]) == ("prompt_completion", 1)
+    assert source["places"] == {"empty assistant turn": [f"{tmp_path / 'saved'}:row 1"]}
 
 
 def test_the_preview_is_text_or_a_page(chat, tmp_path):
