@@ -65,7 +65,11 @@ slurm: ## install a Slurm cluster of one node, on which the executor is tested
 	  && apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install -y slurm-wlm munge >/dev/null; } \
 	  || echo 'note: Slurm is missing, so its tests are skipped (install the packages `slurm-wlm` and `munge`)'
 
-test-all: slurm ## run also the tests that take many minutes: every suite's oracle, the pages from a wheel, a Slurm cluster
+$(VENV)/.packaging: $(VENV)/.core requirements/packaging.txt
+	$(PIP) -r requirements/packaging.txt
+	touch $@
+
+test-all: slurm $(VENV)/.packaging ## run also the tests that take many minutes: every suite's oracle, the pages from a wheel, a Slurm cluster
 	MOEMIX_ALL_TESTS=1 $(MAKE) test
 
 check: install docs ## run the checks of CI other than tests: lint, format, types, import contracts, pages

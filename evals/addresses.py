@@ -25,7 +25,11 @@ def base_url(url: str) -> tuple[str, str]:
         MoemixError: it is not an http(s) address, or has credentials in it, which would be written into records.
     """
     parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
+    try:
+        port = parts.port
+    except ValueError:
+        port = -1
+    if port == -1 or parts.scheme not in ("http", "https") or not parts.hostname:
         raise MoemixError("a server's address is a URL such as http://127.0.0.1:8000/v1", where=url.split("@")[-1])
     if parts.username or parts.password or re.search(r"(^|&)(api[-_]?)?(key|token)=", parts.query, re.IGNORECASE):
         raise MoemixError(

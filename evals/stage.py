@@ -21,6 +21,29 @@ def bench_hash(name: str, root: Path | None) -> str | None:
     return content_hash(name, root)
 
 
+def check_bench(name: str, root: Path | None) -> None:
+    """Read a bench's questions, unless they come from the hub."""
+    from evals.judge.questions import content_hash, load_bench
+
+    if content_hash(name, root) is not None:
+        load_bench(name, root)
+
+
+def check_address(url: str) -> None:
+    """Refuse what is not the URL of a server."""
+    from evals.addresses import base_url
+
+    base_url(url)
+
+
+def columns(suite: str) -> set[str]:
+    """Return the names of a suite's columns and averages."""
+    from evals.suites import load_suite
+
+    found = load_suite(suite)
+    return {column.name for column in (*found.columns, *found.averages)}
+
+
 def suite_folders(suite: str) -> set[str]:
     """Return the folders of a data root that hold the benchmarks of a suite."""
     from evals.benchmarks import TASKS
@@ -76,7 +99,10 @@ def warm_up() -> None:
 
 __all__ = [
     "bench_hash",
+    "check_address",
+    "check_bench",
     "check_engine",
+    "columns",
     "contamination_checker",
     "examine_data_root",
     "sandbox",

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
 import click
 
 from harness.errors import MoemixError
+from harness.files import read_json
 
 # Weights, configuration, tokenizer and its template; never pickled weights, never a repository's own code.
 _FILES = ["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt"]
@@ -29,8 +31,11 @@ class CheckpointArgument(click.ParamType[Path]):
         Raises:
             MoemixError: there is neither such a folder nor such a repository.
         """
-        if Path(str(value)).is_dir():
-            return Path(str(value))
+        folder = Path(str(value))
+        if folder.is_dir():
+            if not (folder / "run.json").is_file():  # a run stands for its checkpoint
+                check_files(folder)
+            return folder
         named = _HUB_ID.fullmatch(str(value))
         if named is None:
             raise MoemixError(
@@ -56,6 +61,42 @@ def fetch(repository: str, revision: str | None = None) -> Path:
     if not any(folder.glob("*.safetensors")):
         raise MoemixError("the repository has no safetensors weights", where=repository)
     return folder
+
+
+def check_files(folder: Path) -> None:
+    """Check that a folder is a checkpoint whose weights are whole; they are not read.
+
+    Raises:
+        MoemixError: the configuration is missing or damaged, or weights are missing, pickled or cut off.
+    """
+    if not (folder / "config.json").is_file():
+        inside = folder / "checkpoint"
+        hint = f"did you mean {inside}?" if inside.is_dir() else "expected a folder that `save_pretrained` wrote"
+        raise MoemixError("not a checkpoint: there is no config.json", where=str(folder), hint=hint)
+    config = read_json(folder / "config.json")
+    if not (isinstance(config, dict) and config.get("model_type")):
+        raise MoemixError("the configuration names no `model_type`", where=str(folder / "config.json"))
+    files = sorted(folder.glob("*.safetensors"))
+    if not files:
+        pickled = " (pickled weights are not loaded)" if any(folder.glob("*.bin")) else ""
+        hint = "save it again with `save_pretrained`, which writes safetensors"
+        raise MoemixError(f"there are no safetensors weights in the folder{pickled}", where=str(folder), hint=hint)
+    for file in files:
+        with open(file, "rb") as weights:
+            length = int.from_bytes(weights.read(8), "little")
+            head = weights.read(length) if length < file.stat().st_size else b""
+        try:
+            tensors = json.loads(head)
+            end = max(
+                (entry["data_offsets"][1] for name, entry in tensors.items() if name != "__metadata__"), default=0
+            )
+        except (ValueError, KeyError, TypeError, AttributeError):
+            end = -1
+        if end < 0 or 8 + length + end != file.stat().st_size:
+            hint = "copy or download it again"
+            raise MoemixError(
+                "the file is not whole safetensors, it was cut off or damaged", where=str(file), hint=hint
+            )
 
 
 def checkpoint_name(folder: Path) -> str:

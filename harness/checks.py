@@ -9,6 +9,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Callable
+from contextlib import suppress
 from importlib import metadata, util
 from pathlib import Path
 from typing import ParamSpec, TypeVar
@@ -112,6 +113,8 @@ class _Checks:
         """Check what a model's or a row's overrides may have changed."""
         for number, source in enumerate(recipe.data.sources):
             self.source((*keys, "data", "sources", str(number)), source)
+        for number, source in enumerate(recipe.held_out):
+            self.source((*keys, "held_out", str(number)), source)
         if not recipe.data.sources and self.new("no sources"):
             self.add(("data", "sources"), "`data.sources` is empty: a mixture needs sources")
         evaluation, judging = recipe.evaluation, recipe.judging
@@ -123,10 +126,29 @@ class _Checks:
         for number, bench in enumerate(judging.benches):
             if self.new("bench", bench):
                 where = (*keys, "judging", "benches", str(number))
-                self.attempt(where, stages.evaluation().bench_hash, bench, self.root)
+                self.attempt(where, stages.evaluation().check_bench, bench, self.root)
         if isinstance(judging.judge, CheckpointModel) and self.new("judge", judging.judge):
             self.model((*keys, "judging", "judge"), judging.judge)
+        elif judging.judge_model and self.new("judge", judging.judge):
+            self.attempt((*keys, "judging", "judge"), stages.evaluation().check_address, str(judging.judge))
+        for number, judge in enumerate(judging.panel):
+            if self.new("judge", judge.url):
+                where = (*keys, "judging", "panel", str(number), "url")
+                self.attempt(where, stages.evaluation().check_address, judge.url)
+        self.columns(recipe, keys)
         self.packages(recipe, keys)
+
+    def columns(self, recipe: Recipe, keys: Keys) -> None:
+        """Check that the columns that `comparisons` names come from the suites, the benches or the held-out losses."""
+        known = {"held_out", *(f"judge:{Path(bench).stem}" for bench in recipe.judging.benches)}
+        for suite in recipe.evaluation.suites:
+            with suppress(MoemixError):  # reported with the suite
+                known |= stages.evaluation().columns(suite)
+        for field in ("columns", "margins"):
+            for column in getattr(recipe.comparisons, field):
+                fine = column in known or column.startswith("held_out")  # of each set and unit there may be one
+                if not fine and self.new("column", column):
+                    self.add((*keys, "comparisons", field), f"no column is called {column!r}", nearest(column, known))
 
     def packages(self, recipe: Recipe, keys: Keys) -> None:
         """Name the extras that the recipe needs and this environment does not have."""
@@ -147,12 +169,22 @@ class _Checks:
         """Check a source: files, adapters with their options, and the first rows of each file."""
         if not self.new(source):
             return
+        counts: list[int | None] = []
         for number, part in enumerate(source.parts):
             where = (*keys, "parts", str(number))
             if part.hub and not HUB_ID.fullmatch(part.hub):
                 self.add((*where, "hub"), f"{part.hub!r} is not a hub dataset id", "expected ORGANISATION/NAME")
             else:
-                self.attempt(where, stages.training().check_part, part, self.root, source.name)
+                counts.append(self.attempt(where, stages.training().check_part, part, self.root, source.name))
+        if len(counts) == len(source.parts) and None not in counts:
+            usable, train = sum(filter(None, counts)), source.train_examples or 1
+            if not usable:
+                self.add((*keys, "parts"), f"source {source.name}: no row is selected", "change `options.select`")
+            elif source.probe_examples + train > usable:
+                key = "probe_examples" if source.probe_examples >= usable else "train_examples"
+                requested = f"{source.probe_examples} probe and {train} training examples are requested"
+                hint = "lower probe_examples or train_examples"
+                self.add((*keys, key), f"source {source.name}: {requested}, but only {usable} exist", hint)
 
     def model(self, keys: Keys, model: Model) -> None:
         """Check that a model's architecture, folder, package or hub id exists, as far as no network is needed."""
@@ -163,12 +195,14 @@ class _Checks:
                 self.source((*keys, "pretrain", "sources", str(number)), source)
         elif model.source.startswith("package:"):
             name = model.source.removeprefix("package:")
-            try:
-                metadata.version(name)
-            except metadata.PackageNotFoundError:
+            if not name:
+                self.add((*keys, "source"), "`package:` names no package", "expected package:NAME")
+            elif not any(metadata.distributions(name=name)):
                 self.add((*keys, "source"), f"the package {name} is not installed", f"pip install {name}")
-        elif Path(model.source).is_dir():
-            self.attempt((*keys, "source"), _checkpoint_files, Path(model.source))
+        elif model.source and Path(model.source).is_dir():
+            self.attempt((*keys, "source"), stages.training().check_checkpoint, Path(model.source))
+        elif Path(model.source).is_file():
+            self.add((*keys, "source"), f"{model.source} is a file", "expected the folder of a checkpoint")
         elif model.source.startswith(("/", ".", "~")) or not HUB_ID.fullmatch(model.source):
             hint = "expected a checkpoint's folder, a hub id (ORGANISATION/NAME), or package:NAME"
             self.add((*keys, "source"), f"there is no folder {model.source}", hint)
@@ -210,13 +244,3 @@ def _writable(folder: Path) -> bool:
             return True
     except OSError as error:
         raise MoemixError(f"the store cannot be written to: {error.strerror}", where=str(existing), hint=hint) from None
-
-
-def _checkpoint_files(folder: Path) -> None:
-    """Raise an error if a folder is no checkpoint that transformers loads."""
-    if not (folder / "config.json").is_file():
-        inside = folder / "checkpoint"
-        hint = f"did you mean {inside}?" if inside.is_dir() else "expected a folder that `save_pretrained` wrote"
-        raise MoemixError("there is no config.json in the folder", where=str(folder), hint=hint)
-    if not any(folder.glob("*.safetensors")):
-        raise MoemixError("there are no safetensors weights in the folder", where=str(folder))

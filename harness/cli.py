@@ -49,6 +49,7 @@ _DISK = {
     errno.EIO: "the disk failed to read or write: check it",
     errno.ESTALE: "the network file system has lost this file: mount it again",
     errno.EMFILE: "too many files are open: raise `ulimit -n`",
+    errno.ENAMETOOLONG: "the name is too long for this file system: give a shorter one",
     errno.ENOTDIR: "this is a file, and a folder is needed: give another place",
 }
 """What goes wrong on disks, and what to do, by the number of the error."""

@@ -15,6 +15,7 @@ from harness.errors import MoemixError, StageError
 from harness.files import hash_file, read_yaml
 from harness.progress import progress
 from harness.recipe import Part, Recipe
+from harness.sources import hub_folder
 
 SITE = "https://github.com"
 _LIST = Path(__file__).parent / "data_files.yaml"
@@ -55,9 +56,15 @@ def public_files() -> list[PublicFile]:
     """Return every file that is known."""
     return [
         PublicFile(place, entry["repository"], entry["commit"], path, entry["licence"], size, sha256)
-        for entry in read_yaml(_LIST)
+        for entry in read_yaml(_LIST)["files"]
         for place, (path, size, sha256) in entry["files"].items()
     ]
+
+
+def hub_licences() -> dict[str, str]:
+    """Return hub id → licence of the data sets that built-in recipes read from the hub."""
+    licences: dict[str, str] = read_yaml(_LIST)["hub"]
+    return licences
 
 
 def files_of(recipe: Recipe) -> list[PublicFile]:
@@ -69,7 +76,7 @@ def files_of(recipe: Recipe) -> list[PublicFile]:
 
 
 def hub_parts(recipe: Recipe) -> list[Part]:
-    """Return the parts that come from the hub; `datasets` gets and keeps those."""
+    """Return the parts that come from the hub."""
     return [part for part in _parts(recipe) if part.hub]
 
 
@@ -103,6 +110,49 @@ def fetch(files: list[PublicFile], root: Path, site: str = SITE) -> list[PublicF
             hint="run the same command where there is a network, or bring these files:\n" + "\n".join(lines),
         )
     return missing
+
+
+def fetch_hub(parts: list[Part], root: Path, endpoint: str | None = None) -> list[str]:
+    """Get the hub data sets that the data root lacks, at their commits, and return the ids of those that were fetched.
+
+    Each gets a folder of the name of its id, which is read in place of the hub from then on. An interrupted download
+    goes on where it stopped.
+
+    Raises:
+        StageError: data sets could not be got; the message names each with its commit and place.
+    """
+    from httpx2 import HTTPError
+    from huggingface_hub import HfApi, snapshot_download
+
+    missing = {str(part.hub): part for part in parts if hub_folder(part, root) is None}
+    failed: dict[str, str] = {}
+    for name, part in missing.items():
+        target = root / name
+        partial = target.with_name(f".{target.name}.part")
+        files = ["README.md", *part.data_files] if part.data_files else None
+        try:
+            # Without a network, `snapshot_download` would take a part of the files for all of them.
+            HfApi(endpoint).dataset_info(name, revision=part.revision, timeout=30)
+            snapshot_download(
+                name, repo_type="dataset", revision=part.revision, allow_patterns=files, local_dir=partial,
+                endpoint=endpoint,
+            )  # fmt: skip
+            shutil.rmtree(partial / ".cache", ignore_errors=True)  # how far the download was
+            partial.replace(target)
+        except (HTTPError, OSError, ValueError) as error:
+            failed[name] = str(error).partition("\n")[0]
+    if failed:
+        lines = [
+            f"  hf download {name} --repo-type dataset --revision {missing[name].revision or 'main'}"
+            f" --local-dir {root / name}"
+            for name in failed
+        ]
+        raise StageError(
+            f"{len(failed)} of {len(parts)} data sets of the hub could not be fetched ({next(iter(failed.values()))})",
+            where=str(root),
+            hint="run the same command where there is a network, or bring these folders:\n" + "\n".join(lines),
+        )
+    return list(missing)
 
 
 def _download(file: PublicFile, root: Path, site: str) -> None:

@@ -84,7 +84,7 @@ def parse_yaml(path: Path) -> tuple[Any, yaml.Node | None, list[MoemixError]]:
     try:
         loader = yaml.SafeLoader(path.read_text(encoding="utf-8"))
         node = loader.get_single_node()
-        repeated = list(_repeated_keys(node, path))
+        repeated = list(_repeated_keys(node, path, set()))
         return loader.construct_document(node) if node is not None else None, node, repeated
     except FileNotFoundError:
         raise MoemixError("the file does not exist", where=str(path)) from None
@@ -97,7 +97,10 @@ def parse_yaml(path: Path) -> tuple[Any, yaml.Node | None, list[MoemixError]]:
         raise MoemixError(f"not valid YAML: {error}", where=str(path)) from None
 
 
-def _repeated_keys(node: yaml.Node | None, path: Path) -> Iterator[MoemixError]:
+def _repeated_keys(node: yaml.Node | None, path: Path, seen: set[int]) -> Iterator[MoemixError]:
+    if id(node) in seen:  # an anchor, which may stand for itself
+        return
+    seen.add(id(node))
     if isinstance(node, yaml.MappingNode):
         lines: dict[str, int] = {}
         for key, value in node.value:
@@ -107,10 +110,10 @@ def _repeated_keys(node: yaml.Node | None, path: Path) -> Iterator[MoemixError]:
                     message = f"the key `{key.value}` is given twice, first in line {lines[key.value]}"
                     yield MoemixError(message, where=f"{path}:{line}", hint="keep one of them")
                 lines.setdefault(key.value, line)
-            yield from _repeated_keys(value, path)
+            yield from _repeated_keys(value, path, seen)
     elif isinstance(node, yaml.SequenceNode):
         for item in node.value:
-            yield from _repeated_keys(item, path)
+            yield from _repeated_keys(item, path, seen)
 
 
 def append_jsonl(path: Path, record: Mapping[str, object]) -> None:

@@ -52,8 +52,14 @@ def write_recipe(path: Path, sources: Sequence[str], model: str, suites: Sequenc
         raise MoemixError("a recipe is a YAML file", where=str(path), hint=f"did you mean {path}.yaml?")
     if not sources:
         raise MoemixError("no data is named", hint="give --data FILE or --data ORGANISATION/NAME, once for each source")
+    if model != "tiny" and not Path(model).is_dir() and not HUB_ID.fullmatch(model):
+        hint = "expected tiny, a checkpoint's folder, or ORGANISATION/NAME"
+        raise MoemixError("there is no such folder, and it is not a hub id", where=model, hint=hint)
+    for suite in suites:
+        stages.evaluation().suite_hash(suite)
     name = re.sub(r"[^a-z0-9_.-]+", "-", path.stem.lower()).strip("-.") or "mine"
-    rows = "\n".join(map(_source, sources))
+    taken = set[str]()
+    rows = "\n".join(_source(given, taken) for given in sources)
     tiny = model == "tiny"
     models = _TINY if tiny else f"  - {{kind: checkpoint, name: model, source: {model}}}   # an MoE"
     strategies = "[uniform, datasize, dynamic]"
@@ -74,11 +80,12 @@ engine: {"transformers" if tiny else "vllm"}   # what answers in evaluations: tr
 """
     write_text(path, text)
     if len(sources) < 3:
-        yield f"note: with {len(sources)} sources, `dynamic` cannot tell one from the others and stays at even weights"
+        count = "two sources" if len(sources) == 2 else "one source"
+        yield f"note: with {count}, `dynamic` cannot tell one from the others and stays at even weights"
     yield f"next: moemix plan {path}"
 
 
-def _source(given: str) -> str:
+def _source(given: str, taken: set[str]) -> str:
     file = Path(given)
     if file.is_file():
         stem = re.sub(r"[^A-Za-z0-9_.-]+", "-", file.name.partition(".")[0])
@@ -90,4 +97,6 @@ def _source(given: str) -> str:
         raise MoemixError(
             "there is no such file, and it is not a hub id", where=given, hint="expected ORGANISATION/NAME"
         )
-    return f"    - {{name: {stem}, parts: [{{{place}}}], probe_examples: 20}}"
+    name = stem if stem not in taken else f"{stem}-{len(taken) + 1}"
+    taken.add(name)
+    return f"    - {{name: {name}, parts: [{{{place}}}], probe_examples: 20}}"

@@ -5,6 +5,7 @@ Everything that a run depends on is in it; ``harness/recipe_file.py`` reads it f
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -12,6 +13,7 @@ from pydantic import (
     BeforeValidator,
     Field,
     SerializerFunctionWrapHandler,
+    ValidationInfo,
     field_validator,
     model_serializer,
     model_validator,
@@ -21,7 +23,7 @@ from harness.chat_templates import chat_template, chat_template_names
 from harness.errors import MoemixError
 from harness.execution import Executor, Launcher, LocalExecutor, Tracking
 from harness.files import read_yaml
-from harness.schema import QuestionLimit, Strict
+from harness.schema import Label, QuestionLimit, Seed, Strict
 
 ROUTER_MODULES = frozenset({"gate", "router"})
 """Names of the router in MoE layers, in transformers and in the paper's models."""
@@ -81,7 +83,7 @@ class Part(Strict):
 class Source(Strict):
     """One dataset of the mixture."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=100)
     parts: tuple[Part, ...] = Field(min_length=1)
     train_examples: int | None = Field(None, ge=1, description="examples to train on; default: all but the probe set")
     probe_examples: int = Field(0, ge=0, description="examples held out of training for probe signals")
@@ -102,7 +104,7 @@ class Data(Strict):
 
     sources: tuple[Source, ...] = ()
     world: str | None = Field(None, description="a generated data root (`quickstart`), made on the spot")
-    seed: int = Field(0, description="splits and orders")
+    seed: Seed = Field(0, description="splits and orders")
 
     @model_validator(mode="after")
     def _distinct(self) -> Data:
@@ -140,8 +142,8 @@ class Training(Strict):
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
     warmup: float = Field(0.03, ge=0, lt=1, description="fraction of the steps")
     weight_decay: float = Field(0.0, ge=0)
-    betas: tuple[float, float] = (0.9, 0.999)
-    max_grad_norm: float | None = Field(1.0, description="clip to this norm; null for none")
+    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.999)
+    max_grad_norm: float | None = Field(1.0, gt=0, description="clip to this norm; null for none")
     dtype: Literal["float32", "bfloat16"] = Field("float32", description="bfloat16: autocast over float32 weights")
     gradient_checkpointing: bool = False
     freeze: Literal["none", "router", "paper"] = Field(
@@ -208,7 +210,7 @@ class Strategy(Strict):
     """A mixing strategy by name (built in, entry point, or ``path/to/file.py:Class``) with its options."""
 
     name: str
-    label: str = Field("", description="the row in tables; default: the name")
+    label: str = Field("", max_length=100, description="the row in tables; default: the name")
     options: dict[str, object] = Field(default_factory=dict)
     overrides: dict[str, object] = Field(
         default_factory=dict, description="`a.b: c` changes to the recipe for this row"
@@ -243,7 +245,7 @@ class Pretrain(Strict):
 class Named(Strict):
     """Fields that all models share."""
 
-    name: str
+    name: Label
     overrides: dict[str, object] = Field(
         default_factory=dict, description="`a.b: c` changes to the recipe for this model"
     )
@@ -257,7 +259,7 @@ class TinyModel(Named):
     config: dict[str, object] = Field(default_factory=dict, description="fields of the architecture's configuration")
     tokenizer: Tokenizer = Tokenizer()
     pretrain: Pretrain | None = None
-    seed: int = 0
+    seed: Seed = 0
 
 
 def _template_text(value: object) -> object:
@@ -280,12 +282,14 @@ ChatTemplate = Annotated[
 class FromDense(Named):
     """Fields of the models that are made from a dense checkpoint."""
 
-    source: str = Field(description="a checkpoint folder, a hub id, or `package:NAME` for a Python package's weights")
+    source: str = Field(
+        min_length=1, description="a checkpoint folder, a hub id, or `package:NAME` for a Python package's weights"
+    )
     revision: str | None = None
     top_k: int = Field(2, ge=1, description="experts of a token; all experts of a split make the dense model again")
     router_init: Literal["data", "random"] = Field("data", description="data: from hidden states of the sources")
     router_examples: int = Field(32, ge=1, description="examples per source for routers and clusters")
-    seed: int = 0
+    seed: Seed = 0
     chat_template: ChatTemplate = None
 
     @model_serializer(mode="wrap")
@@ -326,7 +330,7 @@ class CheckpointModel(Named):
     """An existing MoE checkpoint, used as it is."""
 
     kind: Literal["checkpoint"]
-    source: str = Field(description="a checkpoint folder or a hub id")
+    source: str = Field(min_length=1, description="a checkpoint folder or a hub id")
     revision: str | None = None
     chat_template: ChatTemplate = None
 
@@ -344,7 +348,13 @@ class Evaluation(Strict):
     every: int | None = Field(None, ge=1, description="steps between measurements of held-out losses; null: at the end")
     limit: QuestionLimit | None = Field(None, description="questions per task, or a share of them; null for all")
     dtype: Literal["float32", "bfloat16"] = "float32"
-    seed: int = 0
+    seed: Seed = 0
+
+    @field_validator("suites")
+    @classmethod
+    def _distinct(cls, suites: tuple[str, ...]) -> tuple[str, ...]:
+        _check_distinct("suites", suites)
+        return suites
 
 
 class PanelJudge(Strict):
@@ -407,7 +417,7 @@ class Comparisons(Strict):
         2.0, gt=0, description="two rows whose difference is surely smaller are equal: points, or % of the baseline's"
         " score in a column that is not in %"
     )  # fmt: skip
-    margins: dict[str, float] = Field(
+    margins: dict[str, Annotated[float, Field(gt=0)]] = Field(
         default_factory=dict, description="column → a margin of its own: points, or the column's unit if not in %"
     )
     most_seeds: int = Field(12, ge=3, description="seeds of a row at most, as `bench --until-decided` adds them")
@@ -416,7 +426,7 @@ class Comparisons(Strict):
 class Recipe(Strict):
     """Strategies × models × seeds on one mixture, and how they are compared."""
 
-    name: str = Field(pattern=r"^[a-z0-9][a-z0-9_./-]*$")
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9_.-]*(/[a-z0-9][a-z0-9_.-]*)*$", max_length=100)
     description: str = ""
     models: tuple[Model, ...] = Field(min_length=1)
     data: Data
@@ -424,7 +434,7 @@ class Recipe(Strict):
         (), description="further sets whose loss is measured: all examples of each, or its `probe_examples`"
     )
     strategies: tuple[Annotated[Strategy, BeforeValidator(_by_name)], ...] = Field(min_length=1)
-    seeds: tuple[int, ...] = Field((0,), min_length=1)
+    seeds: tuple[Seed, ...] = Field((0,), min_length=1)
     training: Training = Training()
     mixing: Mixing = Mixing()
     launcher: Launcher = Launcher()
@@ -437,17 +447,25 @@ class Recipe(Strict):
     executor: Executor = Field(LocalExecutor(), description="where jobs run; does not affect results or run ids")
     tracking: Tracking = Field(Tracking(), description="experiment trackers; does not affect results or run ids")
 
-    @model_validator(mode="after")
-    def _distinct(self) -> Recipe:
-        _check_distinct("strategy labels", [strategy.label for strategy in self.strategies])
-        _check_distinct("model names", [model.name for model in self.models])
-        _check_distinct("seeds", [str(seed) for seed in self.seeds])
-        _check_distinct("names of held-out sets", [source.name for source in (*self.data.sources, *self.held_out)])
-        labels = [strategy.label for strategy in self.strategies]
-        for label in self.comparisons.rows:
+    # Each check is a field's own, so that an error has the field's line.
+    @field_validator("models", "strategies", "seeds", "held_out")
+    @classmethod
+    def _distinct(cls, value: tuple[object, ...], info: ValidationInfo) -> tuple[object, ...]:
+        kind = {"models": "model names", "strategies": "strategy labels", "held_out": "names of held-out sets"}
+        data: Data | None = info.data.get("data")
+        others = data.sources if data and info.field_name == "held_out" else ()
+        names = [getattr(item, "label", getattr(item, "name", str(item))) for item in (*others, *value)]
+        _check_distinct(kind.get(str(info.field_name), "seeds"), names)
+        return value
+
+    @field_validator("comparisons")
+    @classmethod
+    def _known_rows(cls, comparisons: Comparisons, info: ValidationInfo) -> Comparisons:
+        labels = [strategy.label for strategy in info.data.get("strategies", ())]
+        for label in comparisons.rows if labels else ():
             if label not in labels:
                 raise ValueError(f"`comparisons.rows` names {label!r}, and the rows are {', '.join(labels)}")
-        return self
+        return comparisons
 
 
 def _without_defaults(model: Strict, tree: dict[str, object], names: tuple[str, ...]) -> dict[str, object]:
@@ -455,6 +473,6 @@ def _without_defaults(model: Strict, tree: dict[str, object], names: tuple[str, 
     return {key: value for key, value in tree.items() if key not in names or getattr(model, key) != fields[key].default}
 
 
-def _check_distinct(kind: str, names: list[str]) -> None:
+def _check_distinct(kind: str, names: Sequence[str]) -> None:
     if repeated := sorted({name for name in names if names.count(name) > 1}):
         raise ValueError(f"{kind} must differ; repeated: {', '.join(repeated)}")

@@ -11,7 +11,7 @@ from pathlib import Path
 import yaml
 
 from harness import schema
-from harness.errors import MoemixError, nearest, raise_all, unknown
+from harness.errors import MoemixError, nearest, raise_all
 from harness.files import parse_yaml
 from harness.recipe import Recipe
 from harness.schema import parse
@@ -73,7 +73,9 @@ def locate_recipe(name_or_path: str, overrides: Iterable[str] = ()) -> tuple[Rec
     elif name_or_path in recipe_names():
         path = RECIPES / f"{name_or_path}.yaml"
     else:
-        raise unknown("recipe", name_or_path, recipe_names())
+        what = "is a folder" if Path(name_or_path).is_dir() else "is neither a built-in recipe nor a file"
+        hint = f"{nearest(name_or_path, recipe_names())}, or a YAML file"
+        raise MoemixError(f"unknown recipe {name_or_path!r}: it {what}", hint=hint)
     tree, node, problems = parse_yaml(path)
     if not isinstance(tree, dict):
         raise MoemixError("expected a mapping of keys, a recipe", where=str(path))
@@ -103,10 +105,13 @@ def parse_setting(text: str) -> tuple[str, object]:
     key, separator, value = text.partition("=")
     if not separator:
         raise MoemixError(f"`--set {text}` has no `=`", hint="expected --set key.subkey=value")
+    if not key.strip():
+        raise MoemixError("there is no key before `=`", where=f"--set {text}", hint="expected --set key.subkey=value")
     try:
         return key.strip(), yaml.safe_load(value)
     except yaml.YAMLError as error:
-        raise MoemixError(f"the value is not valid YAML: {error}", where=f"--set {text}") from None
+        reason = getattr(error, "problem", None) or "it cannot be read"
+        raise MoemixError(f"the value is not valid YAML: {reason}", where=f"--set {text}") from None
 
 
 def override(recipe: Recipe, changes: Mapping[str, object]) -> Recipe:
@@ -151,7 +156,7 @@ def set_value(tree: object, dotted: str, value: object) -> schema.Path:
 
 def _position(items: Sequence[object], key: str, where: str) -> int:
     """Return the index of the item with this label, or else this name, or else this index."""
-    labels = [_label(item) for item in items]
+    labels = [_label(item, place) for place, item in enumerate(items)]
     names = [str(item["name"]) if isinstance(item, dict) and "name" in item else "" for item in items]
     for known in (labels, names):
         if known.count(key) == 1:
@@ -164,8 +169,11 @@ def _position(items: Sequence[object], key: str, where: str) -> int:
     raise MoemixError(f"no item {key!r} in the list", where=where, hint=nearest(key, labels))
 
 
-def _label(item: object) -> str:
-    """Return what a table calls an item of a list: its label, or else its name; of a class in a file, the class."""
+def _label(item: object, place: int) -> str:
+    """Return what a table calls an item of a list: its label, or else its name (of a class in a file, the class's).
+
+    An item without either is called by its place.
+    """
     if not isinstance(item, dict):
         return str(item).rpartition(":")[2]
-    return str(item.get("label") or str(item.get("name", item)).rpartition(":")[2])
+    return str(item.get("label") or str(item.get("name", place)).rpartition(":")[2])

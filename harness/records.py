@@ -76,10 +76,11 @@ class Stage(Strict):
 
     @property
     def seconds(self) -> float | None:
-        """How long it took, from its last start; None unless it is done."""
+        """How long it took, from its last start; None unless it is done, or if the clock was set back meanwhile."""
         if self.status != "done" or self.started is None or self.finished is None:
             return None
-        return (datetime.fromisoformat(self.finished) - datetime.fromisoformat(self.started)).total_seconds()
+        took = (datetime.fromisoformat(self.finished) - datetime.fromisoformat(self.started)).total_seconds()
+        return took if took >= 0 else None
 
 
 # --- models ---------------------------------------------------------------------------------------

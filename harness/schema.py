@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import Annotated, TypeVar, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
 from harness.errors import MoemixError, nearest, raise_all
@@ -32,6 +32,10 @@ _WORDS = {
     "less_than_equal": "must be at most {le}",
     "less_than": "must be less than {lt}",
     "too_short": "needs at least {min_length} item(s)",
+    "too_long": "takes at most {max_length} item(s)",
+    "string_too_short": "must not be empty",
+    "string_too_long": "must have at most {max_length} characters",
+    "invalid_key": "a key should be a text; put it in quotes",
     "finite_number": "must be a finite number",
     "string_pattern_mismatch": "does not match the pattern {pattern}",
     "union_tag_not_found": "`kind` is missing",
@@ -41,14 +45,27 @@ _WORDS = {
 """What the validator's most frequent faults mean, in our words."""
 
 
-QuestionLimit = Annotated[int, Field(ge=1)] | Annotated[float, Field(gt=0, lt=1)]
+def _question_limit(value: object) -> object:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not number or not (value >= 1 if isinstance(value, int) else 0 < value < 1):  # type: ignore[operator]
+        raise ValueError(f"expected a number of questions, at least 1, or a share between 0 and 1, not {value!r}")
+    return value
+
+
+QuestionLimit = Annotated[int | float, BeforeValidator(_question_limit)]
 """How many questions of each task are asked, or what share of them."""
+
+Seed = Annotated[int, Field(ge=0, lt=1 << 32)]
+"""The seed of a random generator; numpy's take 32 bits."""
+
+Label = Annotated[str, Field(min_length=1, max_length=100)]
+"""A name that becomes a part of files' names."""
 
 
 class Strict(BaseModel):
     """A frozen model, for which unknown keys are errors. A single value is accepted for a list of one."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     @model_validator(mode="before")
     @classmethod

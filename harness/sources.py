@@ -30,10 +30,26 @@ def part_files(part: Part, root: Path | None, *, where: str) -> list[Path]:
             path = root / pattern
         matches = sorted(Path(match) for match in glob.glob(str(path), recursive=True) if _is_readable(Path(match)))
         if not matches:
-            siblings = [sibling.name for sibling in path.parent.iterdir()] if path.parent.is_dir() else []
-            raise MoemixError(f"no file matches {path}", where=f"source {where}", hint=nearest(path.name, siblings))
+            raise _nothing(path, where)
         found.extend(matches)
     return found
+
+
+def _nothing(path: Path, source: str) -> MoemixError:
+    """Return the error for a pattern without files: a folder, a folder that is missing, or a name beside others."""
+    folder = path
+    while not folder.is_dir():
+        folder = folder.parent
+    if folder == path:
+        hint = f"name its files, such as {path.name}/*.jsonl"
+        return MoemixError(
+            f"{path} is a folder, and not one that `save_to_disk` wrote", where=f"source {source}", hint=hint
+        )
+    if folder != path.parent and not glob.has_magic(str(path.parent)):
+        hint = f"the folder {path.relative_to(folder).parts[0]} is missing in {folder}"
+    else:
+        hint = nearest(path.name, [file.name for file in folder.iterdir() if file.is_file()])
+    return MoemixError(f"no file matches {path}", where=f"source {source}", hint=hint)
 
 
 def is_data(path: Path) -> bool:

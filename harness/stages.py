@@ -53,14 +53,20 @@ class TrainingStage(Protocol):
     def check_strategy(self, name: str, /, **options: object) -> StrategyRules:
         """Return the strategy; raise ``MoemixError`` if it is unknown, has no such option or breaks the contract."""
 
-    def check_part(self, part: Part, root: Path | None, source: str) -> None:
-        """Raise ``MoemixError`` if the adapter, the files or the first rows of a part of a source are not valid."""
+    def check_part(self, part: Part, root: Path | None, source: str) -> int | None:
+        """Return the usable rows of a part of a source if it is small; None if it was not read to its end.
+
+        Raise ``MoemixError`` if its adapter, its files or its first rows are not valid.
+        """
 
     def find_adapter(self, file: Path) -> str:
         """Return the adapter that reads the first rows of a file, or raise ``MoemixError``."""
 
     def check_tiny(self, model: TinyModel) -> None:
         """Raise ``MoemixError`` if the architecture or a field of its configuration does not exist."""
+
+    def check_checkpoint(self, folder: Path) -> None:
+        """Raise ``MoemixError`` if a folder is not a checkpoint that can be loaded; its weights are not read."""
 
     def strategy_code(self, name: str) -> str | None:
         """Return the hash of the file that a strategy comes from; None for a built-in one."""
@@ -96,8 +102,17 @@ class EvaluationStage(Protocol):
     def suite_hash(self, name: str) -> str:
         """Return the hash of everything that a suite consists of."""
 
+    def columns(self, suite: str) -> set[str]:
+        """Return the names of a suite's columns and averages."""
+
     def bench_hash(self, name: str, root: Path | None) -> str | None:
         """Return the hash of a bench's question file; None for one that comes from the hub."""
+
+    def check_bench(self, name: str, root: Path | None) -> None:
+        """Raise ``MoemixError`` if there is no such bench or its questions are not valid, unless the hub has it."""
+
+    def check_address(self, url: str) -> None:
+        """Raise ``MoemixError`` if this is not the URL of a server."""
 
     def suite_folders(self, suite: str) -> set[str]:
         """Return the folders of a data root that hold the benchmarks of a suite."""

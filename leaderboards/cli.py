@@ -76,8 +76,7 @@ def table(
         write_text(out, text)
     written = [out] if out else []
     if figure is not None:  # all comparisons have the same runs, so the first will do
-        draw_weights(trajectories(comparisons[0]), figure)
-        written.append(figure)
+        written += draw_weights(trajectories(comparisons[0]), figure)
     if report is not None:
         written += write_report(comparisons, report)
     for path in written:
@@ -205,6 +204,7 @@ def select(
     import dataclasses
 
     from harness.errors import MoemixError
+    from harness.recipe_file import recipe_names
     from leaderboards.selection import from_folders, from_plan, joined
 
     folders = [
@@ -213,6 +213,12 @@ def select(
         if path.is_dir() and ((path / "run.json").is_file() or any(path.glob("*/run.json")))
     ]
     recipes = [target for target in targets if Path(target) not in folders]
+    for target in recipes:
+        if Path(target).is_dir() and target not in recipe_names():
+            hint = "give a recipe, or a folder of runs such as runs/quickstart"
+            raise MoemixError(
+                "there is no run in this folder: neither run.json nor */run.json", where=target, hint=hint
+            )
     if overrides and not recipes:
         raise MoemixError("`--set` changes a recipe, and only run folders were given", where=f"--set {overrides[0]}")
     found = [from_plan(build_plan(recipe, overrides, store, root)) for recipe in recipes]
@@ -223,7 +229,7 @@ def select(
 
 
 def write_report(comparisons: list[Comparison], folder: Path) -> list[Path]:
-    """Write ``table.*`` in every format, ``weights.png`` if something was trained, ``judge-<bench>.png`` if judged."""
+    """Write ``table.*`` in every format, and PNG and SVG of the weights and of each judging: ``judge-<bench>``."""
     from harness.files import write_text
     from leaderboards.exports import render
     from leaderboards.figures import draw_judged, draw_weights, judged_panels, trajectories
@@ -234,9 +240,7 @@ def write_report(comparisons: list[Comparison], folder: Path) -> list[Path]:
         write_text(written[-1], render(comparisons, style))
     trained = trajectories(comparisons[0])
     if trained:
-        written.append(folder / "weights.png")
-        draw_weights(trained, written[-1])
+        written += draw_weights(trained, folder / "weights")
     for bench, (title, panels) in judged_panels(comparisons[0]).items():
-        written.append(folder / f"judge-{bench}.png")
-        draw_judged(title, panels, written[-1])
+        written += draw_judged(title, panels, folder / f"judge-{bench.replace('.', '-')}")
     return written

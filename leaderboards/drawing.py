@@ -1,38 +1,28 @@
-"""Figures as data, and their drawing by matplotlib: the same data give the same bytes, readable in greyscale."""
+"""Panels of a figure as data, and their drawing: panels that show the same quantity have the same axes."""
 
 from __future__ import annotations
 
-import io
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict
 
 import numpy as np
 
-from harness.errors import MoemixError, nearest
-from harness.files import write_bytes
+from harness.drawing import HATCHES, LINES, MARKERS, WIDTH, colour, label_ends, save
 from harness.grid import plain
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Without these, two files that show the same would differ.
-METADATA: dict[str, dict[str, str | None]] = {
-    "png": {"Software": None},
-    "pdf": {"Creator": None, "Producer": None, "CreationDate": None},
-    "svg": {"Creator": None, "Date": None},
-}
-LINES = ("-", "--", "-.", ":")
-MARKERS = ("o", "s", "^", "D", "v", "P")
-HATCHES = ("", "//", "..", "xx", "\\\\", "++")
+MOST_LABELS = 8  # lines that are named at their ends; of more there is a legend
 
 
 @dataclass(frozen=True)
 class Point:
-    """A point, a bar or an entry of a matrix; ``published`` where a paper gives the number, drawn as an open mark."""
+    """A point, a bar or an entry of a matrix; ``published`` where a paper gives the number."""
 
     series: str
     x: float | str
@@ -66,70 +56,44 @@ class Panel:
         return found
 
 
-def image_kind(path: Path) -> str:
-    """Return ``png``, ``pdf`` or ``svg``.
-
-    Raises:
-        MoemixError: the file is of another kind.
-    """
-    kind = path.suffix.lower().lstrip(".")
-    if kind not in METADATA:
-        raise MoemixError(f"cannot draw a {path.suffix or 'file without an ending'}", where=str(path),
-                          hint=nearest(kind, METADATA))  # fmt: skip
-    return kind
-
-
-def save(path: Path, inches: tuple[float, float], paint: Callable[[Figure], None]) -> None:
-    """Write the figure that ``paint`` draws, with the same settings and the same bytes on every machine.
-
-    Raises:
-        MoemixError: the file is not a ``.png``, ``.pdf`` or ``.svg``.
-    """
-    kind = image_kind(path)
-    from matplotlib import rc_context, rcParamsDefault
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    settings = {key: value for key, value in rcParamsDefault.items() if not key.startswith(("backend", "interactive"))}
-    with rc_context(settings | {"svg.hashsalt": "moemix", "font.size": 9}):
-        figure = Figure(figsize=inches, layout="constrained")
-        FigureCanvasAgg(figure)
-        paint(figure)
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format=kind, dpi=150, metadata=METADATA[kind])
-    write_bytes(path, buffer.getvalue())
-
-
-def colour(position: int, count: int) -> tuple[float, ...]:
-    """Return the colour of one of several lines or bars; they differ in lightness, so a grey print shows them too."""
-    from matplotlib import colormaps
-
-    return tuple(colormaps["viridis"](0.7 * position / max(1, count - 1)))
-
-
-def draw_panels(panels: Sequence[Panel], title: str, path: Path, *, columns: int = 2, width: float = 5.4) -> None:
-    """Draw panels, at most ``columns`` side by side and each ``width`` inches wide; without panels, a sentence."""
+def draw_panels(panels: Sequence[Panel], title: str, path: Path, *, columns: int = 2) -> list[Path]:
+    """Draw panels, at most ``columns`` side by side; without panels, a sentence. Return the files."""
     columns = max(1, min(columns, len(panels)))
     lines = max(1, math.ceil(len(panels) / columns))
 
     def paint(figure: Figure) -> None:
         grid = list(figure.subplots(lines, columns, squeeze=False).flat)
-        for axes, panel in zip(grid, panels, strict=False):
+        drawn = list(zip(grid, panels, strict=False))
+        for axes, panel in drawn:
+            axes.set_title(plain(panel.title), parse_math=False, wrap=True)
+            axes.set_xlabel(plain(panel.x_label))
+            if panel.kind == "matrix":
+                continue
             _PAINT[panel.kind](axes, panel)
-            axes.set_title(plain(panel.title), fontsize=10, loc="left", parse_math=False)
-            axes.set_xlabel(plain(panel.x_label), fontsize=9)
-            if panel.kind != "matrix":
-                axes.set_ylabel(plain(panel.y_label), fontsize=9)
-                axes.spines[["top", "right"]].set_visible(False)
+            axes.set_ylabel(plain(panel.y_label))
             if panel.y_range:
                 axes.set_ylim(*panel.y_range)
+        for y_label in dict.fromkeys(panel.y_label for panel in panels):
+            alike = [(axes, panel) for axes, panel in drawn if panel.y_label == y_label]
+            _same_axes([axes for axes, panel in alike if panel.kind != "matrix"])
+            _matrices(figure, [(axes, panel) for axes, panel in alike if panel.kind == "matrix"], y_label)
+        for axes, panel in drawn:
+            if panel.kind in ("lines", "steps"):
+                _name_lines(axes, panel)
         for axes in grid[len(panels) :]:
             axes.set_axis_off()
         if not panels:
             grid[0].text(0.5, 0.5, "nothing measured yet", ha="center", va="center")
         figure.suptitle(plain(title), fontsize=10, parse_math=False, wrap=True)
 
-    save(path, (width * columns, 3.6 * lines + 0.4), paint)
+    return save(path, (WIDTH if columns > 1 else 0.85 * WIDTH, (2.6 if columns > 1 else 3.4) * lines + 0.4), paint)
+
+
+def _same_axes(group: Sequence[Axes]) -> None:
+    """Give axes that show the same quantity the same vertical limits."""
+    limits = [axes.get_ylim() for axes in group]
+    for axes in group:
+        axes.set_ylim(min(low for low, _ in limits), max(high for _, high in limits))
 
 
 class _Look(TypedDict):
@@ -155,7 +119,7 @@ def _points(axes: Axes, panel: Panel) -> None:
         x, y, error = _numbers(points)
         look = _look(position, len(panel.points), 5)
         axes.errorbar(x, y, error, linestyle="none", capsize=2, **look)
-        axes.annotate(plain(name), (x[0], y[0]), (4, 4), textcoords="offset points", fontsize=8, parse_math=False)
+        axes.annotate(plain(name), (x[0], y[0]), (5, 5), textcoords="offset points", fontsize=8, parse_math=False)
 
 
 def _lines(axes: Axes, panel: Panel) -> None:
@@ -163,11 +127,6 @@ def _lines(axes: Axes, panel: Panel) -> None:
         x, y, error = _numbers(points)
         look = _look(position, len(panel.series), 4)
         axes.errorbar(x, y, error, capsize=2, label=plain(name), linestyle=LINES[position % len(LINES)], **look)
-        paper = [(float(p.x), p.published) for p in points if p.published is not None]
-        if paper:
-            axes.plot(*zip(*paper, strict=True), linestyle="none", fillstyle="none", label=f"{plain(name)}, paper",
-                      **look)  # fmt: skip
-    axes.legend(fontsize=8, frameon=False)
 
 
 def _steps(axes: Axes, panel: Panel) -> None:
@@ -176,7 +135,19 @@ def _steps(axes: Axes, panel: Panel) -> None:
         shade = colour(position, len(panel.series))
         axes.step(x, y, where="post", color=shade, linestyle=LINES[position % len(LINES)], label=plain(name))
         axes.fill_between(x, y - error, y + error, step="post", color=shade, alpha=0.15, linewidth=0)
-    axes.legend(fontsize=8, frameon=False)
+
+
+def _name_lines(axes: Axes, panel: Panel) -> None:
+    """Name each line where it ends; many lines get a legend."""
+    if len(panel.series) > MOST_LABELS:
+        axes.legend(ncols=2)
+        return
+    end = max(float(point.x) for point in panel.points)
+    labels = [
+        (name, points[-1].y, colour(position, len(panel.series)))
+        for position, (name, points) in enumerate(panel.series.items())
+    ]
+    label_ends(axes, end, labels)
 
 
 def _bars(axes: Axes, panel: Panel) -> None:
@@ -188,20 +159,25 @@ def _bars(axes: Axes, panel: Panel) -> None:
         axes.bar(x, [p.y for p in points], 0.92 * width, yerr=errors, capsize=2, label=plain(name),
                  color=colour(position, len(panel.series)), edgecolor="0.2", linewidth=0.5,
                  hatch=HATCHES[position % len(HATCHES)], error_kw={"linewidth": 0.8})  # fmt: skip
-    axes.set_xticks(range(len(places)), [plain(place).replace(" ", "\n", 1) for place in places], fontsize=8)
-    axes.legend(fontsize=8, frameon=False, ncols=min(6, len(panel.series)), loc="lower right", bbox_to_anchor=(1, 1))
+    axes.set_xticks(range(len(places)), [plain(place).replace(" ", "\n") for place in places], fontsize=8)
+    axes.legend(ncols=min(6, len(panel.series)), loc="lower right", bbox_to_anchor=(1, 1))
 
 
-def _matrix(axes: Axes, panel: Panel) -> None:
-    columns = list(dict.fromkeys(str(point.x) for point in panel.points))
-    values = np.array([point.y for point in panel.points]).reshape(len(panel.series), len(columns))
-    axes.imshow(values, cmap="Greys", vmin=0, vmax=max(1e-9, 1.3 * values.max()))
-    for (i, j), value in np.ndenumerate(values):
-        axes.text(j, i, f"{value:.3f}", ha="center", va="center", fontsize=8,
-                  color="white" if value > 0.75 * values.max() else "black")  # fmt: skip
-    names = [plain(name).removeprefix("moemix_quickstart_") for name in columns]
-    axes.set_xticks(range(len(columns)), names, fontsize=8, rotation=20)
-    axes.set_yticks(range(len(panel.series)), [plain(name) for name in panel.series], fontsize=8)
+def _matrices(figure: Figure, drawn: Sequence[tuple[Axes, Panel]], y_label: str) -> None:
+    """Draw matrices of the same quantity in the same colours, with one bar that says what they mean."""
+    top = max((point.y for _, panel in drawn for point in panel.points), default=0.0) or 1.0
+    for axes, panel in drawn:
+        columns = list(dict.fromkeys(str(point.x) for point in panel.points))
+        values = np.array([point.y for point in panel.points]).reshape(len(panel.series), len(columns))
+        image = axes.imshow(values, cmap="viridis_r", vmin=0, vmax=top)
+        for (i, j), value in np.ndenumerate(values):
+            axes.text(j, i, f"{value:.3f}", ha="center", va="center", fontsize=7,
+                      color="white" if value > 0.5 * top else "black")  # fmt: skip
+        names = [plain(name).removeprefix("moemix_quickstart_") for name in columns]
+        axes.set_xticks(range(len(columns)), names, fontsize=8, rotation=30)
+        axes.set_yticks(range(len(panel.series)), [plain(name) for name in panel.series], fontsize=8)
+    if drawn:
+        figure.colorbar(image, ax=[axes for axes, _ in drawn], label=plain(y_label), shrink=0.8)
 
 
-_PAINT = {"points": _points, "lines": _lines, "steps": _steps, "bars": _bars, "matrix": _matrix}
+_PAINT = {"points": _points, "lines": _lines, "steps": _steps, "bars": _bars}

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from harness.drawing import LINES, MARKERS, WIDTH, colour, image_files, label_ends, save
 from harness.errors import MoemixError
 from harness.grid import plain
 from harness.judging import JudgeSummary
 from harness.statistics.estimates import Part, estimate
-from leaderboards.drawing import LINES, MARKERS, Panel, Point, colour, draw_panels, image_kind, save
+from leaderboards.drawing import Panel, Point, draw_panels
 from leaderboards.judged import PREFIX, JudgedRow, read_rows
 from leaderboards.mixture import Trajectory, read_trajectory
 from leaderboards.table import Comparison, Row
@@ -35,84 +36,66 @@ def _named_rows(comparison: Comparison) -> list[tuple[str, Row]]:
     ]
 
 
-def trajectories(comparison: Comparison) -> dict[str, Trajectory]:
-    """Return name → trajectory of every trained run, in the order of the rows."""
-    found = {}
+def trajectories(comparison: Comparison) -> dict[str, list[Trajectory]]:
+    """Return the trajectories of every row's trained runs, one for each seed, in the order of the rows."""
+    found: dict[str, list[Trajectory]] = {}
     for label, row in _named_rows(comparison):
-        for member in row.members:
-            trajectory = read_trajectory(member.run)
-            if trajectory is not None:
-                found[label if len(row.members) == 1 else f"{label} · seed {member.seed}"] = trajectory
+        read = [read_trajectory(member.run) for member in row.members]
+        seeds = [trajectory for trajectory in read if trajectory is not None]
+        # Seeds that updated at other steps, of an older recipe say, have no common mean.
+        if seeds:
+            found[label] = [each for each in seeds if np.array_equal(each.steps, seeds[0].steps)]
     return found
 
 
-def draw_weights(runs: dict[str, Trajectory], path: Path) -> None:
-    """Draw weights over time, one panel per run: thick the weight in force, thin the realised share of examples.
+def draw_weights(rows: dict[str, list[Trajectory]], path: Path) -> list[Path]:
+    """Draw weights over time, one panel per row: thick the mean over seeds, thin each seed's share of examples.
 
     Raises:
         MoemixError: there is no trained run, or the file is of another kind.
     """
-    image_kind(path)
-    if not runs:
+    image_files(path)
+    if not rows:
         raise MoemixError("no run has been trained: there are no weights to draw", where=str(path))
-    columns = 2 if len(runs) == 4 else min(3, len(runs))
-    lines = math.ceil(len(runs) / columns)
+    columns = min(2, len(rows))
+    lines = math.ceil(len(rows) / columns)
 
     def paint(figure: Figure) -> None:
         panels = figure.subplots(lines, columns, sharey=True, squeeze=False)
-        top = 1.05 * max(float(np.nanmax([t.weights.max(), np.nanmax(t.realised)])) for t in runs.values())
-        for panel, (name, trajectory) in zip(panels.flat, runs.items(), strict=False):
-            _draw(panel, name, trajectory, top)
-        for panel in list(panels.flat)[len(runs) :]:
+        every = [array for seeds in rows.values() for seed in seeds for array in (seed.weights, seed.realised)]
+        top = 1.05 * max(float(np.nanmax(array)) for array in every)
+        for panel, (name, seeds) in zip(panels.flat, rows.items(), strict=False):
+            _draw(panel, name, seeds, top)
+        for panel in list(panels.flat)[len(rows) :]:
             panel.set_axis_off()
-        figure.supxlabel("optimizer step (thick: weight in force; thin: realised share of examples)", fontsize=9)
+        figure.supxlabel("optimizer step (thick: weight, mean over seeds; thin: share of examples)", fontsize=9)
         figure.supylabel("share", fontsize=9)
 
-    save(path, (4.4 * columns, 3.0 * lines + 0.3), paint)
+    return save(path, (WIDTH, 2.3 * lines + 0.4), paint)
 
 
-def _draw(panel: Axes, name: str, trajectory: Trajectory, top: float) -> None:
-    end = int(trajectory.steps[-1])
-    final = trajectory.weights[-1]
+def _draw(panel: Axes, name: str, seeds: list[Trajectory], top: float) -> None:
+    steps, names = seeds[0].steps, seeds[0].names
+    weights = np.mean([seed.weights for seed in seeds], axis=0)  # [updates, sources]
+    end, final = int(steps[-1]), weights[-1]
     labelled = sorted(np.argsort(-final, kind="stable")[:MOST_LABELLED].tolist())
     for source in set(range(len(final))) - set(labelled):
-        panel.plot(trajectory.steps, trajectory.weights[:, source], color="0.8", linewidth=0.6, drawstyle="steps-post")
-    heights = _spread([float(final[source]) for source in labelled], gap=0.055 * top)
-    for position, (source, height) in enumerate(zip(labelled, heights, strict=True)):
-        shade = colour(position, len(labelled))
-        panel.plot(
-            trajectory.steps, trajectory.weights[:, source], color=shade, linewidth=1.8, drawstyle="steps-post",
-            linestyle=LINES[position % len(LINES)], marker=MARKERS[position % len(MARKERS)], markersize=3.5,
-            markevery=max(1, len(trajectory.steps) // 8),
-        )  # fmt: skip
-        panel.stairs(trajectory.realised[:, source], trajectory.steps, color=shade, linewidth=0.6, baseline=None)
-        panel.annotate(
-            f"{trajectory.names[source]} {final[source]:.2f}", (end, final[source]), (1.04 * end, height),
-            va="center", fontsize=8, color=shade, annotation_clip=False, parse_math=False,
-            arrowprops={"arrowstyle": "-", "color": shade, "linewidth": 0.5, "shrinkA": 0, "shrinkB": 0,
-                        "relpos": (0, 0.5)},
-        )  # fmt: skip
-    panel.set_title(plain(name), fontsize=10, loc="left", parse_math=False)
+        panel.plot(steps, weights[:, source], color="0.8", linewidth=0.6, drawstyle="steps-post")
     panel.set_xlim(0, end)
     panel.set_ylim(0, top)
-    panel.spines[["top", "right"]].set_visible(False)
-
-
-def _spread(heights: Sequence[float], gap: float) -> list[float]:
-    """Return label heights close to the given ones, at least ``gap`` apart, in the same order, none below 0."""
-    order = np.argsort(heights, kind="stable")
-    placed = np.array(heights)[order]
-    # Least squares with a minimum distance is isotonic regression of the heights minus gap times their rank.
-    blocks: list[list[float]] = []  # [mean, size]
-    for height in placed - gap * np.arange(len(placed)):
-        blocks.append([float(height), 1.0])
-        while len(blocks) > 1 and blocks[-2][0] > blocks[-1][0]:
-            (low, few), (high, many) = blocks[-2:]
-            blocks[-2:] = [[(low * few + high * many) / (few + many), few + many]]
-    flat = np.maximum(0.0, np.repeat([mean for mean, _ in blocks], [int(size) for _, size in blocks]))
-    result = np.empty(len(placed))
-    result[order] = flat + gap * np.arange(len(placed))
-    return [float(height) for height in result]
+    for position, source in enumerate(labelled):
+        shade = colour(position, len(labelled))
+        panel.plot(
+            steps, weights[:, source], color=shade, linewidth=1.8, drawstyle="steps-post",
+            linestyle=LINES[position % len(LINES)], marker=MARKERS[position % len(MARKERS)], markersize=3.5,
+            markevery=max(1, len(steps) // 8),
+        )  # fmt: skip
+        for seed in seeds:
+            panel.stairs(seed.realised[:, source], steps, color=shade, linewidth=0.5, alpha=0.7, baseline=None)
+    shades = [colour(position, len(labelled)) for position in range(len(labelled))]
+    ends = [(f"{names[source]} {final[source]:.2f}", float(final[source])) for source in labelled]
+    label_ends(panel, end, [(text, height, shade) for (text, height), shade in zip(ends, shades, strict=True)])
+    panel.set_title(plain(name), parse_math=False)
 
 
 # --- judged scores ------------------------------------------------------------------------------------
@@ -163,6 +146,6 @@ def _mean(seeds: list[list[JudgedRow]], turn: int, category: str) -> tuple[float
     return found.value, found.se
 
 
-def draw_judged(title: str, panels: Sequence[Panel], path: Path) -> None:
+def draw_judged(title: str, panels: Sequence[Panel], path: Path) -> list[Path]:
     """Draw what :func:`judged_panels` returns for a bench, the first turn on top."""
-    draw_panels(panels, title, path, columns=1, width=max(6.0, 0.125 * sum(len(p.points) for p in panels) + 2))
+    return draw_panels(panels, title, path, columns=1)

@@ -115,7 +115,7 @@ def _figures(comparison: Comparison, out: Path) -> Iterator[str]:
             if panels:
                 parts = (title, *((table.model_id,) if len(comparison.tables) > 1 else ()))
                 name = re.sub(r"[^a-z0-9.]+", "-", "-".join(parts).lower()) + ".svg"  # the same when it is drawn again
-                draw_panels(panels, "", out / name, columns=3, width=4.2)
+                draw_panels(panels, "", out / name)
                 heading = " · ".join(filter(None, (title, table.model)))
                 yield f'<h2>{html_text(heading)}</h2><img src="{name}" alt="{html_text(heading)}">'
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -19,7 +22,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 LONG = ("test_end_to_end.py", "test_slurm.py", "test_vllm.py", "test_architectures.py", "test_proposals.py")
 
 # Some minutes each, on top of what every commit is tested with: `make test-all` runs them.
-THOROUGH = ("test_first_hour.py", "test_judge_length.py")
+THOROUGH = ("test_first_hour.py", "test_distributions.py", "test_judge_length.py")
 
 SHARED = Path(__file__).parents[2] / "shared"
 
@@ -49,3 +52,32 @@ def published() -> Path:
     if not root.is_dir():
         pytest.skip("the golden numbers of the published implementation are not on this machine")
     return root
+
+
+BUILD = "import sys; from setuptools import build_meta; getattr(build_meta, sys.argv[1])(sys.argv[2])"
+
+
+@pytest.fixture(scope="session")
+def sdist(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The source distribution, built from a copy of the project, so that building leaves nothing in it."""
+    root, out = Path(__file__).parents[1], tmp_path_factory.mktemp("sdist")
+    files = subprocess.run(("git", "ls-files", "-co", "--exclude-standard"), cwd=root, capture_output=True, text=True)
+    for name in files.stdout.splitlines():
+        if (root / name).is_file():
+            (out / "copy" / name).parent.mkdir(parents=True, exist_ok=True)
+            (out / "copy" / name).write_bytes((root / name).read_bytes())
+    subprocess.run((sys.executable, "-c", BUILD, "build_sdist", out), cwd=out / "copy", check=True, capture_output=True)
+    (built,) = out.glob("*.tar.gz")
+    return built
+
+
+@pytest.fixture(scope="session")
+def wheel(sdist: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel, built from the source distribution."""
+    out = tmp_path_factory.mktemp("wheel")
+    with tarfile.open(sdist) as archive:
+        archive.extractall(out, filter="data")
+    source = out / sdist.name.removesuffix(".tar.gz")
+    subprocess.run((sys.executable, "-c", BUILD, "build_wheel", out), cwd=source, check=True, capture_output=True)
+    (built,) = out.glob("*.whl")
+    return built

@@ -18,22 +18,6 @@ PAGE = (ROOT / "docs" / "first-hour.md").read_text()
 PACKAGES = ("harness", "trainers", "evals", "leaderboards")
 
 
-@pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel, built from a copy of the project, so that building leaves nothing in it."""
-    out = tmp_path_factory.mktemp("wheel")
-    source = out / "source"
-    files = subprocess.run(("git", "ls-files", "-co", "--exclude-standard"), cwd=ROOT, capture_output=True, text=True)
-    for name in files.stdout.splitlines():
-        if (ROOT / name).is_file() and not name.startswith(("tests/", "docs/")):
-            (source / name).parent.mkdir(parents=True, exist_ok=True)
-            (source / name).write_bytes((ROOT / name).read_bytes())
-    command = (sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", out, source)
-    subprocess.run(command, check=True, capture_output=True)
-    (built,) = out.glob("*.whl")
-    return built
-
-
 @pytest.fixture
 def elsewhere(wheel: Path, tmp_path: Path) -> dict[str, str]:
     """An environment with the wheel and the dependencies that are installed here."""
@@ -52,22 +36,30 @@ def elsewhere(wheel: Path, tmp_path: Path) -> dict[str, str]:
     return {**kept, **cache, "PATH": f"{made}/bin:{os.environ['PATH']}"}
 
 
-def test_the_wheel_has_every_file_that_the_project_reads(wheel: Path):
-    held = set(zipfile.ZipFile(wheel).namelist())
-    listed = subprocess.run(("git", "ls-files", *PACKAGES, "moemix.py"), cwd=ROOT, capture_output=True, text=True)
-    assert not [name for name in listed.stdout.splitlines() if name not in held and (ROOT / name).is_file()]
-    assert not [
-        name for name in held if name.split("/")[0] not in (*PACKAGES, "moemix.py") and ".dist-info/" not in name
-    ]
+@pytest.fixture
+def here(tmp_path: Path) -> Path:
+    """An empty folder but for packages of our names, which end every process that imports one."""
+    folder = tmp_path / "empty"
+    for name in PACKAGES:
+        (folder / name).mkdir(parents=True)
+        (folder / name / "__init__.py").write_text(f"raise SystemExit('the package {name} of the user was imported')")
+    return folder
+
+
+def run(command: str, here: Path, env: dict[str, str]) -> str:
+    """Run a line as a newcomer types it."""
+    done = subprocess.run(
+        ("bash", "-c", command), cwd=here, env=env, capture_output=True, text=True, timeout=500,
+        stdin=subprocess.DEVNULL,
+    )  # fmt: skip
+    assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+    assert "of the user was imported" not in done.stdout + done.stderr
+    assert "fatal: not a git" not in done.stderr
+    return done.stdout
 
 
 @pytest.mark.timeout(1800)
-def test_the_page_works_as_printed_beside_packages_of_our_names(tmp_path: Path, elsewhere: dict[str, str]):
-    here = tmp_path / "empty"
-    here.mkdir()
-    for name in PACKAGES:
-        (here / name).mkdir()
-        (here / name / "__init__.py").write_text(f"raise SystemExit('the package {name} of the user was imported')")
+def test_the_page_works_as_printed_beside_packages_of_our_names(here: Path, elsewhere: dict[str, str]):
     ran = []
     for language, text in re.findall(r"^```(\w+)\n(.*?)^```$", PAGE, flags=re.DOTALL | re.MULTILINE):
         if language == "python":
@@ -75,13 +67,7 @@ def test_the_page_works_as_printed_beside_packages_of_our_names(tmp_path: Path, 
             continue
         for line in text.splitlines():
             command = line.removeprefix("$ ")
-            done = subprocess.run(
-                ("bash", "-c", command), cwd=here, env=elsewhere, capture_output=True, text=True, timeout=500,
-                stdin=subprocess.DEVNULL,
-            )  # fmt: skip
-            assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
-            assert "of the user was imported" not in done.stdout + done.stderr
-            assert "fatal: not a git" not in done.stderr
+            run(command, here, elsewhere)
             ran.append(" ".join(command.split()[:2]))
     assert ran[1:4] == ["moemix recipe", "moemix plan", "moemix bench"]
     assert ran[4:] == [
@@ -89,3 +75,28 @@ def test_the_page_works_as_printed_beside_packages_of_our_names(tmp_path: Path, 
     ]
     assert len(list((here / "runs" / "mine").glob("*/run.json"))) == 4
     assert list((here / "board").rglob("submission.json"))
+
+
+SHORTER = {  # the README's commands of many minutes, each in its shortest form
+    "bench quickstart": "--set seeds=0 --set training.steps=20 --set strategies=[uniform,dynamic]",
+    "eval runs": "--limit 2 --suite quickstart --engine transformers",
+}
+
+
+@pytest.mark.timeout(1800)
+def test_the_commands_of_the_readme_run_beside_packages_of_our_names(
+    here: Path, elsewhere: dict[str, str], real_data: Path
+):
+    readme = (ROOT / "README.md").read_text()
+    lines = [line for block in re.findall(r"^```console\n(.*?)^```$", readme, re.DOTALL | re.MULTILINE)
+             for line in block.splitlines()]  # fmt: skip
+    commands = [line.partition("#")[0].removeprefix("$ ").strip() for line in lines if line.startswith("$ moemix ")]
+    assert len(commands) >= 7
+    for command in commands:
+        if command.startswith("moemix bench smol"):
+            continue  # half an hour; what it would run is planned
+        typed = command.replace("CHECKPOINT", "runs/quickstart/uniform-*/checkpoint").replace(" DIR", f" {real_data}")
+        short = SHORTER.get(" ".join(typed.split("/")[0].split()[1:3]), "")
+        run(f"{typed} {short}", here, elsewhere)
+    assert list((here / "runs" / "quickstart").glob("table.*"))
+    assert list((here / "scores").glob("**/results*.json"))

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
+
+from harness.checkpoint_argument import check_files
 from harness.errors import MoemixError, raise_all
-from harness.recipe import Part, Source, TinyModel
+from harness.recipe import Mixing, Part, Source, TinyModel
 from harness.sources import hub_folder, part_files
 from harness.stages import Finding
+from trainers import signals
 from trainers.data.conversation import MalformedRowError, UnusableRowError
 from trainers.data.parts import PartAdapter, open_part
 from trainers.data.reading import read_part
 from trainers.data.world import world_id
-from trainers.mixing import MixingStrategy, load_strategy, strategy_code
-from trainers.signals import check_signals
+from trainers.mixing import MixingStrategy, Sources, load_strategy, strategy_code
 
 _FIRST = 20  # rows of each file that a plan looks at
 
@@ -25,8 +28,12 @@ def count_rows(source: Source, root: Path | None) -> int:
     return sum(read_part(part, root=root, source=source.name).count for part in source.parts)
 
 
-def check_part(part: Part, root: Path | None, source: str) -> None:
-    """Check a part's adapter and options, that its files exist, and that most of the first rows of each can be read."""
+def check_part(part: Part, root: Path | None, source: str) -> int | None:
+    """Check a part's adapter and options, that its files exist, and that most of the first rows of each can be read.
+
+    Returns:
+        the usable rows, if no file has more than those; None otherwise, and for a part that the hub has.
+    """
     problems: list[MoemixError] = []
     if part.adapter != "auto":
         try:
@@ -38,20 +45,25 @@ def check_part(part: Part, root: Path | None, source: str) -> None:
     except MoemixError as error:
         problems.append(error)
     raise_all(problems)
+    usable, whole = 0, bool(files)
     for one in files:
         opened = open_part(one, root=root, source=source)
-        seen, bad = 0, []
+        seen, good, bad, useless = 0, 0, [], []
         for row, where in itertools.islice(opened.rows, _FIRST):
             seen += 1
             try:
-                opened.adapter.read(row)
-            except UnusableRowError:
-                continue  # training counts and reports it
+                good += opened.adapter.read(row) is not None
+            except UnusableRowError as error:  # training counts and reports it
+                useless.append(MoemixError(f"the row is of no use for training: {error}", where=where))
             except MalformedRowError as error:
                 message = f"the row is not in the format `{opened.adapter.part.adapter}`: {error}"
                 bad.append(MoemixError(message, where=where))
         if 2 * len(bad) > seen:
             raise bad[0]
+        if useless and not good and seen < _FIRST:
+            raise useless[0]
+        usable, whole = usable + good, whole and seen < _FIRST
+    return usable if whole else None
 
 
 def _files(part: Part, root: Path | None, source: str) -> list[Part]:
@@ -82,9 +94,29 @@ def examine_sources(recipe: str, root: str | None, store: str | None) -> Iterato
 
 def check_tiny(model: TinyModel) -> None:
     """Check the architecture and the configuration fields of a tiny model."""
-    from trainers.making.tiny import configuration
+    from trainers.making.tiny import check
 
-    configuration(model, {})
+    check(model)
+
+
+def check_checkpoint(folder: Path) -> None:
+    """Check a checkpoint's files, and that its architecture and tokenizer can be made."""
+    check_files(folder)
+    from trainers.models.checkpoints import check_configuration, load_tokenizer
+
+    check_configuration(folder)
+    load_tokenizer(str(folder))
+
+
+def check_signals(
+    strategy: MixingStrategy, sources: Sequence[Source], mixing: Mixing, targets: Sequence[Source] = ()
+) -> None:
+    """Check that what a strategy needs can be measured, and that its options fit these sources."""
+    signals.check_signals(strategy, sources, mixing, targets)
+    names = tuple(sorted(source.name for source in sources))
+    if not strategy.needs and names:
+        sizes = np.ones(len(names), dtype=np.int64)
+        strategy.init(Sources(names, sizes, targets=tuple(source.name for source in targets)))
 
 
 def check_strategy(name: str, /, **options: object) -> MixingStrategy:
@@ -117,6 +149,7 @@ def set_threads(count: int) -> None:
 
 
 __all__ = [
+    "check_checkpoint",
     "check_part",
     "check_signals",
     "check_strategy",

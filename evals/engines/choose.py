@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+from evals.addresses import base_url
 from evals.cache import ResponseCache
 from evals.engines.engine import Engine
 from harness.errors import MoemixError, StageError, unknown
@@ -20,6 +21,8 @@ def check_engine(spec: str, dtype: str) -> None:
     """Refuse an engine or dtype that does not exist, and name the nearest that does."""
     if spec not in ENGINES and not spec.startswith(("http://", "https://")):
         raise unknown("engine", spec, (*ENGINES, "http://…"))
+    if spec not in ENGINES:
+        base_url(spec)
     if dtype not in DTYPES:
         raise unknown("dtype", dtype, DTYPES)
 

@@ -79,6 +79,8 @@ def _locate(name: str, root: Path | None) -> tuple[Path, str]:
     """Return the question file of a bench and the bench's name."""
     if name.endswith(".jsonl") or Path(name).is_file():
         file = Path(name)
+        if not file.is_file():
+            raise MoemixError("the file of questions does not exist", where=name, hint=nearest(name, bench_names()))
         known = file.parent.name in PUBLISHED and file.stem == "question"
         return file, file.parent.name if known else file.stem
     if (BUNDLED / f"{name}.jsonl").is_file():

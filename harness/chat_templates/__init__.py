@@ -6,6 +6,7 @@ token included. Each file says where it differs.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from harness.errors import MoemixError, nearest
@@ -25,13 +26,25 @@ def chat_template(given: str) -> str:
         MoemixError: there is no such template or file, or it is not valid Jinja.
     """
     if "{%" in given or "{{" in given:
-        return given
+        return _valid(given, "the chat template")
     if given in chat_template_names():
         return (_FOLDER / f"{given}.jinja").read_text(encoding="utf-8")
     if not Path(given).is_file():
         hint = f"expected a name, a file or Jinja; {nearest(given, chat_template_names())}"
         raise MoemixError(f"unknown chat template {given!r}", hint=hint)
     try:
-        return Path(given).read_text(encoding="utf-8")
+        return _valid(Path(given).read_text(encoding="utf-8"), given)
     except UnicodeDecodeError:
         raise MoemixError("the chat template is not UTF-8 text", where=given) from None
+
+
+def _valid(text: str, where: str) -> str:
+    """Return the template if it is Jinja, with the tag that marks what the assistant writes."""
+    from jinja2 import Environment, TemplateSyntaxError
+
+    plain = re.sub(r"\{%([-+]?)\s*(end)?generation\s*([-+]?)%\}", "", text)
+    try:
+        Environment(extensions=["jinja2.ext.loopcontrols"], autoescape=True).parse(plain)
+    except TemplateSyntaxError as error:
+        raise MoemixError(f"line {error.lineno} is not valid Jinja: {error.message}", where=where) from None
+    return text

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -60,11 +60,21 @@ def figure_data(name: str, experiments: Experiments) -> FigureData:
     return figure
 
 
-def draw_figure(figure: FigureData, path: Path) -> None:
-    """Draw a figure, with its single numbers in the title, to a ``.png``, ``.pdf`` or ``.svg``."""
+def draw_figure(figure: FigureData, path: Path) -> list[Path]:
+    """Draw a figure, with its single numbers in the title, to a ``.png``, ``.pdf`` or ``.svg``, or PNG and SVG."""
     facts = [f"{name} {ours:.3f}" + (f" (paper {paper})" if paper is not None else "")
              for name, ours, paper in figure.facts if name not in (R_LOW, R_HIGH)]  # fmt: skip
-    draw_panels(figure.panels, "; ".join([figure.title, *facts]).replace("-0", "−0"), path)
+    panels = [part for panel in figure.panels for part in ours_and_theirs(panel)]
+    return draw_panels(panels, "; ".join([figure.title, *facts]).replace("-0", "−0"), path)
+
+
+def ours_and_theirs(panel: Panel) -> list[Panel]:
+    """Give the paper's points axes of their own: its benchmarks have another scale than those of a small preset."""
+    theirs = tuple(replace(p, y=p.published, stderr=math.nan) for p in panel.points if p.published is not None)
+    if panel.kind != "lines" or not theirs:
+        return [panel]
+    names = ("here", panel.points), ("in the paper", theirs)
+    return [replace(panel, title=title, y_label=f"{panel.y_label}, {title}", points=points) for title, points in names]
 
 
 def _averages(

@@ -56,14 +56,13 @@ def write_report(experiments: Experiments, out: Path, single: Path | None = None
     for path, text in zip(written, texts.values(), strict=True):
         write_text(path, text)
     for name, figure in figures.items():
-        for kind in ("png", "pdf"):
-            draw_figure(figure, out / f"{name}.{kind}")
-            written.append(out / f"{name}.{kind}")
+        written += draw_figure(figure, out / name)
     if single is not None:
         folder = single.with_suffix("")
         folder.mkdir(parents=True, exist_ok=True)
         for name in figures:
-            shutil.copyfile(out / f"{name}.png", folder / f"{name}.png")
+            for kind in ("png", "svg"):
+                shutil.copyfile(out / f"{name}.{kind}", folder / f"{name}.{kind}")
         write_text(folder / "claims.csv", report.claims)
         write_text(single, _markdown(report, os.path.relpath(folder, single.parent)))
         written.append(single)
@@ -147,7 +146,7 @@ def _page(report: _Report) -> str:
     for name, figure in report.figures.items():
         picture = f'<img src="{name}.png" alt="{html_text(figure.title)}">'
         body.append(html_section(figure_section(figure, report.experiments), name, picture))
-        body.append(_downloads(name, "pdf", "png", "csv", "json"))
+        body.append(_downloads(name, "png", "svg", "csv", "json"))
     return html_page(report.title, "".join(body))
 
 
@@ -172,7 +171,7 @@ def wall_time(experiments: Experiments, needs: Iterable[Need]) -> tuple[str, Gri
     processors: set[str] = set()
 
     def add(kind: str, stage: Stage) -> None:
-        if stage.status == "done" and stage.started and stage.finished and kind in STAGES:
+        if stage.seconds is not None and stage.started and stage.finished and kind in STAGES:
             begun, ended = datetime.fromisoformat(stage.started), datetime.fromisoformat(stage.finished)
             ran.setdefault(kind, []).append((begun, ended))
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from harness.drawing import LINES, MARKERS, WIDTH, colour, save
 from tests.bench.report import Report, options, spread
 
 EXPERTS = 256
@@ -48,26 +49,24 @@ def measure(count: int, repeats: int, distance: str) -> dict:
 
 
 def draw(found: dict[str, list[dict]], sizes: tuple[int, ...], path: Path) -> None:
-    from matplotlib.figure import Figure
+    def paint(figure):
+        time_panel, memory_panel = figure.subplots(1, 2)
+        for position, (distance, rows) in enumerate(found.items()):
+            style = {"marker": MARKERS[position], "linestyle": LINES[position], "color": colour(position, 3)}
+            seconds = [sorted(row["seconds"])[len(row["seconds"]) // 2] for row in rows]
+            time_panel.loglog(sizes, seconds, label=distance, **style)
+            memory_panel.loglog(sizes, [row["peak"] - row["before"] for row in rows], label=distance, **style)
+        broadcast = [8e-9 * count**2 * EXPERTS for count in sizes]
+        memory_panel.loglog(sizes, broadcast, ":", color="0.3", label="K × K × E in float64")
+        for panel, target, unit in ((time_panel, TIME_TARGET, "seconds"), (memory_panel, MEMORY_TARGET, "GB")):
+            panel.axhline(target, color="0.7", linewidth=0.8)
+            panel.set_xlabel("sources K")
+            panel.set_ylabel(unit)
+            panel.legend()
+        time_panel.set_title("one update of dynamic")
+        memory_panel.set_title("peak memory above the bare process", fontsize=9)
 
-    figure = Figure(figsize=(9, 3.4), layout="constrained")
-    time_panel, memory_panel = figure.subplots(1, 2)
-    for (distance, rows), style in zip(found.items(), ("o-", "s--"), strict=True):
-        time_panel.loglog(sizes, [sorted(row["seconds"])[len(row["seconds"]) // 2] for row in rows], style,
-                          label=f"dynamic, {distance}", color="0.1" if style == "o-" else "0.5")  # fmt: skip
-        memory_panel.loglog(sizes, [(row["peak"] - row["before"]) for row in rows], style,
-                            label=f"dynamic, {distance}", color="0.1" if style == "o-" else "0.5")  # fmt: skip
-    broadcast = [8e-9 * count**2 * EXPERTS for count in sizes]
-    memory_panel.loglog(sizes, broadcast, ":", color="0.3", label="K × K × E in float64, for comparison")
-    for panel, target, unit in ((time_panel, TIME_TARGET, "seconds"), (memory_panel, MEMORY_TARGET, "GB")):
-        panel.axhline(target, color="0.7", linewidth=0.8)
-        panel.set_xlabel("sources K")
-        panel.set_ylabel(unit)
-        panel.spines[["top", "right"]].set_visible(False)
-        panel.legend(frameon=False, fontsize=8)
-    time_panel.set_title("one update", fontsize=10, loc="left")
-    memory_panel.set_title("peak memory above the bare process", fontsize=10, loc="left")
-    figure.savefig(path, dpi=150, metadata={"Software": None})
+    save(path, (WIDTH, 3.0), paint)
 
 
 def main() -> None:
@@ -91,7 +90,7 @@ def main() -> None:
     headers = ("K", "distance", "seconds: median (middle half)", "peak, GB", "above the bare process, GB")
     report.table(rows, headers)
     if not given.quick:
-        draw(found, sizes, report.folder / "mixing_scale.png")
+        draw(found, sizes, report.folder / "mixing_scale")
         report.say("![growth with the number of sources](mixing_scale.png)")
     report.save()
     worst = max(sorted(rows[-1]["seconds"])[repeats // 2] for rows in found.values())

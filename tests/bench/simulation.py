@@ -46,8 +46,8 @@ def publish(simulations: list[Simulation], *, quick: bool = False) -> None:
     if quick:
         return
     (OUT / "rankings.md").write_text(text, encoding="utf-8")
-    draw_rankings(simulations, OUT / "rankings.png")
-    draw(simulations[0], OUT / "simulation.png")
+    draw_rankings(simulations, OUT / "rankings")
+    draw(simulations[0], OUT)
     for page in sorted(DOCS.glob("*.md")):
         old = page.read_text(encoding="utf-8")
         new = MARK.sub(lambda found: found[1] + claim(simulations, found[2], found[3]), old)

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import http.server
+import re
 import threading
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from hub_server import COMMIT, serve_hub
 
 from harness.cli import cli
 from harness.errors import StageError
-from harness.fetch import PublicFile, fetch, files_of, hub_parts, public_files
+from harness.fetch import PublicFile, fetch, fetch_hub, files_of, hub_licences, hub_parts, public_files
+from harness.recipe import Part
 from harness.recipe_file import load_recipe, recipe_names
+from harness.sources import hub_folder
+from trainers.data.hub import read_hub
 
 BODY = bytes(range(256)) * 400
 
@@ -88,7 +93,9 @@ def test_every_local_file_of_a_built_in_recipe_has_a_public_source():
             for part in source.parts:
                 for pattern in part.files:
                     assert any(Path(place).match(pattern) for place in known), (name, pattern)
-        assert all(part.revision for part in hub_parts(recipe)), name
+        for part in hub_parts(recipe):
+            assert re.fullmatch("[0-9a-f]{40}", part.revision or ""), (name, part.hub)
+            assert part.hub in hub_licences(), part.hub
     assert {each.place.split("/")[0] for each in files_of(load_recipe("smol"))} >= {"gsm8k", "arc", "boolq", "mt_bench"}
 
 
@@ -96,6 +103,27 @@ def test_the_list_holds_licences_and_is_what_the_real_files_are(real_data: Path)
     files = public_files()
     assert all(each.licence and len(each.sha256) == 64 for each in files)
     assert [each.place for each in files_of(load_recipe("smol")) if not each.complete(real_data)] == []
+
+
+def test_data_sets_of_the_hub_come_to_the_data_root_and_are_read_there(tmp_path: Path):
+    part = Part(adapter="sharegpt", hub="org/chat", revision=COMMIT, data_files=("v2.json",))
+    with serve_hub() as address:
+        assert fetch_hub([part], tmp_path, address) == ["org/chat"]
+        assert fetch_hub([part], tmp_path, address) == []
+    assert hub_folder(part, tmp_path) == tmp_path / "org" / "chat"
+    assert {file.name for file in (tmp_path / "org" / "chat").glob("*.*")} == {"README.md", "v2.json"}
+    assert next(iter(read_hub(part, tmp_path, "s")))[0]["conversations"]
+
+
+def test_a_data_set_is_there_only_when_it_is_whole_and_offline_its_place_is_said(tmp_path: Path):
+    part = Part(adapter="sharegpt", hub="org/chat", revision=COMMIT, data_files=("v2.json",))
+    (tmp_path / "org" / ".chat.part").mkdir(parents=True)
+    (tmp_path / "org" / ".chat.part" / "README.md").write_text("begun")
+    with pytest.raises(StageError) as error:
+        fetch_hub([part], tmp_path, "http://127.0.0.1:9")
+    said = str(error.value)
+    assert f"hf download org/chat --repo-type dataset --revision {COMMIT} --local-dir {tmp_path}/org/chat" in said
+    assert hub_folder(part, tmp_path) is None
 
 
 def test_offline_the_command_says_which_files_to_bring(tmp_path: Path):

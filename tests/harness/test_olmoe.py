@@ -26,8 +26,11 @@ def test_its_settings_train_a_tiny_random_olmoe(tmp_path: Path):
     tree = load_recipe("olmoe").model_dump(mode="json")
     for source in tree["data"]["sources"]:
         file = tmp_path / f"{source['name']}.jsonl"
-        turns = [
-            {
+        part = source["parts"][0]
+        rows = [
+            {"instruction": f"{source['name']} {i}?", "response": "Yes."}
+            if part["adapter"] == "alpaca"
+            else {
                 "messages": [
                     {"role": "user", "content": f"{source['name']} {i}?"},
                     {"role": "assistant", "content": "Yes."},
@@ -35,9 +38,9 @@ def test_its_settings_train_a_tiny_random_olmoe(tmp_path: Path):
             }
             for i in range(30)
         ]
-        file.write_text("".join(json.dumps(row) + "\n" for row in turns))
+        file.write_text("".join(json.dumps(row) + "\n" for row in rows))
         source |= {"train_examples": 20, "probe_examples": 5}
-        source["parts"] = [{"adapter": source["parts"][0]["adapter"], "files": [str(file)]}]
+        source["parts"] = [{"adapter": part["adapter"], "files": [str(file)], "options": part["options"]}]
     config = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4,
               "num_key_value_heads": 4, "num_experts": 4, "num_experts_per_tok": 2}  # fmt: skip
     tree["models"] = [

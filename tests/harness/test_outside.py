@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import errno
 import json
+import resource
+import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,6 +17,7 @@ from click.testing import CliRunner
 from harness.cli import _DISK, cli, main
 from harness.launch import job_environment, moemix_command
 from harness.plan import world_folder
+from harness.records import Stage
 
 PACKAGES = ("harness", "trainers", "evals", "leaderboards", "moemix")
 
@@ -53,6 +57,64 @@ def test_what_goes_wrong_on_a_disk_is_a_sentence(monkeypatch, capsys, number: in
     assert end.value.code == 1
     assert said.startswith("moemix: /store/run.json: ")
     assert "finished work is kept" in said
+
+
+SIMULATE = ("simulate", "uniform", "--steps", "200", "--repeats", "1", "--out")
+
+
+def said(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str]:
+    """Run the command line as a user does."""
+    with pytest.raises(SystemExit) as end:
+        main(list(words))
+    return int(end.value.code or 0), capsys.readouterr().err
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 16 KiB."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ("mount", "-t", "tmpfs", "-o", "size=16k", "tmpfs", disk)
+    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("this process may not mount file systems")
+    yield disk
+    subprocess.run(("umount", disk), check=True)
+
+
+def test_a_full_disk_is_a_sentence_leaves_nothing_half_written_and_can_be_mended(small_disk: Path, capsys):
+    code, text = said(capsys, *SIMULATE, str(small_disk / "out"))
+    assert (code, "Traceback" in text) == (1, False)
+    assert "the disk is full: free space; then run the same command" in text
+    assert not [path for path in small_disk.rglob("*") if path.name.endswith(".tmp")]
+    subprocess.run(("mount", "-o", "remount,size=8m", small_disk), check=True)
+    assert said(capsys, *SIMULATE, str(small_disk / "out"))[0] == 0
+
+
+def test_a_read_only_disk_is_a_sentence(small_disk: Path, capsys):
+    subprocess.run(("mount", "-o", "remount,ro", small_disk), check=True)
+    code, text = said(capsys, "plan", "quickstart", "--store", str(small_disk / "store"))
+    assert code == 2
+    assert f"{small_disk}: the store cannot be written to: Read-only file system" in text
+    code, text = said(capsys, *SIMULATE, str(small_disk / "out"))
+    assert code == 1
+    assert "the file system is read-only" in text
+
+
+def test_files_larger_than_the_limit_are_a_sentence(tmp_path: Path, capsys):
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4000, limits[1]))
+    try:
+        code, text = said(capsys, *SIMULATE, str(tmp_path / "out"))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert (code, "the file is too large" in text, "Traceback" in text) == (1, True, False), text
+    assert not list(tmp_path.rglob("*.tmp"))
+
+
+def test_a_clock_that_jumps_back_gives_no_negative_time():
+    times = ("2026-05-01T12:00:00+00:00", "2026-05-01T11:00:00+00:00")
+    assert Stage(status="done", started=times[0], finished=times[1]).seconds is None
+    assert Stage(status="done", started=times[1], finished=times[0]).seconds == 3600
 
 
 def test_the_list_of_strategies_fits_a_terminal():

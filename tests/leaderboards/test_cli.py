@@ -54,7 +54,10 @@ def test_a_report_holds_every_format_and_the_figure(three, tmp_path):
     report = tmp_path / "report"
     result = run(str(three.root / "bench"), "--report", str(report))
     written = {path.name for path in report.iterdir()}
-    assert written == {"table.txt", "table.md", "table.tex", "table.html", "table.csv", "table.json", "weights.png"}
+    assert written == {"table.txt", "table.md", "table.tex", "table.html", "table.csv", "table.json"} | {
+        "weights.png",
+        "weights.svg",
+    }
     assert (report / "table.txt").read_text() == result.stdout
 
 

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from matplotlib.figure import Figure
 
+from harness.drawing import spread
 from harness.errors import MoemixError
 from leaderboards.comparison import compare
-from leaderboards.figures import _spread, draw_weights, trajectories
+from leaderboards.drawing import Panel, Point, draw_panels
+from leaderboards.figures import draw_weights, trajectories
 from leaderboards.mixture import read_trajectory
 
 
@@ -78,9 +82,57 @@ def test_nothing_to_draw_and_unknown_kinds_are_told(bench, tmp_path):
         draw_weights(runs, tmp_path / "weights.gif")
 
 
+def painted(monkeypatch, panels: list[Panel]):
+    """Return the figure that is drawn of panels."""
+    drawn = []
+
+    def keep(path, inches, paint):
+        figure = Figure(figsize=inches, layout="constrained")
+        paint(figure)
+        figure.draw_without_rendering()
+        drawn.append((figure, inches))
+        return [path]
+
+    monkeypatch.setattr("leaderboards.drawing.save", keep)
+    draw_panels(panels, "title", Path("x.svg"))
+    return drawn[0]
+
+
+def steps(title: str, top: float) -> Panel:
+    return Panel(title, "steps", "step", "weight", (Point("a", 0, 0.1), Point("a", 9, top), Point("b", 9, 0.2)))
+
+
+def test_panels_of_one_quantity_have_the_same_axes_and_name_their_lines(monkeypatch):
+    other = Panel("loss", "lines", "step", "nats", (Point("a", 0, 3.0), Point("a", 9, 2.0)))
+    figure, (width, _) = painted(monkeypatch, [steps("one", 0.3), steps("two", 0.9), other])
+    one, two, loss = figure.axes[:3]
+    assert one.get_ylim() == two.get_ylim() != loss.get_ylim()
+    assert [text.get_text() for text in one.texts] == ["a", "b"]
+    assert one.get_legend() is None
+    assert width < 7  # legible on a phone
+
+
+def test_matrices_share_their_colours_and_a_bar_says_what_they_mean(monkeypatch):
+    panels = [
+        Panel(str(top), "matrix", "", "distance", tuple(Point(r, c, top) for r in "ab" for c in "xy"))
+        for top in (0.1, 0.4)
+    ]
+    figure, _ = painted(monkeypatch, panels)
+    first, second, bar = figure.axes
+    assert first.images[0].get_clim() == second.images[0].get_clim() == (0, 0.4)
+    assert bar.get_ylabel() == "distance"
+
+
+def test_a_figure_without_an_ending_is_a_png_and_an_svg(bench, tmp_path):
+    bench.run("uniform")
+    written = draw_weights(trajectories(compare(bench.runs, bench.folders, "uniform")), tmp_path / "weights")
+    assert [path.name for path in written] == ["weights.png", "weights.svg"]
+    assert all(path.is_file() for path in written)
+
+
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=12))
 def test_labels_keep_apart_and_in_order_and_stay_where_there_is_room(heights):
-    placed = np.array(_spread(heights, gap=0.05))
+    placed = np.array(spread(heights, gap=0.05))
     order = np.argsort(heights, kind="stable")
     assert np.all(np.diff(placed[order]) >= 0.05 - 1e-9)
     if np.all(np.diff(np.sort(heights)) >= 0.05):

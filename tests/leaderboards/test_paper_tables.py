@@ -26,7 +26,7 @@ from harness.statistics.estimates import Part, estimate
 from leaderboards.mixture import read_trajectory
 from leaderboards.paper.claims import Finding, findings, in_words
 from leaderboards.paper.cli import paper
-from leaderboards.paper.figures import FIGURES, figure_data
+from leaderboards.paper.figures import FIGURES, figure_data, ours_and_theirs
 from leaderboards.paper.measures import compare_lines
 from leaderboards.paper.presets import PRESETS
 from leaderboards.paper.rendering import draw, needs, render
@@ -224,7 +224,7 @@ def test_formats_say_the_same(done):
     assert latex.count(r"\begin{tabular}") == latex.count(r"\end{tabular}") == 1
 
 
-@pytest.mark.parametrize("kind", ["png", "pdf"])
+@pytest.mark.parametrize("kind", ["png", "svg"])
 def test_figures_are_drawn_and_the_same_records_give_the_same_bytes(done, tmp_path, kind):
     for name in ("figure2", "figure3", "figure6", "figure8"):
         draw(name, done, tmp_path / f"{name}.{kind}")
@@ -232,6 +232,12 @@ def test_figures_are_drawn_and_the_same_records_give_the_same_bytes(done, tmp_pa
         drawn = (tmp_path / f"{name}.{kind}").read_bytes()
         assert len(drawn) > 5000
         assert drawn == (tmp_path / f"{name}-again.{kind}").read_bytes()
+
+
+def test_the_papers_points_have_axes_of_their_own(done):
+    ours, theirs = (part for panel in figure_data("figure6", done).panels for part in ours_and_theirs(panel))
+    assert ours.y_label != theirs.y_label
+    assert {point.y for point in theirs.points} == {point.published for point in ours.points} - {None}
 
 
 def test_the_report_holds_everything_and_no_markup_of_a_record(done, tmp_path):

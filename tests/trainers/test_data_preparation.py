@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
-import http.server
 import json
 import os
 import signal
 import subprocess
 import sys
-import threading
 import time
-import urllib.parse
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hub_server import COMMIT, serve_hub
 
 import trainers.data.rows
 from harness.errors import MoemixError
@@ -162,50 +159,6 @@ def test_a_preparation_that_was_killed_is_made_whole_by_the_next(tmp_path):
 
 # --- a hub repository with several files ------------------------------------------------------------
 
-COMMIT = "a1" * 20
-
-
-def conversation(answer: str) -> bytes:
-    return json.dumps([{"conversations": [{"from": "human", "value": "q"}, {"from": "gpt", "value": answer}]}]).encode()
-
-
-REPOSITORY = {"v1.json": conversation("old"), "v2.json": conversation("new"), "README.md": b"# path: nowhere\n"}
-REPOSITORY["v4.jsonl"] = conversation("newest")[1:-1] + b'\n{"conversations":\n' + conversation("last")[1:-1]
-
-
-class Hub(http.server.BaseHTTPRequestHandler):
-    """As much of a hub as `datasets` asks for one repository, ``org/chat``."""
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-    def answer(self, body: bytes, code: int = 200, **headers: str) -> None:
-        self.send_response(code)
-        for name, value in {"content-length": str(len(body)), "x-repo-commit": COMMIT, **headers}.items():
-            self.send_header(name.replace("_", "-"), value)
-        self.end_headers()
-        if self.command == "GET":
-            self.wfile.write(body)
-
-    def do_GET(self) -> None:
-        path = urllib.parse.urlparse(self.path).path
-        listed = [
-            {"type": "file", "path": name, "size": len(data), "oid": hashlib.sha1(data).hexdigest()}
-            for name, data in REPOSITORY.items()
-        ]
-        if path.startswith("/api/datasets/org/chat/tree/"):
-            self.answer(json.dumps(listed).encode(), content_type="application/json")
-        elif path.startswith("/api/datasets/org/chat"):
-            known = {"id": "org/chat", "sha": COMMIT, "siblings": [{"rfilename": name} for name in REPOSITORY]}
-            self.answer(json.dumps(known).encode(), content_type="application/json")
-        elif (name := path.rpartition("/")[2]) in REPOSITORY and f"/resolve/{COMMIT}/" in path:
-            self.answer(REPOSITORY[name], etag=f'"{hashlib.sha1(REPOSITORY[name]).hexdigest()}"')
-        else:
-            self.answer(b"", 404, x_error_code="EntryNotFound")
-
-    do_HEAD = do_GET
-
-
 FROM_HUB = """
 import json, sys
 from pathlib import Path
@@ -228,15 +181,11 @@ for files in ((), ("v2.json",), ("v3.json",), ("v4.jsonl",)):
 
 
 def test_files_of_a_hub_repository_are_chosen_and_its_commit_is_recorded(tmp_path):
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    hub = {"HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}", "HF_HOME": str(tmp_path / "home")}
-    env = {**os.environ, **hub, "HF_HUB_OFFLINE": "0", "PYTHONPATH": os.pathsep.join(sys.path)}
-    try:
+    with serve_hub() as address:
+        hub = {"HF_ENDPOINT": address, "HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "0"}
+        env = {**os.environ, **hub, "PYTHONPATH": os.pathsep.join(sys.path)}
         command = [sys.executable, "-c", FROM_HUB, str(tmp_path / "cache")]
         done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300, check=False)
-    finally:
-        server.shutdown()
     assert done.returncode == 0, done.stderr
     asked, (text, revisions, _), wrong, (_, _, left_out) = map(json.loads, done.stdout.splitlines())
     assert left_out == {"not in the format `sharegpt`: not valid JSON: Expecting value": 1}

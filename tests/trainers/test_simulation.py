@@ -269,6 +269,9 @@ def test_the_command_leaves_a_record_a_picture_and_a_table(tmp_path: Path):
     assert picture.startswith(b"\x89PNG")
     run("uniform", "dynamic", "--world", "drifting", "--steps", "400", "--set", "dynamic.eta=3", out=tmp_path / "again")
     assert (tmp_path / "again" / "simulation.png").read_bytes() == picture
+    assert all(
+        (tmp_path / f"{name}.{kind}").is_file() for name in ("simulation", "appendix") for kind in ("png", "svg")
+    )
 
 
 def test_several_worlds_give_rankings_in_a_table_and_one_picture(tmp_path: Path):

@@ -22,7 +22,7 @@ def data() -> None:
 @data.command()
 @click.argument("world")
 @click.option("--out", required=True, metavar="DIR", type=click.Path(path_type=Path, file_okay=False))
-@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True)
 def make(world: str, out: Path, seed: int) -> None:
     """Generate WORLD (quickstart) as a data root in DIR: training files, raw text, held-out questions."""
     from trainers.data.world import make_world
@@ -35,30 +35,43 @@ def make(world: str, out: Path, seed: int) -> None:
 @click.argument("recipe")
 @click.option("--data-root", metavar="DIR", help="Where the files go. [env: MOEMIX_DATA_ROOT; default: data/]")
 @click.option("--site", metavar="URL", help="A mirror of GitHub with the same paths.")
-@click.option("--list", "only_list", is_flag=True, help="Only list the files: source, licence, size, hash.")
+@click.option("--list", "only_list", is_flag=True, help="Only list them: place, source, licence, size, hash or commit.")
 def fetch(recipe: str, data_root: str | None, site: str | None, only_list: bool) -> None:
-    """Get the public files that RECIPE, its suites and its benches read, into a data root.
+    """Get the public files and hub data sets that RECIPE, its suites and its benches read, into a data root.
 
     What is there already is kept; an interrupted download goes on. Without a network it says which files to bring.
     """
     import os
 
-    from harness.fetch import SITE, fetch, files_of, hub_parts
+    from harness.errors import MoemixError, raise_all
+    from harness.fetch import SITE, fetch, fetch_hub, files_of, hub_licences, hub_parts
     from harness.recipe_file import load_recipe
 
     tree = load_recipe(recipe)
     files, root = files_of(tree), Path(data_root or os.environ.get("MOEMIX_DATA_ROOT") or "data").resolve()
-    for part in hub_parts(tree):
-        click.echo(f"{part.hub}@{part.revision or 'main'}: from the hub, when it is first read", err=True)
+    parts, licences = hub_parts(tree), hub_licences()
     if only_list:
         for file in files:
             click.echo(f"{file.place}\t{file.url(site or SITE)}\t{file.licence}\t{file.size}\t{file.sha256}")
+        for part in parts:
+            click.echo(f"{part.hub}\thub\t{licences.get(str(part.hub), '?')}\t\t{part.revision or 'main'}")
         return
     if tree.data.world:
         click.echo(f"{recipe} generates its data ({tree.data.world}); nothing has to be fetched", err=True)
-    got = fetch(files, root, site or SITE)
+    problems, got, sets = [], [], []
+    try:
+        got = fetch(files, root, site or SITE)
+    except MoemixError as error:
+        problems.append(error)
+    try:
+        sets = fetch_hub(parts, root)
+    except MoemixError as error:
+        problems.append(error)
+    raise_all(problems)
     size = sum(file.size for file in files) / 1e6
     click.echo(f"{root}: {len(files)} files of {recipe}, {size:.1f} MB, {len(got)} of them fetched now")
+    if parts:
+        click.echo(f"{root}: {len(parts)} data sets of the hub, {len(sets)} of them fetched now")
 
 
 @data.command()

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--out", type=click.Path(file_okay=False, path_type=Path), default=Path("simulation"), show_default=True,
-    help="Folder for simulation.json and simulation.png; with several worlds, for rankings.md and rankings.png too.",
+    help="Folder for simulation.json and its figures; with several worlds, for rankings.md and rankings.png too.",
 )  # fmt: skip
 def simulate(
     strategies: tuple[str, ...],
@@ -80,10 +80,11 @@ def simulate(
                 raise StageError("no strategy could be simulated", hint="; ".join(found.failed.values()))
             folder = out / world.name if len(chosen) > 1 else out
             found.write(folder / "simulation.json")
-            draw(found, folder / "simulation.png")
+            files = [folder / "simulation.json", *draw(found, folder)]
             if len(chosen) == 1:
                 click.echo(table(found))
-            click.echo(f"written: {folder / 'simulation.json'}\nwritten: {folder / 'simulation.png'}", err=True)
+            for file in files:
+                click.echo(f"written: {file}", err=True)
     if len(simulations) > 1:
         _rank(simulations, out)
 
@@ -97,9 +98,8 @@ def _rank(simulations: list[Simulation], out: Path) -> None:
     section = Section("Strategies across simulated worlds", rankings(simulations), tuple(notes(simulations)))
     click.echo(write([section], "terminal"))
     write_text(out / "rankings.md", write([section], "markdown"))
-    draw_rankings(simulations, out / "rankings.png")
-    for name in ("rankings.md", "rankings.png"):
-        click.echo(f"written: {out / name}", err=True)
+    for file in (out / "rankings.md", *draw_rankings(simulations, out / "rankings")):
+        click.echo(f"written: {file}", err=True)
 
 
 def _labels(strategies: tuple[str, ...], every: bool) -> dict[str, str]:

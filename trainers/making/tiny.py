@@ -103,6 +103,22 @@ def texts(sources: Sequence[Source], root: Path | None) -> Iterator[str]:
                     continue  # reported when the sources are tokenised
 
 
+def check(model: TinyModel) -> None:
+    """Build the architecture without weights, and look for its routers.
+
+    Raises:
+        MoemixError: as :func:`random_model`.
+    """
+    config = configuration(model, {})
+    try:
+        with torch.device("meta"):
+            network = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    except Exception as error:  # each architecture checks its sizes in its own way
+        reason = str(error).partition("\n")[0]
+        raise MoemixError(f"the model cannot be built: {reason}", where=f"model {model.name}") from error
+    RouterObserver(network)
+
+
 def configuration(model: TinyModel, vocabulary: dict[str, int | None]) -> PreTrainedConfig:
     """Return the architecture's configuration with the recipe's fields; transformers itself would accept any name."""
     where = f"model {model.name}"

@@ -8,9 +8,10 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
 import trainers.models  # noqa: F401  (registers this project's architectures with transformers)
@@ -60,6 +61,21 @@ def load_tokenizer(reference: str, revision: str | None = None) -> PreTrainedTok
         raise MoemixError(f"the tokenizer cannot be loaded: {error}", where=reference) from error
 
 
+def check_configuration(folder: Path) -> None:
+    """Check that transformers knows the architecture of a checkpoint and can build it; its weights are not read.
+
+    Raises:
+        MoemixError: it cannot.
+    """
+    try:
+        config = AutoConfig.from_pretrained(folder, local_files_only=True)
+        with torch.device("meta"):
+            AutoModelForCausalLM.from_config(config)
+    except Exception as error:  # each architecture checks its fields in its own way
+        reason = str(error.__cause__ or error).strip().partition("\n")[0]
+        raise MoemixError(f"the model cannot be built: {reason}", where=str(folder / "config.json")) from error
+
+
 def packaged_gguf(package: str) -> Path:
     """Return the one GGUF file among an installed package's files, without importing the package."""
     where = f"{_PACKAGE}{package}"
@@ -97,8 +113,9 @@ def _load_model(name: str, where: str, dtype: str, location: dict[str, object]) 
     """
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
-            name, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True, **location
-        )
+            name, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True,
+            use_safetensors=None if "gguf_file" in location else True, **location,
+        )  # fmt: skip
     except StrictDataclassError as error:
         raise MoemixError(f"config.json: {error.__cause__ or error}", where=where) from error
     model: PreTrainedModel = loaded[0]

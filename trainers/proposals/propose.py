@@ -13,6 +13,7 @@ import yaml
 from numpy.typing import NDArray
 
 from harness.conductor import conduct
+from harness.drawing import WIDTH, save
 from harness.errors import MoemixError, StageError, nearest, unknown
 from harness.files import hash_value, write_text
 from harness.jobs import PlannedRun
@@ -21,7 +22,6 @@ from harness.provenance import provenance
 from harness.recipe import Evaluation, Recipe, Strategy
 from harness.records import HeldOutLosses, RunManifest, TrainResult
 from harness.store import Store
-from trainers.figures import write_png
 from trainers.mixing.base import Floats
 from trainers.mixing.simplex import even, normalised
 from trainers.proposals.laws import Law, Proxy, ProxyLosses
@@ -63,7 +63,7 @@ def propose(law: type[Law], request: Request, store: Store, data_root: Path | No
     """Run the proxies that are not finished yet, and write the proposal. After an interruption, call it again.
 
     Returns:
-        The folder of ``proposal.json``, ``strategy.yaml`` (a row for a recipe) and ``fit.png``.
+        The folder of ``proposal.json``, ``strategy.yaml`` (a row for a recipe), and ``fit.png`` and ``fit.svg``.
 
     Raises:
         MoemixError: the request does not match the recipe.
@@ -293,13 +293,13 @@ def write(proposal: Proposal, folder: Path) -> None:
     head = (
         f"# proposed by {proposal.method} on {proposal.fit.runs} proxy runs of {proposal.recipe}; see proposal.json\n"
     )
-    draw_fit(proposal, folder / "fit.png")
+    draw_fit(proposal, folder / "fit")
     write_text(folder / "strategy.yaml", head + yaml.safe_dump(row, sort_keys=False))
     proposal.write(folder / "proposal.json")
 
 
-def draw_fit(proposal: Proposal, path: Path) -> None:
-    """Write the figure as PNG."""
+def draw_fit(proposal: Proposal, path: Path) -> list[Path]:
+    """Draw what the fit predicted and what it proposes, and return the files."""
 
     def panels(figure: Figure) -> None:
         agreement, mix = figure.subplots(1, 2)
@@ -310,7 +310,7 @@ def draw_fit(proposal: Proposal, path: Path) -> None:
         agreement.plot(measured, predicted, "o", color="0.15", markersize=4)
         agreement.set_xlabel("measured held-out loss of a proxy")
         agreement.set_ylabel("predicted without it")
-        agreement.set_title(f"{proposal.method}: {describe_fit(proposal)}", fontsize=9, loc="left", parse_math=False)
+        figure.suptitle(f"{proposal.method}: {describe_fit(proposal)}", fontsize=9, parse_math=False, wrap=True)
         names = list(proposal.weights)
         height = np.arange(len(names))[::-1]
         for proxy in proposal.proxies:
@@ -319,9 +319,9 @@ def draw_fit(proposal: Proposal, path: Path) -> None:
         mix.plot([proposal.prior[name] for name in names], height, "|", color="0.1", markersize=12, label="prior")
         mix.set_yticks(height, names, parse_math=False)
         mix.set_xlabel("weight (grey: proxies)")
-        mix.legend(frameon=False, fontsize=8)
+        mix.legend()
 
-    write_png(path, (9, 3.4), panels, font_size=9, dpi=130)
+    return save(path, (WIDTH, 3.0), panels)
 
 
 def describe_fit(proposal: Proposal) -> str:

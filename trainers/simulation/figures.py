@@ -1,4 +1,4 @@
-"""The figure of a simulation: regret and stability of every strategy, then its weights over time."""
+"""The figures of a simulation: a ranking of the strategies, and an appendix with what each of them did."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from trainers.figures import write_png
+from harness.drawing import LINES, WIDTH, colour, label_ends, save
 from trainers.mixing.base import Ints
 from trainers.simulation.comparison import SimulatedStrategy, Simulation, world_text
 
@@ -18,57 +18,52 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-COLUMNS = 5
+COLUMNS = 3
 MOST_CURVES = 6  # strategies with a coloured curve; the others are grey
-_DASHES = ("-", "--", "-.", ":")
 
 
-def draw(simulation: Simulation, path: Path) -> None:
-    """Write the figure as PNG."""
+def draw(simulation: Simulation, folder: Path) -> list[Path]:
+    """Write ``simulation`` (the ranking) and ``appendix`` (regret and weights over time), each as PNG and SVG."""
     found = simulation.strategies
-    lines = math.ceil(len(found) / COLUMNS)
-    height = max(3.0, 0.17 * len(found) + 1.0)
 
-    def panels(figure: Figure) -> None:
-        subfigures: NDArray[np.object_] = np.asarray(figure.subfigures(2, 1, height_ratios=(height, 1.75 * lines)))
-        upper, lower = subfigures
-        curves, regret, stability = upper.subplots(1, 3, width_ratios=(1.4, 1, 1))
-        _curves(curves, found)
+    def ranking(figure: Figure) -> None:
+        regret, stability = figure.subplots(1, 2, width_ratios=(1.2, 1))
         _dots(regret, found)
         _stability(stability, found)
-        grid = lower.subplots(lines, COLUMNS, sharex=True, sharey=True, squeeze=False)
+        figure.suptitle(world_text(simulation), fontsize=8, parse_math=False, wrap=True)
+
+    lines = math.ceil(len(found) / COLUMNS)
+
+    def appendix(figure: Figure) -> None:
+        upper, lower = np.asarray(figure.subfigures(2, 1, height_ratios=(3.4, 1.45 * lines + 0.4)))
+        _curves(upper.subplots(), found)
+        grid: NDArray[np.object_] = lower.subplots(lines, COLUMNS, sharex=True, sharey=True, squeeze=False)
         for panel, strategy in zip(grid.flat, found, strict=False):
             _weights(panel, strategy, simulation)
         grid.flat[0].set_ylim(0, 1.05 * max(np.max(simulation.best.weights), *(np.max(s.weights) for s in found)))
         for panel in list(grid.flat)[len(found) :]:
             panel.set_axis_off()
-        lower.supxlabel("step (one line per source, one colour per group; marks on the right: the best fixed mix)")
-        lower.supylabel("weight")
-        figure.suptitle(f"world {world_text(simulation)}", parse_math=False)
+        lower.supxlabel(
+            "step (a line per source, a colour per group; marks on the right: the best fixed mix)", fontsize=8
+        )
+        lower.supylabel("weight", fontsize=9)
 
-    write_png(path, (13, height + 1.75 * lines + 0.5), panels, font_size=8, dpi=110)
-
-
-def _colour(position: int, count: int) -> tuple[float, float, float, float]:
-    from matplotlib import colormaps
-
-    red, green, blue, alpha = colormaps["viridis"](0.85 * position / max(1, count - 1))
-    return red, green, blue, alpha
+    files = save(folder / "simulation", (WIDTH, 0.18 * len(found) + 1.4), ranking)
+    return files + save(folder / "appendix", (WIDTH, 3.4 + 1.45 * lines + 0.4), appendix)
 
 
 def _curves(panel: Axes, found: Sequence[SimulatedStrategy]) -> None:
     """Draw regret over time, the best strategies in colour."""
+    named = found[:MOST_CURVES]
     for position, strategy in reversed(list(enumerate(found))):
-        named = position < MOST_CURVES
+        first = position < len(named)
         panel.plot(
-            strategy.steps, np.array(strategy.regrets) * 1000, color=_colour(position, MOST_CURVES) if named else "0.8",
-            linestyle=_DASHES[position % len(_DASHES)] if named else "-", linewidth=1.4 if named else 0.7,
-            label=strategy.label if named else None, zorder=2 if named else 1,
+            strategy.steps, np.array(strategy.regrets) * 1000, color=colour(position, len(named)) if first else "0.8",
+            linestyle=LINES[position % len(LINES)] if first else "-", linewidth=1.4 if first else 0.7, zorder=1 + first,
         )  # fmt: skip
-    handles, labels = panel.get_legend_handles_labels()
-    legend = panel.legend(handles[::-1], labels[::-1], frameon=False, title="least regret at the end")
-    for text in legend.get_texts():
-        text.set_parse_math(False)
+    panel.set_ylim(min(0.0, panel.get_ylim()[0]), panel.get_ylim()[1])
+    ends = [(s.label, 1000 * s.regrets[-1], colour(i, len(named))) for i, s in enumerate(named)]
+    label_ends(panel, named[0].steps[-1], ends)
     panel.axhline(0, color="0.5", linewidth=0.6)
     panel.set_xlabel("step")
     panel.set_ylabel("regret, thousandths of a nat")
@@ -91,8 +86,8 @@ def _dots(panel: Axes, found: Sequence[SimulatedStrategy]) -> None:
     over_time = [strategy.regret_over_time.mean * 1000 for strategy in found]
     panel.plot(over_time, height, "|", color="0.5", markersize=7, label="mean over training")
     panel.axvline(0, color="0.5", linewidth=0.6)
-    panel.set_xlabel("regret ± standard error")
-    panel.legend(frameon=False, fontsize=7)
+    panel.set_xlabel("regret ± standard error, 0.001 nat")
+    panel.legend(fontsize=7)
 
 
 def _stability(panel: Axes, found: Sequence[SimulatedStrategy]) -> None:
@@ -114,13 +109,17 @@ def _weights(panel: Axes, strategy: SimulatedStrategy, simulation: Simulation) -
     crowded = len(simulation.names) > 12
     for source, group in enumerate(simulation.groups):
         before = simulation.groups[:source].count(group)
-        colour = _colour(group, groups)
+        shade = colour(group, groups)
         panel.stairs(
-            weights[:, source], strategy.steps, color=colour, linewidth=0.5 if crowded else 1.2, baseline=None,
-            linestyle="-" if crowded else _DASHES[before % len(_DASHES)],
+            weights[:, source], strategy.steps, color=shade, linewidth=0.5 if crowded else 1.2, baseline=None,
+            linestyle="-" if crowded else LINES[before % len(LINES)],
         )  # fmt: skip
         if simulation.best.weights[source] > 0:
-            panel.plot([strategy.steps[-1]], [simulation.best.weights[source]], "<", color=colour, markersize=4)
+            panel.plot([strategy.steps[-1]], [simulation.best.weights[source]], "<", color=shade, markersize=4)
     regret = 1000 * strategy.regret.mean
-    panel.set_title(f"{strategy.label}  ({regret:+.1f})", fontsize=8, loc="left", parse_math=False)
+    panel.set_title(f"{_short(strategy.label)} ({regret:+.1f})", fontsize=8, parse_math=False)
     panel.set_xlim(0, strategy.steps[-1])
+
+
+def _short(label: str) -> str:
+    return label if len(label) <= 20 else f"{label[:19]}…"

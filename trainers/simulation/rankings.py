@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from harness.drawing import WIDTH, save
 from harness.grid import Cell, Grid, Number
-from trainers.figures import write_png
 from trainers.mixing.base import Floats
 from trainers.simulation.comparison import Estimate, Simulation, world_text
 
@@ -62,13 +63,13 @@ def notes(simulations: Sequence[Simulation]) -> list[str]:
     ]
 
 
-def draw_rankings(simulations: Sequence[Simulation], path: Path) -> None:
-    """Write the picture: a row per strategy, a column per world, coloured by rank."""
+def draw_rankings(simulations: Sequence[Simulation], path: Path) -> list[Path]:
+    """Draw a row per strategy and a column per world, coloured by rank, and return the files."""
     order, places = ranks(simulations)
 
     def panels(figure: Figure) -> None:
         panel = figure.subplots()
-        panel.imshow(places, cmap="viridis_r", aspect="auto", alpha=0.55)
+        image = panel.imshow(places, cmap="viridis_r", aspect="auto", alpha=0.55, vmin=1, vmax=places.max())
         panel.set_yticks(range(len(order)), order, parse_math=False)
         panel.set_xticks(range(len(simulations)), [found.world.name for found in simulations], parse_math=False)
         panel.xaxis.tick_top()
@@ -76,11 +77,11 @@ def draw_rankings(simulations: Sequence[Simulation], path: Path) -> None:
             for column, found in enumerate(simulations):
                 cell = difference(found, label)
                 clear = abs(cell.value) > (cell.error or 0.0)  # the interval does not hold zero
-                weight = "bold" if clear else "normal"
-                panel.text(column, row, str(cell), ha="center", va="center", fontsize=7, fontweight=weight)
+                text = str(replace(cell, error=None))
+                panel.text(column, row, text, ha="center", va="center", fontweight="bold" if clear else "normal")
+        figure.colorbar(image, ax=panel, label="rank in the world (1: the lowest loss)", shrink=0.5)
         panel.set_xlabel(
-            "loss at the end minus uniform's, thousandths of a nat ± half of the 95 % interval (bold: without zero);"
-            " yellow: the lowest loss of the world"
+            "loss at the end minus uniform's, thousandths of a nat\n(bold: its 95 % interval is without zero)"
         )
 
-    write_png(path, (2.2 + 1.5 * len(simulations), 1.2 + 0.24 * len(order)), panels, font_size=8, dpi=110)
+    return save(path, (WIDTH, 1.2 + 0.24 * len(order)), panels)
