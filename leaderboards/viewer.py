@@ -222,10 +222,15 @@ def _samples_pages(comparisons: Sequence[Comparison]) -> Iterator[tuple[str, tup
                 pair = _common(row, base) if base is not None and row is not base else None
                 if pair is None:
                     continue
-                body = "".join(_compared_tasks(table, *pair, row.label))
+                mine, other, seed = pair
+                body = "".join(_compared_tasks(table, mine, other, row.label))
                 heading = " · ".join(filter(None, (comparison.suite, table.model, f"{row.label} and {table.baseline}")))
                 if body:
-                    yield f"samples-{next(numbers)}.html", (heading, body)
+                    intro = (
+                        f"<p>Questions that {html_text(row.label)} answers better than {html_text(table.baseline)} and"
+                        f" worse, with the training seed {seed}. One run each: what is gained here may be luck.</p>"
+                    )
+                    yield f"samples-{next(numbers)}.html", (heading, intro + body)
 
 
 def _common(row: Row, base: Row) -> tuple[Path, Path, int] | None:
@@ -237,17 +242,18 @@ def _common(row: Row, base: Row) -> tuple[Path, Path, int] | None:
     return None if seed is None else (here[seed].folder, there[seed].folder, seed)
 
 
-def _compared_tasks(table: Table, mine: Path, other: Path, seed: int, label: str) -> Iterator[str]:
-    yield (
-        f"<p>Questions that {html_text(label)} answers better than {html_text(table.baseline)} and worse, with the"
-        f" training seed {seed}. One run each: what is gained here may be luck.</p>"
-    )
+def _compared_tasks(table: Table, mine: Path, other: Path, label: str) -> Iterator[str]:
     keys = dict.fromkeys(key for column in table.columns for key in column.shares)
     for key in keys:
         path = f"samples_{key.task}.jsonl"
         if not ((mine / path).is_file() and (other / path).is_file()):
             continue
-        here, there = ({s.doc_id: s for s in read_samples(f / path) if s.filter == key.filter} for f in (mine, other))
+        here, there = (
+            {s.doc_id: s for s in read_samples(f / path) if s.filter == key.filter and key.metric in s.record}
+            for f in (mine, other)
+        )
+        if not here:  # a measure that was made of the samples, and is in none of them
+            continue
         changes: dict[str, list[tuple[Sample, Sample]]] = {"gained": [], "lost": []}
         for number in sorted(here.keys() & there.keys()):
             gap = here[number].score(key.metric) - there[number].score(key.metric)

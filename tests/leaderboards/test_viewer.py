@@ -130,3 +130,18 @@ def test_pages_of_two_models_that_are_written_again_have_the_same_figures(bench,
         figures.append(sorted(path.name for path in (tmp_path / "out").glob("*.svg")))
     assert figures[0] == figures[1]
     assert len(figures[0]) == 2
+
+
+def test_measures_that_are_made_of_the_samples_have_no_page_of_samples(runs, tmp_path):
+    for folder in runs.glob("*/evals/quickstart"):
+        (task,) = folder.glob("samples_moemix_quickstart_facts.jsonl")
+        samples = [json.loads(line) for line in task.read_text().splitlines()]
+        values = {
+            "task": "moemix_quickstart_facts", "measure": "choice_probability",
+            "doc_ids": [sample["doc_id"] for sample in samples], "values": [0.5 for _ in samples],
+            "doc_hashes": [sample["doc_hash"] for sample in samples],
+        }  # fmt: skip
+        (folder / "continuous.jsonl").write_text(json.dumps(values) + "\n")
+    pages = write(runs, tmp_path / "out")
+    assert "p(right choice)" in pages["index.html"]
+    assert len([name for name in pages if name.startswith("samples-")]) == 2
