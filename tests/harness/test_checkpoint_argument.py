@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from harness.checkpoint_argument import CheckpointArgument, checkpoint_name
@@ -31,7 +33,10 @@ def hub(tmp_path, monkeypatch):
 
 
 def test_a_folder_goes_before_a_repository(hub, tmp_path, monkeypatch):
-    (tmp_path / "lab" / "tiny-moe").mkdir(parents=True)
+    folder = tmp_path / "lab" / "tiny-moe"
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps({"model_type": "mixtral"}))
+    (folder / "model.safetensors").write_bytes(b"\x02\0\0\0\0\0\0\0{}")
     monkeypatch.chdir(tmp_path)
     assert given("lab/tiny-moe").resolve() == tmp_path / "lab" / "tiny-moe"
 
