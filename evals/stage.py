@@ -41,7 +41,7 @@ def columns(suite: str) -> set[str]:
     from evals.suites import load_suite
 
     found = load_suite(suite)
-    return {column.name for column in (*found.columns, *found.averages)}
+    return {column.name for column in found.columns} | {average.name for average in found.averages}
 
 
 def suite_folders(suite: str) -> set[str]:

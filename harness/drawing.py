@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -27,7 +27,7 @@ WIDTH = 6.6  # inches of a figure: on a phone its letters are still legible
 LINES = ("-", "--", "-.", ":")
 MARKERS = ("o", "s", "^", "D", "v", "P")
 HATCHES = ("", "//", "..", "xx", "\\\\", "++")
-_STYLE = {
+_STYLE: Any = {
     "svg.hashsalt": "moemix",
     "font.size": 9,
     "axes.spines.top": False,

@@ -35,9 +35,11 @@ def draw(simulation: Simulation, folder: Path) -> list[Path]:
     lines = math.ceil(len(found) / COLUMNS)
 
     def appendix(figure: Figure) -> None:
-        upper, lower = np.asarray(figure.subfigures(2, 1, height_ratios=(3.4, 1.45 * lines + 0.4)))
+        ratios = (3.4, 1.45 * lines + 0.4)
+        subfigures: NDArray[np.object_] = np.asarray(figure.subfigures(2, 1, height_ratios=ratios))
+        upper, lower = subfigures
         _curves(upper.subplots(), found)
-        grid: NDArray[np.object_] = lower.subplots(lines, COLUMNS, sharex=True, sharey=True, squeeze=False)
+        grid = lower.subplots(lines, COLUMNS, sharex=True, sharey=True, squeeze=False)
         for panel, strategy in zip(grid.flat, found, strict=False):
             _weights(panel, strategy, simulation)
         grid.flat[0].set_ylim(0, 1.05 * max(np.max(simulation.best.weights), *(np.max(s.weights) for s in found)))
