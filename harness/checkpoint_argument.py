@@ -9,7 +9,6 @@ from pathlib import Path
 import click
 
 from harness.errors import MoemixError
-from harness.files import read_json
 
 # Weights, configuration, tokenizer and its template; never pickled weights, never a repository's own code.
 _FILES = ["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt"]
@@ -33,7 +32,7 @@ class CheckpointArgument(click.ParamType[Path]):
         """
         folder = Path(str(value))
         if folder.is_dir():
-            if not (folder / "run.json").is_file():  # a run stands for its checkpoint
+            if (folder / "config.json").is_file():  # some commands take the folder of a run too
                 check_files(folder)
             return folder
         named = _HUB_ID.fullmatch(str(value))
@@ -69,6 +68,8 @@ def check_files(folder: Path) -> None:
     Raises:
         MoemixError: the configuration is missing or damaged, or weights are missing, pickled or cut off.
     """
+    from harness.files import read_json
+
     if not (folder / "config.json").is_file():
         inside = folder / "checkpoint"
         hint = f"did you mean {inside}?" if inside.is_dir() else "expected a folder that `save_pretrained` wrote"

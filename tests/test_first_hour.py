@@ -78,7 +78,8 @@ def test_the_page_works_as_printed_beside_packages_of_our_names(here: Path, else
 
 
 SHORTER = {  # the README's commands of many minutes, each in its shortest form
-    "bench quickstart": "--set seeds=0 --set training.steps=20 --set strategies=[uniform,dynamic]",
+    "bench quickstart": "--set seeds=0 --set strategies=[uniform,dynamic] --set training.steps=20"
+    " --set models.tiny.pretrain.training.steps=20",
     "eval runs": "--limit 2 --suite quickstart --engine transformers",
 }
 
