@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import struct
 
 import numpy as np
 import pytest
@@ -84,6 +85,24 @@ def test_a_damaged_file_is_named_with_the_line(tmp_path, name, content, said):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(MoemixError, match=said):
         read(tmp_path, name)
+
+
+def test_a_damaged_table_or_archive_is_an_error_and_ends_no_process(tmp_path):
+    import pyarrow
+
+    table = pyarrow.table({"a": ["one", "two"]})
+    with pyarrow.ipc.new_stream(tmp_path / "x.arrow", table.schema) as out:
+        out.write_table(table)
+    whole = (tmp_path / "x.arrow").read_bytes()
+    beyond = whole.replace(struct.pack("<iii", 0, 3, 6), struct.pack("<iii", 0, 3, 0x70000006))
+    assert beyond != whole
+    (tmp_path / "x.arrow").write_bytes(beyond)
+    with pytest.raises(MoemixError, match=r"x\.arrow:row 0: the file is damaged: .*Offset"):
+        read(tmp_path, "x.arrow")
+    packed = gzip.compress("".join(f'{{"a": {i * 7919}}}\n' for i in range(999)).encode(), mtime=0)
+    (tmp_path / "x.jsonl.gz").write_bytes(packed[:99] + bytes(64) + packed[163:])
+    with pytest.raises(MoemixError, match=r"x\.jsonl\.gz: the file cannot be read: Error -3"):
+        read(tmp_path, "x.jsonl.gz")
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import csv
 import io
 import itertools
 import lzma
+import zlib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -67,7 +68,7 @@ def _read_file(path: Path, part: Part) -> Rows:
         rows = _READERS[kind](path, part.split)
     except UnicodeDecodeError as error:
         raise MoemixError(f"the file is not UTF-8 text (byte {error.start})", where=str(path)) from None
-    except (OSError, EOFError, lzma.LZMAError) as error:
+    except (OSError, EOFError, lzma.LZMAError, zlib.error) as error:
         raise MoemixError(f"the file cannot be read: {error}", where=str(path)) from None
     if rows.count == 0:
         raise MoemixError("the file has no rows", where=str(path))
@@ -125,7 +126,7 @@ def _parquet(path: Path, split: str) -> Rows:
 
     try:
         file = pyarrow.parquet.ParquetFile(path)
-    except pyarrow.ArrowInvalid as error:
+    except pyarrow.ArrowException as error:
         raise MoemixError(f"the file is not a Parquet file: {error}", where=str(path)) from None
 
     def chosen(wanted: Chosen) -> Iterator[Located]:
@@ -151,7 +152,7 @@ def _arrow(path: Path, split: str) -> Rows:
 
     try:
         return Rows(sum(batch.num_rows for batch in batches()), lambda wanted: _records(batches(), wanted, path))
-    except pyarrow.ArrowInvalid as error:
+    except pyarrow.ArrowException as error:
         raise MoemixError(f"the file is not an Arrow file: {error}", where=str(path)) from None
 
 
@@ -160,15 +161,19 @@ def _records(batches: Iterable[RecordBatch], wanted: Chosen, path: Path) -> Iter
     import pyarrow
 
     first = 0
-    for batch in batches:
-        for start in range(0, batch.num_rows, 1024):
-            some = batch.slice(start, 1024)
-            mine = wanted[first : first + some.num_rows]
-            if mine.any():
-                numbers = (np.flatnonzero(mine) + first).tolist()
-                for number, row in zip(numbers, some.filter(pyarrow.array(mine)).to_pylist(), strict=True):
-                    yield row, f"{path}:row {number}"
-            first += some.num_rows
+    try:
+        for batch in batches:
+            for start in range(0, batch.num_rows, 1024):
+                some = batch.slice(start, 1024)
+                mine = wanted[first : first + some.num_rows]
+                if mine.any():
+                    numbers = (np.flatnonzero(mine) + first).tolist()
+                    some.validate(full=True)  # a damaged one could end the process
+                    found = some.filter(pyarrow.array(mine)).to_pylist()
+                    yield from ((row, f"{path}:row {number}") for number, row in zip(numbers, found, strict=True))
+                first += some.num_rows
+    except (pyarrow.ArrowException, OSError, ValueError, OverflowError) as error:
+        raise MoemixError(f"the file is damaged: {str(error)[:200]}", where=f"{path}:row {first}") from None
 
 
 _READERS: dict[str, Callable[[Path, str], Rows]] = {
