@@ -218,6 +218,21 @@ def test_text_beside_a_call_is_learnt_with_it_or_the_row_is_left_out(load, token
         load([talk(*turns)], "deepseek")
 
 
+def test_marks_of_a_template_are_on_whole_answers_or_said_not_to_be(load, tokenizer):
+    calling = MARKED.replace(
+        "{% endgeneration %}", "{% endgeneration %}{{ m.tool_calls[0].function.name if m.tool_calls }}", 1
+    )
+    both = talk({"u": "q"}, {"a": "Let me look.", "tool_calls": [CALL]})
+    with pytest.raises(MoemixError, match="marks are not on the answers"):
+        load([both], calling)
+    thinking = MARKED.replace("{% generation %}", "{{ m.reasoning_content }}{% generation %}", 1)
+    loaded = load([talk({"u": "q"}, {"a": "four", "reasoning_content": "hm"})], thinking)
+    assert learnt(tokenizer, loaded) == ["four<|im_end|>"]
+    assert list(loaded.report.notes) == [
+        "thoughts are outside of the chat template's {% generation %} marks, and not learnt"
+    ]
+
+
 def test_turns_of_weight_0_carry_no_loss(load, tokenizer):
     turns = ({"u": "Q"}, {"a": "bad answer", "weight": 0}, {"u": "again"}, {"a": "good answer", "weight": 1})
     for template in TEMPLATES:

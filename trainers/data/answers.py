@@ -18,6 +18,7 @@ from trainers.data.conversation import Message, UnusableRowError
 from trainers.data.marks import FIRST_MARK, LAST_MARK, Field, add_marks, shapes, whose
 from trainers.data.template import ChatTemplate, Span
 
+_UNMARKED = "thoughts are outside of the chat template's {% generation %} marks, and not learnt"
 _MARKS = re.compile(f"[{chr(FIRST_MARK)}-{chr(LAST_MARK)}]")
 
 
@@ -97,9 +98,11 @@ class Locator:
             first, last = at[2 * mine[0]], at[2 * mine[-1] + 1]
             if self.template.is_marked:
                 around = [span for span in generated if span[0] < last and first < span[1]]
-                inside = (at[2 * i] >= start and at[2 * i + 1] <= end for start, end in around for i in mine)
-                if not any(inside):
+                outside = [i for i in mine if not any(s <= at[2 * i] and at[2 * i + 1] <= e for s, e in around)]
+                if any(fields[i].kind != "thought" for i in outside) or len(outside) == len(mine):
                     raise UnusableRowError("the chat template's {% generation %} marks are not on the answers")
+                if outside and _UNMARKED not in notes:
+                    notes.append(_UNMARKED)
                 spans += [span for span in around if text[slice(*span)].strip()]
             else:
                 start, end = self._span(text, fields, mine, at)
