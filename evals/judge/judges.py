@@ -35,7 +35,7 @@ _FATAL = {  # reason → what stops the whole judging
     "unpaid": "the judge's account has no credit left",
     "rate_limited": f"the judge's endpoint asks to wait longer than {PATIENCE / 60:.0f} minutes",
 }
-_CONTEXT = re.compile(r"context (?:length|window|size)[^.]{0,40}?(\d{3,})", re.IGNORECASE)
+_CONTEXT = re.compile(r"(?:context (?:length|window|size)|max_model_len)[^.]{0,40}?(\d{3,})", re.IGNORECASE)
 _PROMPT = re.compile(r"(\d+)\s+(?:tokens? )?(?:in|of|from) the (?:messages|prompt|input)|(\d+) (?:input|prompt) tokens|"
                      r"(?:prompt|messages|input)[^.\d]{0,40}?(\d+) tokens", re.IGNORECASE)  # fmt: skip
 _TOTAL = re.compile(r"(?:requested|resulted in)[^.\d]{0,20}(\d+)", re.IGNORECASE)
@@ -118,10 +118,19 @@ def _keys(judges: Sequence[JudgeSpec], variables: Sequence[str]) -> dict[str, st
 
 
 class Judge:
-    """A judge at an endpoint, by the name ``model`` there; ``engine`` describes the engine if we serve it."""
+    """A judge at an endpoint.
 
-    def __init__(self, client: Client, model: str, engine: Mapping[str, object] | None = None) -> None:
-        self.client, self.model, self.engine = client, model, engine
+    Args:
+        client: of the endpoint.
+        model: the judge's name there.
+        engine: description of the engine, if we serve the judge.
+        context: tokens of prompt and reply together, if they are known.
+    """
+
+    def __init__(
+        self, client: Client, model: str, engine: Mapping[str, object] | None = None, context: int | None = None
+    ) -> None:
+        self.client, self.model, self.engine, self.context = client, model, engine, context
 
     def ask(self, task: Task, stop: threading.Event) -> Reply:
         """Send a prompt, again while the failure may pass, and return the reply or the reason why there is none.
@@ -134,16 +143,19 @@ class Judge:
         if task.prompt.schema is not None:
             named = {"name": "verdict", "strict": True, "schema": task.prompt.schema}
             payload["response_format"] = {"type": "json_schema", "json_schema": named}
+        limit, prompt = int(task.params["max_tokens"]), _usual_tokens(task.prompt.system + task.prompt.user)
+        if self.context and limit + prompt > self.context:
+            payload = _fitted(payload, max(self.context - prompt, _SMALLEST))
         billed, attempts, seconds, error = Usage(), 0, 0.0, None
-        for _ in range(2):
+        for _ in range(3):
             try:
                 completion = self.client.complete("/chat/completions", payload, check=_useless, stop=stop)
             except RequestError as failed:
                 error = failed
                 billed, attempts, seconds = billed + error.billed, attempts + error.attempts, seconds + error.seconds
-                limit = int(task.params["max_tokens"])
-                room = _room(error.text, limit) if error.reason == "rejected" else None
-                if room is None or payload["max_tokens"] != limit:
+                asked = int(str(payload["max_tokens"]))
+                room = _room(error.text, asked, prompt) if error.reason == "rejected" else None
+                if room is None:
                     break
                 payload = _fitted(payload, room)
                 continue
@@ -173,8 +185,19 @@ class Judge:
         )  # fmt: skip
 
 
-def _room(refusal: str, asked: int) -> int | None:
-    """Return how many tokens a reply may have by a refusal that names the context's length; None where it does not."""
+def _usual_tokens(text: str) -> int:
+    """Return how many tokens an English text has, about."""
+    return len(text.encode("utf-8", "replace")) // 4
+
+
+def _room(refusal: str, asked: int, usual: int) -> int | None:
+    """Return how many tokens a reply may have by a refusal that names the context's length; None where it does not.
+
+    Args:
+        refusal: its text.
+        asked: tokens that were asked for.
+        usual: tokens that the prompt has, about, for a refusal that does not say how many.
+    """
     context = _CONTEXT.search(refusal)
     if context is None:
         return None
@@ -182,6 +205,8 @@ def _room(refusal: str, asked: int) -> int | None:
         prompt = int(next(number for number in match.groups() if number))
     elif match := _TOTAL.search(refusal):
         prompt = int(match.group(1)) - asked
+    elif int(context.group(1)) < asked:
+        prompt = min(usual, int(context.group(1)) - _SMALLEST - 1)
     else:
         return None
     room = int(context.group(1)) - prompt - 1
@@ -236,7 +261,7 @@ def open_judge(
     folder = out / f"serve-{safe_name(judge.name)}"
     with VllmEngine(Path(str(judge.checkpoint)), dtype=request.dtype, seed=request.seed, folder=folder) as engine:
         client = Client(f"{engine.server.url}/v1", timeout=SERVED_SECONDS, attempts=settings.attempts, pace=pace)
-        yield Judge(client, engine.server.model, engine.describe())
+        yield Judge(client, engine.server.model, engine.describe(), engine.max_length)
 
 
 def judge_address(url: str) -> str:

@@ -227,7 +227,7 @@ def _variants(questions: Sequence[Known]) -> dict[str, dict[str, str]]:
 
 def _own(judge: Judge, questions: Sequence[Known], job: JudgeJobRequest, file: Path) -> dict[str, str]:
     """Return the judge's own answers to the questions that a rule can check; none where it gives none."""
-    limit = min(_OWN_TOKENS, job.config.judge_max_tokens)
+    limit = min(_OWN_TOKENS, job.config.judge_max_tokens, (judge.context or 2 * _OWN_TOKENS) // 2)
     with closing(Journal(file)) as journal:
 
         def ask(known: Known, stop: threading.Event) -> None:

@@ -112,7 +112,7 @@ def stream_only(payload, _):
 
 
 def short_context(payload, _):
-    """512 tokens, in vLLM's words."""
+    """512 tokens, in the words of vLLM until 0.19."""
     if payload["max_tokens"] <= 112:
         return GOOD
     said = (
@@ -120,6 +120,14 @@ def short_context(payload, _):
     )
     said += f"length is 512 tokens and your request has 400 input tokens ({payload['max_tokens']} > 512 - 400)."
     return Say(status=400, body=json.dumps({"error": {"message": said}}))
+
+
+def shorter_context(payload, _):
+    """256 tokens, in the words of vLLM 0.32, which does not count the prompt and gives what is left."""
+    if payload["max_tokens"] <= 256:
+        return GOOD
+    said = f"max_tokens={payload['max_tokens']} cannot be greater than max_model_len=256. Please request fewer output "
+    return Say(status=400, body=json.dumps({"error": {"message": said + "tokens. (parameter=max_tokens)"}}))
 
 
 def whole(text: str = VERDICT) -> bytes:
@@ -179,6 +187,7 @@ SCENARIOS: dict[str, tuple[Callable[[], Script], dict[str, int]]] = {
         lambda: first(lambda: Say(body="<html>Sign in</html>", headers={"Content-Type": "text/html"})), {}
     ),
     "a context of 512": (lambda: short_context, {}),
+    "a context of 256": (lambda: shorter_context, {}),
     "thoughts before the verdict": (
         lambda: lambda *_: Say(f"<think>\nMaybe [[3]]?\n</think>\n{VERDICT}"), {}
     ),

@@ -247,6 +247,8 @@ def test_every_judgment_of_a_served_judge_says_what_served_it_with_which_argumen
     says = {"name": "vllm", "version": "9", "dtype": "float32", "args": {"seed": 0}}
 
     class Served:
+        max_length = 2000
+
         def __init__(self, place, **_):
             self.server = SimpleNamespace(url=fake.url.removesuffix("/v1"), model=place.name)
 
@@ -275,3 +277,4 @@ def test_every_judgment_of_a_served_judge_says_what_served_it_with_which_argumen
         assert line["engine"] == says
         assert line["params"] == {"temperature": 0.0, "max_tokens": 2048, "seed": line["repeat"]}
         assert all(len(key) == 32 for key in line.get("keys", [line.get("key")]))
+    assert all(1000 < request["max_tokens"] < 1800 for request in fake.requests)  # fitted to the context at once
