@@ -1,5 +1,7 @@
 """Each published format becomes the conversation it holds, and a row outside its format says what is wrong."""
 
+import json
+
 import pytest
 
 from harness.errors import MoemixError
@@ -133,7 +135,7 @@ def test_a_speaker_inside_an_answer_of_glaive_is_part_of_the_answer():
         "USER: Write a scene.\n\n\nASSISTANT: Here, USER: x\n\nUSER: hi\nASSISTANT: ho <|endoftext|>\n\n\nUSER: y\n\n"
     )
     chat += "\nASSISTANT: <functioncall> {} <|endoftext|>\n\n\nFUNCTION RESPONSE: 1\n\n\nASSISTANT: z <|endoftext|>"
-    assert adapt("glaive", {"chat": chat, "system": "SYSTEM: s"}) == [
+    assert adapt("glaive", {"chat": chat, "system": "SYSTEM: s"}, calls="text") == [
         ("system", "s"),
         ("user", "Write a scene."),
         ("assistant", "Here, USER: x\n\nUSER: hi\nASSISTANT: ho"),
@@ -143,6 +145,27 @@ def test_a_speaker_inside_an_answer_of_glaive_is_part_of_the_answer():
         ("assistant", "z"),
     ]
     assert adapt("glaive", {"chat": "USER: q\nASSISTANT: a"}) == [("user", "q"), ("assistant", "a")]
+
+
+def test_calls_of_glaive_are_calls_of_tools():
+    schema = {"name": "f", "parameters": {"type": "object"}}
+    chat = """USER: q\n\n\nASSISTANT: See. <functioncall> {"name": "f", "arguments": '{"a": "it's"}'} <|endoftext|>
+\n\nFUNCTION RESPONSE: {"r": 1}\n\n\nASSISTANT: 1 <|endoftext|>\n"""
+    system = f"SYSTEM: You can call these functions -\n{json.dumps(schema, indent=4)}\n\n{json.dumps(schema)}\n"
+    made = load_adapter("glaive", {}, where="test")({"chat": chat, "system": system})
+    assert [(turn["role"], turn["content"]) for turn in made] == [
+        ("system", "You can call these functions"),
+        ("user", "q"),
+        ("assistant", "See."),
+        ("tool", '{"r": 1}'),
+        ("assistant", "1"),
+    ]
+    assert made[2]["tool_calls"] == [{"type": "function", "function": {"name": "f", "arguments": {"a": "it's"}}}]
+    assert made.tools == [{"type": "function", "function": schema}] * 2
+    plain = {"chat": chat.replace("'", ""), "system": "SYSTEM: Use {braces}."}
+    assert load_adapter("glaive", {}, where="test")(plain)[0]["content"] == "Use {braces}."
+    with pytest.raises(MalformedRowError, match="a function call is not valid JSON"):
+        load_adapter("glaive", {}, where="test")({"chat": chat.replace("it's", 'it"s')})
 
 
 def test_entries_that_a_table_made_up_are_no_arguments():

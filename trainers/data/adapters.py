@@ -15,12 +15,12 @@ from typing import Literal
 from trainers.data.cells import blank, cell, items, kind, mapping, optional_items, optional_text, required
 from trainers.data.cells import text as text_of
 from trainers.data.conversation import Conversation, MalformedRowError, Message, Row, UnusableRowError
+from trainers.data.glaive import glaive_turns, split_schemas, with_calls
 from trainers.data.turns import (
     Calls,
     Speakers,
     beside,
     dialogue,
-    glaive_turns,
     schemas,
     turn_of,
     turns_of,
@@ -232,21 +232,26 @@ def oasst(row: Row, *, prompt: str = "prompt") -> Conversation:
     return turns
 
 
-def glaive(row: Row, *, chat: str = "chat", system: str = "system") -> Conversation:
+def glaive(row: Row, *, chat: str = "chat", system: str = "system", calls: Calls = "template") -> Conversation:
     """Read Glaive's ``chat`` text: ``USER:``, ``ASSISTANT:`` and ``FUNCTION RESPONSE:``, answers end in an end marker.
-
-    Calls of functions are the text that they are, which every template can carry.
 
     Args:
         row: the row.
         chat: the column of the conversation.
         system: the column of the system text, with the schemas of the tools.
+        calls: whether calls, results and schemas go the way of the model's ``template``, or are the ``text`` that they
+            are, which every template can carry.
     """
-    turns: list[Message] = [{"role": role, "content": said} for role, said in glaive_turns(text_of(row, chat))]
+    turns = list(glaive_turns(text_of(row, chat)))
     if not turns:
         raise MalformedRowError(f"`{chat}` has no `USER:` or `ASSISTANT:`")
-    told = optional_text(row, system).strip().removeprefix("SYSTEM:").strip()
-    return Conversation([{"role": "system", "content": told}, *turns] if told else turns)
+    told, listed = optional_text(row, system).strip().removeprefix("SYSTEM:").strip(), []
+    if calls == "template":
+        turns = [with_calls(turn) for turn in turns]
+        told, listed = split_schemas(told)
+    else:
+        turns = [{**turn, "role": "user"} if turn["role"] == "tool" else turn for turn in turns]
+    return Conversation([{"role": "system", "content": told}, *turns] if told else turns, listed)
 
 
 def gsm8k(row: Row, *, annotations: Literal["strip", "keep"] = "strip") -> Conversation:

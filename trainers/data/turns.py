@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal, cast
 
 from trainers.data.cells import blank, cell, items, kind, mapping, optional_text, parsed, required, text
@@ -43,9 +43,9 @@ def turn_of(found: object, speakers: Speakers, calls: Calls) -> Message:
     """Read one turn, whose keys are ``from`` and ``value``, ``role`` and ``content``, or both in part."""
     turn = mapping(found, "a turn")
     role = _role(text(turn, next((key for key in ("from", "role", "speaker") if key in turn), "role")), speakers)
-    asked = [] if blank(turn.get("tool_calls")) else [_call(call) for call in items(turn, "tool_calls")]
+    asked = [] if blank(turn.get("tool_calls")) else [call_of(call) for call in items(turn, "tool_calls")]
     if not blank(turn.get("function_call")):
-        asked.append(_call(turn["function_call"]))
+        asked.append(call_of(turn["function_call"]))
     key = next((key for key in ("value", "content", "text") if key in turn), "value" if "from" in turn else "content")
     if role == "tool" and isinstance(result := turn.get(key), Mapping):
         turn = {**turn, key: json.dumps(result, ensure_ascii=False)}
@@ -54,7 +54,7 @@ def turn_of(found: object, speakers: Speakers, calls: Calls) -> Message:
         role = "assistant"
         if calls == "template":
             value = parsed(content)
-            asked = [_call(call, exact=True) for call in (value if isinstance(value, list) else [value])]
+            asked = [call_of(call, exact=True) for call in (value if isinstance(value, list) else [value])]
             content = ""
     made: Message = {"role": role, "content": content}
     if role == "assistant":
@@ -105,7 +105,7 @@ def _content(turn: Row, key: str) -> tuple[str, str]:
 # --- tools ------------------------------------------------------------------------------------------
 
 
-def _call(value: object, *, exact: bool = False) -> dict[str, object]:
+def call_of(value: object, *, exact: bool = False) -> dict[str, object]:
     """Return a call of a tool, ``{type, function: {name, arguments}}``, from it or from its function, or their JSON.
 
     Entries of the arguments that are null are left out, unless they are JSON in a text, or ``exact``.
@@ -193,22 +193,3 @@ def dialogue(question: str, answer: str, thoughts: str = "") -> list[Message]:
     if thoughts.strip():
         made["reasoning_content"] = thoughts
     return [{"role": "user", "content": question}, made]
-
-
-_GLAIVE = re.compile(r"(?:\A|\n)[^\S\n]*(USER|ASSISTANT|FUNCTION RESPONSE):")
-_GLAIVE_ROLES = {"USER": "user", "ASSISTANT": "assistant", "FUNCTION RESPONSE": "user"}
-_END = "<|endoftext|>"
-
-
-def glaive_turns(chat: str) -> Iterator[tuple[str, str]]:
-    """Yield role and text of the turns in a text; a speaker inside an answer that has not ended is part of it."""
-    marks = list(_GLAIVE.finditer(chat))
-    starts: list[re.Match[str]] = []
-    for mark in marks:
-        before = chat[starts[-1].end() : mark.start()] if starts else ""
-        inside = starts and starts[-1][1] == "ASSISTANT" and _END in chat and not before.rstrip().endswith(_END)
-        if not inside:
-            starts.append(mark)
-    ends = [mark.start() for mark in starts[1:]] + [len(chat)]
-    for mark, end in zip(starts, ends, strict=False):  # without a speaker there is one end too many
-        yield _GLAIVE_ROLES[mark[1]], chat[mark.end() : end].strip().removesuffix(_END).strip()
