@@ -245,7 +245,8 @@ def glaive(row: Row, *, chat: str = "chat", system: str = "system", calls: Calls
     turns = list(glaive_turns(text_of(row, chat)))
     if not turns:
         raise MalformedRowError(f"`{chat}` has no `USER:` or `ASSISTANT:`")
-    told, listed = optional_text(row, system).strip().removeprefix("SYSTEM:").strip(), []
+    told = optional_text(row, system).strip().removeprefix("SYSTEM:").strip()
+    listed: list[object] = []
     if calls == "template":
         turns = [with_calls(turn) for turn in turns]
         told, listed = split_schemas(told)
