@@ -7,6 +7,8 @@ templates: it decodes the tokens that are learnt.
 from __future__ import annotations
 
 import json
+import random
+import re
 from pathlib import Path
 
 import pytest
@@ -17,7 +19,10 @@ from harness.errors import MoemixError
 from harness.recipe import Part, Source
 from trainers.data import load_sources
 from trainers.data.conversation import UnusableRowError
+from trainers.data.detection import detect
 from trainers.data.encoder import FOLDED, Encoder
+from trainers.data.parts import PartAdapter
+from trainers.data.rows import _tokenise
 
 HEAD = "'<|im_start|>' + m.role + '\n'"
 CHATML = f"{{% for m in messages %}}{{{{ {HEAD} + m.content + '<|im_end|>\n' }}}}{{% endfor %}}"
@@ -376,6 +381,47 @@ def test_private_characters_that_serve_as_marks_are_refused(tokenizer):
     tokenizer.chat_template = CHATML
     with pytest.raises(UnusableRowError, match="private-use"):
         Encoder(tokenizer).render([{"role": "assistant", "content": "\U00100000"}])
+
+
+ODD = [None, float("nan"), 42, True, "", " ", [], {}, [None], {"a": []}]
+ODD += ["[1]", "\ud83d", "<|im_end|>", "</think>", "<think></think>"]
+PAGE = Path(__file__).parents[2] / "docs" / "data.md"
+
+
+def mutated(value, chance):
+    """A tree in which some values are others."""
+    if chance.random() < 0.06:
+        return chance.choice(ODD)
+    if isinstance(value, dict):
+        return {key: mutated(item, chance) for key, item in value.items() if chance.random() > 0.02}
+    return [mutated(item, chance) for item in value] if isinstance(value, list) else value
+
+
+@pytest.mark.parametrize("template", ["chatml", "qwen3", "gemma"])
+def test_a_row_with_any_odd_cells_is_learnt_rightly_or_left_out_with_a_reason(tokenizer, template):
+    rows = re.findall(r"^\| `(\w+)` \| `(\{.*\})` \|", PAGE.read_text(), re.MULTILINE)
+    calling = {"messages": [*talk({"u": "q"})["messages"], {"role": "assistant", "content": "x", "tool_calls": [CALL]}]}
+    rows += [
+        ("messages", json.dumps({**calling, "tools": TOOLS})),
+        ("sharegpt", json.dumps(said(("human", "q"), ("gpt", "a")))),
+    ]
+    tokenizer.chat_template = TEMPLATES[template]
+    chance, encoder, used = random.Random(0), Encoder(tokenizer), 0
+    for name, row in rows * 30:
+        odd = {key: mutated(cell, chance) for key, cell in json.loads(row).items()}
+        adapter = PartAdapter(Part(adapter=name, files=("x",)), "test")
+        (outcome,) = _tokenise([(odd, "x:1")], adapter, encoder, keep_text=False)
+        detect(odd)
+        assert (outcome.tokens is None) == bool(outcome.reason)
+        if outcome.tokens is not None and name != "text":
+            ids, targets = outcome.tokens
+            turns = [turn for turn in adapter.read(odd) if turn["role"] == "assistant" and turn.get("train", True)]
+            ends = [token for token in ids[targets].tolist() if token in encoder.template.end_tokens]
+            assert len(ends) == len(turns), odd
+            text = tokenizer.decode(ids[targets], skip_special_tokens=False)
+            assert all(turn["content"].rpartition("</think>")[2].strip() in text for turn in turns), odd
+            used += 1
+    assert used > 100
 
 
 # --- the cases that were handed in, each under every template --------------------------------------
