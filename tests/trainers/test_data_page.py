@@ -14,7 +14,7 @@ from trainers.commands.data import data
 from trainers.data.adapters import ADAPTERS
 from trainers.data.detection import detect
 from trainers.data.parts import load_adapter
-from trainers.making.preview import preview
+from trainers.making.preview import lines, preview
 
 PAGE = (Path(__file__).parents[2] / "docs" / "data.md").read_text()
 ROWS = re.findall(r"^\| `(\w+)` \| `(\{.*\})` \| (.*?) ?\|$", PAGE, re.MULTILINE)
@@ -82,6 +82,14 @@ def test_control_strings_are_counted_where_they_become_tokens_too(tmp_path):
     assert source["changed"] == {}
 
 
+def test_contents_do_not_control_the_terminal(tmp_path):
+    file = tmp_path / "x.jsonl"
+    file.write_text(json.dumps({"prompt": "\x1b[2Jq\ttab", "completion": "a\x9b"}) + "\n")
+    text = "\n".join(lines(preview(str(file)), colour=False))
+    assert "\\x1b[2Jq\ttab" in text
+    assert "⟦a\\x9b<|im_end|>⟧" in text
+
+
 def test_a_folder_of_datasets_is_previewed_as_a_file_is(tmp_path):
     import datasets
 
@@ -105,8 +113,8 @@ def test_the_preview_is_text_or_a_page(chat, tmp_path):
 
 def test_sources_of_a_recipe_are_compared(tmp_path):
     row = json.dumps({"instruction": "i", "output": "o"})
-    for name, lines in (("a", [row] * 3), ("b", [row, json.dumps({"instruction": "j", "output": "p"})])):
-        (tmp_path / f"{name}.jsonl").write_text("\n".join(lines))
+    for name, made in (("a", [row] * 3), ("b", [row, json.dumps({"instruction": "j", "output": "p"})])):
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(made))
     recipe = tmp_path / "r.yaml"
     recipe.write_text(
         "name: r\nmodels: [{kind: tiny, name: t}]\nstrategies: [none]\n"

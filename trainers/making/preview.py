@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 _ROWS = 10_000  # rows of a source that are tokenised, evenly spread
 _EXAMPLES = 3
 _SHOWN = 2_000  # characters of an example
+_VISIBLE = {code: f"\\x{code:02x}" for code in (*range(32), 127, *range(128, 160)) if chr(code) not in "\n\t"}
+"""What stands for characters that would control the terminal."""
 
 
 class Segment(TypedDict):
@@ -269,10 +271,8 @@ def lines(found: Preview, colour: bool) -> Iterator[str]:
         for example in source["examples"]:
             cut = f", cut to {source['max_length']}" if example["truncated"] else ""
             yield f"  --- {example['where']} ({example['tokens']} tokens{cut})"
-            text = "".join(
-                f"{opening}{piece['text']}{closing}" if piece["target"] else piece["text"]
-                for piece in example["segments"]
-            )
+            pieces = ((piece["text"].translate(_VISIBLE), piece["target"]) for piece in example["segments"])
+            text = "".join(f"{opening}{text}{closing}" if target else text for text, target in pieces)
             yield from (f"  {line}" for line in text.rstrip("\n").split("\n"))
 
 
