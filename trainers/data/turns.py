@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -85,6 +86,7 @@ def _role(speaker: str, speakers: Speakers) -> str:
     return known.get(name, "assistant")
 
 
+@functools.lru_cache(1024)
 def _plain(speaker: str) -> str:
     """Return a speaker's name in lower case, without the marks around it, ``_`` between its words."""
     return re.sub(r"[\s_-]+", "_", speaker.strip(" \t\r\n:#*<>|[]").casefold())
