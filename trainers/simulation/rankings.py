@@ -71,7 +71,8 @@ def draw_rankings(simulations: Sequence[Simulation], path: Path) -> list[Path]:
         panel = figure.subplots()
         image = panel.imshow(places, cmap="viridis_r", aspect="auto", alpha=0.55, vmin=1, vmax=places.max())
         panel.set_yticks(range(len(order)), order, parse_math=False)
-        panel.set_xticks(range(len(simulations)), [found.world.name for found in simulations], parse_math=False)
+        worlds = [found.world.name for found in simulations]
+        panel.set_xticks(range(len(worlds)), worlds, rotation=30, ha="left", parse_math=False)
         panel.xaxis.tick_top()
         for row, label in enumerate(order):
             for column, found in enumerate(simulations):
