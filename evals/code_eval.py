@@ -34,6 +34,7 @@ _KEPT_OUTPUT = 2000  # characters of what a program printed
 # A verdict must depend on the program, not on how fast or busy the machine is: one of MBPP's own solutions computes
 # for four seconds.
 _CPU_FACTOR, _WALL_FACTOR = 4, 10
+_PARSING = threading.Lock()  # Python 3.11's parser counts its depth for all threads together, and fails if two parse
 Details = dict[int, list[tuple[int, dict[str, object]]]]
 """Question → number and verdict of each of its programs, in the form of the hub's metric."""
 
@@ -171,7 +172,8 @@ def single_tests(reference: str) -> Tests:
     and those of ``check`` are a group with a copy of them. Where that is not certain, the reference stays in one piece.
     """
     try:
-        statements = ast.parse(reference).body
+        with _PARSING:
+            statements = ast.parse(reference).body
     except SyntaxError:
         return (reference,)
     checks = [node for node in statements if isinstance(node, ast.FunctionDef) and node.name == "check"]

@@ -22,7 +22,19 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 LONG = ("test_end_to_end.py", "test_slurm.py", "test_vllm.py", "test_architectures.py", "test_proposals.py")
 
 # Some minutes each, on top of what every commit is tested with: `make test-all` runs them.
-THOROUGH = ("test_first_hour.py", "test_distributions.py", "test_judge_length.py")
+THOROUGH = (
+    "test_first_hour.py",
+    "test_distributions.py",
+    "test_judge_length.py",
+    "test_judge_served.py",
+    # single tests of files that are otherwise run: a second server, a second kill, a second proposal
+    "test_the_same_recipe_is_evaluated_through_a_vllm_server",
+    "test_a_server_killed_midway_is_started_again_once_and_asked_only_for_the_rest",
+    "test_vllm_serves_llama_moe_and_says_what_transformers_says",
+    "test_a_killed_conductor_leaves_no_process_of_the_launcher_and_the_run_goes_on_to_the_same_bits",
+    "test_proxies_are_trained_measured_and_fitted_and_a_killed_proposal_goes_on",
+    "test_two_processes_train_what_one_does[packed-fsdp2]",
+)
 
 SHARED = Path(__file__).parents[2] / "shared"
 
@@ -31,7 +43,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if "MOEMIX_ALL_TESTS" not in os.environ:
         skip = pytest.mark.skip(reason="takes minutes; `make test-all` (MOEMIX_ALL_TESTS=1) runs it")
         for item in items:
-            if item.path.name in THOROUGH:
+            if item.path.name in THOROUGH or item.name in THOROUGH:
                 item.add_marker(skip)
     items.sort(key=lambda item: LONG.index(item.path.name) if item.path.name in LONG else len(LONG))
 

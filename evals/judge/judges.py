@@ -383,11 +383,12 @@ class Budget:
             StageError: the budget does not have that much.
             RequestCancelledError: ``stop`` was set meanwhile.
         """
+        expected = self.price.of(most.prompt_tokens, most.completion_tokens)
         with self._changed:
             while True:
                 if stop.is_set():
                     raise RequestCancelledError
-                amount = self._excess * self.price.of(most.prompt_tokens, most.completion_tokens)
+                amount = self._excess * expected
                 if self.spent + self._reserved + amount <= self.limit:
                     break
                 if not self._reserved:
@@ -411,8 +412,8 @@ class Budget:
                 self._reserved = max(0.0, self._reserved - amount)
                 if self._reserved < amount * 1e-9:
                     self._reserved = 0.0
-                if amount:
-                    self._excess *= max(1.0, cost / amount)
+                if expected:  # not relative to `amount`: requests in progress together would multiply their excesses
+                    self._excess = max(self._excess, cost / expected)
                 self._changed.notify_all()
 
 

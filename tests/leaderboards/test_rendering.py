@@ -20,8 +20,7 @@ from leaderboards.exports import FIELDS, as_csv, as_json, render
 
 GOLDEN = Path(__file__).parent / "golden"
 HOSTILE = (
-    "=cmd|' /C calc'!A0 <script>alert(1)</script> | a_b*c* `x` [l](javascript:x) \x1b[31mred\u202e"
-    " $x^2$ \\input{/etc/passwd} & % # ~ {"
+    "=cmd|' /C c'!A0 <script>x</script> | a_b*c* `x` [l](javascript:x) \x1b[31mr\u202e $x^2$ \\input{/e} & % # ~ {"
 )
 
 
