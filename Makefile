@@ -69,7 +69,7 @@ $(VENV)/.packaging: $(VENV)/.core requirements/packaging.txt
 	$(PIP) -r requirements/packaging.txt
 	touch $@
 
-test-all: slurm $(VENV)/.packaging ## run also the tests that take many minutes: every suite's oracle, the pages from a wheel, a Slurm cluster
+test-all: slurm $(VENV)/.packaging ## run also the tests that take many minutes: more servers and kills, the pages from a wheel, a Slurm cluster
 	MOEMIX_ALL_TESTS=1 $(MAKE) test
 
 check: install docs ## run the checks of CI other than tests: lint, format, types, import contracts, pages

@@ -160,7 +160,7 @@ def safe_name(name: str) -> str:
 
 
 def write_jsonl(path: Path, rows: Iterable[Mapping[str, object]]) -> None:
-    """Write a JSONL file as a whole, by an atomic rename; what is no Unicode becomes a question mark."""
+    """Write a JSONL file as a whole, by an atomic rename; half of a surrogate pair becomes `?`."""
     text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     write_bytes(path, text.encode("utf-8", "replace"))
 
