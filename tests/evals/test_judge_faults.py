@@ -7,8 +7,10 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
+from contextlib import ExitStack
 
 import click
 import pytest
@@ -20,6 +22,7 @@ from evals import client, pace
 from evals.judge import judges
 from evals.judge.cli import run as run_command
 from evals.judge.run import judge_request, request_from
+from evals.replies import Usage
 from harness.errors import MoemixError, StageError
 
 KEY = "sk-very-secret-0123456789"
@@ -433,3 +436,19 @@ def test_a_judge_on_another_machine_is_asked_only_when_that_is_confirmed(small):
                                    judge_url=("https://judge.invalid/v1",), judge_model=("fake",)))  # fmt: skip
     with pytest.raises(click.Abort, match="12 requests, about"):
         judge_request(job, no)
+
+
+def test_requests_in_progress_together_do_not_multiply_what_a_server_counts_too_much():
+    budget = judges.Budget(100.0, judges.Price(1e6, 0.0))
+    with ExitStack() as together:
+        settles = [together.enter_context(budget.reserve(Usage(2, 0), threading.Event())) for _ in range(5)]
+        for settle in settles:
+            settle(Usage(6, 0))  # three times what was expected
+    assert budget.spent == 30.0
+    with budget.reserve(Usage(20, 0), threading.Event()):  # three times as much is 60; 3**5 times would not fit
+        pass
+    with (
+        pytest.raises(StageError, match=r"about 72.*30 spent"),
+        budget.reserve(Usage(24, 0), threading.Event()),
+    ):
+        pass
