@@ -38,7 +38,7 @@ print(json.dumps([len(loaded.train), time.perf_counter() - started, spent]))
 
 
 def rows(count: int) -> list[str]:
-    """ShareGPT rows as JSON, of one to three questions with answers; about 1,600 bytes each."""
+    """ShareGPT rows as JSON, of one to three questions with answers; about 2,900 bytes each."""
     chance = random.Random(0)
     letters = "etaoinshrdlucmfwypvbgkjqxz"
     words = ["".join(chance.choices(letters[:20], k=chance.randint(2, 9))) for _ in range(20_000)]
@@ -104,7 +104,7 @@ def main() -> None:
     report = Report(
         "data_scale",
         "Preparing many rows",
-        "Generated ShareGPT rows of about 1,600 bytes, at most 2048 tokens, under SmolLM2's tokenizer. Before: revision"
+        "Generated ShareGPT rows of about 2,900 bytes, at most 2048 tokens, under SmolLM2's tokenizer. Before: revision"
         f" {given.before}, which tokenises every row, in one process whose tokenizer has a thread for each core. Memory"
         " is that of all processes together, the tokenizer's file (0.7 GB while it is read) included. Targets: 0.6 of"
         " the earlier seconds for all rows of a file; two minutes and 1.5 GB for 20,000 of 2,000,000. Beside other"

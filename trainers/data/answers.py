@@ -8,6 +8,7 @@ there is no such reading, the row is not used.
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -76,7 +77,7 @@ class Locator:
             raise UnusableRowError("the chat template alters an assistant turn, or treats marked text differently")
         at: dict[int, int] = {}
         marks = [ord(mark) - FIRST_MARK for mark in _MARKS.findall(with_marks)]
-        for mark, place in zip(marks, np.cumsum([len(piece) for piece in pieces]).tolist(), strict=False):
+        for mark, place in zip(marks, itertools.accumulate(map(len, pieces)), strict=False):
             if mark in at:
                 raise UnusableRowError(
                     f"the chat template prints an {whose(messages, fields, mark)} turn more than once"

@@ -11,9 +11,10 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Literal, NamedTuple, cast
 
-from trainers.data.conversation import Message, UnusableRowError
+from trainers.data.conversation import MalformedRowError, Message, UnusableRowError
 
 FIRST_MARK, LAST_MARK = 0x100000, 0x10EFFF
+_DEEPEST = 100  # objects in objects
 _THOUGHT = re.compile(r"(\s*(?:<think>)?\s*)(.*?)(\s*</think>\s*)(.*?)\s*", re.DOTALL)
 
 
@@ -43,17 +44,29 @@ def _says_something(content: str) -> bool:
     return any(parts.group(2, 4)) if parts else bool(content.strip())
 
 
-def texts_of(value: object) -> Iterator[str]:
-    """Yield every text in a tree, the keys of objects too."""
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, Mapping):
-        for key, item in value.items():
-            yield str(key)
-            yield from texts_of(item)
-    elif isinstance(value, list | tuple):
-        for item in value:
-            yield from texts_of(item)
+def texts_of(value: object) -> list[str]:
+    """Return every text in a tree, the keys of objects too.
+
+    Raises:
+        MalformedRowError: the tree has more than a hundred levels.
+    """
+    found: list[str] = []
+
+    def collect(part: object, depth: int) -> None:
+        if isinstance(part, str):
+            found.append(part)
+        elif depth > _DEEPEST:
+            raise MalformedRowError(f"objects nested more than {_DEEPEST} deep")
+        elif isinstance(part, dict | Mapping):  # a dict is recognised at once, another mapping slowly
+            for key, item in part.items():
+                found.append(str(key))
+                collect(item, depth + 1)
+        elif isinstance(part, list | tuple):
+            for item in part:
+                collect(item, depth + 1)
+
+    collect(value, 0)
+    return found
 
 
 def folded(messages: list[Message]) -> list[Message]:

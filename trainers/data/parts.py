@@ -23,6 +23,7 @@ from trainers.data.adapters import ADAPTERS
 from trainers.data.conversation import Conversation, MalformedRowError, Message, Row, UnusableRowError
 from trainers.data.detection import choose
 from trainers.data.located import Rows
+from trainers.data.marks import texts_of
 from trainers.data.reading import read_part
 
 logger = logging.getLogger("moemix.trainers")
@@ -33,7 +34,6 @@ _LOOKED_AT = 50  # rows that decide which adapter is chosen
 # At the beginning the tag that opens a thought may be missing (it is in the prompt of some templates); at the end, the
 # tag that closes one that was cut.
 _THOUGHTS = re.compile(r"\A(?:(?!<think>).)*?</think>\s*|(?:\A\s*)?<think>.*?(?:</think>\s*|\Z)", re.DOTALL)
-_DEEPEST = 100  # objects in objects
 SURROGATES = "lone surrogates were replaced"
 
 
@@ -138,7 +138,7 @@ class PartAdapter:
         if isinstance(result, str):
             if not result.strip():
                 raise UnusableRowError("empty text")
-            return cast("str", _valid(result))
+            return result if _is_utf8(result) else cast("str", _repaired(result))
         tools, notes = getattr(result, "tools", ()), list(getattr(result, "notes", ()))
         if isinstance(result, Mapping) and "messages" in result:  # with the schemas of tools
             result, tools = result["messages"], result.get("tools") or ()
@@ -147,10 +147,10 @@ class PartAdapter:
         turns = result
         if self.part.reasoning == "drop" and (turns := [_without_thoughts(turn) for turn in result]) != result:
             notes.append("thoughts were removed (`reasoning: drop`)")
-        valid = cast("tuple[list[Message], list[object]]", _valid((turns, tools)))
-        if valid != (turns, tools):
+        if not _is_utf8((turns, tools)):
+            turns, tools = cast("tuple[list[Message], list[object]]", _repaired((turns, tools)))
             notes.append(SURROGATES)
-        return Conversation(*valid, notes)
+        return Conversation(turns, tools, notes)
 
     @staticmethod
     def _matches(row: Row, column: str, wanted: object) -> bool:
@@ -178,17 +178,21 @@ def _without_thoughts(turn: Message) -> Message:
     return kept
 
 
-def _valid(value: object, depth: int = 0) -> object:
-    """Return a tree whose texts can be written as UTF-8: a lone surrogate becomes the replacement character."""
+def _is_utf8(value: object) -> bool:
+    """Return whether every text in a tree can be written as UTF-8: none has a lone surrogate."""
+    try:
+        "".join(texts_of(value)).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _repaired(value: object) -> object:
+    """Return a tree in whose texts the replacement character stands for each lone surrogate."""
     if isinstance(value, str):
-        if value.isascii() or not any("\ud800" <= letter <= "\udfff" for letter in value):
-            return value
         return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    if depth > _DEEPEST:
-        raise MalformedRowError(f"objects nested more than {_DEEPEST} deep")
     if isinstance(value, Mapping):
-        return {_valid(key): _valid(item, depth + 1) for key, item in value.items()}
+        return {_repaired(key): _repaired(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        valid = [_valid(item, depth + 1) for item in value]
-        return valid if isinstance(value, list) else tuple(valid)
+        return [_repaired(item) for item in value]
     return value

@@ -69,12 +69,16 @@ class ChatTemplate:
                 return_assistant_tokens_mask=self.is_marked,
                 add_generation_prompt=add_generation_prompt,
                 strftime_now=_TODAY.strftime,
-                **self.tokenizer.special_tokens_map,
+                **self._special_tokens,
             )
         except Exception as error:  # Jinja's own, and whatever an expression in it may raise
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise UnusableRowError(f"the chat template refuses it: {reason[:120]}") from None
         return texts[0], spans[0] if spans else []
+
+    @functools.cached_property
+    def _special_tokens(self) -> dict[str, str]:
+        return self.tokenizer.special_tokens_map
 
     @functools.cached_property
     def is_marked(self) -> bool:

@@ -78,7 +78,7 @@ def turn_of(found: object, speakers: Speakers, calls: Calls) -> Message:
 
 def _role(speaker: str, speakers: Speakers) -> str:
     name = _plain(speaker)
-    known = {**SPEAKERS, **{_plain(key): role for key, role in speakers.items()}}
+    known = {**SPEAKERS, **{_plain(key): role for key, role in speakers.items()}} if speakers else SPEAKERS
     if name not in known and not _MODEL.fullmatch(name):
         near = difflib.get_close_matches(name, known, n=1)
         meant = f"did you mean {near[0]!r}?" if near else "`speakers` of the adapter can give it a role"
