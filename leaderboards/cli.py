@@ -102,18 +102,23 @@ def view(
 
     Serves the pages to this machine alone and renews them while jobs run, or writes them to --out, a folder to publish.
     """
+    import tempfile
+
     from leaderboards.serving import serve
-    from leaderboards.viewer import write_view
+    from leaderboards.viewer import Pages
 
-    def write(folder: Path) -> None:
-        selection, jobs = _seen(targets, overrides, store, data_root)
-        write_view(selection.compare(), jobs, folder, ", ".join(targets), live=out is None)
+    with tempfile.TemporaryDirectory(prefix="moemix-view-") as temporary:
+        folder = out or Path(temporary)
+        pages = Pages(folder, ", ".join(targets), live=out is None)
 
-    if out is not None:
-        write(out)
-        click.echo(f"written: {out / 'index.html'}", err=True)
-    else:
-        serve(write, port, every)
+        def write() -> None:
+            pages.write(*_seen(targets, overrides, store, data_root))
+
+        write()
+        if out is None:
+            serve(folder, write, port, every)
+        else:
+            click.echo(f"written: {out / 'index.html'}", err=True)
 
 
 def _seen(

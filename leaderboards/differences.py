@@ -28,10 +28,12 @@ class Look:
         level: what their corrected p-values must be below.
         decided: suite, model id, column and label of a row → its comparison with the baseline, as it was decided at
             this look or an earlier one.
+        primary_only: whether no other comparison is tested, because only the primary ones are asked for.
     """
 
     level: float = ALPHA
     decided: dict[tuple[str, str, str, str], Tested] = field(default_factory=dict)
+    primary_only: bool = False
 
 
 def parts(scored: Scored, shares: Mapping[Key, float], seeds: Sequence[int]) -> list[Part]:
@@ -95,6 +97,8 @@ def compare_pairs(
     for table in tables:
         for heading in table.columns:
             for two in itertools.combinations([row for row in table.rows if row.cells[heading.name].score], 2):
+                if look.primary_only and not (heading.primary and any(row.strategy == table.baseline for row in two)):
+                    continue
                 if (estimated := difference(*two, heading)) is not None:
                     found[heading.name, *two] = estimated
                     families[heading.name, *two] = family = family_of(table, heading, two, estimated, declared)

@@ -47,7 +47,8 @@ def follow(plan: Plan, first: int) -> tuple[Progress, Selection]:
         selection = _of(whole, wanted.values(), look)
         if not all(_finished(plan, planned) for planned in wanted.values()):
             return Progress(tuple(wanted.values()), counts[: number + 1], len(counts), _texts(rows or {})), selection
-        rows = _decide(selection.compare(), look)
+        quick = dataclasses.replace(selection, look=dataclasses.replace(look, primary_only=True))
+        rows = _decide(quick.compare(), look)
         if not rows:
             break
     return Progress(tuple(wanted.values()), counts[: number + 1], len(counts), _texts(rows or {})), selection

@@ -53,7 +53,7 @@ class Selection:
         names = [suite] if suite is not None else list(self.evaluations) or [""]  # "": nothing is evaluated yet
         views: list[tuple[str, View]] = [(name, "scores") for name in names]
         views[0] = names[0], "scores and loss"  # the mean held-out loss and judgings stand beside the first suite, once
-        if suite is None:
+        if suite is None and not (self.look and self.look.primary_only):
             folders = self.evaluations.get(names[0], {}).values()
             if any(run.held_out.is_file() for run in self.runs):
                 views.append((names[0], "held-out losses"))

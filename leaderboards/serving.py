@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import http.server
 import logging
-import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -24,27 +23,25 @@ class _Handler(http.server.SimpleHTTPRequestHandler):
         """Keep the terminal for what matters."""
 
 
-def serve(write: Callable[[Path], None], port: int, every: float) -> None:
-    """Write pages, serve them at ``port`` (0: any free one), and write them again every so many seconds until Ctrl-C.
+def serve(folder: Path, write: Callable[[], None], port: int, every: float) -> None:
+    """Serve a folder at ``port`` (0: any free one), and write its pages again every so many seconds until Ctrl-C.
 
     Raises:
-        MoemixError: another program has the port, or the pages cannot be written the first time.
+        MoemixError: another program has the port.
     """
-    with tempfile.TemporaryDirectory(prefix="moemix-view-") as folder:
-        write(Path(folder))
-        handler = functools.partial(_Handler, directory=folder)
-        try:
-            server = http.server.ThreadingHTTPServer((ADDRESS, port), handler)
-        except OSError as error:
-            raise MoemixError(f"cannot serve at port {port}: {error.strerror}", hint="take another --port") from None
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        logger.info("http://%s:%d/index.html (Ctrl-C ends it)", ADDRESS, server.server_address[1])
-        try:
-            while True:
-                time.sleep(every)
-                try:
-                    write(Path(folder))
-                except MoemixError as error:  # a record that is just being written
-                    logger.info("not renewed: %s", error)
-        except KeyboardInterrupt:
-            server.shutdown()
+    handler = functools.partial(_Handler, directory=str(folder))
+    try:
+        server = http.server.ThreadingHTTPServer((ADDRESS, port), handler)
+    except OSError as error:
+        raise MoemixError(f"cannot serve at port {port}: {error.strerror}", hint="take another --port") from None
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    logger.info("http://%s:%d/index.html (Ctrl-C ends it)", ADDRESS, server.server_address[1])
+    try:
+        while True:
+            time.sleep(every)
+            try:
+                write()
+            except MoemixError as error:  # a record that is just being written
+                logger.info("not renewed: %s", error)
+    except KeyboardInterrupt:
+        server.shutdown()

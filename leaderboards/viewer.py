@@ -28,6 +28,7 @@ from harness.store import Run
 from leaderboards.drawing import Panel, Point, draw_panels
 from leaderboards.judged import PREFIX
 from leaderboards.layout import lay_out
+from leaderboards.selection import Selection
 from leaderboards.table import Comparison, Row, Table
 
 R = TypeVar("R", bound=Strict)
@@ -49,43 +50,76 @@ class Jobs:
         return any(row.state in ("running", "queued") for row in self.rows)
 
 
-def write_view(comparisons: Sequence[Comparison], jobs: Jobs, out: Path, title: str, *, live: bool = False) -> None:
-    """Write the pages: ``index.html``, ``curves.html`` with its figures, and pages of samples and conversations.
+class Pages:
+    """The pages of runs: ``index.html``, ``curves.html`` with its figures, and pages of samples and conversations.
 
-    Args:
-        comparisons: of the same runs, the first one with all that there is about them.
-        jobs: how far they are.
-        out: the folder.
-        title: what is viewed.
-        live: whether the pages load themselves again while a job runs.
+    Only the index is written each time; what else there is, only after a record that it shows has changed.
     """
-    out.mkdir(parents=True, exist_ok=True)
-    again = live and jobs.running
-    groups = {"Samples": dict(_samples_pages(comparisons)), "Judged conversations": dict(_judged_pages(comparisons))}
-    tables = "".join(
-        html_section(section)
-        for number, comparison in enumerate(comparisons)
-        for section in lay_out(comparison, training=not number)
-    )
-    links = "".join(_links(heading, pages) for heading, pages in groups.items() if pages)
-    _write(out / "index.html", title, _jobs(jobs) + tables + links, again=again)
-    figures = "".join(_figures(comparisons[0], out)) if comparisons else ""
-    _write(out / "curves.html", f"{title}: curves", figures or "<p>Nothing has been trained yet.</p>", again=again)
-    for name, (heading, body) in (page for pages in groups.values() for page in pages.items()):
-        _write(out / name, f"{title}: {heading}", body)
+
+    def __init__(self, out: Path, title: str, *, live: bool = False) -> None:
+        """``live``: whether the pages load themselves again while a job runs."""
+        out.mkdir(parents=True, exist_ok=True)
+        self._out, self._title, self._live = out, title, live
+        self._results: object = None  # what the tables were made from
+        self._logs: object = None  # what the curves were drawn from
+        self._comparisons: Sequence[Comparison] = ()
+        self._tables = ""
+
+    def write(self, selection: Selection, jobs: Jobs) -> None:
+        """Write what is new since the last time."""
+        again = self._live and jobs.running
+        results = replace(selection, runs=()), _stamps(_results(selection))
+        files = (path for run in selection.runs for path in (run.metrics, run.mixture, run.held_out))
+        logs = results, again, _stamps(files)
+        if results != self._results:
+            self._comparisons = selection.compare()
+            self._tables = self._written(self._comparisons)
+            self._results = results
+        if logs != self._logs:
+            figures = "".join(_figures(self._comparisons[0], self._out))
+            body = figures or "<p>Nothing has been trained yet.</p>"
+            self._page("curves.html", f"{self._title}: curves", body, again=again)
+            self._logs = logs
+        self._page("index.html", self._title, _jobs(jobs) + self._tables, again=again)
+
+    def _written(self, comparisons: Sequence[Comparison]) -> str:
+        """Write the pages of samples and conversations; return the tables with the links to these pages."""
+        text = "".join(
+            html_section(section)
+            for number, comparison in enumerate(comparisons)
+            for section in lay_out(comparison, training=not number)  # all comparisons have the same runs
+        )
+        pages = {"Samples": _samples_pages(comparisons), "Judged conversations": _judged_pages(comparisons)}
+        for group, made in pages.items():
+            links = []
+            for name, (heading, body) in made:
+                self._page(name, f"{self._title}: {heading}", body)
+                links.append(f'<li><a href="{name}">{html_text(heading)}</a></li>')
+            text += f"<h2>{group}</h2><ul>{''.join(links)}</ul>" if links else ""
+        return text
+
+    def _page(self, name: str, title: str, body: str, *, again: bool = False) -> None:
+        head = f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
+        if again:
+            head += '<meta http-equiv="refresh" content="15">'
+        links = '<nav><a href="index.html">Jobs and table</a><a href="curves.html">Curves</a></nav>'
+        write_text(self._out / name, html_page(title, f"{head}{links}<h1>{html_text(title)}</h1>{body}"))
 
 
-def _links(heading: str, pages: Mapping[str, tuple[str, str]]) -> str:
-    items = (f'<li><a href="{name}">{html_text(title)}</a></li>' for name, (title, _) in pages.items())
-    return f"<h2>{heading}</h2><ul>{''.join(items)}</ul>"
+def _results(selection: Selection) -> Iterator[Path]:
+    """Yield the files that are written last of all that a comparison reads."""
+    for run in selection.runs:
+        if run.manifest_path.is_file():
+            yield run.manifest_path
+            yield from (run.store / "_contamination").glob("*.json")
+    for by_run in (*selection.evaluations.values(), *selection.judgings.values()):
+        yield from (folder / "summary.json" for folder in by_run.values())
 
 
-def _write(path: Path, title: str, body: str, *, again: bool = False) -> None:
-    head = f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
-    if again:
-        head += '<meta http-equiv="refresh" content="15">'
-    links = '<nav><a href="index.html">Jobs and table</a><a href="curves.html">Curves</a></nav>'
-    write_text(path, html_page(title, f"{head}{links}<h1>{html_text(title)}</h1>{body}"))
+def _stamps(paths: Iterable[Path]) -> dict[Path, tuple[int, int]]:
+    """Return when the files that exist were last written, in nanoseconds, and their sizes."""
+    found = {path: path.stat() for path in paths if path.is_file()}
+    return {path: (stat.st_mtime_ns, stat.st_size) for path, stat in found.items()}
 
 
 def _jobs(jobs: Jobs) -> str:
@@ -104,7 +138,7 @@ def _jobs(jobs: Jobs) -> str:
 def _figures(comparison: Comparison, out: Path) -> Iterator[str]:
     """Draw each figure as SVG, and yield the HTML that shows it."""
     for table in comparison.tables:
-        runs = {row.label: [member.run for member in row.members] for row in table.rows}
+        runs = {row.label: [_Logs.read(member.run) for member in row.members] for row in table.rows}
         groups = {
             "Training loss": _losses(runs),
             "Held-out loss": _held_out(runs),
@@ -120,8 +154,30 @@ def _figures(comparison: Comparison, out: Path) -> Iterator[str]:
                 yield f'<h2>{html_text(heading)}</h2><img src="{name}" alt="{html_text(heading)}">'
 
 
-Runs = Mapping[str, Sequence[Run]]
-"""Label of a row → its runs, one for each seed."""
+@dataclass(frozen=True)
+class _Logs:
+    """What a run recorded so far."""
+
+    metrics: Sequence[StepMetrics]
+    updates: Sequence[MixtureUpdate]
+    held_out: Sequence[HeldOutLosses]
+
+    @classmethod
+    def read(cls, run: Run) -> _Logs:
+        """Read the files that exist.
+
+        Raises:
+            MoemixError: a line is not such a record, with file and line.
+        """
+        return cls(
+            list(_records(StepMetrics, run.metrics)),
+            list(_records(MixtureUpdate, run.mixture)),
+            list(_records(HeldOutLosses, run.held_out)),
+        )
+
+
+Runs = Mapping[str, Sequence[_Logs]]
+"""Label of a row → what its runs recorded, one for each seed."""
 
 
 def _over_seeds(series: Mapping[str, Sequence[Mapping[int, float]]]) -> tuple[Point, ...]:
@@ -143,7 +199,7 @@ def _losses(runs: Runs) -> list[Panel]:
     names: dict[str, dict[str, list[dict[int, float]]]] = {"all sources": {}}
     for label, members in runs.items():
         for run in members:
-            lines = list(_records(StepMetrics, run.metrics))
+            lines = run.metrics
             names["all sources"].setdefault(label, []).append({line.step: line.loss for line in lines})
             for source in lines[0].source_loss if lines else ():
                 known = {line.step: loss for line in lines if (loss := line.source_loss.get(source)) is not None}
@@ -156,7 +212,7 @@ def _held_out(runs: Runs) -> list[Panel]:
     for label, members in runs.items():
         for run in members:
             seed: dict[str, dict[int, float]] = {}
-            for losses in _records(HeldOutLosses, run.held_out):
+            for losses in run.held_out:
                 seed.setdefault(losses.set, {})[losses.step] = sum(losses.nats) / max(sum(losses.targets), 1)
             for name, by_step in seed.items():
                 names.setdefault(name, {}).setdefault(label, []).append(by_step)
@@ -167,13 +223,10 @@ def _weights(runs: Runs) -> list[Panel]:
     names: dict[str, dict[str, list[dict[int, float]]]] = {}
     for label, members in runs.items():
         for run in members:
-            updates = list(_records(MixtureUpdate, run.mixture))
-            last = (
-                max((int(line["step"]) for line in read_jsonl(run.metrics)), default=0) if run.metrics.is_file() else 0
-            )
-            for at, source in enumerate(updates[0].names if updates else ()):
-                by_step = {update.step: update.after[at] for update in updates}
-                by_step.setdefault(last, updates[-1].after[at])  # in force until then
+            last = max((line.step for line in run.metrics), default=0)
+            for at, source in enumerate(run.updates[0].names if run.updates else ()):
+                by_step = {update.step: update.after[at] for update in run.updates}
+                by_step.setdefault(last, run.updates[-1].after[at])  # in force until then
                 names.setdefault(label, {}).setdefault(source, []).append(by_step)
     found = _panels(names, "weight")
     top = 1.05 * max((point.y for panel in found for point in panel.points), default=1.0)
@@ -187,7 +240,7 @@ def _gate_loads(runs: Runs) -> list[Panel]:
         series = []
         for run in members:
             seed = {}
-            for update in _records(MixtureUpdate, run.mixture):
+            for update in run.updates:
                 loads = np.array(update.observation.get("gate_load") or (), dtype=np.float64)
                 if loads.ndim == 3 and len(loads) > 1:  # sources, layers, experts
                     shares = loads / loads.sum(axis=2, keepdims=True)
@@ -200,11 +253,7 @@ def _gate_loads(runs: Runs) -> list[Panel]:
 
 
 def _records(kind: type[R], path: Path) -> Iterator[R]:
-    """Yield the lines of a file as records; none if there is no file yet.
-
-    Raises:
-        MoemixError: a line is not such a record, with file and line.
-    """
+    """Yield the lines of a file as records; none if there is no file yet."""
     for number, line in enumerate(read_jsonl(path) if path.is_file() else (), 1):
         yield parse(kind, line, where=f"{path}:{number}")
 
