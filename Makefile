@@ -6,12 +6,14 @@ BIN := $(VENV)/bin
 # The lists are complete, so no resolver runs: it would fetch a CUDA build of torch for a machine without a GPU.
 # Nothing is byte-compiled ahead: that takes as long as unpacking, and most of it is never imported.
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-compile
+# But what is imported is compiled once, whatever the environment says: it halves the start of every process.
+unexport PYTHONDONTWRITEBYTECODE
 STORE ?= runs
 PYTEST_ARGS ?=
 BENCH ?=
 BENCH_ARGS ?=
 
-.PHONY: help install install-serve sandbox browser slurm quickstart paper-mini test test-all check docs bench format clean
+.PHONY: help install install-serve test-tools sandbox browser slurm quickstart paper-mini test test-all check docs bench format clean
 
 help:
 	@grep -E '^# make|^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/ —/; s/^# //'
@@ -57,7 +59,9 @@ paper-mini: install ## make every run of the paper's tables in the quickstart's 
 	$(BIN)/moemix paper report --preset mini --store $(STORE) --out $(STORE)/paper-report \
 	  --markdown docs/results/paper-mini.md
 
-test: install-serve browser $(VENV)/.formats $(VENV)/.tracking ## run all tests, with a real vLLM server and a browser
+test-tools: install-serve browser $(VENV)/.formats $(VENV)/.tracking ## install what the tests need, a vLLM server among it
+
+test: test-tools ## run all tests, with a real vLLM server and a browser
 	$(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 slurm: ## install a Slurm cluster of one node, on which the executor is tested

@@ -52,19 +52,21 @@ def train(
         raise click.UsageError(f"{given} defines the whole run; remove the other arguments")
     from harness.requests import TrainJobRequest, read_request
     from harness.store import Run, create_run, run_in
-    from trainers.training.run import train as train_run
 
     if request is None:
-        train_run(run_in(Path(given)))
-        return
-    job = read_request(request, TrainJobRequest)
-    if job.launcher.processes > process_count() == 1:
-        from trainers.parallel.launch import launch
+        run = run_in(Path(given))
+    else:
+        job = read_request(request, TrainJobRequest)
+        if job.launcher.processes > process_count() == 1:
+            from trainers.parallel.launch import launch
 
-        sys.exit(launch(job.launcher, "train", "--request", str(request)))
-    if is_first():  # the other processes wait for this one before they read the manifest
-        create_run(job)
-    train_run(Run(job.out))
+            sys.exit(launch(job.launcher, "train", "--request", str(request)))
+        if is_first():  # the other processes wait for this one before they read the manifest
+            create_run(job)
+        run = Run(job.out)
+    from trainers.training.run import train as train_run  # last: it takes seconds, which no mistake should wait for
+
+    train_run(run)
 
 
 def _train_recipe(
