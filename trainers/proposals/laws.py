@@ -5,7 +5,7 @@ Shapes: N runs, K sources, J sets of held-out examples: those of the sources, th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
@@ -166,8 +166,8 @@ class MixingLaw(Law):
     def fit(cls, runs: ProxyLosses, target: Floats, seed: int) -> MixingLaw:
         """Fit c and t of every set."""
         rng = np.random.default_rng(seed)
-        found = [_fit_one(runs.mixes, of_set, rng) for of_set in runs.losses.T]
-        return cls(np.array([c for c, _ in found]), np.array([t for _, t in found]), target)
+        found = np.array([_fit_one(runs.mixes, of_set, rng) for of_set in runs.losses.T])
+        return cls(found[:, 0], found[:, 1:], target)
 
     def predict(self, runs: ProxyLosses) -> Floats:
         """Return the target's loss under each mix, f64[N]."""
@@ -193,31 +193,47 @@ class MixingLaw(Law):
         return weights
 
 
-def _fit_one(mixes: Floats, losses: Floats, rng: np.random.Generator) -> tuple[float, Floats]:
+def _fit_one(mixes: Floats, losses: Floats, rng: np.random.Generator) -> Floats:
     """Fit c and t of one set to its losses, f64[N]."""
+
+    def law(p: Floats) -> Floats:
+        found: Floats = np.exp(p[0]) + np.exp(mixes @ p[1:])
+        return found
+
+    def slopes(p: Floats) -> Floats:
+        rising = np.exp(mixes @ p[1:])[:, None]
+        return np.hstack([np.full_like(rising, np.exp(p[0])), rising * mixes])
+
+    def starts() -> Iterator[Floats]:
+        for constant in losses.min() * np.array([0.5, *rng.uniform(0.02, 0.98, STARTS - 1)]):
+            # The constant takes a part of the lowest loss; the logarithm of the rest is then linear in the mix.
+            slope, *_ = np.linalg.lstsq(mixes, np.log(losses - constant), rcond=None)
+            yield np.append(np.log(constant), np.clip(slope, -20, 20))
+
+    return best_fit(law, losses, starts(), (-30, 30), slopes)
+
+
+def best_fit(
+    law: Callable[[Floats], Floats],
+    losses: Floats,
+    starts: Iterable[Floats],
+    bounds: tuple[object, object],
+    slopes: Callable[[Floats], Floats] | None = None,
+) -> Floats:
+    """Return the parameters under which a law fits losses, f64[N], best; large errors count linearly.
+
+    ``slopes`` returns the derivatives of the law, f64[N, P]; without it they are measured.
+    """
     from scipy.optimize import least_squares
 
-    low, spread = float(losses.min()), max(float(losses.std()), 1e-9)
-
-    def residuals(p: Floats) -> Floats:
-        errors: Floats = (np.exp(p[0]) + np.exp(mixes @ p[1:]) - losses) / spread
-        return errors
-
-    def jacobian(p: Floats) -> Floats:
-        rising = np.exp(mixes @ p[1:])[:, None]
-        slopes: Floats = np.hstack([np.full_like(rising, np.exp(p[0])), rising * mixes]) / spread
-        return slopes
-
-    best, lowest = np.zeros(1 + mixes.shape[1]), np.inf
-    for start in range(STARTS):
-        # The constant takes a part of the lowest loss; the logarithm of the rest is then linear in the mix.
-        share = 0.5 if start == 0 else rng.uniform(0.02, 0.98)
-        slope, *_ = np.linalg.lstsq(mixes, np.log(losses - share * low), rcond=None)
-        first = np.append(np.log(share * low), np.clip(slope, -20, 20))
-        found = least_squares(residuals, first, jacobian, loss="soft_l1", bounds=(-30, 30), x_scale="jac")
-        if found.cost < lowest:
-            best, lowest = found.x, found.cost
-    return float(best[0]), best[1:]
+    spread = max(float(losses.std()), 1e-9)
+    jacobian = (lambda p: slopes(p) / spread) if slopes else "2-point"
+    fits = (
+        least_squares(lambda p: (law(p) - losses) / spread, start, jacobian, bounds, x_scale="jac", loss="soft_l1")
+        for start in starts
+    )
+    best: Floats = min(fits, key=lambda fit: float(fit.cost)).x
+    return best
 
 
 @dataclass(frozen=True)

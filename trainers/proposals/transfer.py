@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,10 +10,9 @@ import numpy as np
 from harness.errors import StageError
 from trainers.mixing.base import Floats
 from trainers.mixing.simplex import minimise
-from trainers.proposals.laws import Law, Proxy, ProxyLosses
+from trainers.proposals.laws import STARTS, Law, Proxy, ProxyLosses, best_fit
 
 _FACTORS = (3.0, 1 / 4, 2.0, 1 / 2)  # of the size of one source, those of the paper's fits
-STARTS = 12
 
 
 @dataclass(frozen=True)
@@ -121,21 +121,14 @@ def _law(parameters: Floats, own: Floats, rest: Floats, scale: float) -> Floats:
 
 def _fit_one(own: Floats, rest: Floats, scale: float, losses: Floats, rng: np.random.Generator) -> Floats:
     """Fit the parameters of one source to its losses, f64[N]."""
-    from scipy.optimize import least_squares
+    low = float(losses.min())
 
-    low, spread = float(losses.min()), max(float(losses.std()), 1e-9)
-
-    def residuals(parameters: Floats) -> Floats:
-        errors: Floats = (_law(parameters, own, rest, scale) - losses) / spread
-        return errors
+    def starts() -> Iterator[Floats]:
+        for start in range(STARTS):
+            share = 0.5 if start == 0 else rng.uniform(0.05, 0.95)
+            beta = 0.3 if start == 0 else rng.uniform(0.05, 1.5)
+            constant, worth = np.log(low * (1 - share) + 1e-9), rng.uniform((0.05, 0.1), 0.9)
+            yield np.array([constant, *worth, beta, share * low])
 
     bounds = ([-30.0, 0.0, 0.0, 1e-3, 0.0], [30.0, 1.0, 1.0, 2.0, low])
-    best, lowest = np.zeros(5), np.inf
-    for start in range(STARTS):
-        share = 0.5 if start == 0 else rng.uniform(0.05, 0.95)
-        beta = 0.3 if start == 0 else rng.uniform(0.05, 1.5)
-        first = [np.log(low * (1 - share) + 1e-9), rng.uniform(0.05, 0.9), rng.uniform(0.1, 0.9), beta, share * low]
-        found = least_squares(residuals, first, loss="soft_l1", bounds=bounds, x_scale="jac")
-        if found.cost < lowest:
-            best, lowest = found.x, found.cost
-    return best
+    return best_fit(lambda parameters: _law(parameters, own, rest, scale), losses, starts(), bounds)
