@@ -125,11 +125,8 @@ class Client:
     ) -> Completion:
         """Send a request, again as long as the failure may pass, and return the reply.
 
-        Args:
-            path: ``/completions`` or ``/chat/completions``.
-            payload: the request.
-            check: returns why a reply is unusable, or None; the request is then sent again.
-            stop: set when nobody waits for this reply any more.
+        ``check`` says why a reply is unusable, or returns None; an unusable one is asked for again. ``stop`` is set
+        when nobody waits for this reply any more.
 
         Raises:
             RequestError: no attempt gave a usable reply.

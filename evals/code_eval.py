@@ -103,11 +103,8 @@ class SandboxedCodeEval:
     ) -> tuple[dict[str, float], Details]:
         """Return pass@k over questions, and the verdicts of each.
 
-        Args:
-            references: for each question its tests, as a program.
-            predictions: for each question its candidate programs.
-            k: numbers of samples.
-            timeout: wall seconds for a program.
+        ``references`` has the tests of each question as a program, ``predictions`` its candidate programs, of which
+        each may run for ``timeout`` seconds.
         """
         if self.loading:
             return {f"pass@{n}": 0.0 for n in k}, {}
@@ -234,12 +231,9 @@ def is_sandboxed(task: Task) -> bool:
 
 
 def run_setup_code(task: Task) -> int:
-    """Run ``test_setup_code`` before a question's tests where the data has it, which lm-eval's MBPP leaves out.
+    """Run ``test_setup_code`` before a question's tests where the data has it, and return how many questions have it.
 
-    Without it no solution passes such a question. Prompts stay as they are.
-
-    Returns:
-        the number of questions that have it.
+    lm-eval's MBPP leaves it out, and without it no solution passes such a question. Prompts stay as they are.
     """
     if (task.config.metadata or {}).get("sandbox"):
         return 0  # this project's own tasks do it themselves

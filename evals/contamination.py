@@ -143,11 +143,7 @@ class QuestionIndex:
         self._table[self._slots(self._keys)] = True
 
     def matches(self, texts: Sequence[str]) -> list[Match]:
-        """Return the questions that occur in a row.
-
-        Args:
-            texts: the row's messages, or its one text.
-        """
+        """Return the questions that occur in a row, given the row's messages or its one text."""
         return self.matches_of([texts])[0]
 
     def matches_of(self, rows: Sequence[Sequence[str]]) -> list[list[Match]]:

@@ -41,13 +41,9 @@ class Checker:
         self.sizes = Counter(question.task for question in questions)
 
     def check(self, source: str, fingerprint: str, total: int, rows: Iterable[Row]) -> Contamination:
-        """Search a source.
+        """Search the rows (place and texts) of a source whose files have this hash.
 
-        Args:
-            source: its name.
-            fingerprint: the hash of its files.
-            total: the approximate number of rows, for the progress bar.
-            rows: the place and the texts of each row.
+        ``total``, about, is for the progress bar.
         """
         started, count = time.monotonic(), 0
         found = {task: _Found(size) for task, size in self.sizes.items()}

@@ -56,10 +56,7 @@ FILTERS: dict[str, list[dict[str, str]]] = {
 def add_filter(task: Task, name: str, *, keep_all: bool) -> None:
     """Make a task also read its answers with one of :data:`FILTERS`, unless it has a filter of this name.
 
-    Args:
-        task: the task.
-        name: the filter.
-        keep_all: give the metric all answers to a question instead of the first.
+    With ``keep_all`` the metric gets all answers to a question instead of the first.
     """
     from lm_eval.filters import build_filter_ensemble
 

@@ -49,14 +49,9 @@ class LoadedTasks:
 
 
 def load_tasks(suite: Suite, name: str, *, only: Sequence[str], limit: float | None, root: Path | None) -> LoadedTasks:
-    """Load a suite's tasks with lm-eval's own task manager.
+    """Load a suite's tasks, or the selection ``only``, with lm-eval's own task manager.
 
-    Args:
-        suite: the suite.
-        name: its name or file.
-        only: a selection of its tasks or columns; empty for all.
-        limit: questions per task, or a share of them, in addition to the columns' own limits.
-        root: the data root; None for the hub.
+    ``limit`` is a number of questions per task, or a share of them, in addition to the columns' own limits.
 
     Raises:
         MoemixError: an unknown task, metric or filter, or a task that cannot be loaded.

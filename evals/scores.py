@@ -33,12 +33,8 @@ def task_results(
     """Return a record for every metric of every task in the return value of ``lm_eval.simple_evaluate``.
 
     Standard errors and intervals are those of clustered questions. If a metric is no mean over questions, they follow
-    lm-eval's standard error (``results.json`` always has lm-eval's own).
-
-    Args:
-        raw: lm-eval's results with their samples.
-        notes: task → what a reader must know about its numbers.
-        engine: what answered.
+    lm-eval's standard error (``results.json`` always has lm-eval's own). ``notes`` says what a reader must know about a
+    task's numbers, ``engine`` what answered.
     """
     found = []
     for task, samples in raw["samples"].items():
@@ -120,12 +116,8 @@ def prompt_hash(samples: Iterable[Mapping[str, Any]]) -> str:
 def columns(suite: Suite, leaves: Mapping[str, tuple[str, ...]], results: Iterable[EvalResult]) -> dict[str, Column]:
     """Return the suite's columns and averages whose tasks were requested.
 
-    Each is a weighted sum of task results; its error is that of the sum (``estimates.weighted_sum``).
-
-    Args:
-        suite: defines the columns.
-        leaves: each name in a suite's ``tasks`` → the tasks it stands for; absent names were not requested.
-        results: of all tasks.
+    Each is a weighted sum of task results; its error is that of the sum (``estimates.weighted_sum``). ``leaves`` maps
+    each requested name in a suite's ``tasks`` to the tasks that it stands for.
 
     Raises:
         MoemixError: a task has no result for the metric and filter of its column.

@@ -39,13 +39,9 @@ def read_questions(path: Path) -> dict[str, tuple[int, ...]]:
 
 
 def keep_questions(loaded: LoadedTasks, questions: Mapping[str, tuple[int, ...]]) -> None:
-    """Drop all tasks and questions but these, and the columns that need a dropped task.
+    """Drop all tasks and questions but these (task → numbers, ascending), and the columns that need a dropped task.
 
     The prompts stay those that the questions have when all are asked.
-
-    Args:
-        loaded: a suite's tasks.
-        questions: task → question numbers, ascending.
 
     Raises:
         MoemixError: the suite has no such task or question.

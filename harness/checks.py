@@ -34,11 +34,7 @@ _GIB = 1 << 30
 def check(recipe: Recipe, store: Store, data_root: Path | None, place: Callable[[Keys], str] | None = None) -> None:
     """Check everything about a recipe that needs no training.
 
-    Args:
-        recipe: the recipe.
-        store: where its runs will be.
-        data_root: the folder of local data files.
-        place: says where a key of the recipe stands; by default its dotted name.
+    ``place`` says where a key of the recipe stands; by default its dotted name.
 
     Raises:
         MoemixError: there is a problem, or several (:class:`harness.errors.ProblemsError`).

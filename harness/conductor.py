@@ -16,11 +16,9 @@ logger = logging.getLogger("moemix.harness")
 
 
 def conduct(plan: Plan, jobs: tuple[Job, ...] | None = None) -> Outcome:
-    """Run the jobs that are not done, in order. Jobs whose dependencies failed are reported as blocked.
+    """Run the jobs of a plan, or these of them, that are not done, in order.
 
-    Args:
-        plan: says where jobs run.
-        jobs: all that there is to do; None for all jobs of the plan.
+    Jobs whose dependencies failed are reported as blocked.
 
     Raises:
         KeyboardInterrupt: after running jobs were stopped in a resumable state, or left to the cluster.

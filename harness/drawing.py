@@ -53,15 +53,10 @@ def image_files(path: Path) -> list[Path]:
 
 
 def save(path: Path, inches: tuple[float, float], paint: Callable[[Figure], None]) -> list[Path]:
-    """Write the figure that ``paint`` draws, and return its files.
-
-    Args:
-        path: a ``.png``, ``.pdf`` or ``.svg``; without an ending, a PNG and an SVG are written.
-        inches: width and height.
-        paint: draws into the figure.
+    """Write the figure that ``paint`` draws, and return its files: ``path``, or a PNG and an SVG if it has no ending.
 
     Raises:
-        MoemixError: the file is of another kind.
+        MoemixError: the file is of another kind than ``.png``, ``.pdf`` and ``.svg``.
     """
     files = image_files(path)
     from matplotlib import rc_context, rcParamsDefault
@@ -88,12 +83,9 @@ def colour(position: int, count: int) -> tuple[float, ...]:
 
 
 def label_ends(axes: Axes, end: float, labels: Sequence[tuple[str, float, tuple[float, ...]]]) -> None:
-    """Write labels to the right of the lines that end there, apart from each other.
+    """Write labels (text, height and colour) right of the lines that end at ``end``, apart from each other.
 
-    Args:
-        axes: with their vertical limits set.
-        end: where the lines end.
-        labels: text, height of the line's end, and colour.
+    The vertical limits of the axes must be set.
     """
     low, high = axes.get_ylim()
     heights = spread([height - low for _, height, _ in labels], gap=0.085 * (high - low))

@@ -37,11 +37,7 @@ _LARGE = """training:
 def write_recipe(path: Path, sources: Sequence[str], model: str, suites: Sequence[str]) -> Iterator[str]:
     """Write the recipe, and yield what its author should know.
 
-    Args:
-        path: the file to write.
-        sources: local files, or hub data set ids.
-        model: ``tiny``, a checkpoint's folder, or a hub id.
-        suites: suites of benchmarks.
+    Sources are local files or ids of hub data sets, the model is ``tiny``, a checkpoint's folder or a hub id.
 
     Raises:
         MoemixError: the file exists, there is no source, or a source has a format that no adapter reads.

@@ -52,11 +52,7 @@ def plugin(group: str, name: str) -> object:
 
 
 def module_from(path: Path, kind: str) -> ModuleType:
-    """Run a file as a module and return it; the same contents are run once.
-
-    Args:
-        path: the file.
-        kind: what the file is, for errors (``strategy``, ``adapter``).
+    """Run a file as a module and return it; the same contents are run once. ``kind`` names the file in errors.
 
     Raises:
         MoemixError: there is no such file, or it does not run.
@@ -92,12 +88,10 @@ def register_architectures() -> None:
 
 
 def write_source(definition: type, folder: Path) -> Path:
-    """Write the source code of a class that a notebook or script defines to a file of its own.
+    """Write the source of a class that a notebook or script defines to a file, and return it.
 
-    The file also gets what the class uses: imports, functions and classes beside it, and constants.
-
-    Returns:
-        the file, named by the hash of what is in it.
+    The file is named by the hash of what is in it, and also has what the class uses: imports, functions and classes
+    beside it, and constants.
 
     Raises:
         MoemixError: the source cannot be found, or it uses a value that cannot be written as source code.

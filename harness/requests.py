@@ -128,11 +128,7 @@ R = TypeVar("R", bound=JobRequest)
 
 
 def read_request(path: Path, schema: type[R]) -> R:
-    """Load a request file.
-
-    Args:
-        path: the file.
-        schema: the kind of request that is expected.
+    """Load a request file of the kind that is expected.
 
     Raises:
         MoemixError: there is no such file, or it holds something else.

@@ -90,11 +90,7 @@ class Sample:
             ) from None
 
     def score(self, metric: str, *, allow_booleans: bool = True) -> float:
-        """Return the value of a metric.
-
-        Args:
-            metric: name of the metric.
-            allow_booleans: read ``true`` and ``false`` as 1 and 0; some of lm-eval's metrics are written so.
+        """Return the value of a metric; ``true`` and ``false``, which some metrics of lm-eval write, are 1 and 0.
 
         Raises:
             MoemixError: the metric is missing, or its value is not a finite number.
@@ -138,11 +134,9 @@ def read_samples(path: Path) -> Iterator[Sample]:
 
 
 def parse_samples(lines: Iterable[tuple[str, object]], *, required: Iterable[str] = ()) -> Iterator[Sample]:
-    """Make samples of parsed lines.
+    """Make samples of parsed lines, each with its place (``file:line``).
 
-    Args:
-        lines: place (``file:line``) and JSON value of each line.
-        required: fields that each line must have, besides ``doc_id`` and ``filter``; :data:`FIELDS` for all.
+    ``required`` are fields that each line must have, besides ``doc_id`` and ``filter``; :data:`FIELDS` for all.
 
     Raises:
         MoemixError: a line is not an object, lacks a field, or repeats a question after the same filter.

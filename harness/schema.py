@@ -85,10 +85,7 @@ def _is_item(value: object, annotation: object) -> bool:
 def parse(schema: type[T], tree: object, *, where: str | Callable[[Path], str]) -> T:
     """Validate a tree of mappings and lists.
 
-    Args:
-        schema: the model.
-        tree: what to validate.
-        where: what the tree is (a file, say), or a function that says where a key of it stands.
+    ``where`` is what the tree is (a file, say), or a function that says where a key of it stands.
 
     Raises:
         MoemixError: names every wrong key with its place, each with its nearest valid neighbour.

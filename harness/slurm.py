@@ -200,12 +200,9 @@ def arrays(jobs: Sequence[Job], pending: dict[str, str], sizes: Counter[str]) ->
 def groups(
     ready: Sequence[Job], pending: dict[str, str], sizes: Counter[str]
 ) -> Iterator[tuple[list[Job], str | None]]:
-    """Group jobs into arrays, each with the dependency of that array.
+    """Group jobs whose dependencies are done or submitted into arrays, each with the dependency of that array.
 
-    Args:
-        ready: jobs whose dependencies are done or submitted.
-        pending: job id → Slurm id, of what is in the queue.
-        sizes: array id → how many tasks it has.
+    ``pending`` has the Slurm id of each job in the queue, ``sizes`` the number of tasks of each array.
     """
     by_need: dict[tuple[str, tuple[str, ...]], list[Job]] = {}
     for job in ready:

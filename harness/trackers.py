@@ -152,14 +152,7 @@ FOLDER = "tracking"  # in a run's folder, for what trackers keep on this machine
 def make_trackers(
     wanted: Tracking, folder: Path, *, run: str, group: str, config: dict[str, object]
 ) -> list[BackgroundTracker]:
-    """Return a run's trackers, not started yet.
-
-    Args:
-        wanted: which ones.
-        folder: the run's folder.
-        run: its name.
-        group: the name of what it belongs to.
-        config: all that determines it.
+    """Return a run's trackers, not started yet, with its name, the group it belongs to and all that determines it.
 
     Raises:
         MoemixError: a tracker is not installed, or its settings do not work.

@@ -37,10 +37,8 @@ def with_most_seeds(plan: Plan) -> Plan:
 def conduct_until_decided(plan: Plan, first: int, budget: float | None = None) -> Outcome:
     """Run what each look needs, until every primary comparison is decided or the seeds or the budget are used up.
 
-    Args:
-        plan: as :func:`with_most_seeds` made it.
-        first: the number of seeds at the first look.
-        budget: hours that the jobs of all runs may take, one after the other; None for no limit.
+    The plan is that of :func:`with_most_seeds`, ``first`` the number of seeds at the first look, and the budget the
+    hours that the jobs of all runs may take, one after the other.
     """
     outcome = Outcome()
     while True:

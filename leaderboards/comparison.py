@@ -75,18 +75,10 @@ def fill(
     suite: str = "",
     look: Look | None = None,
 ) -> dict[Pair, Tested]:
-    """Fill tables that have only rows, and test every pair of rows; the families are over all the tables.
+    """Fill tables that have only rows, and return the difference of every pair of rows in every column.
 
-    Args:
-        tables: one for each model.
-        declared: the primary comparisons and the margins.
-        columns: names of the columns to show; None for every column that some row has.
-        primary: whether any comparison is primary.
-        suite: its name, by which ``look`` knows what is decided.
-        look: one of several looks at growing data; by default the only one.
-
-    Returns:
-        The difference of every pair of rows in every column.
+    The families are over all the tables. ``columns`` are the names of those to show, by default of all; ``primary``
+    says whether any comparison is primary; the suite's name is what ``look`` knows as decided.
 
     Raises:
         MoemixError: samples that contradict their summary, or two rows that are the baseline.

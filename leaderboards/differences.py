@@ -150,16 +150,10 @@ def correct_family(
     family: Family,
     numbers: Sequence[tuple[Block, Estimate, float]] = (),
 ) -> tuple[dict[Pair, Tested], list[Tested]]:
-    """Test a family of differences between the rows of tables.
+    """Test a family of differences between the rows of tables; return their tests, and those of the numbers.
 
-    Args:
-        tables: that hold the rows.
-        found: the differences.
-        family: its name; ``pairs`` is corrected by Holm's method, any other by its joint distribution.
-        numbers: members that are no pairs of rows, each with its margin (:func:`numbers_over_seeds`).
-
-    Returns:
-        the tests of the differences, and those of the numbers.
+    The family ``pairs`` is corrected by Holm's method, any other by its joint distribution. ``numbers`` are members
+    that are no pairs of rows, each with its margin (:func:`numbers_over_seeds`).
     """
     headings = {(heading.name, row): heading for table in tables for heading in table.columns for row in table.rows}
     here = {key: headings[key[:2]] for key in found}

@@ -28,9 +28,7 @@ Open = dict[tuple[str, str], set[str]]  # model id and label of a row → descri
 def follow(plan: Plan, first: int) -> tuple[Progress, Selection]:
     """Return how far the looks of a plan are, and the runs to compare with the verdicts so far.
 
-    Args:
-        plan: of a recipe that has the largest number of seeds in every row.
-        first: the number of seeds at the first look.
+    The recipe has the largest number of seeds in every row, and ``first`` is their number at the first look.
     """
     seeds = plan.recipe.seeds
     counts = looks(max(first, FEWEST_SEEDS), len(seeds))

@@ -66,11 +66,8 @@ class _Measured:
 def with_held_out(evaluation: Evaluation, run: Run, *, by_set: bool) -> Evaluation:
     """Return an evaluation with the column of the mean held-out loss, in nats per target token.
 
-    Args:
-        evaluation: the run's evaluation.
-        run: the run.
-        by_set: replace the evaluation's own columns by those of each set, and the means, in nats per target token and
-            in bits per byte of the targets' text.
+    With ``by_set``, its own columns are replaced by those of each set and by the means, in nats per target token and in
+    bits per byte of the targets' text.
 
     Raises:
         MoemixError: a line of the run's losses is damaged.

@@ -13,11 +13,7 @@ from leaderboards.selection import Selection, from_plan
 
 
 def report(plan: Plan, folder: Path) -> tuple[str, list[Path]]:
-    """Compare the runs of a plan, and write the comparison in every format and its figures into a folder.
-
-    Returns:
-        the table for a terminal, and the files that were written.
-    """
+    """Write the comparison of a plan's runs in every format, with figures; return it for a terminal, and the files."""
     return _report(from_plan(plan), folder)
 
 

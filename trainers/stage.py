@@ -31,8 +31,7 @@ def count_rows(source: Source, root: Path | None) -> int:
 def check_part(part: Part, root: Path | None, source: str) -> int | None:
     """Check a part's adapter and options, that its files exist, and that most of the first rows of each can be read.
 
-    Returns:
-        the usable rows, if no file has more than those; None otherwise, and for a part that the hub has.
+    It returns the usable rows, if no file has more than those; None otherwise, and for a part that the hub has.
     """
     problems: list[MoemixError] = []
     if part.adapter != "auto":

@@ -87,13 +87,9 @@ class ChatModel(Protocol):
 
 
 def chat(lm: ChatModel, requests: Sequence[ChatRequest], keep: Keep, *, template: str | None = None) -> None:
-    """Answer conversations, many at once.
+    """Answer conversations, many at once, and pass each answer to ``keep`` when it is finished.
 
-    Args:
-        lm: an engine's ``lm()``.
-        requests: the conversations.
-        keep: called with each answer as it is finished.
-        template: a chat template (Jinja) in place of the checkpoint's own.
+    ``template`` is a chat template (Jinja) in place of the checkpoint's own.
 
     Raises:
         MoemixError: the checkpoint has no chat template and none is given.

@@ -53,11 +53,7 @@ class Identity:
 
 
 def identify(client: Client, card: Mapping[str, object]) -> Identity:
-    """Ask a server what it serves.
-
-    Args:
-        client: of the server.
-        card: the model's entry in the server's list of models.
+    """Ask a server what it serves; ``card`` is the model's entry in its list of models.
 
     Raises:
         RequestError: the server does not answer.

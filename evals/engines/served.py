@@ -126,11 +126,7 @@ class ServedProcess:
         write_json(self.record, {"pid": server, "started": _start_time(server), "boot": _boot()})
 
     def _wait_until_ready(self, before: int) -> bool:
-        """Return true when the server answers for its model, false when it ended.
-
-        Args:
-            before: bytes of the log before this start.
-        """
+        """Return true when the server answers for its model, false when it ended; its log had ``before`` bytes."""
         client = Client(self.url)
         started = logged = time.monotonic()
         while self.alive():

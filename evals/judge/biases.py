@@ -35,16 +35,12 @@ def position(pairs: Sequence[Pair]) -> Measures:
 
 
 def verbosity(pairs: Sequence[Pair], all_pairs: Sequence[Pair]) -> dict[str, object]:
-    """Return the preference for longer answers in pairs.
+    """Return the preference for longer answers in one judge's pairs.
 
     ``longer_wins`` is the share of pairs won by the longer answer minus the share won by the shorter one.
     ``partial_correlation`` correlates the verdict with the difference of the log lengths, after removing what the pair
-    of models explains and, where all pairs have other raters (a panel, people), what these say. Without other raters
-    nobody knows whether the longer answers were better.
-
-    Args:
-        pairs: one judge's pairs.
-        all_pairs: the pairs of all raters.
+    of models explains and, where all pairs have other raters (a panel, people) in ``all_pairs``, what these say.
+    Without other raters nobody knows whether the longer answers were better.
     """
     lengths = np.log1p([pair.lengths for pair in pairs])
     longer, values = lengths[:, 0] - lengths[:, 1], np.array([pair.value(pair.models[0]) for pair in pairs])

@@ -193,10 +193,7 @@ def _usual_tokens(text: str) -> int:
 def _room(refusal: str, asked: int, usual: int) -> int | None:
     """Return how many tokens a reply may have by a refusal that names the context's length; None where it does not.
 
-    Args:
-        refusal: its text.
-        asked: tokens that were asked for.
-        usual: tokens that the prompt has, about, for a refusal that does not say how many.
+    ``asked`` were asked for, and the prompt has about ``usual``, for a refusal that does not say how many.
     """
     context = _CONTEXT.search(refusal)
     if context is None:

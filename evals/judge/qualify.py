@@ -51,9 +51,8 @@ Interval = BootstrapInterval | None
 def qualify(job: JudgeJobRequest, confirm: Confirm | None = None) -> list[Qualification]:
     """Test every judge of a request under the request's conditions; what was tested before is returned.
 
-    Args:
-        job: judges, protocol and settings, and how many questions of a kind; its bench and answers do not matter.
-        confirm: called with the estimate before anything that costs money is sent; raises to stop.
+    The request's limit is that of each kind of question; its bench and answers do not matter. ``confirm`` is called
+    with the estimate before anything that costs money is sent, and raises to stop.
 
     Raises:
         MoemixError: the folder holds the test of another judge, or under other conditions.

@@ -44,15 +44,11 @@ def bench_names() -> list[str]:
 
 
 def load_bench(name: str, root: Path | None, references: Path | None = None) -> Bench:
-    """Load a bench by its name, or from a JSONL file.
+    """Load a bench by a name of :func:`bench_names`, or from a JSONL file.
 
-    Reference answers come from ``reference_answer/gpt-4.jsonl`` beside the question file, as in FastChat; without that
-    file they come from the questions themselves (``reference``).
-
-    Args:
-        name: a name of :func:`bench_names`, or a JSONL file.
-        root: the data root; published benches come from it, or from the hub without one.
-        references: a FastChat answer file with other reference answers.
+    A published bench comes from the data root, or from the hub without one. Reference answers come from ``references``,
+    a FastChat answer file; else from ``reference_answer/gpt-4.jsonl`` beside the question file, as in FastChat; without
+    that file from the questions themselves (``reference``).
 
     Raises:
         MoemixError: the bench does not exist, or a row is not a question (with file and line).

@@ -27,11 +27,9 @@ _MANY = 20  # verdicts from which it means something that all are the same
 
 
 def make_report(folders: Sequence[Path], human: Path | None) -> Report:
-    """Return everything that judging folders say about their judges, ready for JSON.
+    """Return everything that judging folders, finished or not, say about their judges, ready for JSON.
 
-    Args:
-        folders: judging folders, finished or not.
-        human: people's verdicts (:func:`evals.judge.verdicts.read_human`).
+    ``human`` is a file of people's verdicts (:func:`evals.judge.verdicts.read_human`).
 
     Raises:
         MoemixError: a folder has no judging, nothing was judged yet, or the file of human verdicts is invalid.

@@ -184,11 +184,7 @@ def _protocol(job: JudgeJobRequest, bench: Bench) -> JudgingProtocol:
 
 
 def protocol_of(job: JudgeJobRequest, prompts: Path | None) -> JudgingProtocol:
-    """Return the protocol that a judge is asked by.
-
-    Args:
-        job: the request.
-        prompts: FastChat's templates, if they lie beside the bench; the request may name others.
+    """Return the protocol that a judge is asked by; ``prompts`` are templates that lie beside the bench.
 
     Raises:
         MoemixError: the protocol needs templates, and there are none.

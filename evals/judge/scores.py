@@ -149,14 +149,8 @@ def summarise(
 ) -> JudgeSummary:  # fmt: skip
     """Write ``scores.jsonl`` and then ``summary.json``, which marks the judging as finished.
 
-    Args:
-        judging: what was judged.
-        price: what tokens cost, if known.
-        seconds: how long the judging took.
-        checkpoint: folder of the checkpoint that answered, if one did.
-        checkpoint_hash: its hash.
-        engine: description of the engine that it answered with.
-        tested: judge → what its qualification says.
+    ``checkpoint`` is the folder of the one that answered, if one did, with its hash and a description of the engine;
+    ``tested`` is what the judges' qualification says.
     """
     request, bench, pairwise = judging.request, judging.bench, judging.request.mode == "pairwise"
     weights = {judge.name: judge.weight for judge in request.judges if judge.weight != 1}

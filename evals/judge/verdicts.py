@@ -276,11 +276,8 @@ def _krippendorff(rated: Mapping[Unit, Sequence[int]], distance: Floats) -> Boot
     """Return alpha with its interval over questions; raters need not have rated everything.
 
     ``α = 1 − D_o / D_e`` with the observed disagreement inside units and the disagreement expected by chance from all
-    values together (Krippendorff, Content Analysis, 2004, ch. 11).
-
-    Args:
-        rated: unit → number of the level that each rater gave.
-        distance: f64[levels, levels], the disagreement of two levels.
+    values together (Krippendorff, Content Analysis, 2004, ch. 11). ``rated`` has the number of the level that each
+    rater gave a unit, ``distance`` the disagreement of two levels, f64[levels, levels].
     """
     rated = {unit: values for unit, values in rated.items() if len(values) > 1}
     if len(rated) < 2:

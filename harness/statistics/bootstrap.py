@@ -126,12 +126,9 @@ def residuals(y: ArrayLike, controls: Iterable[ArrayLike]) -> Floats:
 def variance_components(groups: Sequence[Sequence[float]]) -> tuple[float, float, float] | None:
     """Return the variance components of repeated ratings, by a one-way random model for unequal numbers of ratings.
 
-    Args:
-        groups: the ratings of each rated thing, at least one each.
-
-    Returns:
-        The variance between things, the variance between ratings of one thing, and the part of the mean's standard
-        error that more ratings would remove. None if nothing was rated twice, or only one thing was rated.
+    They are the variance between things, the variance between ratings of one thing, and the part of the mean's standard
+    error that more ratings would remove; None if nothing was rated twice, or only one thing was rated. ``groups`` are
+    the ratings of each rated thing, at least one each.
     """
     sizes = np.array([len(group) for group in groups], dtype=np.float64)
     if len(groups) < 2 or sizes.max() < 2:

@@ -11,12 +11,7 @@ SHARED_TEXTS = ("passage", "article", "paragraph", "story", "context")  # fields
 
 
 def cluster_label(doc: object, digest: str) -> str:
-    """Return what identifies a question's cluster: the text that it is about, or else its own hash.
-
-    Args:
-        doc: lm-eval's document of the question.
-        digest: hash of the document.
-    """
+    """Return what identifies the cluster of a question of lm-eval: the text that it is about, or else its own hash."""
     texts = (doc.get(name) for name in SHARED_TEXTS) if isinstance(doc, Mapping) else ()
     return next((text for text in texts if isinstance(text, str) and text.strip()), digest)
 

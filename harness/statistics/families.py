@@ -43,10 +43,7 @@ def level_of_family(comparisons: int, count_below: Callable[[float], int]) -> fl
 
     Holm's method rejects the k smallest p-values as long as each is below ``α / (comparisons - how many are smaller)``.
     We go up from below: if R are rejected, the level is ``α / (comparisons - R)``, which may reject more.
-
-    Args:
-        comparisons: size of the family.
-        count_below: level → how many p-values are below it.
+    ``count_below`` returns how many p-values are below a level.
     """
     rejected = 0
     while True:

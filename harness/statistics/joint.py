@@ -102,11 +102,8 @@ def correct(
 ) -> Corrected:
     """Test a family of differences; contrasts with an unknown error keep it, and have p-values of nan.
 
-    Args:
-        blocks: independent of each other, except that questions may be the same.
-        contrasts: what is compared in them.
-        margins: for each contrast, the difference below which two rows count as equal.
-        draws: number of draws.
+    Blocks are independent of each other, except that questions may be the same. Below its margin a contrast counts as
+    equal.
     """
     designs = [_Design(block) for block in blocks]
     estimates = [designs[contrast.block].with_pooled_seeds(contrast) for contrast in contrasts]

@@ -97,12 +97,10 @@ def accuracy_of_seeds(scores: Floats, count: int, truth: int) -> float:
 
 
 def accuracy_of_questions(tasks: Sequence[tuple[float, Floats]], share: float, truth: int) -> float:
-    """Return how often row ``truth`` wins on a random share of the questions.
+    """Return how often row ``truth``, which wins on everything, wins on a random share of the questions.
 
-    Args:
-        tasks: for each task its weight and f64[R, n], the mean over seeds of the score of each question.
-        share: of the questions of every task, at least one.
-        truth: the row that wins on everything.
+    Tasks have a weight and f64[R, n], the mean over seeds of the score of each question; at least one question of each
+    is drawn.
     """
     generator, hits = np.random.default_rng(0), 0
     for _ in range(DRAWS):

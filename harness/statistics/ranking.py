@@ -210,13 +210,7 @@ class _Column(Generic[K]):
 def rank(
     tasks: Mapping[K, TaskMatrix], columns: Mapping[str, Mapping[K, float]], *, higher_is_better: bool = True
 ) -> Ranking[K]:
-    """Rank the rows of a table in every column.
-
-    Args:
-        tasks: task → scores of all rows.
-        columns: column → weight of each of its tasks.
-        higher_is_better: whether rank 1 is the highest score, in every column.
-    """
+    """Rank the rows of a table in every column, a weighted mean of tasks; by default rank 1 is the highest score."""
     vectors = {key: _deviations(task) for key, task in tasks.items()}
     fractions = {key: bounds_of(task.scores) == FRACTION for key, task in tasks.items()}
     exact = {name: _Column(shares, tasks, vectors) for name, shares in columns.items()}

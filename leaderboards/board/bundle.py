@@ -133,14 +133,9 @@ def place(
     """Gather a submission in the board's folder. The same answers and statements are never there twice.
 
     Other statements about the same answers replace a submission that is not committed yet, and supersede one that is.
-
-    Args:
-        board: where it goes.
-        source: what is submitted.
-        evaluations: suite key → folder of the evaluation.
-        model: the model's name on the board; by default the one it was trained as.
-        stated: fields of :class:`Submission` that only the submitter knows.
-        key: SSH key that signs it.
+    ``evaluations`` has a folder for each suite key, ``stated`` the fields of :class:`Submission` that only the
+    submitter knows; ``model`` is by default the name that the model was trained as, and the SSH key signs the
+    submission.
     """
     known = {"model": checkpoint_name(source.checkpoint), **_from_run(source), **read_checkpoint(source.checkpoint)}
     known |= {"model": model} if model else {}

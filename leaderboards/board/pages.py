@@ -104,13 +104,9 @@ def task_data(standing: Standing) -> Iterator[tuple[str, Data]]:
 
 
 def submission_data(standings: Standings, row: int, entry: BoardEntry, positions: dict[str, int]) -> Data:
-    """Return what a submission's page and its comparisons show besides its record.
+    """Return what the page of the submission ``standings.checked[row]`` and its comparisons show besides its record.
 
-    Args:
-        standings: the ranked board.
-        row: the submission's position in ``standings.checked``.
-        entry: its record.
-        positions: suite key → its position in the suite's ranking.
+    ``positions`` has the position of each suite key in that suite's ranking.
     """
     folder, files = standings.folder(row), entry.submission.files
     columns = {standing.suite.key: standing.columns for standing in standings.suites}

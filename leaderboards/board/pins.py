@@ -134,13 +134,8 @@ def evaluate(
 ) -> None:
     """Evaluate a checkpoint on a pinned suite. An evaluation that was interrupted resumes.
 
-    Args:
-        board: its folder may hold the suite's own file.
-        suite: what to evaluate; its selection of tasks and its limit are in ``extra`` where they apply.
-        checkpoint: a folder that transformers loads.
-        engine: what answers.
-        out: the folder for results, samples and summary.
-        extra: further options of ``moemix eval``.
+    The board's folder may hold the suite's own file; its selection of tasks and its limit are in ``extra``, further
+    options of ``moemix eval``, where they apply.
 
     Raises:
         StageError: the evaluation failed; its own messages are on standard error.

@@ -84,11 +84,6 @@ def filtered_programs(sample: Sample, steps: Sequence[Step], name: str) -> list[
 
     A task may sample several answers to a question; such programs are the responses themselves.
 
-    Args:
-        sample: a question of a task that generates code.
-        steps: the filter.
-        name: of the question, for error messages.
-
     Raises:
         ContradictionError: the recorded programs are others, or there is none.
     """

@@ -36,13 +36,9 @@ class _Change:
 
 
 def review(board: BoardFolder, base: str, head: str, author: str | None) -> list[Verdict]:
-    """Return the verdicts on what ``head`` would bring to ``base``.
+    """Return the verdicts on what the commit ``head`` would bring to the branch ``base`` of the board's git.
 
-    Args:
-        board: the board, in a git repository that has both commits.
-        base: the branch that the pull request goes to.
-        head: the last commit of the pull request.
-        author: login of who opened the pull request; needed if the board's owners are logins.
+    ``author`` is the login of who opened the pull request; it is needed if the board's owners are logins.
 
     Raises:
         MoemixError: git refuses, or one of the commits does not exist.

@@ -35,14 +35,10 @@ def verify(
     executing: bool = False,
     order: History | None = None,
 ) -> list[Checked]:
-    """Check every submission of a board, or only one. Copies are searched in all of them.
+    """Check every submission of a board, or only one; copies are searched in all of them.
 
-    Args:
-        board: the board.
-        only: id of the submission to return.
-        jobs: number of processes; by default one for each core if there are many submissions.
-        executing: whether programs among the responses are run again.
-        order: when submissions came; by default as the board's repository says.
+    ``jobs`` is the number of processes, by default one for each core if there are many submissions. If ``executing``,
+    programs among the responses are run again. ``order`` says when submissions came; by default the repository does.
     """
     folders = board.submissions()
     chosen = board.find(only).label if only else None

@@ -37,10 +37,7 @@ STYLES = ("markdown", "latex", "csv", "json")
 def write_report(experiments: Experiments, out: Path, single: Path | None = None) -> list[Path]:
     """Write ``report.md``, ``index.html``, and every table and figure beside them; return the files written.
 
-    Args:
-        experiments: the runs of a preset.
-        out: folder of the report.
-        single: also write the report to this one Markdown file, its figures to the folder of the same name beside it.
+    The report is also written to the Markdown file ``single``, its figures to the folder of the same name beside it.
     """
     report = _report(experiments)
     figures = report.figures

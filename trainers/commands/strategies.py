@@ -199,11 +199,6 @@ def test_weight_moves_to_the_source_with_the_highest_loss():
 def write_strategy(name: str, folder: Path, taken: set[str]) -> tuple[Path, Path]:
     """Write ``folder/NAME.py`` with a strategy of this name, and ``folder/test_NAME.py``.
 
-    Args:
-        name: the name of the strategy.
-        folder: the folder of both files.
-        taken: names of other strategies.
-
     Raises:
         MoemixError: the name is not valid or already in use, or a file exists; nothing is written then.
     """

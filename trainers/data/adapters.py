@@ -99,10 +99,7 @@ def messages(
 def alternating(row: Row, *, turns: str = "data", system: str | None = None) -> Conversation:
     """Read a list of texts in which user and assistant take turns (UltraChat's ``data``, LIMA's ``conversations``).
 
-    Args:
-        row: the row.
-        turns: the column of texts.
-        system: the column of a system turn; by default ``system`` or ``system_prompt``, if there is one.
+    ``turns`` and ``system`` name the columns; a column ``system`` or ``system_prompt`` is read without being named.
     """
     texts = [text_of({turns: text}, turns) for text in items(row, turns)]
     roles = ("user", "assistant")
@@ -115,12 +112,8 @@ def pairs(
 ) -> Conversation:
     """Read a list of questions with their answers, ``conversation: [{input, output}]`` (Capybara).
 
-    Args:
-        row: the row.
-        turns: the column of pairs.
-        input: the key of a question.
-        output: the key of its answer.
-        system: the column of a system turn; by default ``system`` or ``system_prompt``, if there is one.
+    ``turns`` and ``system`` name the columns, ``input`` and ``output`` the keys of a pair; a column ``system`` or
+    ``system_prompt`` is read without being named.
     """
     found = [mapping(pair, turns) for pair in items(row, turns)]
     made = [turn for pair in found for turn in dialogue(text_of(pair, input), text_of(pair, output))]
@@ -213,11 +206,8 @@ def prompt_completion(
 def oasst(row: Row, *, prompt: str = "prompt") -> Conversation:
     """Read an Open Assistant tree: the conversation that follows the best reply to each message.
 
-    The best reply is the one of the lowest ``rank``; without ranks, the first.
-
-    Args:
-        row: the row.
-        prompt: the column of the first message, ``{role, text, replies: [...]}``.
+    The best reply is the one of the lowest ``rank``; without ranks, the first. ``prompt`` names the column of the first
+    message, ``{role, text, replies: [...]}``.
     """
     turns = Conversation()
     node: object = required(row, prompt)
@@ -258,9 +248,7 @@ def glaive(row: Row, *, chat: str = "chat", system: str = "system", calls: Calls
 def gsm8k(row: Row, *, annotations: Literal["strip", "keep"] = "strip") -> Conversation:
     """Read ``question``, and ``answer`` with worked steps and a last line ``#### 72``.
 
-    Args:
-        row: the row.
-        annotations: whether the calculator annotations ``<<48/2=24>>`` are removed (``strip``) or kept.
+    The calculator's annotations ``<<48/2=24>>`` are removed (``strip``) or kept.
     """
     answer = text_of(row, "answer")
     if annotations == "strip":

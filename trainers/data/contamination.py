@@ -37,14 +37,10 @@ class _Target:
 def check_target(
     target: str, suite: str | None, only: Sequence[str], root: str | None, store: str | None
 ) -> list[Contamination]:
-    """Search the rows of a recipe, a run or a file for a suite's questions, source by source.
+    """Search the rows of a recipe, a run folder or a data file for a suite's questions, source by source.
 
-    Args:
-        target: a recipe, a run folder, or a data file.
-        suite: the suite; None for the suites of the recipe.
-        only: a selection of the suite's tasks; results are then not stored.
-        root: the data root.
-        store: the run store.
+    The suites of the recipe are searched if none is named. Results for a selection ``only`` of its tasks are not
+    stored.
 
     Raises:
         MoemixError: no suite is named, or a source cannot be read.

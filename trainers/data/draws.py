@@ -135,9 +135,8 @@ class Draws:
     def replay(self, history: Sequence[tuple[int, Floats]], upto: int) -> Ints:
         """Count the draws ``0 … upto - 1`` from each source, i64[K].
 
-        Args:
-            history: (first draw, weights) of each interval between updates, in order, beginning with draw 0.
-            upto: the number of draws to count.
+        ``history`` has the first draw and the weights of each interval between updates, in order, beginning with draw
+        0.
         """
         if not history or history[0][0] != 0:
             raise ValueError("the history of weights must begin at draw 0")

@@ -38,8 +38,7 @@ def dataset_rows(dataset: Dataset, place: str) -> Rows:
 def read_hub(part: Part, root: Path | None, source: str) -> Rows | list[Path]:
     """Open a hub dataset, or the folder below the data root that has its name.
 
-    Returns:
-        the rows; or the files of the split where `datasets` cannot read a row in them.
+    It returns the rows, or the files of the split where `datasets` cannot read a row in them.
     """
     import datasets
 

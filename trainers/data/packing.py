@@ -51,14 +51,8 @@ def pack(lengths: Sequence[int] | NDArray[np.int64], max_length: int) -> list[li
     """Distribute examples over as few rows as best-fit decreasing finds, and make these rows as equal as it can.
 
     The second step lowers the row length while the number of rows stays the same, because rows that are computed
-    together are padded to the longest of them. The result is deterministic, with the longest row first.
-
-    Args:
-        lengths: the tokens in each example, each from 1 to ``max_length``.
-        max_length: the largest number of tokens in a row.
-
-    Returns:
-        The examples (indices into ``lengths``) of each row.
+    together are padded to the longest of them. The result, the examples (indices into ``lengths``) of each row, is
+    deterministic, with the longest row first. Each length is from 1 to ``max_length``.
     """
     sizes = [int(length) for length in lengths]
     if not sizes:
@@ -101,14 +95,9 @@ def collate(
     pad_id: int,
     length: int | None = None,
 ) -> PackedBatch:
-    """Return the tensors of ``rows``.
+    """Return the tensors of rows, each the examples that :func:`pack` put into it.
 
-    Args:
-        rows: the examples of each row, as :func:`pack` returns them (or some of its rows).
-        examples: the batch's examples.
-        source_ids: the source of each example.
-        pad_id: the token of the padding.
-        length: T; by default the length of the longest row.
+    They are as long as ``length``, by default the longest row, and padded with ``pad_id``.
     """
     import torch
 
@@ -135,13 +124,10 @@ def collate(
 
 
 def block_mask(example_ids: torch.Tensor) -> torch.Tensor:
-    """Return which token attends to which: to earlier tokens of its own example, and to itself.
+    """Return which token attends to which, bool[R, 1, T, T]: to earlier tokens of its own example, and to itself.
 
-    Args:
-        example_ids: int64[R, T], -1 in padding.
-
-    Returns:
-        bool[R, 1, T, T], query by key. A padding token attends to itself: a row of only False would become NaN.
+    ``example_ids``, i64[R, T], is -1 in padding. A padding token attends to itself: a row of only False would become
+    NaN.
     """
     import torch
 

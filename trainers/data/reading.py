@@ -30,12 +30,7 @@ if TYPE_CHECKING:
 
 
 def read_part(part: Part, *, root: Path | None, source: str) -> Rows:
-    """Open the files of a part.
-
-    Args:
-        part: the part of a source.
-        root: the data root. A hub id that is a folder below it is read from there.
-        source: the source's name, for errors.
+    """Open the files of a part of a source; a hub id that is a folder below the data root is read from there.
 
     Raises:
         MoemixError: a file is missing, empty or damaged, a row is not an object (during iteration), or a hub dataset

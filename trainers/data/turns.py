@@ -168,13 +168,9 @@ def beside(row: Row, column: str, names: Sequence[str]) -> str | None:
 
 
 def with_system(row: Row, column: str | None, turns: Sequence[Message], at: str = "") -> list[Message]:
-    """Add the text of a system column at the beginning, before the text of a system turn that is there.
+    """Add the text of a system column (by default one of ``SYSTEM``, if there is one) at the beginning of turns.
 
-    Args:
-        row: the row.
-        column: the system column; None for one of ``SYSTEM``, if there is one.
-        turns: the turns.
-        at: the column of the turns.
+    It stands before the text of a system turn that is there. ``at`` is the column of the turns.
     """
     if column is not None and column not in row and "." not in column:
         raise MalformedRowError(f"`{column}` is missing (there are: {', '.join(map(str, row))})")

@@ -52,12 +52,9 @@ def upcycle(
     model: UpcycledModel,
     sources: Sequence[TokenSource],
 ) -> tuple[PreTrainedModel, Report]:
-    """Upcycle a dense model.
+    """Upcycle a dense model, and return the MoE and how it compares with the dense model, where data was given.
 
     Routers are made from the sources, unless ``model.router_init`` is ``random``.
-
-    Returns:
-        the MoE, and how it compares with the dense model; nothing where no data was given.
 
     Raises:
         MoemixError: Mixtral cannot express the dense model.
@@ -147,13 +144,8 @@ def converted_config(dense: PreTrainedModel, target: type[Config], **changes: ob
 def cluster(active_NI: Tensor, experts: int, *, seed: int) -> NDArray[np.int64]:
     """Group neurons that are active on the same tokens, in groups of equal size.
 
-    Args:
-        active_NI: f32[N, I], what each neuron gives to the down projection on N tokens.
-        experts: the number of groups E.
-        seed: seeds the clustering.
-
-    Returns:
-        i64[E, I / E], sorted within each expert.
+    ``active_NI``, f32[N, I], is what each neuron gives to the down projection on N tokens. The groups are i64[E, I /
+    E], sorted within each expert.
     """
     generator = torch.Generator().manual_seed(seed)
     chosen_T = torch.randperm(len(active_NI), generator=generator)[:_SKETCH]

@@ -21,11 +21,8 @@ _ENTROPY = 0.6  # mean entropy of the router's softmax over log E: neither flat 
 def router_rows(states_NH: Tensor, experts: int, top_k: int, *, seed: int) -> Tensor:
     """Return router weights f32[E, H] that spread hidden states evenly over experts, by what the states represent.
 
-    Args:
-        states_NH: f32[N, H], hidden states that enter the layer, of tokens of all sources.
-        experts: E.
-        top_k: experts that a token is sent to; the load is evened out for this k.
-        seed: seeds the first cluster centres.
+    The states f32[N, H] enter the layer, of tokens of all sources. The load is evened out for ``top_k`` experts a
+    token, and ``seed`` seeds the first cluster centres.
     """
     mean_H = states_NH.mean(dim=0)
     common_H = mean_H / mean_H.norm().clamp_min(1e-12)

@@ -32,16 +32,10 @@ Made = tuple[PreTrainedModel, PreTrainedTokenizerBase, Report]
 
 
 def make_model(folder: Path) -> Path:
-    """Make the model that ``folder/model.json`` describes and write it into ``folder/checkpoint``.
+    """Make the model that ``folder/model.json`` describes, write it into ``folder/checkpoint``, and return that folder.
 
     A finished model stays unchanged; interrupted pretraining resumes. The checkpoint is safetensors, configuration and
     tokenizer, and loads with plain transformers.
-
-    Args:
-        folder: ``<store>/_models/<model_id>``.
-
-    Returns:
-        the checkpoint's folder.
 
     Raises:
         MoemixError: the configuration, the data or the source checkpoint is not usable.
@@ -65,10 +59,9 @@ def make_model(folder: Path) -> Path:
 def make_from_dense(
     model: UpcycledModel | SplitModel, sources: Sequence[Source], root: Path | None, out: Path
 ) -> Report:
-    """Write an MoE made from a dense checkpoint into the new folder ``out``, with ``report.json``.
+    """Write an MoE made from a dense checkpoint into the new folder ``out``; return what is in its ``report.json``.
 
-    Returns:
-        the report: the model's fields, its size, and how it compares with the dense model.
+    The report has the model's fields, its size, and how it compares with the dense model.
 
     Raises:
         MoemixError: ``out`` is not empty, or source, model and data do not fit together.

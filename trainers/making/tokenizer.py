@@ -33,10 +33,8 @@ CHAT_TEMPLATE = """\
 def train_tokenizer(texts: Iterable[str], *, vocab_size: int, max_length: int) -> PreTrainedTokenizerFast:
     """Train a fast tokenizer that can write any text; ``<|im_end|>`` ends turns and documents.
 
-    Args:
-        texts: the texts to learn merges from; special tokens in them stay special tokens.
-        vocab_size: the most tokens, special ones and the 256 bytes included.
-        max_length: the model's longest input, as the tokenizer states it.
+    Special tokens in the texts stay special tokens. The size of the vocabulary counts these and the 256 bytes, too, and
+    ``max_length`` is the model's longest input, as the tokenizer states it.
     """
     tokenizer = Tokenizer(models.BPE())
     # Digits stay single tokens, so that numbers are read alike wherever they stand.

@@ -123,18 +123,13 @@ def _extend_curves(memory: dict[str, Array], n: float, loss: Floats) -> dict[str
 
 
 def fit_laws(n: Floats, losses: Floats) -> Floats:
-    """Fit L = ε + β n^(−α) to each of K loss curves by least squares.
+    """Fit L = ε + β n^(−α) to each of K loss curves by least squares, and return ε, β and α, f64[3, K].
 
     For a given α the best ε, from 0 to a little below the least loss, and β ≥ 0 are a linear regression. So only α is
     searched, on a grid that is refined twice around its best value. Unknown points are left out; a source with fewer
     than three points has β = 0, and so has one whose loss does not fall.
 
-    Args:
-        n: f64[P], examples seen at each point.
-        losses: f64[P, K], nan where unknown.
-
-    Returns:
-        ε, β and α, f64[3, K].
+    ``n``, f64[P], are the examples seen at each point, ``losses`` f64[P, K], nan where unknown.
     """
     known = np.isfinite(losses.T)
     scale = np.where(known, np.abs(losses.T), 0.0).max(axis=1).clip(SMALLEST)

@@ -78,15 +78,10 @@ def check_strategy(
 def observation(
     sources: Sources, signals: frozenset[str], scenario: Scenario = "normal", seed: int = 0, *, step: int = 10
 ) -> Observation:
-    """Return a made-up observation.
+    """Return a made-up observation of the sources, which has these signals.
 
-    Args:
-        sources: the sources to observe.
-        signals: the signals that the observation has.
-        scenario: ``normal`` (all sources seen), ``sparse`` (some not), ``missing`` (none), ``extreme`` (huge and tiny
-            values).
-        seed: the seed of the values.
-        step: the step of the observation.
+    In the scenario ``normal`` all sources were seen, in ``sparse`` some not, in ``missing`` none; ``extreme`` has huge
+    and tiny values.
     """
     rng = np.random.default_rng([seed, SCENARIOS.index(scenario)])
     count = len(sources.names)

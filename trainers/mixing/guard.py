@@ -22,13 +22,7 @@ class StrategyError(StageError):
 
 
 def guarded(count: int, function: Callable[P, MixtureState], *args: P.args, **kwargs: P.kwargs) -> MixtureState:
-    """Call ``init``, ``start`` or ``update`` of a strategy, and return its state if that is valid.
-
-    Args:
-        count: the number of sources K.
-        function: the bound method.
-        *args: its arguments.
-        **kwargs: its keyword arguments.
+    """Call ``init``, ``start`` or ``update`` of a strategy, and return its state if that is valid for K = ``count``.
 
     Raises:
         StrategyError: it raised an error, or returned no state, or weights that are not a distribution; the message

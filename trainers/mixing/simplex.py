@@ -27,11 +27,7 @@ _RANGES: dict[Range, tuple[Callable[[float], bool], str]] = {
 
 
 def check_options(rule: MixingStrategy, **ranges: Range) -> None:
-    """Check numeric options of a strategy; an option that is None is not checked.
-
-    Args:
-        rule: the strategy.
-        **ranges: option → the range that its value must lie in.
+    """Check that numeric options of a strategy lie in their ranges; an option that is None is not checked.
 
     Raises:
         MoemixError: a value lies outside its range.
@@ -109,15 +105,9 @@ def last_known(values: Floats, before: Floats | None) -> Floats:
 
 
 def minimise(value: Callable[[Floats], tuple[float, Floats]], start: Floats, *, tolerance: float) -> tuple[Floats, str]:
-    """Minimise a smooth function over all weights, by sequential quadratic programming.
+    """Minimise a smooth function over all weights, f64[K], by sequential quadratic programming.
 
-    Args:
-        value: weights, f64[K] → the value and its gradient.
-        start: the weights to start from, f64[K].
-        tolerance: of the value.
-
-    Returns:
-        The best weights, f64[K], and the solver's message.
+    ``value`` returns the value and its gradient. The best weights are returned with the solver's message.
     """
     from scipy.optimize import minimize
 

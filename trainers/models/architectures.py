@@ -175,11 +175,8 @@ def small_config(kind: str, **changes: Any) -> PreTrainedConfig:
 def small_model(kind: str, seed: int = 0, scale: float | None = 0.3, **changes: Any) -> PreTrainedModel:
     """Return a small random model of an architecture, in float32 and evaluation mode.
 
-    Args:
-        kind: the model type.
-        seed: seeds its weights.
-        scale: the standard deviation of its matrices, large enough that tokens differ; None for transformers' own.
-        **changes: fields of the configuration.
+    ``scale`` is the standard deviation of its matrices, large enough that tokens differ; None for transformers' own.
+    The changes are fields of its configuration.
     """
     with torch.random.fork_rng(devices=()):
         torch.manual_seed(seed)

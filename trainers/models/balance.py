@@ -20,12 +20,9 @@ _EPSILON = 1e-10  # added to the squared mean
 
 
 def balance_loss(routings: Sequence[Routing], real_RT: Tensor, weight: float = BALANCE_WEIGHT) -> Tensor:
-    """Compute eq. 3, summed over layers, times its weight.
+    """Compute eq. 3 of what the routers decided in one forward pass, summed over layers, times its weight.
 
-    Args:
-        routings: what the routers of the layers decided in one forward pass.
-        real_RT: bool[R, T], false in padding, which does not count.
-        weight: the factor on the loss.
+    ``real_RT``, bool[R, T], is false in padding, which does not count.
     """
     real_N = real_RT.reshape(-1)
     layers = [cv_squared(importance(routing, real_N)) + cv_squared(load(routing, real_N)) for routing in routings]

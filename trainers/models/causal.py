@@ -19,16 +19,10 @@ class MoeDecoder(PreTrainedModel):
     """A decoder whose subclasses only run their layers; arguments and outputs are those of transformers."""
 
     def decode(self, hidden_states: Tensor, mask: Tensor, position_ids: Tensor, **kwargs: object) -> Tensor:
-        """Run the layers.
+        """Run the layers on the embedded tokens f[B, T, H], and return the last hidden states f[B, T, H].
 
-        Args:
-            hidden_states: f[B, T, H], the embedded tokens.
-            mask: the causal mask, in the form of the attention implementation.
-            position_ids: i64[1 or B, T].
-            **kwargs: the cache and further arguments of the layers.
-
-        Returns:
-            f[B, T, H], the last hidden states.
+        ``position_ids`` are i64[1 or B, T], the causal mask has the form of the attention implementation, and the cache
+        is among ``kwargs``.
         """
         raise NotImplementedError
 

@@ -81,9 +81,7 @@ class TargetLosses(nn.Module):
     def forward(self, batch: Forward, scale_K: NDArray[np.float64] | None = None) -> Losses:
         """Compute the losses of a forward pass.
 
-        Args:
-            batch: the rows and their targets.
-            scale_K: f64[K], the factor on the losses of each source's targets in ``total``; None for 1.
+        ``scale_K``, f64[K], is the factor on the losses of each source's targets in ``total``; None for 1.
         """
         scale_N = None
         if scale_K is not None:

@@ -80,11 +80,9 @@ def rows_of(position_RT: Tensor) -> Rows:
 
 
 def prepare_packing(model: PreTrainedModel, max_length: int = 512) -> None:
-    """Make a model compute packed examples as it computes them alone, and prove that it does.
+    """Make a model, with weights in float32, compute packed examples as it computes them alone, and prove that it does.
 
-    Args:
-        model: the model, changed in place, with weights in float32.
-        max_length: tokens in the largest row.
+    ``max_length`` is the number of tokens in the largest row.
 
     Raises:
         MoemixError: packed examples differ from single ones.
@@ -305,8 +303,7 @@ def packed_attention(
 ) -> tuple[Tensor, None]:
     """Attend with queries f[R, H, T, D] to keys and values of as many heads or fewer, each example to itself.
 
-    Returns:
-        f[R, T, H, D], and None for the attention weights.
+    It returns f[R, T, H, D], and None for the attention weights.
     """
     packed, (rows, _, tokens, width) = _current, query.shape
     if packed is None or attention_mask is not None or packed.shape != (rows, tokens):

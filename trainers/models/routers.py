@@ -124,11 +124,7 @@ class RouterObserver:
 
     @contextmanager
     def count(self, source_ids_RT: Tensor, num_sources: int) -> Iterator[None]:
-        """Count the one forward pass in this context.
-
-        Args:
-            source_ids_RT: i64[R, T], each token's source; tokens with -1 (padding) do not count.
-            num_sources: K.
+        """Count the one forward pass in this context; tokens whose source in i64[R, T] is -1 (padding) do not count.
 
         Raises:
             StageError: a layer received another number of tokens than there are source ids, or did not run.
@@ -283,8 +279,7 @@ def _output_field(field: str) -> Reader:
 def _by_expert(call: Call) -> Tensor:
     """Read JetMoE's router: (token, choice) pairs as flat positions, sorted by expert, and the number of each expert's.
 
-    Returns:
-        i64[N, k], the selection.
+    It returns the selection, i64[N, k].
     """
     positions_M, _, _, expert_sizes, logits_NE = call.output
     sizes_E = torch.as_tensor(expert_sizes, device=positions_M.device)

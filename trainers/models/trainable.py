@@ -155,19 +155,11 @@ def checkpoint_activations(model: PreTrainedModel) -> None:
 
 
 def add_adapters(model: PreTrainedModel, lora: LoRA, frozen: Frozen, seed: int) -> list[str]:
-    """Freeze the model and give its linear layers, and on request its experts, adapters that learn.
+    """Freeze the model and give its linear layers, and on request its experts, adapters; return their names.
 
-    Layers that ``frozen`` freezes get no adapter, so a frozen router is the same after merging. Routers that are not
-    frozen get adapters only if ``lora.targets`` names them.
-
-    Args:
-        model: the model, changed in place.
-        lora: rank, scale, dropout, target layers and which experts.
-        frozen: the recipe's ``training.freeze``.
-        seed: seeds the adapters' initial weights, with which they change nothing yet.
-
-    Returns:
-        the full names of the layers and of the experts' tensors that got an adapter.
+    Layers that ``frozen`` (the recipe's ``training.freeze``) freezes get no adapter, so a frozen router is the same
+    after merging. Routers that are not frozen get adapters only if ``lora.targets`` names them. ``seed`` seeds the
+    adapters' initial weights, with which they change nothing yet.
 
     Raises:
         MoemixError: peft is not installed, there is no such layer, or the experts cannot be adapted so.

@@ -11,11 +11,7 @@ GRACE_SECONDS = 55  # what interrupted processes get to write a state
 
 
 def launch(launcher: Launcher, *command: str) -> int:
-    """Run a ``moemix`` command on ``launcher.processes`` processes and wait for them.
-
-    Returns:
-        the exit status of the first that failed, else 0.
-    """
+    """Run a ``moemix`` command on the launcher's processes; return the exit status of the first that failed, else 0."""
     from torch.distributed import run
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError

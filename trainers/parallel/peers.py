@@ -80,12 +80,9 @@ def launched_strategy() -> Strategy:
 def connect(dtype: str | None = None, trackers: Sequence[GeneralTracker] = ()) -> Accelerator:
     """Connect this process with its peers, through gloo on a machine without GPUs.
 
-    Args:
-        dtype: the recipe's ``training.dtype``, which the launcher's setting must not contradict.
-        trackers: the experiment trackers of the run.
-
     Raises:
-        MoemixError: the launched processes would not train together, or not as the launcher says.
+        MoemixError: the launched processes would not train together, or not as the launcher says; or the recipe's
+            ``training.dtype`` contradicts the launcher's setting.
     """
     _check_against_recipe(dtype)
     strategy, launched = launched_strategy(), process_count()

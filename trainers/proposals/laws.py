@@ -120,12 +120,9 @@ class Law:
 
     @classmethod
     def fit(cls, runs: ProxyLosses, target: Floats, seed: int) -> Law:
-        """Fit the law.
+        """Fit the law to what the proxies measured.
 
-        Args:
-            runs: what the proxies measured.
-            target: f64[J], how much the loss of each set counts; sums to 1.
-            seed: the seed of the fit.
+        ``target``, f64[J], says how much the loss of each set counts, and sums to 1.
         """
         raise NotImplementedError
 

@@ -234,8 +234,7 @@ def _losses(runs: Sequence[PlannedRun], names: Sequence[str], sets: Sequence[str
 def cross_validated(law: type[Law], runs: ProxyLosses, target: Floats, seed: int) -> tuple[Floats, NDArray[np.bool_]]:
     """Predict each run's target loss, f64[N], by a law that was fitted without the runs of its fold.
 
-    Returns:
-        the predictions, and which runs were in a fold, bool[N]; the others are what every fit is made of.
+    The second array, bool[N], says which runs were in a fold; the others are what every fit is made of.
     """
     predicted, judged = law.fit(runs, target, seed).predict(runs), np.zeros(len(runs.mixes), bool)
     for out in law.left_out(runs):

@@ -45,12 +45,6 @@ def check_signals(
 ) -> None:
     """Check that what a strategy needs to see can be measured in a run, before anything is made.
 
-    Args:
-        strategy: the strategy.
-        sources: the sources of the mixture.
-        mixing: the recipe's settings of signals.
-        targets: the target sets.
-
     Raises:
         MoemixError: a signal does not exist or its plug-in is broken, a source holds out no examples for it, or there
             is no target set.

@@ -257,11 +257,7 @@ class Signal:
         self._context = context
 
     def watch(self, source_RT: Tensor) -> AbstractContextManager[None]:
-        """Return the context of a training batch's forward pass.
-
-        Args:
-            source_RT: the source of every token; -1 is padding.
-        """
+        """Return the context of a training batch's forward pass; the source of a token is -1 in padding."""
         return nullcontext()
 
     def add(self, step: Tally) -> None:

@@ -115,12 +115,7 @@ def compare(
 ) -> Simulation:
     """Simulate every strategy in the same worlds. One that raises an error is recorded as failed, and harms no other.
 
-    Args:
-        rules: label → strategy.
-        world: what the worlds are drawn from.
-        seed: the seed of worlds, draws and noise.
-        repeats: the number of worlds.
-        on_run: called after each simulated run.
+    The seed is that of worlds, draws and noise; ``on_run`` is called after each simulated run.
     """
     seeds = [(seed, repeat) for repeat in range(repeats)]
     worlds = [DrawnWorld.draw(world, np.random.default_rng(each)) for each in seeds]

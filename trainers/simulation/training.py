@@ -45,12 +45,8 @@ def simulate_run(rule: MixingStrategy, drawn: DrawnWorld, seed: tuple[int, ...])
     """Let a strategy choose the mix of a simulated training.
 
     Each interval between two updates draws its examples by the current weights, adds what they teach, and is then
-    observed. If the strategy scales the loss, draws are even, and each example counts by its weight.
-
-    Args:
-        rule: the strategy.
-        drawn: the world.
-        seed: the seed of draws and noise; with the same seed two strategies see the same noise.
+    observed. If the strategy scales the loss, draws are even, and each example counts by its weight. With the same
+    seed, that of draws and noise, two strategies see the same noise.
 
     Raises:
         MoemixError: the strategy needs a signal that the simulation does not have.

@@ -29,13 +29,10 @@ Group = tuple[str, Literal["source", "benchmark"], list[Example]]
 
 
 def measure_gate_load(run: Run, out: Path, *, examples: int, benchmarks: bool) -> GateLoads:
-    """Measure and write ``out/summary.json``; a summary of the same checkpoint is kept.
+    """Measure a trained run and write ``out/summary.json``; a summary of the same checkpoint is kept.
 
-    Args:
-        run: a trained run.
-        out: the folder of the result.
-        examples: the most examples of each source and benchmark; sources give held-out examples, else training ones.
-        benchmarks: whether to add the prompts of the run's evaluations, one group for each task.
+    ``examples`` are the most of each source and benchmark; sources give held-out examples, else training ones. With
+    ``benchmarks``, the prompts of the run's evaluations are measured too, one group for each task.
 
     Raises:
         MoemixError: the run has no checkpoint yet, or its architecture has no routers to observe.

@@ -35,10 +35,7 @@ def held_out_sets(sources: Sequence[TokenSource], further: Sequence[TokenSource]
 def measuring_layout(model: PreTrainedModel, max_length: int, padding: int) -> Layout:
     """Return how to lay out examples for a model that is not trained: packed, if it keeps packed examples apart.
 
-    Args:
-        model: the model, changed in place so that packed examples are computed as single ones.
-        max_length: tokens in a row.
-        padding: the token in padded positions.
+    The model is changed so that packed examples are computed as single ones; ``padding`` is the token of padding.
     """
     try:
         prepare_packing(model, max_length)

@@ -117,12 +117,9 @@ class Mixture:
         return bool(self._interval) and step % self._interval == 0
 
     def update(self, step: int, draw: int, seen: Tally) -> MixtureUpdate:
-        """Observe, decide on the first rank, and put the new weights in force on all.
+        """Observe after so many steps, decide on the first rank, and put the new weights in force on all.
 
-        Args:
-            step: the number of finished optimizer steps.
-            draw: the number of the next draw, the first under the new weights.
-            seen: sums since training began.
+        ``draw`` is the number of the first draw under them, ``seen`` the sums since training began.
         """
         return self._decide(self._signals, self._strategy.update, step, draw, seen)
 

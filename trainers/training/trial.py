@@ -46,11 +46,9 @@ class Trials:
 
     @contextmanager
     def __call__(self, after: int, batches: Sequence[Sequence[Example]]) -> Iterator[None]:
-        """Do one optimizer step on each batch, and take all of them back when the context ends, also after an error.
+        """Do one step on each batch, the same on every rank, and undo all when the context ends, also after an error.
 
-        Args:
-            after: the finished steps of the training.
-            batches: the examples of each step, the same on every rank; every rank calls this.
+        ``after`` is the number of finished steps; every rank calls this.
         """
         with _kept(self.losses, self.optimizer):
             self.losses.train()

@@ -162,20 +162,12 @@ class ModuleFormerPreTrainedModel(PreTrainedModel):
 
 
 def stick_breaking(query_BKHTD: Tensor, key_BHSD: Tensor, value_BHSD: Tensor, allowed_BTS: Tensor) -> Tensor:
-    """Attend with K queries a token over shared keys and values; the weights are in float32.
+    """Attend with K queries a token over shared keys and values, f[B, K, H, T, D]; the weights are in float32.
 
     Each query breaks its unit of attention off from the nearest token backwards. Token j gets the share σ(l_ij) of what
     the tokens between it and the query i have left, Π σ(−l_ik) for j < k ≤ i. So nearer tokens come first and no
-    positions are needed (Tan et al. 2024, arXiv:2410.17980). Weights sum to at most one.
-
-    Args:
-        query_BKHTD: f[B, K, H, T, D].
-        key_BHSD: f[B, H, S, D].
-        value_BHSD: f[B, H, S, D].
-        allowed_BTS: bool, which of the S tokens each query may see; it takes nothing from the others.
-
-    Returns:
-        f[B, K, H, T, D].
+    positions are needed (Tan et al. 2024, arXiv:2410.17980). Weights sum to at most one. ``allowed_BTS`` says which of
+    the S tokens each query may see; it takes nothing from the others.
     """
     allowed_B11TS = allowed_BTS[:, None, None]
     logits_BKHTS = (query_BKHTD @ key_BHSD[:, None].mT).float() * query_BKHTD.shape[-1] ** -0.5
