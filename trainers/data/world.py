@@ -2,7 +2,8 @@
 
 It has four sources in four published formats, raw text for pretraining, and held-out questions. :data:`TEACHES` says
 which source teaches which skill. ``chat`` and ``instructions`` share most of their skills, so they are redundant with
-each other; ``code`` shares no skill with any other source.
+each other; ``code`` shares no skill with any other source. As in real chat, half of the requests in ``chat`` are open:
+many answers are right, so that some of its loss cannot be learnt away.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from pathlib import Path
 
 from harness.errors import unknown
 from harness.files import hash_file, hash_value, whole_directory, write_json, write_text
-from trainers.data.world_families import ENTRIES, FAMILIES, Problem, Question
+from trainers.data.world_families import ENTRIES, FAMILIES, Problem, Question, invented
 
 WORLDS = ("quickstart",)
 
@@ -33,8 +34,9 @@ TEACHES: dict[str, dict[str, range]] = {
     "code": {"formulas": range(6), "calls": range(6)},
 }
 """By source and family: the skills that the source teaches, by their place in the family."""
+OPEN_REQUESTS = ("Make up three names.", "Which three names would you give?", "Three new names, please.")
 TEXTS = 8000  # lines of raw text
-_VERSION = 3  # increase it when the same seed gives other files than before
+_VERSION = 4  # increase it when the same seed gives other files than before
 
 
 def world_id(name: str, seed: int) -> str:
@@ -96,7 +98,8 @@ def _write_train(folder: Path, taught: list[Problem], seed: int) -> None:
 
     conversations = []
     for number in range(SIZES["chat"]):
-        turns = [ask("chat") for _ in range(2)]
+        turns = [ask("chat"), _open(rng)]
+        rng.shuffle(turns)
         messages = [
             {"from": who, "value": text}
             for turn in turns
@@ -112,6 +115,12 @@ def _write_train(folder: Path, taught: list[Problem], seed: int) -> None:
         questions = (ask(source) for _ in range(SIZES[source]))
         extra = {"input": ""} if source == "instructions" else {}
         _write_jsonl(folder / f"{source}.jsonl", ({prompt: q.prompt, **extra, answer: q.answer} for q in questions))
+
+
+def _open(rng: random.Random) -> Question:
+    """Return a request with one of its many answers."""
+    first, second, third = (name.capitalize() for name in invented(3, rng))
+    return Question(rng.choice(OPEN_REQUESTS), f"{first}, {second} and {third}.", {})
 
 
 def _teaches(source: str, problem: Problem) -> bool:

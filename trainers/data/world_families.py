@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 ENTRIES = (8, 10, 12, 14, 16, 20)
 """The number of entries of each of a family's six skills, from the easiest to the hardest."""
-OCTAVES = 5.0
+OCTAVES = 7.0
 """How many times the frequency halves from a family's first entry to its last."""
 
 SYLLABLES = tuple(onset + nucleus for onset in "bdfgklmnprstvz" for nucleus in "aeiou")
