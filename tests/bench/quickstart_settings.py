@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+
+from tabulate import tabulate
 
 from harness.files import write_text
 from tests.bench.report import options
@@ -21,23 +24,46 @@ SETTINGS = {
     for threads in (1, 2)
 }
 """Environment and options of each setting."""
-Verdicts = dict[tuple[str, str, str], str]
-"""Suite, strategy and column to the verdict."""
+Differences = dict[tuple[str, str], dict[str, Any]]
+"""Strategy and column to the difference from the baseline."""
 OPPOSITE = {("better", "worse"), ("worse", "better"), ("equal", "better"), ("equal", "worse")}
 PAGE = Path(__file__).parents[2] / "docs" / "results" / "quickstart.md"
 QUICK = ("--set", "training.steps=8", "--set", "models.tiny.pretrain=null", "--set", "evaluation.limit=4")
 
 
-def verdicts(comparisons: list[dict[str, Any]]) -> Verdicts:
-    """Return the verdict of each row in each column of each table."""
+def differences(comparisons: list[dict[str, Any]]) -> Differences:
+    """Return the difference of each row in each column that has a verdict."""
     return {
-        (comparison["suite"], row["strategy"], name): cell["difference"]["verdict"]
+        (row["strategy"], name): cell["difference"]
         for comparison in comparisons
         for table in comparison["tables"]
         for row in table["rows"]
         for name, cell in row["cells"].items()
         if cell.get("difference") and cell["difference"].get("verdict")
     }
+
+
+def side_by_side(found: dict[str, Differences]) -> str:
+    """Return a table of the primary comparisons: each difference with its verdict, in each setting."""
+    primary = [key for key, one in next(iter(found.values())).items() if one["family"] == "primary"]
+    rows = [
+        (
+            *key,
+            *(f"{one['value']:+.3f} ± {one['stderr']:.3f}, {one['verdict']}" for one in (found[n][key] for n in found)),
+        )
+        for key in primary
+    ]
+    return tabulate(rows, ("strategy", "column", *found), tablefmt="github")
+
+
+def contradictions(found: dict[str, Differences]) -> list[str]:
+    """Return the pairs of verdicts that cannot both be right."""
+    return [
+        f"{' '.join(key)}: {found[a][key]['verdict']} under {a}, {found[b][key]['verdict']} under {b}"
+        for a, b in itertools.permutations(found, 2)
+        for key in found[a].keys() & found[b].keys()
+        if (found[a][key]["verdict"], found[b][key]["verdict"]) in OPPOSITE
+    ]
 
 
 def main() -> None:
@@ -50,7 +76,7 @@ def main() -> None:
         " so every run ends elsewhere. Made by `python -m tests.bench.quickstart_settings`.",
         "",
     ]
-    found: dict[str, Verdicts] = {}
+    found: dict[str, Differences] = {}
     for name, (environment, changes) in SETTINGS.items():
         store = given.store / f"settings-{len(found)}"
         command = [sys.executable, "-m", "harness.cli"]
@@ -65,20 +91,23 @@ def main() -> None:
             subprocess.run([*table, style], check=True, capture_output=True, text=True).stdout
             for style in ("markdown", "json")
         )
-        found[name] = verdicts(json.loads(full)["comparisons"])
+        found[name] = differences(json.loads(full)["comparisons"])
         parts += [f"## {name[0].upper()}{name[1:]}", "", shown, ""]
-    names = list(found)
-    contradictions = [
-        f"{key}: {found[a][key]} under {a}, {found[b][key]} under {b}"
-        for a in names
-        for b in names
-        for key in found[a].keys() & found[b].keys()
-        if (found[a][key], found[b][key]) in OPPOSITE
+    wrong = contradictions(found)
+    shares = "of which no two contradict each other" if not wrong else f"of which {len(wrong)} contradict each other"
+    parts += [
+        "## The verdicts side by side",
+        "",
+        "Differences from `uniform` in the columns that decide: Avg as a share, losses in nats per target token. All"
+        f" columns together have {sum(map(len, found.values()))} verdicts in the {len(found)} settings, {shares}.",
+        "",
+        side_by_side(found),
+        "",
     ]
     if not given.quick:
         write_text(PAGE, "\n".join(parts))
-    if contradictions:
-        sys.exit("verdicts contradict each other:\n" + "\n".join(contradictions))
+    if wrong:
+        sys.exit("verdicts contradict each other:\n" + "\n".join(wrong))
 
 
 if __name__ == "__main__":
