@@ -6,17 +6,18 @@ import contextlib
 import functools
 import math
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from evals import sandbox
 from evals.code_eval import is_sandboxed, run_setup_code, sandboxed_metrics
 from evals.data_root import local_datasets, sentence_model
 from evals.extraction import FILTERS, add_filter
+from evals.suite_check import check_column, unknown_task
 from evals.suites import Suite, SuiteColumn, task_folders
-from harness.errors import MoemixError, nearest, unknown
+from harness.errors import MoemixError, unknown
 
 if TYPE_CHECKING:
     from lm_eval.api.task import Task
@@ -75,7 +76,8 @@ def load_tasks(suite: Suite, name: str, *, only: Sequence[str], limit: float | N
                     _load(task_name, column, limit, loaded, offline=root is not None)
                 for leaf in loaded.leaves[task_name]:
                     if leaf in loaded.tasks:
-                        _check_metric(loaded.tasks[leaf], leaf, column)
+                        config = vars(loaded.tasks[leaf].config)
+                        check_column(column, leaf, config, f"column {column.name}: `{{}}`".format)
                         if column.filter in FILTERS:
                             add_filter(loaded.tasks[leaf], column.filter, keep_all=(column.samples or 1) > 1)
     return loaded
@@ -112,11 +114,7 @@ def _selected(suite: Suite, only: Sequence[str]) -> set[str]:
 def _load(name: str, column: SuiteColumn, limit: float | None, loaded: LoadedTasks, *, offline: bool) -> None:
     manager = loaded.manager
     if name not in manager.all_tasks:
-        raise MoemixError(
-            f"lm-eval has no task {name!r}",
-            where=f"column {column.name}",
-            hint=nearest(name, manager.all_tasks)[:300],
-        )
+        raise unknown_task(name, manager.all_tasks, f"column {column.name}")
     try:
         with _stock_seed():
             tasks = manager.load([name])["tasks"]
@@ -195,21 +193,3 @@ def _refusal(task: Task) -> str | None:
         split = task.fewshot_cfg.split or config.training_split
         return f"its few-shot examples come from the split {split!r}, which the data root lacks"
     return None
-
-
-def _check_metric(task: Task, name: str, column: SuiteColumn) -> None:
-    """Refuse a column whose metric or filter the task does not have, before the engine starts and not after hours."""
-    metrics = [name for entry in task.config.metric_list or [] for name in _metric_names(entry)]
-    if metrics and column.metric not in metrics:
-        raise unknown(f"metric of the task {name}", column.metric, metrics, where=f"column {column.name}")
-    filters = [entry["name"] for entry in task.config.filter_list or [{"name": "none"}]]
-    if column.filter not in (*filters, *FILTERS):
-        raise unknown(f"filter of the task {name}", column.filter, (*filters, *FILTERS), where=f"column {column.name}")
-
-
-def _metric_names(entry: Mapping[str, Any]) -> list[str]:
-    """Return the names of a metric: its own, or those of a task's function, which may give several (``pass@k``)."""
-    metric = entry["metric"]
-    if not callable(metric):
-        return [str(metric)]
-    return [metric.__name__, *(f"pass@{k}" for k in entry.get("k") or ())]

@@ -36,6 +36,13 @@ def check_address(url: str) -> None:
     base_url(url)
 
 
+def check_suite(name: str) -> None:
+    """Check that the tasks of a suite exist, and that they have its columns' metrics and filters."""
+    from evals.suite_check import check_suite as check
+
+    check(name)
+
+
 def columns(suite: str) -> set[str]:
     """Return the names of a suite's columns and averages."""
     from evals.suites import load_suite
@@ -102,6 +109,7 @@ __all__ = [
     "check_address",
     "check_bench",
     "check_engine",
+    "check_suite",
     "columns",
     "contamination_checker",
     "examine_data_root",

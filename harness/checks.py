@@ -118,7 +118,7 @@ class _Checks:
             self.attempt((*keys, "engine"), stages.evaluation().check_engine, recipe.engine, evaluation.dtype)
         for number, suite in enumerate(evaluation.suites):
             if self.new("suite", suite):
-                self.attempt((*keys, "evaluation", "suites", str(number)), stages.evaluation().suite_hash, suite)
+                self.attempt((*keys, "evaluation", "suites", str(number)), stages.evaluation().check_suite, suite)
         for number, bench in enumerate(judging.benches):
             if self.new("bench", bench):
                 where = (*keys, "judging", "benches", str(number))

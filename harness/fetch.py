@@ -62,7 +62,7 @@ def public_files() -> list[PublicFile]:
 
 
 def hub_licences() -> dict[str, str]:
-    """Return hub id → licence of the data sets that built-in recipes read from the hub."""
+    """Return hub id → licence of the data sets and models of the built-in recipes."""
     licences: dict[str, str] = read_yaml(_LIST)["hub"]
     return licences
 

@@ -79,10 +79,12 @@ def read_yaml(path: Path) -> Any:
     return tree
 
 
-def parse_yaml(path: Path) -> tuple[Any, yaml.Node | None, list[MoemixError]]:
+def parse_yaml(
+    path: Path, reader: type[yaml.SafeLoader] = yaml.SafeLoader
+) -> tuple[Any, yaml.Node | None, list[MoemixError]]:
     """Return the value of a YAML file, its nodes with their lines, and an error for each key that is given twice."""
     try:
-        loader = yaml.SafeLoader(path.read_text(encoding="utf-8"))
+        loader = reader(path.read_text(encoding="utf-8"))
         node = loader.get_single_node()
         repeated = list(_repeated_keys(node, path, set()))
         return loader.construct_document(node) if node is not None else None, node, repeated

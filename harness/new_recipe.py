@@ -52,7 +52,7 @@ def write_recipe(path: Path, sources: Sequence[str], model: str, suites: Sequenc
         hint = "expected tiny, a checkpoint's folder, or ORGANISATION/NAME"
         raise MoemixError("there is no such folder, and it is not a hub id", where=model, hint=hint)
     for suite in suites:
-        stages.evaluation().suite_hash(suite)
+        stages.evaluation().check_suite(suite)
     name = re.sub(r"[^a-z0-9_.-]+", "-", path.stem.lower()).strip("-.") or "mine"
     taken = set[str]()
     rows = "\n".join(_source(given, taken) for given in sources)

@@ -102,6 +102,9 @@ class EvaluationStage(Protocol):
     def suite_hash(self, name: str) -> str:
         """Return the hash of everything that a suite consists of."""
 
+    def check_suite(self, name: str) -> None:
+        """Raise ``MoemixError`` if there is no such suite, or a task, metric or filter of it does not exist."""
+
     def columns(self, suite: str) -> set[str]:
         """Return the names of a suite's columns and averages."""
 

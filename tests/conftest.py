@@ -34,6 +34,8 @@ THOROUGH = (
     "test_a_killed_conductor_leaves_no_process_of_the_launcher_and_the_run_goes_on_to_the_same_bits",
     "test_proxies_are_trained_measured_and_fitted_and_a_killed_proposal_goes_on",
     "test_two_processes_train_what_one_does[packed-fsdp2]",
+    "test_the_container_is_built_and_answers",
+    "test_every_task_group_and_tag_of_lm_eval_is_found_without_it",
 )
 
 SHARED = Path(__file__).parents[2] / "shared"

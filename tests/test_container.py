@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+import tomllib
 from pathlib import Path
 
 import pytest
+from packaging.specifiers import SpecifierSet
 
 ROOT = Path(__file__).parents[1]
 FILE = ROOT / "Containerfile"
@@ -21,7 +23,7 @@ def instructions() -> list[tuple[str, str]]:
 
 
 def builder() -> str | None:
-    for name in ("docker", "podman", "buildah"):
+    for name in ("docker", "podman"):
         if shutil.which(name) and not subprocess.run((name, "info"), capture_output=True, timeout=60).returncode:
             return name
     return None
@@ -48,6 +50,28 @@ def test_the_container_file_is_sound():
     assert "COPY . ." not in FILE.read_text(), "nothing private is copied"
 
 
+def test_the_container_installs_what_the_pages_say():
+    arguments = dict(text.partition("=")[::2] for name, text in instructions() if name == "ARG")
+    install, gpu, readme = ((ROOT / name).read_text() for name in ("docs/install.md", "docs/gpu.md", "README.md"))
+    (index,) = re.findall(r"^\$ pip install torch --index-url (\S+)$", install, flags=re.MULTILINE)
+    assert arguments["TORCH_INDEX"] == index
+    builds = re.findall(r"docker build (?:--?[\w-]+[ \n]\S+\s)+\.", install + gpu + FILE.read_text())
+    assert len(builds) == 4
+    for build in builds:
+        given = dict(re.findall(r"--build-arg\s(\w+)=(\S*)", build))
+        assert given.keys() <= arguments.keys()
+        assert "-f Containerfile" in build
+        if given:
+            assert given == {"EXTRAS": "serve,lora", "TORCH_INDEX": ""}
+            assert f"pip install '.[{given['EXTRAS']}]'" in readme
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = {name for text in (arguments["EXTRAS"], "serve,lora") for name in text.split(",")}
+    assert extras <= project["optional-dependencies"].keys()
+    (python,) = [text for name, text in instructions() if name == "FROM"]
+    assert SpecifierSet(project["requires-python"]).contains(re.findall(r"\d+\.\d+", python)[0])
+    assert any("apt-get install" in text and "bubblewrap" in text for _, text in instructions())
+
+
 def test_hadolint_finds_nothing():
     if shutil.which("hadolint") is None:
         pytest.skip("hadolint is not installed")
@@ -60,6 +84,9 @@ def test_the_container_is_built_and_answers():
     name = builder()
     if name is None:
         pytest.skip("no container builder runs on this machine")
+    image = next(text for instruction, text in instructions() if instruction == "FROM")
+    if subprocess.run((name, "pull", image), capture_output=True).returncode:
+        pytest.skip(f"the image {image} cannot be got here")
     subprocess.run((name, "build", "-f", FILE, "-t", "moemix-test", ROOT), check=True, capture_output=True)
     run = (name, "run", "--rm", "moemix-test", "--version")
     assert subprocess.run(run, check=True, capture_output=True, text=True).stdout.startswith("moemix")

@@ -14,8 +14,9 @@ import yaml
 from pydantic import Field, model_validator
 
 from evals.extraction import FILTERS
-from harness.errors import MoemixError, nearest, unknown
-from harness.files import hash_file, hash_value, read_yaml
+from harness.errors import MoemixError, nearest, raise_all, unknown
+from harness.files import hash_file, hash_value, parse_yaml
+from harness.recipe_file import Places
 from harness.schema import Strict, parse
 
 SUITES = Path(__file__).parent
@@ -107,8 +108,16 @@ def load_suite(name: str) -> Suite:
     Raises:
         MoemixError: an unknown suite or key (with the nearest valid one), or a file that is not YAML in UTF-8.
     """
+    return locate_suite(name)[0]
+
+
+def locate_suite(name: str) -> tuple[Suite, Places]:
+    """Return a suite as :func:`load_suite` does, and the places of its keys."""
     path = suite_path(name)
-    return parse(Suite, read_yaml(path), where=str(path))
+    tree, node, repeated = parse_yaml(path)
+    raise_all(repeated)
+    places = Places(str(path), node)
+    return parse(Suite, tree, where=places), places
 
 
 def task_folders(name: str) -> list[Path]:
@@ -138,8 +147,8 @@ def suite_hash(name: str) -> str:
                 item.pop(key)  # suites had the same hash before these settings existed
     if used := {column.filter for column in suite.columns} & FILTERS.keys():
         tree["filters"] = {name: FILTERS[name] for name in sorted(used)}
-    local = _local_tasks(task_folders(name))
-    folders = {local[task] for task in suite.tasks if task in local}
+    local = task_files(task_folders(name))
+    folders = {local[task].parent for task in suite.tasks if task in local}
     tree["files"] = sorted([file.name, hash_file(file)] for folder in folders for file in _contents(folder))
     return hash_value(tree)
 
@@ -155,16 +164,20 @@ class _TaskLoader(yaml.SafeLoader):
 _TaskLoader.add_multi_constructor("!", lambda loader, suffix, node: None)
 
 
-def _local_tasks(folders: list[Path]) -> dict[str, Path]:
-    """Return the folder of each task, group and tag that a file below ``folders`` defines, by name."""
+def load_task_file(file: Path) -> dict[str, Any]:
+    """Return what a file of lm-eval tasks says, without the functions that it names; {} if it is not a mapping."""
+    tree = parse_yaml(file, _TaskLoader)[0]
+    return tree if isinstance(tree, dict) else {}
+
+
+def task_files(folders: list[Path]) -> dict[str, Path]:
+    """Return the file of each task, group and tag that is defined below these folders, by name."""
     found: dict[str, Path] = {}
     for folder in folders:
         for file in sorted(folder.rglob("*.yaml")):
-            tree: Any = yaml.load(file.read_text(encoding="utf-8"), Loader=_TaskLoader)
-            if not isinstance(tree, dict):
-                continue
+            tree = load_task_file(file)
             tags = tree.get("tag") or []
             for name in (tree.get("task"), tree.get("group"), *([tags] if isinstance(tags, str) else tags)):
                 if isinstance(name, str):
-                    found[name] = file.parent
+                    found[name] = file
     return found

@@ -5,11 +5,14 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from pathlib import Path
 
+import lm_eval
 import pytest
 
 from evals.selection import adapted_suite
-from evals.suites import load_suite, suite_hash, suite_names, task_folders
+from evals.suite_check import check_suite, stock_task_files
+from evals.suites import load_suite, suite_hash, suite_names, suite_path, task_folders
 from harness.errors import MoemixError
 
 SUITE = """
@@ -104,11 +107,27 @@ def test_the_hash_follows_settings_and_local_task_files_but_not_wording(write, t
 
 def test_listing_suites_loads_nothing_heavy():
     code = (
-        "import sys, evals.cli, evals.suites\n"
+        "import sys, evals.cli, evals.suites, evals.suite_check\n"
         "[evals.suites.suite_hash(name) for name in evals.suites.suite_names()]\n"
+        "evals.suite_check.check_suite(str(evals.suites.suite_path('paper_extended')))\n"
         "assert not {'torch', 'transformers', 'lm_eval', 'datasets', 'numpy'} & sys.modules.keys()"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_the_tasks_metrics_and_filters_of_every_suite_of_the_package_exist():
+    checked = ("paper_extended", "extended", "chat_kr", "quickstart")
+    for name in checked:
+        check_suite(str(suite_path(name)))
+    tasks = {task for name in checked for task in load_suite(name).tasks}
+    assert {task for name in suite_names() for task in load_suite(name).tasks} <= tasks
+
+
+def test_every_task_group_and_tag_of_lm_eval_is_found_without_it():
+    from lm_eval.tasks import TaskManager
+
+    folder = Path(lm_eval.__file__).parent / "tasks"
+    assert set(TaskManager().all_tasks) <= stock_task_files(folder, {"nothing"}).keys()
 
 
 FOLDER = {

@@ -232,7 +232,11 @@ KEYS = [  # changes to a recipe, and what is said about them
     ({"training": {"lora": {"targets": ["gate"]}, "freeze": "router"}}, "which `freeze: router` keeps as it is"),
     ({"mixing": {"interval": 0}}, "`mixing.interval`: must be at least 1, not 0"),
     ({"evaluation": {"suites": ["smol_kr", "smol_kr"]}}, "suites must differ; repeated: smol_kr"),
-    ({"evaluation": {"suites": ["suite.yaml"]}}, "unknown key `colums` (did you mean 'columns'?"),
+    ({"evaluation": {"suites": ["suite.yaml"]}}, "suite.yaml:2: unknown key `colums` (did you mean 'columns'?"),
+    ({"evaluation": {"suites": ["task.yaml"]}}, "3: lm-eval has no task 'hellaswagg'\n  did you mean 'hellaswag'"),
+    ({"evaluation": {"suites": ["metric.yaml"]}}, "metric.yaml:3: unknown metric of the task hellaswag 'acc_nrm'"),
+    ({"evaluation": {"suites": ["filter.yaml"]}}, "filter.yaml:3: unknown filter of the task gsm8k 'none'"),
+    ({"evaluation": {"suites": ["folder.yaml"]}}, "broken.yaml:3: not valid YAML"),
     ({"evaluation": {"limit": 1.5}}, "or a share between 0 and 1, not 1.5"),
     ({"engine": "http://"}, "a server's address is a URL such as"),
     ({"engine": "http://host:99999/v1"}, "a server's address is a URL such as"),
@@ -269,6 +273,13 @@ KEYS = [  # changes to a recipe, and what is said about them
     ({"strategies": ["ref_loss"]}, "the source holds out no examples"),
 ]  # fmt: skip
 
+SUITES = [  # each with a column that lm-eval's task does not fit
+    ("task", "tasks: [hellaswagg], metric: acc", ""),
+    ("metric", "tasks: hellaswag, metric: acc_nrm", ""),
+    ("filter", "tasks: [gsm8k], metric: exact_match", ""),
+    ("folder", "tasks: [hellaswag], metric: acc", "include: [.]\n"),
+]
+
 
 @pytest.mark.parametrize(("changes", "said"), KEYS, ids=[str(number) for number in range(len(KEYS))])
 def test_plan_names_a_mistake_in_a_recipe_with_its_line(run: Run, here: Path, changes: dict[str, Any], said: str):
@@ -283,6 +294,8 @@ def test_plan_names_a_mistake_in_a_recipe_with_its_line(run: Run, here: Path, ch
     Path("plain.py").write_text("class Mine:\n    pass\ndef read(row):\n    raise ValueError('boom')\n")
     Path("bad.jinja").write_text("{% for %}")
     Path("suite.yaml").write_text("name: s\ncolums: []\n")
+    for name, column, rest in SUITES:
+        Path(f"{name}.yaml").write_text(f"name: s\ncolumns:\n- {{name: c, {column}}}\n{rest}")
     Path("bench.jsonl").write_text("{}\n")
     Path("broken.yaml").write_text("name: dynamic\noptions: {eta: \n")
     write_checkpoints(Path("checkpoints"))

@@ -45,19 +45,24 @@ def fetch(recipe: str, data_root: str | None, site: str | None, only_list: bool)
 
     from harness.errors import MoemixError, raise_all
     from harness.fetch import SITE, fetch, fetch_hub, files_of, hub_licences, hub_parts
+    from harness.recipe import CheckpointModel, FromDense
     from harness.recipe_file import load_recipe
 
     tree = load_recipe(recipe)
     files, root = files_of(tree), Path(data_root or os.environ.get("MOEMIX_DATA_ROOT") or "data").resolve()
     parts, licences = hub_parts(tree), hub_licences()
+    if tree.data.world:
+        click.echo(f"{recipe} generates its data ({tree.data.world}); nothing has to be fetched", err=True)
     if only_list:
         for file in files:
             click.echo(f"{file.place}\t{file.url(site or SITE)}\t{file.licence}\t{file.size}\t{file.sha256}")
         for part in parts:
             click.echo(f"{part.hub}\thub\t{licences.get(str(part.hub), '?')}\t\t{part.revision or 'main'}")
+        for model in tree.models:
+            if isinstance(model, CheckpointModel | FromDense):
+                licence = licences.get(model.source, "?")
+                click.echo(f"{model.source}\tmodel\t{licence}\t\t{model.revision or ''}")
         return
-    if tree.data.world:
-        click.echo(f"{recipe} generates its data ({tree.data.world}); nothing has to be fetched", err=True)
     problems, got, sets = [], [], []
     try:
         got = fetch(files, root, site or SITE)
