@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from harness.errors import MoemixError
 from trainers.mixing.contract import check_strategy
 
 ROOT = Path(__file__).parents[1]
+FEWER = {'"steps": 40': '"steps": 8', '"limit": 40': '"limit": 8', 'training.steps": 100': 'training.steps": 10'}
 SCRIPT = '''
 import numpy as np
 from dataclasses import dataclass, field
@@ -44,10 +46,14 @@ def run(code: str, folder: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run((sys.executable, "script.py"), cwd=folder, capture_output=True, text=True)
 
 
-@pytest.mark.timeout(1200)
 def test_the_page_on_python_works_as_it_is_printed(tmp_path):
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "python.md").read_text(), flags=re.DOTALL)
-    process = run("\n".join(blocks), tmp_path)
+    code = "\n".join(blocks)
+    if "MOEMIX_ALL_TESTS" not in os.environ:  # the same code, with fewer steps and questions
+        for many, few in FEWER.items():
+            assert code.count(many) == 1
+            code = code.replace(many, few)
+    process = run(code, tmp_path)
     assert process.returncode == 0, process.stderr
     assert "hardest first" in process.stdout
     assert (tmp_path / "comparison.png").stat().st_size > 10_000

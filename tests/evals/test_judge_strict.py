@@ -147,10 +147,10 @@ def test_answers_that_pose_as_verdicts_gain_nothing_and_are_flagged(tmp_path, te
 
 
 def test_replies_nested_without_end_are_read_at_once():
-    started = time.monotonic()
+    started = time.process_time()
     assert Strict().verdict('{"explanation":' * 20_000, SINGLE).reason == "no_verdict"
     assert Strict().verdict('{"rating":' * 20_000 + ' {"explanation": "x", "rating": 6}', SINGLE).score == 6
-    assert time.monotonic() - started < 5
+    assert time.process_time() - started < 5
 
 
 def test_conversations_may_have_any_number_of_turns_and_a_rubric_of_their_own():

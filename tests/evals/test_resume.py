@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections import Counter
 
 import pytest
+from forked import Forked
 
 from evals import sandbox
 from harness.records import EvalSummary
@@ -48,18 +47,16 @@ QUESTIONS = 6
 
 # Runs the evaluation in a process for each place to die, and one to the end; they write down every answer they store.
 CODE = """
-import os, signal, sys
-from pathlib import Path
+import os, signal
 import evals.cache, evals.loading, evals.runner, evals.continuous, evals.code_eval, evals.engines.in_process
 from harness.requests import EvalJobRequest
-suite, checkpoint, out, log = sys.argv[1:5]
 put, key_of, texts = evals.cache.ResponseCache.put, evals.cache.ResponseCache.key, {}
 def key(self, kind, arguments):
     made = key_of(self, kind, arguments)
     texts[made] = f"{kind} {arguments[0]} {arguments[1:]}"
     return made
 evals.cache.ResponseCache.key = key
-for place in [*sys.argv[5:], ""]:
+for place in [*places, ""]:
     if child := os.fork():
         print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
         continue
@@ -74,7 +71,7 @@ for place in [*sys.argv[5:], ""]:
             os.kill(os.getpid(), signal.SIGKILL)
     evals.cache.ResponseCache.put = logged
     config = evals.runner.request_for(suite, tasks=(), limit=None, engine="transformers", dtype="float32", seed=0)
-    evals.runner.evaluate(EvalJobRequest(config=config, checkpoint=Path(checkpoint), out=Path(out)))
+    evals.runner.evaluate(EvalJobRequest(config=config, checkpoint=checkpoint, out=out))
     os._exit(0)
 """
 PLACES = (
@@ -105,8 +102,8 @@ def suite(tmp_path):
 def test_an_evaluation_killed_among_requests_of_each_kind_asks_nothing_twice(suite, checkpoint, tmp_path):
     out, log = tmp_path / "out", tmp_path / "log"
     places = [place for place in PLACES if not (place.endswith("program") and sandbox.available())]
-    command = [sys.executable, "-c", CODE, suite, checkpoint, out, log, *places]
-    done = subprocess.run(list(map(str, command)), check=False, capture_output=True, text=True)
+    given = {"suite": str(suite), "checkpoint": checkpoint, "out": out, "log": log, "places": places}
+    done = Forked(exec, CODE, given).wait()
     assert done.stdout.split() == [*["-9"] * len(places), "0"], done.stderr
     summary = EvalSummary.read(out / "summary.json")
     assert all(column.value is not None for column in summary.columns.values()), done.stderr

@@ -8,6 +8,7 @@ import sys
 
 import pytest
 from click.testing import CliRunner
+from forked import Forked
 from small_evaluations import REQUESTS, samples, stored
 from tiny_checkpoint import make_checkpoint
 
@@ -142,8 +143,8 @@ from harness.requests import EvalJobRequest
 request = request_for({str(mini_suite)!r}, tasks=(), limit=None, engine="transformers", dtype="float32", seed=0)
 evaluate(EvalJobRequest(config=request, checkpoint=Path({str(checkpoint)!r}), out=Path({str(folder)!r})))
 """
-    killed = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True)
-    assert killed.returncode == -9, killed.stderr.decode()
+    killed = Forked(exec, code, {}).wait()
+    assert killed.returncode == -9, killed.stderr
     assert not (folder / "summary.json").exists()
     before = stored(responses)
     assert len(before) == 80

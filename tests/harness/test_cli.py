@@ -1,8 +1,8 @@
 """The command line answers quickly and in words."""
 
+import os
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -22,10 +22,11 @@ def test_help_loads_no_stage_and_no_heavy_package():
 
 
 def test_help_answers_in_half_a_second():
-    def seconds() -> float:
-        begun = time.perf_counter()
+    def seconds() -> float:  # of processor time, so that a busy machine changes nothing
+        begun = os.times()
         assert moemix("--help").returncode == 0
-        return time.perf_counter() - begun
+        ended = os.times()
+        return ended.children_user + ended.children_system - begun.children_user - begun.children_system
 
     assert min(seconds() for _ in range(5)) < 0.5
 

@@ -109,15 +109,15 @@ def test_an_interrupt_lets_every_running_job_write_its_state_and_waits_for_that(
     )
     surroundings = {**os.environ, "PYTHONPATH": os.pathsep.join([os.path.dirname(__file__), *sys.path])}
     process = subprocess.Popen((sys.executable, "-c", code), stderr=subprocess.DEVNULL, env=surroundings)
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120
     while not all((tmp_path / name / "ready").exists() for name in "ab"):
         assert time.monotonic() < deadline
         time.sleep(0.05)
     begun = time.monotonic()
     process.send_signal(signal.SIGINT)
-    process.wait(timeout=30)
+    process.wait(timeout=120)
     assert all((tmp_path / name / "state").read_text() == "saved" for name in "ab")
-    assert time.monotonic() - begun < 10
+    assert time.monotonic() - begun < 40, "each of them sleeps for sixty"
 
 
 @pytest.mark.parametrize(

@@ -39,9 +39,9 @@ def test_no_child_process_imports_from_the_working_directory(tmp_path: Path):
     here = hostile(tmp_path / "here")
     code = "import harness.cli, trainers, evals, leaderboards, moemix"
     for command in (moemix_command("--version"), (sys.executable, "-c", code), (sys.executable, "-m", "harness.cli")):
-        done = subprocess.run(command, cwd=here, env=job_environment(), capture_output=True, text=True, timeout=120)
+        done = subprocess.run(command, cwd=here, env=job_environment(), capture_output=True, text=True, timeout=600)
         assert "of the user was imported" not in done.stderr
-    plain = subprocess.run((sys.executable, "-c", code), cwd=here, capture_output=True, text=True, timeout=120)
+    plain = subprocess.run((sys.executable, "-c", code), cwd=here, capture_output=True, text=True, timeout=600)
     assert "of the user was imported" in plain.stderr, "the packages are not hostile, so this test shows nothing"
 
 
@@ -176,5 +176,5 @@ def test_evaluation_outside_a_repository_says_nothing_of_git(tmp_path: Path):
         "try: _run_lm_eval(None, None, None, None, None, None)\nexcept AttributeError: pass\n"
         "print(evaluator.get_git_commit_hash())"
     )
-    done = subprocess.run((sys.executable, "-P", "-c", code), cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    done = subprocess.run((sys.executable, "-P", "-c", code), cwd=tmp_path, capture_output=True, text=True, timeout=600)
     assert (done.stdout, "not a git repository" in done.stderr) == ("None\n", False), done.stderr

@@ -67,7 +67,7 @@ def test_it_can_be_stopped_and_killed(warm, tmp_path):
             process.wait(0.05)
         assert process.poll() is None
         os.killpg(process.pid, number)
-        assert process.wait(30) == status
+        assert process.wait(120) == status
 
 
 def test_jobs_end_with_the_process_that_started_them(tmp_path):
@@ -84,17 +84,15 @@ def test_jobs_end_with_the_process_that_started_them(tmp_path):
     process.kill()
     process.wait()
     process.stdout.close()
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120
     while os.path.exists(f"/proc/{job}") and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not os.path.exists(f"/proc/{job}")
 
 
-def test_without_the_process_that_forks_a_job_is_started_afresh():
-    warm = Warm()
+def test_without_the_process_that_forks_a_job_is_started_afresh(warm):  # last: it takes it from the others
     forked(warm, "recipes").wait()
     assert warm._server is not None
     warm._server.kill()
     warm._server.wait()
     assert warm.start(("recipes",), dict(os.environ)) is None
-    warm.close()

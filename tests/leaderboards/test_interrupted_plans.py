@@ -144,7 +144,7 @@ def test_a_plan_killed_anywhere_and_resumed_gives_the_same_tables(whole, expecte
             experiments = opened(store, *SMALL, "executor.jobs=2")
             jobs = copies(experiments, whole)
             pid, until = conduct_in_a_process(experiments, jobs), begun(jobs) + chance.randint(1, 5)
-            deadline = time.monotonic() + 60
+            deadline = time.monotonic() + 300
             while begun(jobs) < until and os.waitpid(pid, os.WNOHANG) == (0, 0):
                 assert time.monotonic() < deadline
                 time.sleep(0.002)

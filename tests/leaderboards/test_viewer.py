@@ -116,7 +116,7 @@ def test_the_pages_are_served_to_this_machine_and_renewed(tmp_path, caplog):
     seen = set()
     while thread.is_alive():
         try:
-            seen.add(urllib.request.urlopen(address, timeout=5).read().decode())
+            seen.add(urllib.request.urlopen(address, timeout=60).read().decode())
         except OSError:
             break
         thread.join(0.1)

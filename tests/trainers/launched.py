@@ -1,14 +1,8 @@
-"""A program for several processes: trains small models, one case after another, and leaves each where a test looks.
-
-Run by torchrun with a folder that holds ``cases.json``; see ``test_parallel.py``.
-"""
+"""Small models trained on several processes, one case after another, each left where ``test_parallel.py`` looks."""
 
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -16,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from forked import run_ranks
 from safetensors.torch import save_file
 from small_runs import fit_request, mixing, small_model, small_sources, training
 
@@ -88,16 +83,4 @@ def run_cases(folder: Path, cases: Sequence[Case]) -> None:
 
 def launch(folder: Path, cases: Sequence[Case], strategy: str, processes: int = 2) -> None:
     """Run the cases on several processes, in one launch."""
-    folder.mkdir(exist_ok=True)
-    (folder / "cases.json").write_text(json.dumps(cases))
-    command = ("torch.distributed.run", "--standalone", "--nproc-per-node", str(processes), __file__, str(folder))
-    path = os.pathsep.join(path for path in sys.path if path)
-    environment = {**os.environ, **WANTED[strategy], "OMP_NUM_THREADS": "1", "PYTHONPATH": path}
-    done = subprocess.run(
-        (sys.executable, "-m", *command), capture_output=True, text=True, check=False, env=environment
-    )
-    assert done.returncode == 0, done.stderr[-4000:]
-
-
-if __name__ == "__main__":
-    run_cases(Path(sys.argv[1]), json.loads((Path(sys.argv[1]) / "cases.json").read_text()))
+    run_ranks(run_cases, folder, cases, processes=processes, **WANTED[strategy])

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -103,28 +101,6 @@ def lines(path: Path, *, without: str) -> list[dict[str, Any]]:
     return records
 
 
-def moemix(*arguments: str, wait: bool = True, **environment: str) -> Any:
-    """Run the command line in a process of its own."""
-    command = (sys.executable, "-m", "harness.cli", *arguments)
-    options: dict[str, Any] = {
-        "env": {**os.environ, "OMP_NUM_THREADS": "1", **environment},
-        "stdout": subprocess.PIPE,
-        "stderr": subprocess.PIPE,
-        "text": True,
-    }
-    return subprocess.run(command, check=False, **options) if wait else subprocess.Popen(command, **options)
-
-
-def train_on(run: Run, threads: int) -> None:
-    """Train in this process on so many threads, as ``OMP_NUM_THREADS`` would have it."""
-    import torch
-
-    from trainers.training.run import train
-
-    torch.set_num_threads(threads)
-    train(run)
-
-
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|{{ message['role'] }}|>{{ message['content'] }}<|end|>{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
@@ -210,12 +186,12 @@ def request_of(run: Run) -> TrainJobRequest:
     )
 
 
-def wait_until(condition: Callable[[], Any], seconds: float = 120.0) -> None:
-    """Return as soon as ``condition()`` is true; looks very often, for the tests that hit a moment."""
+def wait_until(condition: Callable[[], Any], seconds: float = 300.0, *, pause: float = 0.005) -> None:
+    """Return as soon as ``condition()`` is true. Looking more often takes a core, and hits shorter moments."""
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "the moment never came"
-        time.sleep(0.0005)
+        time.sleep(pause)
 
 
 @contextmanager

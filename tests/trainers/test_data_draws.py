@@ -155,8 +155,8 @@ def test_ten_thousand_sources_are_drawn_from_quickly():
     draws = Draws(np.full(k, 1000), 0)
     drawn = np.zeros(k, int)
     rng = np.random.default_rng(0)
-    begun = time.perf_counter()
+    begun = time.process_time()
     for i in range(10):
         source, _ = draws.take(i * 12_800, 12_800, rng.dirichlet(np.ones(k)), drawn)
         drawn += counted(source, k)
-    assert 128_000 / (time.perf_counter() - begun) > 200_000  # a floor with room for a loaded machine
+    assert 128_000 / (time.process_time() - begun) > 200_000  # a floor with room for a loaded machine

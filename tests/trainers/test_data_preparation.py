@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from forked import Forked
 from hub_server import COMMIT, serve_hub
 
 import trainers.data.rows
@@ -125,11 +126,9 @@ def read(row):
     return [{"role": "user", "content": str(row["i"])}, {"role": "assistant", "content": "x" * (row["i"] % 90 + 1)}]
 """
 LOAD = """
-import sys
-from pathlib import Path
 from test_data_preparation import load
 
-load(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], adapter=sys.argv[4])
+load(root, cache, "x.jsonl", adapter=adapter)
 """
 
 
@@ -138,13 +137,10 @@ def test_a_preparation_that_was_killed_is_made_whole_by_the_next(tmp_path):
     adapter = tmp_path / "slow.py"
     adapter.write_text(SLOW)
     cache, mark = tmp_path / "cache", tmp_path / "mark"
-    arguments = [str(tmp_path), str(cache), "x.jsonl", f"{adapter}:read"]
-    path = os.pathsep.join([str(Path(__file__).parent), *sys.path])
-    started = subprocess.Popen(
-        [sys.executable, "-c", LOAD, *arguments], env={**os.environ, "SLOW_MARK": str(mark), "PYTHONPATH": path}
-    )
+    given = {"root": tmp_path, "cache": cache, "adapter": f"{adapter}:read"}
+    started = Forked(exec, LOAD, given, SLOW_MARK=str(mark))
     try:
-        for _ in range(1200):
+        for _ in range(6000):
             if mark.exists():
                 break
             assert started.poll() is None
@@ -187,7 +183,7 @@ def test_files_of_a_hub_repository_are_chosen_and_its_commit_is_recorded(tmp_pat
         hub = {"HF_ENDPOINT": address, "HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "0"}
         env = {**os.environ, **hub, "PYTHONPATH": os.pathsep.join(sys.path)}
         command = [sys.executable, "-c", FROM_HUB, str(tmp_path / "cache")]
-        done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300, check=False)
+        done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stderr
     asked, (text, revisions, _), wrong, (_, _, left_out) = map(json.loads, done.stdout.splitlines())
     assert left_out == {"not in the format `sharegpt`: not valid JSON: Expecting value": 1}

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import random
 import signal
 
 import pytest
-from small_runs import create_run, lines, moemix, train_on, wait_until
+from forked import Forked, moemix
+from small_runs import create_run, lines, wait_until
 
 from harness.files import hash_tree
+from trainers.training.run import train
 
 STEPS = {"steps": 30, "save_every": 4, "log_every": 1, "max_length": 96}
 
@@ -35,31 +36,20 @@ def undisturbed(tmp_path_factory):
     return result(run)
 
 
-def start(run, threads=1):
-    """A process that trains, forked from one that has the libraries loaded already: a second instead of six."""
-    processes = multiprocessing.get_context("forkserver")
-    processes.set_forkserver_preload(
-        ["small_runs", "trainers.training.run", "transformers.models.mixtral.modeling_mixtral"]
-    )
-    process = processes.Process(target=train_on, args=(run, threads))
-    process.start()
-    return process
-
-
-def kill_when(run, condition):
-    """Start training and kill it once ``condition()`` holds; false if it got to its end before that."""
-    process = start(run)
-    wait_until(lambda: condition() or not process.is_alive())
-    process.kill()
-    process.join()
-    assert process.exitcode in (-signal.SIGKILL, 0)
-    return process.exitcode == -signal.SIGKILL
+def kill_when(run, condition, step=0):
+    """Start training and kill it once ``condition()`` holds, which is not before ``step``; false if it ended first."""
+    process = Forked(train, run)
+    wait_until(lambda: logged(run) >= step or process.poll() is not None)
+    wait_until(lambda: condition() or process.poll() is not None, pause=0.0005)
+    process.send_signal(signal.SIGKILL)
+    code = process.wait().returncode
+    assert code in (-signal.SIGKILL, 0)
+    return code == -signal.SIGKILL
 
 
 def finish(run, threads=1):
-    process = start(run, threads)
-    process.join()
-    assert process.exitcode == 0
+    process = Forked(train, run, OMP_NUM_THREADS=str(threads)).wait()
+    assert process.returncode == 0, process.stderr
     assert run.trained
     assert not run.state.exists(), "states of a finished run are only weight"
 
@@ -73,7 +63,7 @@ def test_killed_at_random_steps(tmp_path, undisturbed, seed):
     moments = sorted(random.Random(seed).sample(range(1, STEPS["steps"]), 2))
     run = create(tmp_path)
     for moment in moments:
-        assert kill_when(run, lambda moment=moment: logged(run) >= moment)
+        assert kill_when(run, lambda: True, moment)
     if moments[-1] > STEPS["save_every"]:
         assert any(run.state.glob("step-*")), "there was something to go on from"
     finish(run)
@@ -83,14 +73,14 @@ def test_killed_at_random_steps(tmp_path, undisturbed, seed):
 @pytest.mark.parametrize("file", ["", "/optimizer.safetensors", "/manifest.json"], ids=["begun", "half", "almost done"])
 def test_killed_while_a_state_is_written(tmp_path, undisturbed, file):
     run = create(tmp_path)
-    assert kill_when(run, lambda: any(run.state.glob(f".step-00000008.*.tmp{file}")))
+    assert kill_when(run, lambda: any(run.state.glob(f".step-00000008.*.tmp{file}")), step=7)
     finish(run)
     assert result(run) == undisturbed
 
 
 def test_killed_while_the_checkpoint_is_written(tmp_path, undisturbed):
     run = create(tmp_path)
-    kill_when(run, lambda: any(run.folder.glob(".checkpoint.*.tmp")))
+    kill_when(run, lambda: any(run.folder.glob(".checkpoint.*.tmp")), step=29)
     finish(run)
     assert result(run) == undisturbed
     assert not list(run.folder.glob(".checkpoint.*"))
@@ -99,7 +89,7 @@ def test_killed_while_the_checkpoint_is_written(tmp_path, undisturbed):
 def test_killed_and_finished_with_another_number_of_threads(tmp_path, undisturbed):
     """Sums are split over threads, so another count would end in other bits."""
     run = create(tmp_path)
-    assert kill_when(run, lambda: logged(run) >= 10)
+    assert kill_when(run, lambda: True, 10)
     assert any(run.state.glob("step-*"))
     finish(run, threads=2)
     assert result(run) == undisturbed

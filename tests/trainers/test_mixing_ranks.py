@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import two_ranks
+from forked import run_ranks
 from small_runs import lines
 
 from trainers.data.batches import GlobalBatch, Layout
@@ -19,10 +17,7 @@ from trainers.data.batches import GlobalBatch, Layout
 def both(tmp_path_factory) -> Path:
     """The folder in which two processes trained."""
     folder = tmp_path_factory.mktemp("two")
-    launch = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", two_ranks.__file__, str(folder))
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    process = subprocess.run((sys.executable, *launch), env=environment, capture_output=True, text=True, timeout=300)
-    assert process.returncode == 0, process.stderr[-3000:]
+    run_ranks(two_ranks.main, folder)
     return folder
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from click.testing import CliRunner
-from small_runs import moemix
+from forked import moemix
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from harness.errors import MoemixError

@@ -14,9 +14,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from forked import moemix
 from launched import launch, run_cases
 from safetensors.torch import load_file
-from small_runs import create_run, lines, moemix, request_of, wait_until
+from small_runs import create_run, lines, request_of, wait_until
 from transformers import AutoModelForCausalLM
 
 from harness.errors import MoemixError

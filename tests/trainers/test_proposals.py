@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import signal
 import subprocess
 import sys
@@ -15,8 +14,8 @@ import numpy as np
 import pytest
 import yaml
 from click.testing import CliRunner
+from forked import start
 from scipy.optimize import minimize
-from small_runs import moemix
 
 from harness.errors import MoemixError
 from harness.plan import build
@@ -299,12 +298,12 @@ def proposed(*arguments: str) -> str:
 def test_proxies_are_trained_measured_and_fitted_and_a_killed_proposal_goes_on(recipe: Path, tmp_path: Path):
     store = tmp_path / "store"
     arguments = (str(recipe), "--proxies", "4", "--set", "training.steps=8", "--store", str(store))
-    started = moemix("propose", "mixing_law", *arguments, wait=False)
+    started = start("propose", "mixing_law", *arguments)
     while not finished(store):
-        assert started.poll() is None, started.stderr.read()
+        assert started.poll() is None, started.wait().stderr
         time.sleep(0.1)
-    os.kill(started.pid, signal.SIGKILL)
-    started.communicate()
+    started.send_signal(signal.SIGKILL)
+    started.wait()
     kept = {path.with_name("checkpoint"): path.stat().st_mtime_ns for path in finished(store)}
     assert 1 <= len(kept) < 4, "it was to be killed halfway"
 

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
+from forked import Forked
 from small_runs import small_disk
 
 from harness.errors import StageError
@@ -92,11 +89,10 @@ def test_what_a_killed_writer_left_behind_is_ignored_and_cleaned_up(tmp_path):
 
 
 FILL = """
-import resource, sys
-from pathlib import Path
+import resource
 from test_state import state
 from trainers.training.state import States
-states = States(Path(sys.argv[1]))
+states = States(folder)
 states.save(state(10))
 resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, 1 << 16))
 states.save(state(20, size=1 << 20))
@@ -104,13 +100,7 @@ states.save(state(20, size=1 << 20))
 
 
 def test_a_write_that_fails_is_told_in_words_and_leaves_the_last_good_state(tmp_path):
-    process = subprocess.run(
-        (sys.executable, "-c", FILL, str(tmp_path / "state")),
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=Path(__file__).parent,
-    )
+    process = Forked(exec, FILL, {"folder": tmp_path / "state"}).wait()
     assert "StageError" in process.stderr
     assert "cannot write" in process.stderr
     assert "make room, then start the same command again" in process.stderr

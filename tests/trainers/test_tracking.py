@@ -5,8 +5,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import multiprocessing
-import os
+import signal
 import struct
 import threading
 from collections import Counter
@@ -14,7 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from small_runs import create_run, lines, train_on, wait_until
+from forked import Forked
+from small_runs import create_run, lines, wait_until
 
 from harness import trackers
 from harness.errors import MoemixError
@@ -159,25 +159,15 @@ def whole(tmp_path_factory):
 def killed(tmp_path_factory):
     """Another one, taken down by ``kill -9`` in its middle, and continued."""
     run = create(tmp_path_factory.mktemp("killed"), *filter(installed, ALL))
-    processes = multiprocessing.get_context("forkserver")
-    processes.set_forkserver_preload(
-        ["small_runs", "trainers.training.run", "transformers.models.mixtral.modeling_mixtral"]
-    )
-    environment = {name: value for name, value in os.environ.items() if name != "WANDB_SERVICE"}
-    process = processes.Process(target=_train_with, args=(run, environment))
-    process.start()
-    wait_until(lambda: not process.is_alive() or (run.state / "step-00000008").is_dir())
-    process.kill()
-    process.join()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("WANDB_SERVICE", raising=False)  # W&B's process would be shared with the tests
+        process = Forked(train, run)
+    wait_until(lambda: process.poll() is not None or (run.state / "step-00000008").is_dir())
+    process.send_signal(signal.SIGKILL)
+    process.wait()
     assert not run.trained
     train(run)
     return run
-
-
-def _train_with(run: Run, environment: dict[str, str]) -> None:
-    os.environ.clear()  # the fork server's is older, and W&B's process would be shared with the tests
-    os.environ.update(environment)
-    train_on(run, 1)
 
 
 def test_a_run_ends_in_the_same_bits_with_trackers_killed_or_not(untracked, whole, killed):

@@ -12,7 +12,8 @@ import sys
 import pytest
 import torch
 from click.testing import CliRunner
-from small_runs import create_run, lines, moemix, small_disk, wait_until
+from forked import moemix, start
+from small_runs import create_run, lines, small_disk, wait_until
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from harness.errors import MoemixError
@@ -97,12 +98,12 @@ def test_a_run_that_fails_says_why_in_its_manifest_and_exits_with_1(tmp_path):
 
 def test_ctrl_c_leaves_a_run_that_the_same_command_finishes(tmp_path):
     run = create_run(tmp_path / "store", changes={"steps": 60})
-    process = moemix("train", "--run", str(run.folder), wait=False)
+    process = start("train", "--run", run.folder)
     wait_until(lambda: run.metrics.exists() and len(run.metrics.read_bytes().splitlines()) > 5)
     process.send_signal(signal.SIGINT)
-    _, said = process.communicate()
-    assert process.returncode == 130
-    assert "Traceback" not in said
+    ended = process.wait()
+    assert ended.returncode == 130
+    assert "Traceback" not in ended.stderr
     assert run.manifest.stages["train"].status == "planned"
     assert [path.name for path in run.state.iterdir()]
     train(run)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -35,8 +34,8 @@ def loop(name: str, folder: Path, data: tuple) -> _Loop:
     return _Loop(fit_request(small_model(), data, rule, folder / name, **further))
 
 
-def main() -> None:
-    folder, rank = Path(sys.argv[1]), int(os.environ["RANK"])
+def main(folder: Path) -> None:
+    rank = int(os.environ["RANK"])
     data = sources(folder / f"sources-{rank}")
     for name in STRATEGIES:
         trained = loop(name, folder, data)
@@ -53,7 +52,3 @@ def main() -> None:
         strayed.run()
     except StageError as failure:
         (folder / f"strayed-{rank}.txt").write_text(str(failure))
-
-
-if __name__ == "__main__":
-    main()
