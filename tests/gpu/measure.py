@@ -18,7 +18,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from trainers.data.batches import Forward
 from trainers.data.packing import PackedBatch
-from trainers.models import architectures, packing
+from trainers.models import architectures, packed
 from trainers.models.loss import TargetLosses
 from trainers.models.packing import prepare_packing
 from trainers.models.routers import RouterObserver
@@ -69,7 +69,7 @@ def correctness(device: torch.device) -> dict[str, Any]:
         arguments = (query, key, value, ends, ends, 71, 71)
         for window in (-1, 15):
             options = {"window_size": (window, 0), "enable_gqa": True}
-            kernel, plain = (f(*arguments, **options).float() for f in (varlen_attn, packing.varlen_by_example))
+            kernel, plain = (f(*arguments, **options).float() for f in (varlen_attn, packed.varlen_by_example))
             report[f"varlen_window_{window}"] = float((kernel - plain).abs().max())
     return report
 

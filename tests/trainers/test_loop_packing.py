@@ -14,7 +14,7 @@ from harness.errors import MoemixError, StageError
 from trainers.data import Example
 from trainers.data.batches import GlobalBatch, Layout
 from trainers.models import loss as loss_module
-from trainers.models import packing
+from trainers.models import packed
 from trainers.models.loss import TargetLosses
 from trainers.models.packing import prepare_packing
 from trainers.models.routers import RouterObserver
@@ -65,14 +65,14 @@ def attended(monkeypatch) -> list[tuple[int, bool]]:
 
     Without those of the four tokens that :class:`TargetLosses` first tries a model on.
     """
-    calls, real = [], packing.scaled_dot_product_attention
+    calls, real = [], packed.scaled_dot_product_attention
 
     def spied(query, key, value, mask, **kwargs):
         if query.shape[2] > 4:
             calls.append((query.shape[2], mask is not None))
         return real(query, key, value, mask, **kwargs)
 
-    monkeypatch.setattr(packing, "scaled_dot_product_attention", spied)
+    monkeypatch.setattr(packed, "scaled_dot_product_attention", spied)
     return calls
 
 
@@ -152,7 +152,7 @@ def test_a_forward_pass_that_training_does_not_announce_is_packed_by_its_positio
 
 
 def test_our_variable_length_attention_has_the_signature_of_torchs():
-    ours, torchs = (inspect.signature(f).parameters for f in (packing.varlen_by_example, packing.varlen_attn))
+    ours, torchs = (inspect.signature(f).parameters for f in (packed.varlen_by_example, packed.varlen_attn))
     assert [p.kind for p in ours.values()][:7] == [p.kind for p in torchs.values()][:7]
     assert list(ours)[3:] == [name for name in torchs if name in ours]
 

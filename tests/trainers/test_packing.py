@@ -10,7 +10,7 @@ from torch import nn
 
 from harness.errors import MoemixError
 from trainers.mixing import load_strategy
-from trainers.models import architectures, packing
+from trainers.models import architectures, packed, packing
 from trainers.models.packing import check_rows, prepare_packing
 from trainers.training.loop import fit
 
@@ -122,7 +122,7 @@ def test_a_chance_flip_of_one_draw_does_not_refuse_a_model_that_keeps_examples_a
 
 def test_rows_are_read_from_positions_where_nobody_announced_them():
     positions = torch.tensor([[0, 1, 2, 0, 1, 0], [0, 1, 2, 3, 0, 0]])
-    assert packing.rows_of(positions) == ((3, 2, 1), (4, 1, 1))
+    assert packed.rows_of(positions) == ((3, 2, 1), (4, 1, 1))
 
 
 @pytest.mark.parametrize("max_length", [1, 8, 11, 512, 2048])

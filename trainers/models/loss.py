@@ -28,7 +28,7 @@ from harness.errors import MoemixError
 from trainers.data.batches import Forward
 from trainers.models import grouped
 from trainers.models.balance import balance_loss
-from trainers.models.packing import announce
+from trainers.models.packed import announce
 from trainers.models.routers import RouterObserver, Routing
 
 logger = logging.getLogger("moemix.training")
