@@ -14,22 +14,19 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import importlib.util
 import os
-import platform
 import secrets
 import selectors
 import shutil
 import signal
-import struct
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from evals.bubblewrap import Sandbox, call_filter, install_hint, sandboxes, without_sandbox
 from harness.errors import MoemixError, StageError
 
 _unsafe = False
@@ -38,9 +35,6 @@ _PYTHON_OPTIONS = ("-I", "-S", "-B", "-X", "utf8", "-c")
 _START_GRACE = 10.0  # seconds for the sandbox itself to come up on a loaded machine, on top of a program's own time
 _LINGER = 0.5  # seconds for processes that a program started to end after it
 _POLL = 0.005  # seconds between two looks at memory and processes
-_PACKAGES = "/packages"  # where numpy is in the sandbox
-_TMP_BYTES = 64 << 20
-_OUTSIDER = 65534  # the user inside a user namespace
 
 Tests = tuple[str | tuple[str, ...], ...]
 """Sources that run one after the other with the program's names; a group of them with a copy of these names."""
@@ -81,13 +75,10 @@ class Verdict:
 
 
 def run_program(code: str, timeout: float = 5.0, limits: Limits | None = None, tests: Tests = ()) -> Verdict:
-    """Run Python source in a sandbox of its own, with the standard library and numpy.
+    """Run Python source in a sandbox of its own, with the standard library and numpy, for so many wall seconds.
 
-    Args:
-        code: the program. It fails by an error anywhere, or by ending before its last line.
-        timeout: wall seconds for the program and all its tests.
-        limits: what it may use.
-        tests: run after the program, the next even if one fails. The program passes if all tests do.
+    The program fails by an error anywhere, or by ending before its last line. Tests run after it, the next even if one
+    fails, and it passes if all of them do.
 
     Raises:
         MoemixError: the sandbox cannot be used on this machine (see :func:`available`).
@@ -128,119 +119,21 @@ def sandbox_name() -> str:
     return _usable()[0].name
 
 
-def install_hint() -> str | None:
-    """Return how to get a sandbox, if it is not there at all."""
-    if shutil.which("bwrap"):
-        return "allow user namespaces in this container (--unsafe-code runs programs without a sandbox, at your risk)"
-    return "install bubblewrap (Debian, Ubuntu: apt-get install bubblewrap; Fedora: dnf install bubblewrap)"
-
-
-@dataclass(frozen=True)
-class _Sandbox:
-    """How programs are started: by bubblewrap as root, by bubblewrap in a user namespace, or without a sandbox."""
-
-    name: str
-    command: tuple[str, ...]
-    packages: str
-    other_user: bool = False
-    idle: bool = False
-    environment: tuple[tuple[str, str], ...] | None = None
-
-    @property
-    def boxed(self) -> bool:
-        """Whether this is a sandbox."""
-        return self.environment is None
-
-
 @functools.cache
-def _usable() -> tuple[_Sandbox, str | None]:
+def _usable() -> tuple[Sandbox, str | None]:
     """Return the first sandbox that works, or none and why."""
-    bare = _Sandbox("no sandbox", (sys.executable,), str(_numpy_folder().parent), environment=(("LANG", "C.UTF-8"),))
+    bare = without_sandbox()
     if sys.platform != "linux":
         return bare, f"bubblewrap needs Linux, this is {sys.platform}"
     if shutil.which("bwrap") is None:
         return bare, "bubblewrap (bwrap) is not installed"
     reasons = []
-    for sandbox in _sandboxes():
+    for sandbox in sandboxes():
         trial = _run(sandbox, "import numpy", 20.0, Limits(), ())
         if trial.passed:
             return sandbox, None
         reasons.append(f"{sandbox.name}: {trial.output.strip() or trial.reason}")
     return bare, f"bubblewrap cannot make a sandbox ({'; '.join(reasons)})"
-
-
-def _sandboxes() -> Iterator[_Sandbox]:
-    """Yield the ways to make a sandbox, the best first.
-
-    The kernel does not count root's processes against a limit, so root's programs become another user. In a container,
-    root may have no right to do so, or no other user to become; there a user namespace is made. If that is root's, we
-    count the processes ourselves; a program that forks often gets only idle processors, so that it cannot keep us from
-    ending it.
-    """
-    if os.getuid() == 0:
-        rights = ("--cap-drop", "ALL", "--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID")
-        yield _Sandbox("bubblewrap as root", _bubblewrap(*rights), _PACKAGES, other_user=True)
-    user = ("--unshare-user", "--uid", str(_OUTSIDER), "--gid", str(_OUTSIDER))
-    yield _Sandbox("bubblewrap in a user namespace", _bubblewrap(*user), _PACKAGES, idle=os.getuid() == 0)
-
-
-def _bubblewrap(*rights: str) -> tuple[str, ...]:
-    """Return the bwrap command line up to the interpreter."""
-    command = ["bwrap", "--unshare-pid", "--unshare-ipc", "--unshare-net", "--unshare-uts", "--unshare-cgroup-try"]
-    command += ["--die-with-parent", "--new-session", "--clearenv", *rights]
-    for folder in ("/usr", "/lib", "/lib64", "/bin"):
-        if os.path.islink(folder):
-            command += ["--symlink", os.readlink(folder), folder]
-        elif os.path.isdir(folder):
-            command += ["--ro-bind", folder, folder]
-    python = Path(sys.base_prefix).resolve()
-    if not python.is_relative_to("/usr"):
-        for parent in reversed(python.parents[:-1]):
-            command += ["--perms", "0755", "--dir", str(parent)]
-        command += ["--ro-bind", str(python), str(python)]
-    command += ["--perms", "0755", "--dir", _PACKAGES]
-    numpy = _numpy_folder()
-    for package in (numpy, numpy.with_name("numpy.libs")):
-        if package.is_dir():
-            command += ["--ro-bind", str(package), f"{_PACKAGES}/{package.name}"]
-    command += ["--dev", "/dev", "--remount-ro", "/dev", "--size", str(1 << 20), "--perms", "1777"]
-    command += ["--tmpfs", "/dev/shm"]  # semaphores
-    command += ["--size", str(_TMP_BYTES), "--perms", "1777", "--tmpfs", "/tmp", "--remount-ro", "/", "--chdir", "/tmp"]
-    for name, value in (("HOME", "/tmp"), ("LANG", "C.UTF-8"), ("OPENBLAS_NUM_THREADS", "1")):
-        command += ["--setenv", name, value]
-    return (*command, str(Path(getattr(sys, "_base_executable", sys.executable)).resolve()))
-
-
-def _numpy_folder() -> Path:
-    spec = importlib.util.find_spec("numpy")
-    return Path(str(spec and spec.origin)).resolve().parent
-
-
-# Memory that no limit counts (anonymous files, shared segments, io_uring), and what a program has no use for that
-# attacks the kernel: system call → its number on x86-64 and on ARM64.
-_REFUSED_CALLS = {
-    "memfd_create": (319, 279), "memfd_secret": (447, 447), "shmget": (29, 194), "msgget": (68, 186),
-    "io_uring_setup": (425, 425), "userfaultfd": (323, 282), "bpf": (321, 280), "perf_event_open": (298, 241),
-    "add_key": (248, 217), "request_key": (249, 218), "keyctl": (250, 219), "unshare": (272, 97), "setns": (308, 268),
-    "ptrace": (101, 117), "process_vm_writev": (311, 271), "mount": (165, 40), "pivot_root": (155, 41),
-    "open_tree": (428, 428), "move_mount": (429, 429), "fsopen": (430, 430),
-}  # fmt: skip
-
-
-@functools.cache
-def _call_filter() -> bytes:
-    """Return a seccomp program (classic BPF) that refuses these calls; empty on another kind of processor."""
-    column, architecture = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}.get(platform.machine(), (0, 0))
-    if not architecture:
-        return b""
-    load, equal, at_least, end = 0x20, 0x15, 0x35, 0x06
-    allow, refuse, kill = 0x7FFF0000, 0x00050001, 0x80000000  # refuse: EPERM
-    numbers = [pair[column] for pair in _REFUSED_CALLS.values()]
-    steps = [(load, 0, 0, 4), (equal, 1, 0, architecture), (end, 0, 0, kill), (load, 0, 0, 0)]
-    steps += [(at_least, len(numbers) + 1, 0, 0x40000000)]  # x86-64 has a second set of numbers up there
-    steps += [(equal, len(numbers) - i, 0, number) for i, number in enumerate(numbers)]
-    steps += [(end, 0, 0, allow), (end, 0, 0, refuse)]
-    return b"".join(struct.pack("=HBBI", *step) for step in steps)
 
 
 class _Run:
@@ -252,7 +145,7 @@ class _Run:
         cut: why it was ended; None if it was not.
     """
 
-    def __init__(self, sandbox: _Sandbox, code: str, timeout: float, limits: Limits, tests: Tests) -> None:
+    def __init__(self, sandbox: Sandbox, code: str, timeout: float, limits: Limits, tests: Tests) -> None:
         self.sandbox, self.code, self.timeout, self.limits, self.tests = sandbox, code, timeout, limits, tests
         self.token = secrets.token_hex(16)
         self.events: list[tuple[str, str]] = []
@@ -267,10 +160,10 @@ class _Run:
         report, report_write = os.pipe()
         output, output_write = os.pipe()
         calls, calls_write = os.pipe()
-        os.write(calls_write, _call_filter())
+        os.write(calls_write, call_filter())
         os.close(calls_write)
         command, passed = list(self.sandbox.command), [report_write]
-        if self.sandbox.boxed and _call_filter():
+        if self.sandbox.boxed and call_filter():
             command[1:1] = ["--seccomp", str(calls)]
             passed.append(calls)
         try:
@@ -434,7 +327,7 @@ def _runner_source() -> str:
     return Path(__file__).with_name("sandbox_runner.py").read_text(encoding="utf-8")
 
 
-def _run(sandbox: _Sandbox, code: str, timeout: float, limits: Limits, tests: Tests) -> Verdict:
+def _run(sandbox: Sandbox, code: str, timeout: float, limits: Limits, tests: Tests) -> Verdict:
     """Run one program; the reason is ``_NOT_STARTED`` if it did not start."""
     started = time.monotonic()
     run = _Run(sandbox, code, timeout, limits, tests)

@@ -143,7 +143,7 @@ def test_memory_of_all_processes_together_stays_within_the_limit(monkeypatch):
 
 def test_code_that_runs_without_a_sandbox_gets_an_empty_environment(monkeypatch):
     monkeypatch.setenv("SECRET_TOKEN", "do-not-tell")
-    monkeypatch.setattr(sandbox, "_sandboxes", lambda: iter(()))
+    monkeypatch.setattr(sandbox, "sandboxes", lambda: iter(()))
     sandbox._usable.cache_clear()
     try:
         assert "cannot make a sandbox" in sandbox.available()
