@@ -1,10 +1,12 @@
-"""Serve pages to this machine alone, and write them again from time to time."""
+"""Serve the files of a folder: a built site, or pages that are written again from time to time."""
 
 from __future__ import annotations
 
 import functools
 import http.server
+import io
 import logging
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -17,10 +19,25 @@ ADDRESS = "127.0.0.1"
 
 
 class _Handler(http.server.SimpleHTTPRequestHandler):
-    """Serves files, and logs nothing for each."""
+    """Serve the files of one folder with the headers that a careful host sends; list no folder and log nothing."""
+
+    def end_headers(self) -> None:
+        self.send_header("X-Content-Type-Options", "nosniff")
+        self.send_header("Referrer-Policy", "no-referrer")
+        self.send_header("Cache-Control", "no-cache")
+        super().end_headers()
+
+    def list_directory(self, path: str | os.PathLike[str]) -> io.BytesIO | None:
+        self.send_error(404)
+        return None
 
     def log_message(self, format: str, *args: object) -> None:
-        """Keep the terminal for what matters."""
+        pass
+
+
+def server(folder: Path, host: str, port: int) -> http.server.ThreadingHTTPServer:
+    """Return a server of a folder that listens and does not answer yet; port 0 takes a free port."""
+    return http.server.ThreadingHTTPServer((host, port), functools.partial(_Handler, directory=str(folder)))
 
 
 def serve(folder: Path, write: Callable[[], None], port: int, every: float) -> None:
@@ -29,13 +46,12 @@ def serve(folder: Path, write: Callable[[], None], port: int, every: float) -> N
     Raises:
         MoemixError: another program has the port.
     """
-    handler = functools.partial(_Handler, directory=str(folder))
     try:
-        server = http.server.ThreadingHTTPServer((ADDRESS, port), handler)
+        running = server(folder, ADDRESS, port)
     except OSError as error:
         raise MoemixError(f"cannot serve at port {port}: {error.strerror}", hint="take another --port") from None
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    logger.info("http://%s:%d/index.html (Ctrl-C ends it)", ADDRESS, server.server_address[1])
+    threading.Thread(target=running.serve_forever, daemon=True).start()
+    logger.info("http://%s:%d/index.html (Ctrl-C ends it)", ADDRESS, running.server_address[1])
     try:
         while True:
             time.sleep(every)
@@ -44,4 +60,4 @@ def serve(folder: Path, write: Callable[[], None], port: int, every: float) -> N
             except MoemixError as error:  # a record that is just being written
                 logger.info("not renewed: %s", error)
     except KeyboardInterrupt:
-        server.shutdown()
+        running.shutdown()

@@ -11,9 +11,6 @@ Whatever a submission says is shown as text.
 
 from __future__ import annotations
 
-import functools
-import http.server
-import io
 import json
 import math
 import os
@@ -176,28 +173,3 @@ def _write(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "w", encoding="utf-8", errors="backslashreplace", newline="\n") as file:
         file.write(text)
-
-
-# --- serving ----------------------------------------------------------------------------------------
-
-
-class _Handler(http.server.SimpleHTTPRequestHandler):
-    """Serve the files of one folder with the headers that a careful host sends; list no folder and log nothing."""
-
-    def end_headers(self) -> None:
-        self.send_header("X-Content-Type-Options", "nosniff")
-        self.send_header("Referrer-Policy", "no-referrer")
-        self.send_header("Cache-Control", "no-cache")
-        super().end_headers()
-
-    def list_directory(self, path: str | os.PathLike[str]) -> io.BytesIO | None:
-        self.send_error(404)
-        return None
-
-    def log_message(self, format: str, *args: object) -> None:
-        pass
-
-
-def server(site: Path, host: str, port: int) -> http.server.ThreadingHTTPServer:
-    """Return a server of ``site`` that listens and does not answer yet; port 0 takes a free port."""
-    return http.server.ThreadingHTTPServer((host, port), functools.partial(_Handler, directory=str(site)))

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, TypeVar
 import click
 
 from harness.checkpoint_argument import CheckpointArgument
+from harness.options import data_root_option
 
 if TYPE_CHECKING:
     from leaderboards.board.folder import BoardFolder
@@ -29,7 +30,7 @@ EXECUTING = click.option(
 )  # fmt: skip
 JOBS = click.option("--jobs", type=click.IntRange(min=1), metavar="N", help="[default: one per core]")
 ENGINE_OPTIONS = (
-    click.option("--data-root", metavar="DIR", help="Folder of local benchmark files. [env: MOEMIX_DATA_ROOT]"),
+    data_root_option,
     click.option("--dtype", default="float32", show_default=True, help="float32, bfloat16 or float16."),
     click.option("--engine", metavar="vllm|transformers|URL", help="What answers if an evaluation is needed."),
 )
@@ -354,7 +355,8 @@ def serve(folder: Path, port: int, host: str) -> None:
     """Show a board, or a site that was built before, on this machine."""
     import tempfile
 
-    from leaderboards.board.build import MARKER, server
+    from leaderboards.board.build import MARKER
+    from leaderboards.serving import server
 
     with tempfile.TemporaryDirectory(prefix="moemix-board-") as scratch:
         site = folder if (folder / MARKER).is_file() else Path(scratch) / "site"

@@ -18,12 +18,12 @@ from click.testing import CliRunner
 import moemix
 from harness.errors import MoemixError
 from harness.store import checkpoint_hash
-from leaderboards.board.build import server
 from leaderboards.board.bundle import read_checkpoint
 from leaderboards.board.cli import board as board_command
 from leaderboards.board.cli import submit as submit_command
 from leaderboards.board.folder import BoardFolder
 from leaderboards.board.verify import verify
+from leaderboards.serving import server
 
 SIZES = {"pick": 24, "count": 16}
 

@@ -17,11 +17,12 @@ from browser import chromium, open_page, texts, until, why_not  # type: ignore[i
 
 import leaderboards
 from harness.statistics import estimates
-from leaderboards.board.build import build_site, server
+from leaderboards.board.build import build_site
 from leaderboards.board.folder import BoardFolder
 from leaderboards.board.pins import pin
 from leaderboards.board.standings import rank_submissions
 from leaderboards.board.verify import verify
+from leaderboards.serving import server
 
 pytestmark = pytest.mark.skipif(why_not() is not None, reason=f"no browser: {why_not()}")
 
