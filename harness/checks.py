@@ -22,7 +22,7 @@ from harness.jobs import Plan
 from harness.plan import make_world
 from harness.recipe import CheckpointModel, FromDense, Model, Recipe, Source, Strategy, TinyModel
 from harness.recipe_file import load_recipe, override, recipe_names
-from harness.schema import Path as Keys
+from harness.schema import Keys
 from harness.store import Store
 
 P = ParamSpec("P")
@@ -185,7 +185,8 @@ class _Checks:
     def model(self, keys: Keys, model: Model) -> None:
         """Check that a model's architecture, folder, package or hub id exists, as far as no network is needed."""
         if isinstance(model, TinyModel):
-            if model not in _built_in_models():  # a test checks those, and this imports torch
+            built_in = [model for name in recipe_names() for model in load_recipe(name).models]
+            if model not in built_in:  # a test checks those, and this imports torch
                 self.attempt(keys, stages.training().check_tiny, model)
             for number, source in enumerate(model.pretrain.sources if model.pretrain else ()):
                 self.source((*keys, "pretrain", "sources", str(number)), source)
@@ -223,10 +224,6 @@ def disk_shortage(plan: Plan) -> str | None:
         f"the runs need about {needed / _GIB:,.0f} GiB on the disk of {plan.store.root}, and"
         f" {free / _GIB:,.0f} GiB are free: free space, give another --store, or run fewer rows or seeds at a time"
     )
-
-
-def _built_in_models() -> list[Model]:
-    return [model for name in recipe_names() for model in load_recipe(name).models]
 
 
 def _writable(folder: Path) -> bool:

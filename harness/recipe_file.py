@@ -34,9 +34,9 @@ class Places:
 
     def __init__(self, file: str, node: yaml.Node | None = None) -> None:
         self.file, self._node = file, node
-        self.settings: dict[schema.Path, str] = {}
+        self.settings: dict[schema.Keys, str] = {}
 
-    def __call__(self, path: schema.Path) -> str:
+    def __call__(self, path: schema.Keys) -> str:
         """Return the place of a key, or of the nearest key above it that has one."""
         for given, text in reversed(self.settings.items()):
             if given[: len(path)] == path or given == path[: len(given)]:
@@ -124,7 +124,7 @@ def override(recipe: Recipe, changes: Mapping[str, object]) -> Recipe:
     return parse(Recipe, tree, where=f"recipe {recipe.name}")
 
 
-def set_value(tree: object, dotted: str, value: object) -> schema.Path:
+def set_value(tree: object, dotted: str, value: object) -> schema.Keys:
     """Set ``a.b.c`` in nested mappings and lists, and return its keys; a list takes an index or an item's name.
 
     An item that is a bare name (``strategies: [uniform, dynamic]``) becomes a mapping where a key below it is set.

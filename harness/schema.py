@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Annotated, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
 from harness.errors import MoemixError, nearest, raise_all
+from harness.files import read_jsonl
 
 T = TypeVar("T", bound=BaseModel)
-Path = tuple[str, ...]
+Keys = tuple[str, ...]
 """The keys from the root of a tree to a value; the items of a list are counted from 0."""
 
 _WORDS = {
@@ -82,7 +84,7 @@ def _is_item(value: object, annotation: object) -> bool:
     return of_any_length and isinstance(value, str | int | float)
 
 
-def parse(schema: type[T], tree: object, *, where: str | Callable[[Path], str]) -> T:
+def parse(schema: type[T], tree: object, *, where: str | Callable[[Keys], str]) -> T:
     """Validate a tree of mappings and lists.
 
     ``where`` is what the tree is (a file, say), or a function that says where a key of it stands.
@@ -100,7 +102,17 @@ def parse(schema: type[T], tree: object, *, where: str | Callable[[Path], str]) 
         raise
 
 
-def _describe(schema: type[BaseModel], fault: ErrorDetails, where: str | Callable[[Path], str]) -> MoemixError:
+def parse_lines(schema: type[T], path: Path) -> Iterator[T]:
+    """Yield the lines of a JSONL file; none if there is no file.
+
+    Raises:
+        MoemixError: as :func:`parse`, with file and line.
+    """
+    for number, line in enumerate(read_jsonl(path) if path.is_file() else (), 1):
+        yield parse(schema, line, where=f"{path}:{number}")
+
+
+def _describe(schema: type[BaseModel], fault: ErrorDetails, where: str | Callable[[Keys], str]) -> MoemixError:
     path, siblings = _resolve(schema, fault["loc"])
     place = where if isinstance(where, str) else where(tuple(path))
     key = ".".join(path)

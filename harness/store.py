@@ -18,12 +18,12 @@ from typing import TypeVar
 from filelock import FileLock, Timeout
 
 from harness.errors import MoemixError, StageError
-from harness.files import hash_tree, hash_value, read_jsonl
+from harness.files import hash_tree, hash_value
 from harness.judging import JudgeConfig
 from harness.provenance import now, provenance
 from harness.records import EvalRequest, HeldOutLosses, ModelConfig, ModelManifest, RunConfig, RunManifest, Stage
 from harness.requests import ModelJobRequest, TrainJobRequest, eval_request, judge_config
-from harness.schema import parse
+from harness.schema import parse_lines
 
 DEFAULT_STORE = "runs"
 
@@ -114,11 +114,7 @@ class Run:
         Raises:
             MoemixError: with file and line, if a line is not a measurement.
         """
-        found: dict[str, HeldOutLosses] = {}
-        for number, line in enumerate(read_jsonl(self.held_out) if self.held_out.is_file() else (), 1):
-            losses = parse(HeldOutLosses, line, where=f"{self.held_out}:{number}")
-            found[losses.set] = losses
-        return dict(sorted(found.items()))
+        return dict(sorted({losses.set: losses for losses in parse_lines(HeldOutLosses, self.held_out)}.items()))
 
     def eval_folder(self, request: EvalRequest) -> Path:
         """Return the folder of this evaluation: the suite's name, unless another request already has that folder."""

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.files import hash_value, read_jsonl
+from harness.files import hash_value
 from harness.records import Column, ContinuousScores, EvalResult, HeldOutLosses
-from harness.schema import parse
+from harness.schema import parse_lines
 from harness.statistics.clusters import number_clusters
 from harness.statistics.columns import Key
 from harness.store import Run
@@ -109,8 +109,7 @@ def continuous_forms(evaluation: Evaluation) -> Evaluation | None:
     if not path.is_file():
         return None
     measured, measure_of = _Measured(path), {}
-    for number, line in enumerate(read_jsonl(path), 1):
-        found = parse(ContinuousScores, line, where=f"{path}:{number}")
+    for found in parse_lines(ContinuousScores, path):
         questions = tuple(zip(found.doc_ids, found.doc_hashes, strict=True))
         measured.add(found.task, found.measure, questions, np.array(found.values))
         measure_of[found.task] = found.measure

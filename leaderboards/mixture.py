@@ -6,11 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import ValidationError
 
 from harness.errors import MoemixError
-from harness.files import read_jsonl
 from harness.records import MixtureUpdate
+from harness.schema import parse_lines
 from harness.store import Run
 
 
@@ -58,14 +57,8 @@ def read_trajectory(run: Run) -> Trajectory | None:
 
 def _read_updates(run: Run, names: tuple[str, ...]) -> list[MixtureUpdate]:
     updates: list[MixtureUpdate] = []
-    for number, line in enumerate(read_jsonl(run.mixture) if run.mixture.is_file() else (), 1):
+    for number, update in enumerate(parse_lines(MixtureUpdate, run.mixture), 1):
         where = f"{run.mixture}:{number}"
-        try:
-            update = MixtureUpdate.model_validate(line)
-        except ValidationError as error:
-            first = error.errors(include_url=False)[0]
-            key = ".".join(str(part) for part in first["loc"])
-            raise MoemixError(f"not a mixture update: `{key}`: {first['msg']}", where=where) from None
         if update.names != names:
             sources = f"the sources are {', '.join(update.names)}, but those of the run are {', '.join(names)}"
             raise MoemixError(sources, where=where)

@@ -12,7 +12,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
@@ -22,7 +22,7 @@ from harness.judging import CONVERSATIONS, JudgeSummary
 from harness.progress import duration
 from harness.records import HeldOutLosses, MixtureUpdate, StepMetrics
 from harness.samples import Sample, read_samples
-from harness.schema import Strict, parse
+from harness.schema import parse_lines
 from harness.status import JobStatus
 from harness.store import Run
 from leaderboards.drawing import Panel, Point, draw_panels
@@ -31,7 +31,6 @@ from leaderboards.layout import lay_out
 from leaderboards.selection import Selection
 from leaderboards.table import Comparison, Row, Table
 
-R = TypeVar("R", bound=Strict)
 MOST_SHOWN = 100  # questions of a task that one row gained or lost
 MOST_LETTERS = 2000  # of a text
 _POLICY = "default-src 'none'; img-src 'self'; style-src 'unsafe-inline'"
@@ -170,9 +169,9 @@ class _Logs:
             MoemixError: a line is not such a record, with file and line.
         """
         return cls(
-            list(_records(StepMetrics, run.metrics)),
-            list(_records(MixtureUpdate, run.mixture)),
-            list(_records(HeldOutLosses, run.held_out)),
+            list(parse_lines(StepMetrics, run.metrics)),
+            list(parse_lines(MixtureUpdate, run.mixture)),
+            list(parse_lines(HeldOutLosses, run.held_out)),
         )
 
 
@@ -250,12 +249,6 @@ def _gate_loads(runs: Runs) -> list[Panel]:
         points += _over_seeds({label: series})
     title = "distance between the loads of two sources (mean over pairs and layers)"
     return [Panel(title, "steps", "optimizer step", "Euclidean distance", tuple(points))] if points else []
-
-
-def _records(kind: type[R], path: Path) -> Iterator[R]:
-    """Yield the lines of a file as records; none if there is no file yet."""
-    for number, line in enumerate(read_jsonl(path) if path.is_file() else (), 1):
-        yield parse(kind, line, where=f"{path}:{number}")
 
 
 # --- samples ------------------------------------------------------------------------------------------

@@ -40,7 +40,7 @@ def test_a_static_run_has_a_flat_trajectory_and_an_untrained_one_none(bench):
     [
         ({"names": ["a", "b", "c"]}, "the sources are a, b, c"),
         ({"step": 50}, "step 50 comes after step 50"),
-        ({"after": "x"}, "not a mixture update: `after"),
+        ({"after": "x"}, "`after"),
     ],
 )
 def test_a_damaged_trace_is_named_with_its_line(bench, change, told):
