@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from harness.options import format_option
+
 if TYPE_CHECKING:
     from evals.cache import CacheFile
 
@@ -18,7 +20,7 @@ def cache() -> None:
 
 
 @cache.command()
-@click.option("--format", "style", type=click.Choice(["text", "json"]), default="text", show_default=True)
+@format_option
 def stats(style: str) -> None:
     """List the cached answers by checkpoint and engine."""
     from evals.cache import cache_files, responses_folder

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from harness.checkpoint_argument import CheckpointArgument
-from harness.options import request_option
+from harness.options import data_root_option, request_option
 
 
 class Limit(click.ParamType[int | float]):
@@ -113,11 +113,7 @@ def _settings(text: str, option: str) -> dict[str, object]:
 )
 @click.option("--dtype", default="float32", show_default=True, help="float32, bfloat16 or float16.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of sampled generations.")
-@click.option(
-    "--data-root",
-    metavar="DIR",
-    help="Folder of local benchmark files, in place of the hub  [default: MOEMIX_DATA_ROOT]",
-)
+@data_root_option
 @click.option(
     "--unsafe-code", is_flag=True, help="Run generated programs even where there is no sandbox for them: your own risk."
 )

@@ -25,11 +25,9 @@ def as_answered(
             for question, answer in answered:
                 keep(question, answer.result())
 
-    Args:
-        items: taken as they are needed, a few more than are asked at once.
-        ask: called in a thread with an item and an event, which is set when the block ends before all is answered.
-        concurrency: how many are asked at once.
-        finish: wait at the end of the block for what is being asked.
+    Items are taken as they are needed, a few more than are asked at once. ``ask`` is called in a thread with an item
+    and an event, which is set when the block ends before all is answered; with ``finish`` the block waits at its end
+    for what is being asked.
     """
     stop, rest = threading.Event(), iter(items)
     pool = ThreadPoolExecutor(concurrency)

@@ -27,13 +27,9 @@ GOLD_FIELDS = ("gold", "canonical_solution", "code")
 def continuous_scores(
     lm: LM, tasks: Mapping[str, Any], samples: Mapping[str, Sequence[Mapping[str, Any]]], *, chat_template: bool
 ) -> list[ContinuousScores]:
-    """Return the continuous form of each task that has one.
+    """Return the continuous form of each task that has one; ``lm`` answers the requests for gold answers.
 
-    Args:
-        lm: answers the requests for gold answers.
-        tasks: lm-eval's tasks by name.
-        samples: lm-eval's samples by task.
-        chat_template: whether the prompts end with the template's own beginning of an answer.
+    Prompts with a chat template end with its own beginning of an answer.
     """
     found = []
     for name, task in tasks.items():

@@ -9,7 +9,7 @@ import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from evals import sandbox
 from evals.code_eval import is_sandboxed, run_setup_code, sandboxed_metrics
@@ -22,8 +22,6 @@ from harness.errors import MoemixError, unknown
 if TYPE_CHECKING:
     from lm_eval.api.task import Task
     from lm_eval.tasks import TaskManager
-
-T = TypeVar("T")
 
 
 @dataclass
@@ -172,11 +170,7 @@ def _configure(task: Task, column: SuiteColumn) -> None:
             from lm_eval.filters import build_filter_ensemble
 
             # lm-eval's own default takes the first of several answers and drops the others.
-            task._filters = [build_filter_ensemble("none", [["custom", {"filter_fn": _all_answers}]])]
-
-
-def _all_answers(answers: T, docs: object) -> T:
-    return answers
+            task._filters = [build_filter_ensemble("none", [["custom", {"filter_fn": lambda answers, docs: answers}]])]
 
 
 def _refusal(task: Task) -> str | None:

@@ -66,15 +66,12 @@ class LazyGroup(click.Group):
         """Import a sub-command."""
         return load_command(cmd_name) if cmd_name in COMMANDS else None
 
-    def get_name(self, name: str) -> str:
-        """Return the name of a command; `moemix recipe new` reads better than `recipes new`."""
-        return "recipes" if name == "recipe" else name
-
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """Find the sub-command; an unknown name is reported with its nearest neighbour."""
-        args = [self.get_name(args[0]), *args[1:]] if args else args
+        if args and args[0] == "recipe":  # `moemix recipe new` reads better than `recipes new`
+            args = ["recipes", *args[1:]]
         if args and args[0] not in COMMANDS and not args[0].startswith("-"):
             raise click.UsageError(f"no command {args[0]!r}; {nearest(args[0], COMMANDS)}", ctx)
         return super().resolve_command(ctx, args)

@@ -28,10 +28,7 @@ class PublicFile:
 
     Attributes:
         place: where it is below the data root.
-        repository, commit, path: where it comes from.
         licence: as its repository states it, or its upstream data set.
-        size: bytes.
-        sha256: of its bytes.
     """
 
     place: str

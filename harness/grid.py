@@ -35,7 +35,6 @@ class Number:
     Attributes:
         error: standard error, or half of an interval; nan where it is unknown, None where there is none to show.
         decimals: digits after the point.
-        signed: whether a positive number has a plus sign.
 
     >>> str(Number(3.14159, 0.25, decimals=1, signed=True))
     '+3.1 ± 0.2'

@@ -13,7 +13,7 @@ R = TypeVar("R")
 Command = Callable[P, R]
 
 data_root_option = click.option(
-    "--data-root", metavar="DIR", help="Folder of local data files. [env: MOEMIX_DATA_ROOT]"
+    "--data-root", metavar="DIR", help="Folder of local files, in place of the hub. [env: MOEMIX_DATA_ROOT]"
 )
 store_option = click.option("--store", metavar="DIR", help="Run store. [env: MOEMIX_STORE; default: runs/]")
 format_option = click.option(

@@ -145,15 +145,16 @@ class _Conductor:
             self._report(job, "done")
         elif any(other not in self.outcome.done for other in job.after):
             pass  # a dependency did not finish: this job will be blocked, or submitted again after it
-        elif (error is None or interrupted) and state.name in TAKEN_DOWN and self._may_retry(job):
+        elif (
+            (error is None or interrupted)
+            and state.name in TAKEN_DOWN
+            and self.attempts[job.id] <= self.executor.retries
+        ):
             self._report(job, f"{state.ended}; submitting it again to go on where it stopped")
         else:
             ended_by_slurm = error is None or state.name not in ("FAILED", "COMPLETED", "GONE")
             self.outcome.failed[job.id] = self._describe(job, state) if ended_by_slurm else str(error)
             self._report(job, f"FAILED: {self.outcome.failed[job.id]}")
-
-    def _may_retry(self, job: Job) -> bool:
-        return self.attempts[job.id] <= self.executor.retries
 
     def _describe(self, job: Job, state: QueueState) -> str:
         limit = self.executor.resources.get(job.kind, SlurmResources())

@@ -29,7 +29,6 @@ class QueueState:
     """The state of one job.
 
     Attributes:
-        slurm: its Slurm id.
         name: Slurm's name of the state.
         reason: why it waits, in Slurm's word.
         left: time to its limit.

@@ -143,13 +143,11 @@ class Progress:
     Attributes:
         runs: those that the present look needs, finished or not.
         looks: the numbers of seeds of the looks up to the present one.
-        most_looks: how many looks there are at most.
         open: the comparisons that were open after the last finished look; none before the first.
     """
 
     runs: tuple[PlannedRun, ...]
     looks: list[int]
-    most_looks: int
     open: tuple[str, ...]
 
 

@@ -38,8 +38,6 @@ class Service:
 
     Attributes:
         wanted: the recipe's ``tracking``.
-        run: the run's name.
-        group: the name of what it belongs to.
         config: all that determines it; stored with the run in W&B and trackio.
         folder: for files that stay on this machine.
     """

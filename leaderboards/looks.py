@@ -36,20 +36,24 @@ def follow(plan: Plan, first: int) -> tuple[Progress, Selection]:
     look = Look(levels(counts)[0], {})
     wanted: dict[str, PlannedRun] = {}
     rows: Open | None = None
-    for number, (count, level) in enumerate(zip(counts, levels(counts), strict=True)):
+    looked: list[int] = []
+    for count, level in zip(counts, levels(counts), strict=True):
+        looked.append(count)
         look = Look(level, dict(look.decided))
         for planned in plan.runs:
             row = planned.config.model_id, planned.config.strategy.label
             if planned.config.seed in seeds[:count] and (rows is None or row in rows):
                 wanted[planned.config.id] = planned
         selection = _of(whole, wanted.values(), look)
-        if not all(_finished(plan, planned) for planned in wanted.values()):
-            return Progress(tuple(wanted.values()), counts[: number + 1], len(counts), _texts(rows or {})), selection
+        folders = {planned.run.folder for planned in wanted.values()}
+        if not all(job.done for job in plan.jobs if job.folder in folders or job.run in folders):
+            break
         quick = dataclasses.replace(selection, look=dataclasses.replace(look, primary_only=True))
         rows = _decide(quick.compare(), look)
         if not rows:
             break
-    return Progress(tuple(wanted.values()), counts[: number + 1], len(counts), _texts(rows or {})), selection
+    opened = tuple(sorted(set[str]().union(*(rows or {}).values())))
+    return Progress(tuple(wanted.values()), looked, opened), selection
 
 
 def _of(selection: Selection, runs: Iterable[PlannedRun], look: Look) -> Selection:
@@ -57,10 +61,6 @@ def _of(selection: Selection, runs: Iterable[PlannedRun], look: Look) -> Selecti
     found = tuple(run for run in selection.runs if run.folder in folders)
     planned = {folder: config for folder, config in selection.planned.items() if folder in folders}
     return dataclasses.replace(selection, runs=found, planned=planned, look=look)
-
-
-def _finished(plan: Plan, planned: PlannedRun) -> bool:
-    return all(job.done for job in plan.jobs if planned.run.folder in (job.folder, job.run))
 
 
 def _decide(comparisons: Iterable[Comparison], look: Look) -> Open:
@@ -81,7 +81,3 @@ def _decide(comparisons: Iterable[Comparison], look: Look) -> Open:
                     else:
                         look.decided.setdefault((comparison.suite, table.model_id, column.name, row.label), test)
     return found
-
-
-def _texts(rows: Open) -> tuple[str, ...]:
-    return tuple(sorted(set().union(*rows.values())))

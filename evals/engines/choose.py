@@ -38,14 +38,10 @@ def open_engine(
         with open_engine("vllm", checkpoint, dtype="float32", seed=0, folder=out) as engine:
             engine.lm().generate_until(requests)
 
-    Args:
-        spec: ``transformers``, ``vllm``, or the URL of an OpenAI-compatible server. A checkpoint that vLLM cannot
-            serve is answered by transformers; the engine's description says why.
-        checkpoint: folder of the checkpoint.
-        dtype: one of :data:`DTYPES`.
-        seed: seed of the vLLM server.
-        folder: where a server's log is written.
-        arguments: further arguments of the vLLM server, or of lm-eval's transformers model.
+    ``spec`` is ``transformers``, ``vllm``, or the URL of an OpenAI-compatible server. A checkpoint that vLLM cannot
+    serve is answered by transformers; the engine's description says why. The dtype is one of :data:`DTYPES`, the seed
+    that of the vLLM server, and the folder where a server's log is written. Further arguments are those of the vLLM
+    server, or of lm-eval's transformers model.
 
     Raises:
         MoemixError: there is no such engine or dtype, a URL was given arguments, or the checkpoint cannot be loaded.

@@ -121,8 +121,6 @@ def _probe(client: Client, model: str) -> tuple[str | None, tuple[float, ...]]:
         return None, ()
     logprobs = reply.choice.get("logprobs")
     values = logprobs.get("token_logprobs") if isinstance(logprobs, dict) else None
-    return reply.fingerprint, tuple(value for value in values or () if _is_number(value))
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, float) and math.isfinite(value)
+    return reply.fingerprint, tuple(
+        value for value in values or () if isinstance(value, float) and math.isfinite(value)
+    )

@@ -11,7 +11,7 @@ import click
 
 from harness.checkpoint_argument import CheckpointArgument
 from harness.errors import StageError
-from harness.options import request_option
+from harness.options import data_root_option, format_option, request_option
 
 FILE = click.Path(path_type=Path, dir_okay=False)
 FOLDER = click.Path(path_type=Path, file_okay=False)
@@ -19,8 +19,6 @@ FOLDER = click.Path(path_type=Path, file_okay=False)
 
 KEYS = click.option("--judge-key-env", multiple=True, metavar="NAME", help="Environment variable with the judge's key; "
                     "repeat for a panel, `-` for none.  [default: MOEMIX_JUDGE_API_KEY, OPENAI_API_KEY]")  # fmt: skip
-DATA_ROOT = click.option("--data-root", metavar="DIR", help="Folder of local files, in place of the hub.  "
-                         "[env: MOEMIX_DATA_ROOT]")  # fmt: skip
 ASKING = (
     click.option("--protocol", type=click.Choice(["faithful", "strict"]), default="strict", show_default=True,
                  help="faithful: FastChat's templates, parsing and averaging."),
@@ -78,7 +76,7 @@ def judge() -> None:
 @click.argument("checkpoint", required=False, type=CheckpointArgument())
 @click.option("--bench", metavar="NAME|FILE", help="mt_bench, vicuna_bench, quickstart, or a JSONL file of questions.")
 @click.option("--answers", type=FILE, multiple=True, help="Judge these FastChat answers instead; may be repeated.")
-@DATA_ROOT
+@data_root_option
 @click.option("--references", type=FILE, help="FastChat answer file with the reference answers.")
 @click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Questions per category.")
 @click.option("--engine", default="transformers", show_default=True, metavar="vllm|transformers|URL",
@@ -141,11 +139,11 @@ def _confirm(estimate: str) -> None:
 @click.argument("name", metavar="JUDGE")
 @click.option("--judge-url", metavar="URL/v1", help="OpenAI-compatible endpoint that knows JUDGE by this name.")
 @KEYS
-@DATA_ROOT
+@data_root_option
 @click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Questions of each kind.")
 @asking_options
 @click.option("--out", type=FOLDER, required=True, help="Folder for the test; each judge has one of its own in it.")
-@click.option("--format", "style", type=click.Choice(["text", "json"]), default="text", show_default=True)
+@format_option
 def qualify_command(name: str, judge_url: str | None, style: str, **options: Any) -> None:
     """Test JUDGE on questions with known answers, before it is believed.
 
@@ -206,7 +204,7 @@ def export_command(folder: Path, style: str, out: Path) -> None:
 @judge.command("report")
 @click.argument("folders", nargs=-1, required=True, type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("--human", type=FILE, help="People's verdicts: JSONL with model_a, model_b, winner, turn, judge.")
-@click.option("--format", "style", type=click.Choice(["text", "json"]), default="text", show_default=True)
+@format_option
 @click.option("--out", type=FILE, help="Write the report here instead.")
 def report(folders: tuple[Path, ...], human: Path | None, style: str, out: Path | None) -> None:
     """Measure the judges of judging FOLDERS.

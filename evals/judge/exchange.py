@@ -37,7 +37,6 @@ from harness.files import hash_value, read_json, read_jsonl, write_json
 from harness.judging import CONVERSATIONS, JudgeConfig, JudgeRequest, JudgeSpec, JudgeSummary
 from harness.requests import RESOLVED, JudgeJobRequest
 
-FORMATS = ("fastchat", "alpaca_eval", "arena_hard")
 _SIGNS = {"A>>B": ("A", 3), "A>B": ("A", 1), "A=B": ("tie", 1), "B=A": ("tie", 1), "B>A": ("B", 1), "B>>A": ("B", 3),
           "A<<B": ("B", 3), "A<B": ("B", 1), "B<A": ("A", 1), "B<<A": ("A", 3)}  # fmt: skip
 _UNNAMED = "baseline"

@@ -151,7 +151,8 @@ def _repeated(texts: dict[QuestionId, str], at_least: int) -> list[set[QuestionI
         group_of[identity] = {identity}
         for bucket in enumerate(_min_hashes(mine)):
             other = first.setdefault(bucket, identity)
-            if group_of[other] is not group_of[identity] and _similarity(mine, triples[other]) >= NEAR:
+            both, either = mine & triples[other], mine | triples[other]
+            if group_of[other] is not group_of[identity] and len(both) / len(either) >= NEAR:
                 joined = group_of[other] | group_of[identity]
                 group_of.update(dict.fromkeys(joined, joined))
     groups = {id(group): group for group in group_of.values()}
@@ -166,10 +167,6 @@ def _min_hashes(triples: frozenset[tuple[str, ...]]) -> list[int]:
 def _triples(text: str) -> frozenset[tuple[str, ...]]:
     words = re.findall(r"\w+", text.lower())
     return frozenset(zip(words, words[1:], words[2:], strict=False))
-
-
-def _similarity(one: frozenset[tuple[str, ...]], other: frozenset[tuple[str, ...]]) -> float:
-    return len(one & other) / len(one | other)
 
 
 def score_flags(scores: Mapping[QuestionId, list[float]], low: float, high: float) -> dict[str, set[QuestionId]]:

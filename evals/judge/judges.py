@@ -65,7 +65,6 @@ class Settings:
         timeout: seconds that one request may take.
         attempts: most requests for one judgment.
         keys: judge → API key of its endpoint.
-        price: what tokens cost; None if unknown.
         max_cost: the budget, in the currency of ``price``.
         retry_failed: repeat the judgments that the endpoint failed to make.
     """
@@ -143,7 +142,8 @@ class Judge:
         if task.prompt.schema is not None:
             named = {"name": "verdict", "strict": True, "schema": task.prompt.schema}
             payload["response_format"] = {"type": "json_schema", "json_schema": named}
-        limit, prompt = int(task.params["max_tokens"]), _usual_tokens(task.prompt.system + task.prompt.user)
+        limit = int(task.params["max_tokens"])
+        prompt = len((task.prompt.system + task.prompt.user).encode("utf-8", "replace")) // 4  # tokens, about
         if self.context and limit + prompt > self.context:
             payload = _fitted(payload, max(self.context - prompt, _SMALLEST))
         billed, attempts, seconds, error = Usage(), 0, 0.0, None
@@ -183,11 +183,6 @@ class Judge:
             reason=error.reason, detail=error.detail, attempts=attempts, seconds=seconds, omitted=error.omitted,
             prompt_tokens=billed.prompt_tokens, reply_tokens=billed.completion_tokens,
         )  # fmt: skip
-
-
-def _usual_tokens(text: str) -> int:
-    """Return how many tokens an English text has, about."""
-    return len(text.encode("utf-8", "replace")) // 4
 
 
 def _room(refusal: str, asked: int, usual: int) -> int | None:

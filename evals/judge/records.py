@@ -198,8 +198,6 @@ class Reply:
             server does not accept the request), ``forbidden`` (it does not serve this request to us), ``cut_off`` (only
             thoughts), ``no_sandbox`` (the program cannot be run on this machine).
         structured: whether the server was asked to enforce a schema.
-        attempts: number of requests sent.
-        detail: the last error in words.
         prompt_tokens: tokens of the prompts of all attempts, as the server counts them.
         reply_tokens: tokens of the replies to all attempts.
         omitted: what the server does not accept and was left out of the request: ``temperature``, ``seed``,

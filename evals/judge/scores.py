@@ -188,7 +188,11 @@ def summarise(
         tested=dict(tested or {}),
         notes=(
             *_notes(judging, judged[first]),
-            *(_omission(judge, names) for judge, names in omitted.items() if names),
+            *(
+                f"the server of {judge} does not accept {', '.join(sorted(names))}; requests went without"
+                for judge, names in omitted.items()
+                if names
+            ),
         ),
         judge_engines=engines,
         seconds=seconds,
@@ -272,10 +276,6 @@ def _notes(judging: Judging, judged: Judged) -> Iterator[str]:
         unchecked = sum(1 for question in judging.bench.questions if not question.checks)
         skipped = f"; {unchecked} questions have no checkable answer and are not graded" if unchecked else ""
         yield f"graded right or wrong by a fixed rule, not by a judge{skipped}"
-
-
-def _omission(judge: str, names: set[str]) -> str:
-    return f"the server of {judge} does not accept {', '.join(sorted(names))}; requests went without"
 
 
 def as_text(summary: JudgeSummary) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 
-FEATURES = ("length", "headers", "lists", "bold")
 _CODE = re.compile(r"```.*?```", re.DOTALL)
 _MARKS = (
     re.compile(r"^#{1,6}\s", re.MULTILINE),

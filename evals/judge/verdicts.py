@@ -73,7 +73,7 @@ class Pair:
 
     @property
     def styles(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """Characters and Markdown marks of the two answers (:data:`evals.judge.style.FEATURES`)."""
+        """Characters and Markdown marks of the two answers (:func:`evals.judge.style.style_of`)."""
         return (self.lengths[0], *self.marks[0]), (self.lengths[1], *self.marks[1])
 
     @property

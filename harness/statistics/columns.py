@@ -23,12 +23,8 @@ def column_weights(
 ) -> dict[Key, float]:
     """Return the weight of each task result in a column, with averages resolved into their tasks. The sum is 1.
 
-    Args:
-        columns: the definitions of all columns.
-        name: the column.
-        questions: returns the number of questions of a task result, the weight of a task in a ``micro`` average. It
-            may raise an error for an unknown task result.
-        where: the file of the definitions, for errors.
+    ``questions`` returns the number of questions of a task result, the weight of a task in a ``micro`` average; it may
+    raise an error for an unknown one. ``where`` is the file of the definitions, for errors.
 
     Raises:
         MoemixError: the column is unknown, is a mean of itself, or has not exactly one of ``tasks`` and ``columns``.

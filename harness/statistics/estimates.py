@@ -142,14 +142,9 @@ def weighted_sum(weights: Sequence[float], estimates: Sequence[Estimate]) -> Est
 
 
 def combine(question: float, spread: float, seed: float, rest: float, seed_dof: float) -> tuple[float, float]:
-    """Return the standard error and Satterthwaite's degrees of freedom.
+    """Return the standard error and Satterthwaite's degrees of freedom, from A, B and C (nan with one seed).
 
-    Args:
-        question: A.
-        spread: the sum of the squared parts of A, each divided by its degrees of freedom.
-        seed: B; nan with one seed.
-        rest: C; nan with one seed.
-        seed_dof: degrees of freedom of B.
+    ``spread`` is the sum of the squared parts of A, each divided by its degrees of freedom.
     """
     variance = question
     if not math.isnan(seed):

@@ -45,13 +45,10 @@ class Variances:
         return combine(question, spread, self.seed / seeds + rest, rest, max(rows - 1, 1) * (seeds - 1))
 
     def detectable(self, seeds: int, share: float = 1.0, rows: int = 2, comparisons: float = 1.0) -> float:
-        """Return the true difference that is found with 80 % power.
+        """Return the true difference that is found with 80 % power, with two seeds or more.
 
-        Args:
-            seeds: training seeds, at least two.
-            share: the questions, as a share of those that there are.
-            rows: number of rows that share the seed variance.
-            comparisons: number of independent comparisons that the correction is worth.
+        ``share`` is that of the questions that there are, ``rows`` the number of rows that share the seed variance, and
+        ``comparisons`` the number of independent comparisons that the correction is worth.
         """
         se, dof = self.error(seeds, share, rows)
         return float((quantile(1 - ALPHA / (2 * comparisons), dof) + quantile(POWER, dof)) * se)

@@ -71,7 +71,6 @@ class Scores:
     Attributes:
         se: standard errors; nan if a task has one cluster only.
         lower: lower ends of the 95 % intervals, cut at 0 and 1 if all scores are fractions.
-        upper: upper ends.
         fraction: whether every question's score is in [0, 1].
     """
 
@@ -119,7 +118,6 @@ class Differences:
 
     Attributes:
         lower: lower ends of the 95 % intervals of each difference alone.
-        upper: upper ends.
         p: two-sided p-values of each difference alone.
         p_adjusted: corrected for the family; nan in a large ranking, which has verdicts only.
         verdicts: of the row against each other one.

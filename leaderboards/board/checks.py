@@ -146,7 +146,8 @@ def _layout(board: BoardFolder, findings: Findings) -> bool:
     names: dict[str, str] = {}
     for path, status in walk(findings.where.path):
         total += status.st_size
-        limit = FILE_BYTES if "/samples_" in path else LARGEST_LINES if _may_be_large(path) else RECORD_BYTES
+        large = path.rpartition("/")[2].startswith(LARGE)
+        limit = FILE_BYTES if "/samples_" in path else LARGEST_LINES if large else RECORD_BYTES
         if not is_member(path):
             faults.append(f"{path[:120]!r} is not a file of a submission")
         elif status.st_size > limit:
@@ -156,10 +157,6 @@ def _layout(board: BoardFolder, findings: Findings) -> bool:
     if total > board.board.rules.max_bytes:
         faults.append(f"the files have {total:,} bytes in total; the limit is {board.board.rules.max_bytes:,}")
     return findings.add_result("layout", faults, f"{total:,} bytes in regular files")
-
-
-def _may_be_large(path: str) -> bool:
-    return path.rpartition("/")[2].startswith(LARGE)
 
 
 def _schema(board: BoardFolder, findings: Findings) -> bool:

@@ -7,8 +7,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -67,14 +65,14 @@ def _outputs(findings: Findings) -> None:
         targets = {target for _, target in samples.documents.values()}
         if len(samples.generated) >= FEWEST and len(set(samples.generated)) == 1 and len(targets) > 1:
             constant.append(f"{task}: the same answer to every question ({samples.generated[0][:40]!r})")
-        elif not samples.generated and len(samples.numbers) >= FEWEST and _all_equal(samples.scores.values()):
+        elif (
+            not samples.generated
+            and len(samples.numbers) >= FEWEST
+            and all(len(values) and np.ptp(values) == 0 for values in samples.scores.values())
+        ):
             constant.append(f"{task}: every question has the same score")
     verdict: Outcome = "warn" if constant else "pass"
     findings.add("outputs", verdict, summarise(constant) or "answers differ between questions")
-
-
-def _all_equal(vectors: Iterable[NDArray[np.float64]]) -> bool:
-    return all(len(values) and values.min() == values.max() for values in vectors)
 
 
 def _contamination(findings: Findings) -> None:

@@ -86,8 +86,6 @@ class RecomputedJudging:
     Attributes:
         asked: turns of questions that were judged, with or without a verdict.
         rows: turn → its verdicts, each with the weight of its judge.
-        categories: turn → its category.
-        judges: names of the judges.
     """
 
     pairwise: bool

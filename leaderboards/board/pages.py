@@ -11,7 +11,7 @@ import numpy as np
 from harness.provenance import now
 from harness.records import MixtureUpdate, RunManifest
 from harness.schema import parse
-from harness.statistics.ranking import RankedColumn, Scores
+from harness.statistics.ranking import Scores
 from leaderboards.board.pairs import has_pair_pages, shortened
 from leaderboards.board.reading import PAGE, has_sample_pages
 from leaderboards.board.standings import Standing, Standings, badges
@@ -82,12 +82,11 @@ def _suite_data(standing: Standing) -> Data:
         "rows": standing.rows,
         "pairs": has_pair_pages(standing),
         "samples": has_sample_pages(standing),
-        "scores": {name: _column_data(column) for name, column in standing.columns.items()},
+        "scores": {
+            name: {**_score_data(column), "b": column.best.tolist(), "w": column.worst.tolist()}
+            for name, column in standing.columns.items()
+        },
     }
-
-
-def _column_data(column: RankedColumn) -> Data:
-    return {**_score_data(column), "b": column.best.tolist(), "w": column.worst.tolist()}
 
 
 def _score_data(scores: Scores) -> Data:

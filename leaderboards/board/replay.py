@@ -50,7 +50,6 @@ class Replay:
         checkpoints: folders in which a submission's checkpoint is searched, by its hash.
         engine: replaces the board's engine; such a replay is not recorded.
         seed: seed of the draw; None for an unpredictable one. A replay with a given seed is not recorded.
-        data_root: folder of local benchmark files.
     """
 
     count: int = 0

@@ -25,7 +25,6 @@ RECORD_BYTES = 4 << 20  # submission.json, summary.json, run.json, …
 YAML_BYTES = 8 << 20
 LINE_BYTES = 4 << 20
 FILE_BYTES = 1 << 30
-SUBMISSION_BYTES = 4 << 30
 TEXT_LENGTH = 20_000  # of a text in a record
 MAX_FILES = 2000
 MAX_DEPTH = 64

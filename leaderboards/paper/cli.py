@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 import click
 
 from harness.grid import ENDINGS, Grid, json_text, terminal_table
-from harness.options import executor_options, executor_settings, recipe_options
+from harness.options import executor_options, executor_settings, format_option, recipe_options
 
 if TYPE_CHECKING:
     from leaderboards.paper.runs import Experiments
@@ -81,7 +81,7 @@ def paper() -> None:
 
 @paper.command("list")
 @on_experiments
-@click.option("--format", "style", type=click.Choice(["text", "json"]), default="text", show_default=True)
+@format_option
 def list_all(experiments: Experiments, style: str) -> None:
     """List the tables and figures, and how many of the jobs that each needs are done."""
     from leaderboards.paper.rendering import needs, title

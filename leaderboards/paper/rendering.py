@@ -144,7 +144,8 @@ def figure_section(figure: FigureData, experiments: Experiments) -> Section:
         for name, points in panel.series.items():
             for p in points if len(points) <= MOST_POINTS else (points[0], points[-1]):
                 error = "?" if math.isnan(p.stderr) else _short(p.stderr)
-                rows.append([panel.title, name, _short(p.x), _short(p.y), error, _published(p.published)])
+                published = printed(p.published) if p.published is not None else ""
+                rows.append([panel.title, name, _short(p.x), _short(p.y), error, published])
     header = ["panel", "series", "x", "y", "±", "paper"]
     used = [i for i in range(len(header)) if any(row[i] for row in rows)]
     grid = Grid([header[i] for i in used], [[row[i] for i in used] for row in rows])
@@ -168,7 +169,3 @@ def figure_notes(figure: FigureData, experiments: Experiments) -> list[str]:
 
 def _short(value: float | str) -> str:
     return value if isinstance(value, str) else f"{value:.4g}"
-
-
-def _published(value: float | None) -> str:
-    return printed(value) if value is not None else ""

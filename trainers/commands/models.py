@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 import click
 
 from harness.errors import MoemixError
-from harness.options import request_option
+from harness.options import data_root_option, request_option
 
 if TYPE_CHECKING:
     from harness.recipe import SplitModel, UpcycledModel
@@ -69,7 +69,7 @@ def _make(folder: Path) -> None:
 def _from_dense_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add the options that upcycling and splitting share."""
     for option in (
-        click.option("--data-root", metavar="DIR", help="Folder of local data files. [env: MOEMIX_DATA_ROOT]"),
+        data_root_option,
         click.option("--seed", type=int, default=0, show_default=True),
         click.option("--router-examples", type=click.IntRange(min=1), default=32, show_default=True),
         click.option(

@@ -130,7 +130,6 @@ class Layout:
     """How examples become rows and rows become forward passes.
 
     Attributes:
-        max_length: tokens in a row.
         packed: whether a row holds several examples; otherwise it holds one, padded to ``max_length``.
         rows_per_forward: rows in one forward pass.
         pad_id: the token id in padded positions.
@@ -188,7 +187,6 @@ class GlobalBatch:
     Attributes:
         examples: the examples in the order in which they were drawn.
         source_ids: i32[n], the source of each.
-        layout: how they become forward passes.
         all_forwards: the forward passes of all ranks.
         tally: examples, tokens and targets by source (the losses are still zero).
         computed_tokens: the number of positions that all ranks compute, padding included.

@@ -95,16 +95,10 @@ class Draws:
         self._keys = _mix(_mix(root + np.uint64(2)) + np.arange(len(self.sizes), dtype=np.uint64) * _GOLDEN)
 
     def take(self, start: int, n: int, weights: Floats, drawn: Ints) -> tuple[NDArray[np.int32], Ints]:
-        """Return the draws ``start … start + n - 1``.
+        """Return the draws ``start … start + n - 1``: their source, i32[n], and the index into its train split, i64[n].
 
-        Args:
-            start: the global index of the first draw.
-            n: the number of draws.
-            weights: f64[K], the weights of all these draws; non-negative, sum 1.
-            drawn: i64[K], the draws from each source before ``start`` (:meth:`replay`).
-
-        Returns:
-            The source, i32[n], and the index into that source's train split, i64[n]; both are read-only.
+        ``weights``, f64[K], are those of all these draws, not negative and with sum 1; ``drawn``, i64[K], are the draws
+        from each source before ``start`` (:meth:`replay`). What is returned is read-only.
 
         Raises:
             SourceExhaustedError: a source has no example left, under ``stop``.

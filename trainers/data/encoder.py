@@ -47,13 +47,9 @@ class Encoder:
     ) -> Rendered:
         """Return the text of a conversation and the positions of its answers, or raw text as it is.
 
-        A blank system turn is left out.
-
-        Args:
-            content: turns, or raw text.
-            control: what a control string in the contents becomes; None: text in turns, tokens in raw text.
-            system: what is done with a system turn that the template has no place for: its text begins the first user
-                turn, or the row is left out.
+        A blank system turn is left out. ``control`` says what a control string in the contents becomes; None: text in
+        turns, tokens in raw text. ``system`` says what is done with a system turn that the template has no place for:
+        its text begins the first user turn, or the row is left out.
 
         Raises:
             UnusableRowError: there is no answer, one is empty, or the template refuses or changes the conversation.

@@ -39,12 +39,7 @@ SURROGATES = "lone surrogates were replaced"
 
 @dataclass(frozen=True)
 class OpenPart:
-    """A part whose files are open.
-
-    Attributes:
-        adapter: turns its rows into conversations.
-        rows: the rows, each with its location.
-    """
+    """A part whose files are open: its rows, each with its location, and what turns them into conversations."""
 
     adapter: PartAdapter
     rows: Rows

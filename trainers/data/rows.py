@@ -29,7 +29,6 @@ class Outcome:
     """What became of a row: tokens, or why there are none.
 
     Attributes:
-        where: the location of the row.
         tokens: ids and targets, before they are cut to a length.
         reason: why it is left out, and ``malformed``, whether it breaks its format.
         skipped: whether ``select`` leaves it out.

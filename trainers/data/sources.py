@@ -59,7 +59,6 @@ class TokenSource:
     """A dataset of the mixture, ready to draw from.
 
     Attributes:
-        name: the name in the recipe.
         size: the original size in examples: the recipe's ``size``, or else the number of rows.
         train: the examples to draw from.
         probe: the held-out examples; none of them, and no copy of one, is in ``train``.
@@ -82,18 +81,10 @@ def load_sources(
     root: Path | None,
     cache: Path,
 ) -> tuple[TokenSource, ...]:
-    """Tokenise the sources of a mixture, or read them from the cache, and split them.
+    """Tokenise the sources of a mixture, or read them from the cache, and split them; sorted by name.
 
-    Args:
-        sources: the sources of a recipe.
-        tokenizer: a fast tokenizer with a chat template (raw text needs none).
-        max_length: the largest number of tokens of an example; the rest is cut off.
-        seed: the seed of the splits.
-        root: the data root of relative files, and of hub ids that are folders in it.
-        cache: the folder of token caches.
-
-    Returns:
-        One :class:`TokenSource` each, sorted by name.
+    The tokenizer is a fast one with a chat template (raw text needs none). Examples are cut to ``max_length`` tokens;
+    ``seed`` is that of the splits. Files are relative to the data root, and so are hub ids that are folders in it.
 
     Raises:
         MoemixError: a source is missing, empty or malformed, has no usable row, or has fewer rows than requested.

@@ -61,7 +61,6 @@ class Family:
     """Six skills that are asked alike.
 
     Attributes:
-        name: its name.
         column: the evaluation's column that asks it.
         skills: the names of the skills, in the order of :data:`ENTRIES`.
         wordings: six questions with places for ``{skill}`` and ``{entry}``.

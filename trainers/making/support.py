@@ -47,10 +47,6 @@ def _ids() -> Tensor:
     return torch.randint(3, 96, (1, sum(LENGTHS)), generator=torch.Generator().manual_seed(3))
 
 
-def _positions() -> Tensor:
-    return torch.cat([torch.arange(length) for length in LENGTHS])[None]
-
-
 @torch.no_grad()
 def _counts(kind: str) -> bool:
     """Each token moves the experts that it is counted for: those whose weights, changed, change the layer's output."""
@@ -71,7 +67,8 @@ def _counts(kind: str) -> bool:
 def _packing(kind: str) -> bool:
     model = small_model(kind)
     prepare_packing(model, 64)
-    packed = model.base_model(input_ids=_ids(), position_ids=_positions(), use_cache=False)[0]
+    positions = torch.cat([torch.arange(length) for length in LENGTHS])[None]
+    packed = model.base_model(input_ids=_ids(), position_ids=positions, use_cache=False)[0]
     plain = small_model(kind).base_model
     alone = torch.cat([plain(input_ids=part, use_cache=False)[0] for part in _ids().split(LENGTHS, 1)], 1)
     return _close(packed, alone)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Literal, ParamSpec
 
 import numpy as np
@@ -48,11 +48,8 @@ def check_strategy(
     - A state that was stored and loaded continues as if it had not been.
     - A missing signal, or a missing reference run, is an error that names it.
 
-    Args:
-        strategy: an instance, or a class whose options all have defaults.
-        sources: the number of sources K of the made-up mixture.
-        updates: the number of updates in each scenario.
-        seed: the seed of the observations.
+    The strategy is an instance, or a class whose options all have defaults. The made-up mixture has ``sources``
+    sources, and each scenario ``updates`` updates.
 
     Raises:
         AssertionError: a clause does not hold.
@@ -163,7 +160,8 @@ def _next(rule: MixingStrategy, state: MixtureState, seen: Observation) -> Mixtu
 def _check_updates(rule: MixingStrategy, sources: Sources, seen: list[Observation], scenario: Scenario) -> None:
     state = rule.init(sources)
     for i, each in enumerate(seen):
-        inputs = {**to_arrays(state), **dict(_arrays(each))}
+        arrays = {"examples_seen": each.examples_seen, "tokens_seen": each.tokens_seen, **each.signals}
+        inputs = {**to_arrays(state), **arrays}
         copies = {name: array.copy() for name, array in inputs.items()}
         new, again = _next(rule, state, each), _next(rule, state, each)
         for name, array in inputs.items():
@@ -223,10 +221,6 @@ def _check_missing(rule: MixingStrategy, sources: Sources, seen: list[Observatio
         except MoemixError:
             return
         raise AssertionError(f"{rule.name}: it needs a {rule.needs} run and starts without one; use `need_reference`")
-
-
-def _arrays(seen: Observation) -> Iterator[tuple[str, Array]]:
-    yield from {"examples_seen": seen.examples_seen, "tokens_seen": seen.tokens_seen, **seen.signals}.items()
 
 
 def _observation(like: Observation, signals: Mapping[str, Array | None]) -> Observation:

@@ -96,10 +96,7 @@ def dissimilarity(shares: Floats, distance: Distance, aggregate: Aggregate) -> F
     ``cos``: Δ_i = 1 − aggregate_j cos(s_i, s_j). As in the paper's released code, j runs over all K sources, including
     i itself. Under ``min`` (``l2``) and ``max`` (``cos``) that entry always wins, and Δ is zero.
 
-    Args:
-        shares: f64[L, K, E], each source's share of tokens by expert, one distribution per layer.
-        distance: ``l2`` or ``cos``.
-        aggregate: how a source's distances to all sources become one number.
+    ``shares``, f64[L, K, E], is each source's share of tokens by expert, one distribution per layer.
     """
     blocks = _cosine_blocks(shares) if distance == "cos" else _l2_blocks(shares)
     aggregated = np.concatenate([_AGGREGATES[aggregate](rows, axis=1) for rows in blocks])

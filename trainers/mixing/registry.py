@@ -58,9 +58,8 @@ class StrategyCard:
 def load_strategy(name: str, /, **options: object) -> MixingStrategy:
     """Return the strategy of this name with these options.
 
-    Args:
-        name: a built-in strategy, an entry point of ``moemix.strategies``, or ``path/to/file.py:ClassName``.
-        **options: values of the strategy's fields; a list is accepted for a tuple, and ``"1e-4"`` for a number.
+    Besides built-in names it may be an entry point of ``moemix.strategies``, or ``path/to/file.py:ClassName``. A list
+    is accepted for a tuple, and ``"1e-4"`` for a number.
 
     Raises:
         MoemixError: there is no such strategy or option, or an option does not accept the value.

@@ -26,10 +26,8 @@ def load_checkpoint(
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Load a causal language model, in evaluation mode, and its tokenizer. Code in a checkpoint is never run.
 
-    Args:
-        reference: a checkpoint folder, a hub id, or ``package:NAME`` for a package that carries a GGUF file.
-        revision: commit or tag of a hub id.
-        dtype: the dtype of the weights; ``auto`` for that of the files.
+    The reference is a checkpoint folder, a hub id (with a revision: commit or tag), or ``package:NAME`` for a package
+    that carries a GGUF file. The dtype of the weights may be ``auto``: that of the files.
 
     Raises:
         MoemixError: there is no such checkpoint, or it cannot be loaded.

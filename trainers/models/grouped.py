@@ -71,16 +71,10 @@ class Groups:
 
 
 def experts_forward(experts: nn.Module, hidden_NH: Tensor, selected_Nk: Tensor, scores_Nk: Tensor) -> Tensor:
-    """Compute the routed experts of a layer: an experts' implementation of transformers.
+    """Compute the routed experts of a layer, f[N, H]: an experts' implementation of transformers.
 
-    Args:
-        experts: a module of transformers with the parameters ``gate_up_proj`` (or ``up_proj``) and ``down_proj``.
-        hidden_NH: the tokens.
-        selected_Nk: i64, the experts of each token; a number that is no expert computes nothing.
-        scores_Nk: the weights of the selected experts.
-
-    Returns:
-        f[N, H].
+    ``experts`` has the parameters ``gate_up_proj`` (or ``up_proj``) and ``down_proj``. A number in ``selected_Nk`` that
+    is no expert computes nothing; ``scores_Nk`` are the weights of the selected experts.
     """
     of = cast("Any", experts)
     count: int = of.num_experts

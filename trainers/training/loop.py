@@ -63,11 +63,7 @@ class FitRequest:
 
     Attributes:
         model: a causal LM in float32, trained in place.
-        tokenizer: its tokenizer.
         sources: the sources, sorted by name.
-        strategy: decides the weights of the mixture.
-        training: the recipe's ``training``.
-        mixing: the recipe's ``mixing``.
         seed: seeds draws, dropout, gate noise and held-out examples.
         folder: gets ``state/``, ``metrics.jsonl`` and ``mixture.jsonl``. The caller removes the states once the trained
             model is safe (:meth:`trainers.training.state.States.clear`).
