@@ -89,6 +89,30 @@ class Sample:
                 "`arguments` do not have lm-eval's form (gen_args_0, arg_0, …)", where=self.where
             ) from None
 
+    @property
+    def choices(self) -> list[str]:
+        """The continuations whose log-likelihoods were asked for; none of a generated answer."""
+        return [request[1] for request in self.requests if len(request) > 1 and isinstance(request[1], str)]
+
+    @property
+    def likelihoods(self) -> list[float]:
+        """The log-likelihoods of the choices; none of a generated answer."""
+        responses = self.responses if isinstance(self.responses, list) else []
+        pairs = [reply[0] for reply in responses if isinstance(reply, list) and reply]
+        return [float(str(pair[0])) for pair in pairs if isinstance(pair, list) and pair]
+
+    @property
+    def right(self) -> object:
+        """The right answer: of choices that are named by their numbers, the text."""
+        choices, target = self.choices, str(self.target)
+        return choices[int(target)] if target.isdecimal() and int(target) < len(choices) else self.target
+
+    @property
+    def chosen(self) -> str | None:
+        """The choice with the highest log-likelihood; None where there are not several."""
+        choices, values = self.choices, self.likelihoods
+        return choices[values.index(max(values))] if 1 < len(choices) == len(values) else None
+
     def score(self, metric: str, *, allow_booleans: bool = True) -> float:
         """Return the value of a metric; ``true`` and ``false``, which some metrics of lm-eval write, are 1 and 0.
 

@@ -312,7 +312,8 @@ def _compared_tasks(table: Table, mine: Path, other: Path, label: str) -> Iterat
 
 def _question(change: str, one: Sample, two: Sample, label: str, other: str) -> str:
     prompt = one.requests[0][0] if one.requests and one.requests[0] else one.doc
-    texts = [("question", prompt), ("right answer", _right(one)), (label, _answer(one)), (other, _answer(two))]
+    answers = [sample.filtered if sample.chosen is None else sample.chosen for sample in (one, two)]
+    texts = [("question", prompt), ("right answer", one.right), *zip((label, other), answers, strict=True)]
     return _details(f"{change}: question {one.doc_id}", texts)
 
 
@@ -321,27 +322,6 @@ def _details(summary: str, texts: Iterable[tuple[str, object]]) -> str:
     rows = "".join(f"<tr><th class=l>{html_text(name)}</th><td class=l>{_text(value)}</td></tr>"
                    for name, value in texts)  # fmt: skip
     return f"<details><summary>{html_text(summary)}</summary><table>{rows}</table></details>"
-
-
-def _choices(sample: Sample) -> list[object]:
-    """Return the texts of a multiple-choice question's answers; none for a question that is answered in words."""
-    texts = [request[1] for request in sample.requests if len(request) > 1 and isinstance(request[1], str)]
-    return list(texts) if len(texts) > 1 else []
-
-
-def _right(sample: Sample) -> object:
-    choices, target = _choices(sample), sample.target
-    number = int(target) if isinstance(target, int) or (isinstance(target, str) and target.isdecimal()) else -1
-    return choices[number] if 0 <= number < len(choices) else target
-
-
-def _answer(sample: Sample) -> object:
-    """Return the answer, or of several choices the one that is the most likely."""
-    choices, found = _choices(sample), sample.filtered
-    if not (choices and isinstance(found, list) and len(found) == len(choices)):
-        return found
-    likely = [float(pair[0]) if isinstance(pair, list | tuple) else float(pair) for pair in found]
-    return choices[int(np.argmax(likely))]
 
 
 def _text(value: object) -> str:

@@ -34,7 +34,7 @@ from harness.files import hash_value, read_jsonl
 from harness.judging import JudgeSpec, JudgeSummary, JudgeTest, Qualification, Score
 from harness.provenance import provenance
 from harness.requests import JudgeJobRequest
-from harness.statistics.bootstrap import BootstrapInterval, ClusterBootstrap
+from harness.statistics.bootstrap import BootstrapInterval, ClusterBootstrap, as_json
 
 FILE = "qualification.json"
 LEAST = 0.7  # what AUC and accuracy must surely exceed for every kind of wrong answer; chance is ½
@@ -152,7 +152,7 @@ def _test(job: JudgeJobRequest, spec: JudgeSpec, out: Path, confirm: Confirm | N
         temperature=job.config.temperature,
         questions={name: len(questions) for name, questions in sets.items()},
         verdict=verdict(measures),
-        measures=_plain(measures),
+        measures=as_json(measures),
         requests=sum(line["attempts"] for line in _lines(out)),
         cost=None if settings.price is None else sum(cost_of(line, settings.price) for line in _lines(out)),
         seconds=time.monotonic() - started,
@@ -370,12 +370,6 @@ def _score(found: object) -> Score | None:
     if not isinstance(found, BootstrapInterval):
         return None
     return Score(value=found.value, stderr=None, lower=found.low, upper=found.high, n=found.n)
-
-
-def _plain(tree: object) -> object:
-    if isinstance(tree, BootstrapInterval):
-        return tree.as_json()
-    return {key: _plain(value) for key, value in tree.items()} if isinstance(tree, Mapping) else tree
 
 
 def as_text(found: Qualification) -> str:

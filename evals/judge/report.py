@@ -13,7 +13,7 @@ from evals.judge.journal import resolved_request
 from evals.judge.verdicts import PERSON, JudgmentSet, Pair, Rating, Unit, by_rater, read_human
 from evals.judge.win_rates import bradley_terry, length_controlled, win_rate
 from harness.errors import MoemixError
-from harness.statistics.bootstrap import BootstrapInterval, ClusterBootstrap
+from harness.statistics.bootstrap import BootstrapInterval, ClusterBootstrap, as_json
 
 # report key → the bias that is detected if the 99 % interval excludes 0
 BIASES = {
@@ -52,9 +52,9 @@ def make_report(folders: Sequence[Path], human: Path | None) -> Report:
     ]
     return {
         "folders": [str(folder) for folder in folders],
-        "judges": _jsonable(judges),
-        "agreement": _jsonable(_agreements(list(judgments.asked), pairs, ratings)),
-        "win_rates": _jsonable(_win_rates(judgments.pairs)),
+        "judges": as_json(judges),
+        "agreement": as_json(_agreements(list(judgments.asked), pairs, ratings)),
+        "win_rates": as_json(_win_rates(judgments.pairs)),
         "biases": detected,
         "accusations": detected,  # the name of `biases` in version 0.1
     }
@@ -172,12 +172,6 @@ def _intervals(tree: object, name: str = "") -> Iterator[tuple[str, BootstrapInt
     elif isinstance(tree, Mapping):
         for key, value in tree.items():
             yield from _intervals(value, str(key))
-
-
-def _jsonable(tree: object) -> object:
-    if isinstance(tree, BootstrapInterval):
-        return tree.as_json()
-    return {key: _jsonable(value) for key, value in tree.items()} if isinstance(tree, Mapping) else tree
 
 
 def as_text(report: Report) -> str:

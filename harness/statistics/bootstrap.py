@@ -6,7 +6,7 @@ The clusters are usually the questions of a bench: what varies is which question
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -34,9 +34,12 @@ class BootstrapInterval:
     n: int
     flagged: bool = False
 
-    def as_json(self) -> dict[str, float]:
-        """Return the fields that reports store."""
-        return {"value": self.value, "low": self.low, "high": self.high, "n": self.n, "away": self.flagged}
+
+def as_json(tree: object) -> object:
+    """Return a tree of mappings with the fields that reports store in place of its intervals."""
+    if isinstance(tree, BootstrapInterval):
+        return {"value": tree.value, "low": tree.low, "high": tree.high, "n": tree.n, "away": tree.flagged}
+    return {key: as_json(value) for key, value in tree.items()} if isinstance(tree, Mapping) else tree
 
 
 def resampling_weights(clusters: int, resamples: int = RESAMPLES) -> Floats:

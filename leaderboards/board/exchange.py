@@ -183,16 +183,12 @@ def _eee_samples(one: Evaluated) -> Iterator[_Object]:
 
 
 def _eee_sample(key: Key, sample: Sample) -> _Object:
-    requests, responses, target = sample.requests, sample.responses, str(sample.target)
+    responses, target, prompt = sample.responses, str(sample.target), str(sample.requests[0][0])
     assert isinstance(responses, list)  # the submission was verified
-    prompt = str(requests[0][0])
-    choices = [str(request[1]) for request in requests] if len(requests) > 1 else []
-    if choices:
-        likelihoods = [float(reply[0][0]) for reply in responses]
-        answer = choices[max(range(len(likelihoods)), key=likelihoods.__getitem__)]
-        raw = [answer]
-    else:
-        answer, raw = filtered_answer(sample), [str(text) for text in responses[0]]
+    answer, choices = sample.chosen, sample.choices
+    raw = [answer] if answer is not None else [str(text) for text in responses[0]]
+    if answer is None:
+        answer, choices = filtered_answer(sample), []
     score = sample.score(key.metric)
     return {
         "evaluation_name": key.task,

@@ -38,29 +38,17 @@ def sample_data(standings: Standings, standing: Standing) -> Iterator[tuple[str,
 
 def _questions(samples: Sequence[Sample]) -> Data:
     prompts = [one.requests[0][0] for one in samples]
-    golds = [_choices(one)[int(str(one.target))] if _is_index(one) else one.target for one in samples]
     return {"numbers": [one.doc_id for one in samples], "prompts": [_text(prompt, end=True) for prompt in prompts],
-            "choices": [[_text(choice) for choice in _choices(one)] for one in samples],
-            "gold": [_text(gold) for gold in golds]}  # fmt: skip
-
-
-def _choices(sample: Sample) -> list[object]:
-    """Return the continuations whose log-likelihoods were asked for; none of a generated answer."""
-    return [request[1] for request in sample.requests if len(request) > 1 and isinstance(request[1], str)]
-
-
-def _is_index(sample: Sample) -> bool:
-    return str(sample.target).isdigit() and int(str(sample.target)) < len(_choices(sample))
+            "choices": [[_text(choice) for choice in one.choices] for one in samples],
+            "gold": [_text(one.right) for one in samples]}  # fmt: skip
 
 
 def _answer(sample: Sample) -> str:
     """Return the choice with the highest log-likelihood, or the first generated text."""
-    choices, replies = _choices(sample), sample.responses
-    first = [reply[0] for reply in replies if isinstance(reply, list) and reply] if isinstance(replies, list) else []
-    if len(choices) > 1 and len(first) == len(choices):
-        values = [float(str(pair[0])) if isinstance(pair, list) and pair else float("-inf") for pair in first]
-        return _text(choices[values.index(max(values))])
-    return _text(first[0] if first else "")
+    first = sample.responses
+    while isinstance(first, list):
+        first = first[0] if first else ""
+    return _text(first if sample.chosen is None else sample.chosen)
 
 
 def _text(value: object, *, end: bool = False) -> str:

@@ -176,7 +176,7 @@ def _replay_suites(
                     continue
                 if any(_moved(theirs, ours, one) for one in results if one.task == task):
                     result.moved.append(f"question {number} of {task}")
-                pairs = list(zip(*(_likelihoods(next(iter(side.values()))) for side in (ours, theirs)), strict=False))
+                pairs = list(zip(*(next(iter(side.values())).likelihoods for side in (ours, theirs)), strict=False))
                 result.likelihoods += bool(pairs)
                 result.far += any(abs(a - b) > max(CLOSE, CLOSE_SHARE * abs(a)) for a, b in pairs)
 
@@ -184,13 +184,6 @@ def _replay_suites(
 def _moved(theirs: Mapping[str, Sample], ours: Mapping[str, Sample], key: Key) -> bool:
     submitted, earned = (side[key.filter].score(key.metric) for side in (theirs, ours))
     return abs(submitted - earned) > TOLERANCE
-
-
-def _likelihoods(sample: Sample) -> list[float]:
-    """Return the log-likelihoods of a sample; none of a generated text."""
-    responses = sample.responses if isinstance(sample.responses, list) else []
-    pairs = [reply[0] for reply in responses if isinstance(reply, list) and reply]
-    return [float(str(pair[0])) for pair in pairs if isinstance(pair, list) and pair]
 
 
 def _samples(path: Path) -> Samples:

@@ -23,6 +23,7 @@ from harness.grid import (
     markdown_table,
     markdown_text,
 )
+from harness.progress import duration
 from harness.records import ModelManifest, Stage
 from leaderboards.paper.claims import claims_csv, claims_grid, findings, heading, in_words
 from leaderboards.paper.figures import FIGURES, FigureData, draw_figure, figure_data
@@ -188,7 +189,7 @@ def wall_time(experiments: Experiments, needs: Iterable[Need]) -> tuple[str, Gri
     for kind, words in STAGES.items():
         seconds = [(ended - begun).total_seconds() for begun, ended in ran.get(kind, [])]
         if seconds:
-            times = map(clock, (sum(seconds), float(np.median(seconds)), max(seconds)))
+            times = map(duration, (sum(seconds), float(np.median(seconds)), max(seconds)))
             rows.append([words, str(len(seconds)), *times])
     grid = Grid(["stage", "jobs", "total", "median job", "longest job"], rows)
     jobs = sorted(job for stage in ran.values() for job in stage)
@@ -200,15 +201,7 @@ def wall_time(experiments: Experiments, needs: Iterable[Need]) -> tuple[str, Gri
         reached = max(reached, ended)
     total = sum((ended - begun).total_seconds() for begun, ended in jobs)
     words = (
-        f"The {len(jobs)} jobs took {clock(worked.total_seconds())} of wall time, pauses left out; one after the other"
-        f" they would have taken {clock(total)}. Processors: {', '.join(sorted(processors))}."
+        f"The {len(jobs)} jobs took {duration(worked.total_seconds())} of wall time, pauses left out; one after the"
+        f" other they would have taken {duration(total)}. Processors: {', '.join(sorted(processors))}."
     )
     return words, grid
-
-
-def clock(seconds: float) -> str:
-    """Return ``1h02m``, ``3m05s`` or ``12s``."""
-    whole = round(seconds)
-    if whole >= 3600:
-        return f"{whole // 3600}h{whole % 3600 // 60:02d}m"
-    return f"{whole // 60}m{whole % 60:02d}s" if whole >= 60 else f"{whole}s"
