@@ -146,15 +146,11 @@ def evaluate(
         **settings: ``tasks``, ``limit``, ``engine``, ``dtype``, ``seed`` and ``questions``, as in ``moemix eval``.
     """
     from evals import runner
-    from evals.stage import suite_hash
     from harness.errors import MoemixError
-    from harness.records import EvalRequest
     from harness.requests import EvalJobRequest
-    from harness.schema import parse
 
     _log()
-    fields = {"engine": "transformers", **settings, "suite": suite, "suite_hash": suite_hash(suite)}
-    config = parse(EvalRequest, fields, where="moemix.evaluate")
+    config = runner.request_for(suite, where="moemix.evaluate", **settings)
     folder, run = _checkpoint(checkpoint)
     target = run.eval_folder(config) if run and out is None else out
     if target is None:

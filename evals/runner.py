@@ -33,6 +33,7 @@ from harness.progress import duration
 from harness.provenance import provenance
 from harness.records import EvalRequest, EvalResult, EvalSummary
 from harness.requests import EvalJobRequest, eval_request
+from harness.schema import parse
 from harness.store import checkpoint_hash, exclusive
 
 if TYPE_CHECKING:
@@ -43,35 +44,16 @@ if TYPE_CHECKING:
 logger = logging.getLogger("moemix.evals")
 
 
-def request_for(
-    suite: str,
-    *,
-    tasks: tuple[str, ...],
-    limit: float | None,
-    engine: str,
-    dtype: str,
-    seed: int,
-    questions: Mapping[str, tuple[int, ...]] | None = None,
-    engine_args: Mapping[str, str] | None = None,
-) -> EvalRequest:
-    """Make a request with the hash of the suite as it is now.
+def request_for(suite: str, *, where: str = "the evaluation", **fields: object) -> EvalRequest:
+    """Make a request with these fields, and the hash of the suite as it is now.
 
     Raises:
-        MoemixError: unknown suite, or single questions beside tasks or a limit.
+        MoemixError: unknown suite or field, or single questions beside tasks or a limit.
     """
-    if questions and (tasks or limit):
+    if fields.get("questions") and (fields.get("tasks") or fields.get("limit")):
         raise MoemixError("--questions selects tasks and questions: give neither --tasks nor --limit beside it")
-    return EvalRequest(
-        suite=suite,
-        suite_hash=suite_hash(suite),
-        tasks=tasks,
-        limit=limit,
-        engine=engine,
-        engine_args=dict(engine_args or {}),
-        dtype=dtype,
-        seed=seed,
-        questions=dict(questions or {}),
-    )
+    hashed = {"suite": suite, "suite_hash": suite_hash(suite)}
+    return parse(EvalRequest, {"engine": "transformers", **fields, **hashed}, where=where)
 
 
 def evaluate(job: EvalJobRequest) -> EvalSummary:
