@@ -160,12 +160,7 @@ def evaluate(
 
 
 def judge(
-    checkpoint: Run | AnyPath | None,
-    bench: str,
-    out: AnyPath,
-    *,
-    data_root: AnyPath | None = None,
-    **settings: object,
+    checkpoint: Run | AnyPath | None, bench: str, out: AnyPath, *, data_root: AnyPath | None = None, **settings: object
 ) -> JudgeSummary:
     """Judge the answers of a checkpoint to a bench. The same call resumes, or returns the verdicts if it is finished.
 

@@ -203,11 +203,7 @@ def eval_command(
             unsafe_code=unsafe_code,
             tracking=parse(
                 Tracking,
-                {
-                    "trackers": trackers,
-                    "project": tracker_project,
-                    "mode": "offline" if tracker_offline else "online",
-                },
+                {"trackers": trackers, "project": tracker_project, "mode": "offline" if tracker_offline else "online"},
                 where="--tracker",
             ),
         )

@@ -208,9 +208,7 @@ class QuestionIndex:
         if not exact and self._rare[number] < MIN_GRAMS:
             return None
         return Match(
-            self.questions[number],
-            "exact" if exact else "near",
-            1.0 if exact else covered / self._rare[number],
+            self.questions[number], "exact" if exact else "near", 1.0 if exact else covered / self._rare[number]
         )
 
     def _numbered(self, tokens: Sequence[str]) -> Numbers:

@@ -20,10 +20,7 @@ FILTERS: dict[str, list[dict[str, str]]] = {
     "stripped": [{"function": "remove_whitespace"}],
     # The last number that is said to be the answer, else the last one outside parentheses, else the last one.
     "number": [
-        {
-            "function": "regex",
-            "regex_pattern": rf"(?si)\A(?:.*{_STATED}{_NUMBER}|.*{_ALONE}(?![^()]*\))|.*{_ALONE})",
-        }
+        {"function": "regex", "regex_pattern": rf"(?si)\A(?:.*{_STATED}{_NUMBER}|.*{_ALONE}(?![^()]*\))|.*{_ALONE})"}
     ],
     # What follows the last "answer is", or the first line: an option's letter in parentheses, or the text as it is
     # without quotes, asterisks and a final point.

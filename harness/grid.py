@@ -129,7 +129,7 @@ class Section:
 
 
 _MARKDOWN = str.maketrans(
-    {c: f"\\{c}" for c in "\\`*_[]|~$#!"} | {"&": "&amp;", "<": "&lt;", ">": "&gt;", "@": "&#64;"},
+    {c: f"\\{c}" for c in "\\`*_[]|~$#!"} | {"&": "&amp;", "<": "&lt;", ">": "&gt;", "@": "&#64;"}
 )
 _LATEX = str.maketrans(
     {c: f"\\{c}" for c in "&%$#_{}"}

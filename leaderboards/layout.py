@@ -18,10 +18,7 @@ from leaderboards.table import Cell, Comparison, Heading, Table, Tested
 
 MOST_SOURCES = 12  # columns of the mixture table; beyond that a table is unreadable, and the JSON has them all
 MOST_TASKS = 6  # of a column that a note names one by one
-LEGEND = {
-    "best": "best of its column",
-    "tied": "not significantly different from the best (5 %, after correction)",
-}
+LEGEND = {"best": "best of its column", "tied": "not significantly different from the best (5 %, after correction)"}
 
 
 def lay_out(comparison: Comparison, *, training: bool = True) -> list[Section]:

@@ -12,14 +12,7 @@ import numpy as np
 
 from harness.grid import NOTHING, Grid, Number, Section, json_text
 from harness.statistics.estimates import POWER, Floats, estimate, quantile
-from harness.statistics.power import (
-    Variances,
-    accuracy_of_questions,
-    accuracy_of_seeds,
-    variances,
-    winner,
-    worth,
-)
+from harness.statistics.power import Variances, accuracy_of_questions, accuracy_of_seeds, variances, winner, worth
 from leaderboards.differences import difference, parts
 from leaderboards.drawing import Panel, Point, draw_panels
 from leaderboards.table import Comparison, Heading, Row, Table

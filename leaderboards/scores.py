@@ -97,8 +97,7 @@ class Evaluation:
         recorded = self.summary.columns[name].value
         if recorded is not None and not _close(value, recorded):
             raise MoemixError(
-                f"column {name!r} is {value:.6g} by its samples and {recorded:.6g} by the summary",
-                where=str(self.path),
+                f"column {name!r} is {value:.6g} by its samples and {recorded:.6g} by the summary", where=str(self.path)
             )
         return found
 

@@ -186,11 +186,7 @@ class RowLimits(StoppingCriteria):
     """
 
     def __init__(
-        self,
-        tokenizer: PreTrainedTokenizerBase,
-        prompt: int,
-        limits: Sequence[int],
-        stops: Sequence[tuple[str, ...]],
+        self, tokenizer: PreTrainedTokenizerBase, prompt: int, limits: Sequence[int], stops: Sequence[tuple[str, ...]]
     ) -> None:
         self.tokenizer, self.prompt = tokenizer, prompt
         self.limits, self.stops = torch.tensor(list(limits)), list(stops)

@@ -22,10 +22,7 @@ FILES = {
         ".github/workflows/publish.yml": "github-publish.yml",
         ".github/pull_request_template.md": "pull-request.md",
     },
-    "gitlab": {
-        ".gitlab-ci.yml": "gitlab-ci.yml",
-        ".gitlab/merge_request_templates/Default.md": "pull-request.md",
-    },
+    "gitlab": {".gitlab-ci.yml": "gitlab-ci.yml", ".gitlab/merge_request_templates/Default.md": "pull-request.md"},
     "space": {"Dockerfile": "space.Dockerfile"},
 }
 # What checking and building a board imports. moemix itself also depends on torch and more, which no board needs.

@@ -137,13 +137,7 @@ def preview(
     from trainers.making import preview as module
 
     found = module.preview(
-        target,
-        adapter=adapter,
-        tokenizer=tokenizer,
-        template=chat_template,
-        root=data_root,
-        store=store,
-        rows=rows,
+        target, adapter=adapter, tokenizer=tokenizer, template=chat_template, root=data_root, store=store, rows=rows
     )
     if out is not None:
         write_text(out, module.page(found))

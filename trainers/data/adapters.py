@@ -16,17 +16,7 @@ from trainers.data.cells import blank, cell, items, kind, mapping, optional_item
 from trainers.data.cells import text as text_of
 from trainers.data.conversation import Conversation, MalformedRowError, Message, Row, UnusableRowError
 from trainers.data.glaive import glaive_turns, split_schemas, with_calls
-from trainers.data.turns import (
-    Calls,
-    Speakers,
-    beside,
-    dialogue,
-    schemas,
-    turn_of,
-    turns_of,
-    with_system,
-    with_tools,
-)
+from trainers.data.turns import Calls, Speakers, beside, dialogue, schemas, turn_of, turns_of, with_system, with_tools
 
 ALPACA_PROMPT = re.compile(
     r"Below is an instruction.*?\n\n### Instruction:\n(?P<instruction>.*?)"

@@ -23,13 +23,7 @@ WORLDS = ("quickstart",)
 SIZES = {"chat": 1500, "instructions": 4000, "math": 2000, "code": 1000}  # examples; unequal, so `datasize` is a choice
 TEACHES: dict[str, dict[str, range]] = {
     "chat": {"people": range(6), "places": range(6), "tongues": range(3), "bonds": range(3)},
-    "instructions": {
-        "people": range(6),
-        "places": range(3),
-        "tongues": range(6),
-        "bonds": range(6),
-        "sums": range(2),
-    },
+    "instructions": {"people": range(6), "places": range(3), "tongues": range(6), "bonds": range(6), "sums": range(2)},
     "math": {"sums": range(6), "counts": range(6)},
     "code": {"formulas": range(6), "calls": range(6)},
 }

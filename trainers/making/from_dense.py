@@ -70,10 +70,7 @@ def upcycle(
 
 
 def split(
-    dense: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    model: SplitModel,
-    sources: Sequence[TokenSource],
+    dense: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, model: SplitModel, sources: Sequence[TokenSource]
 ) -> tuple[PreTrainedModel, Report]:
     """Split a dense model; arguments and result are those of :func:`upcycle`.
 

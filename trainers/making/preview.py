@@ -174,12 +174,7 @@ def _tokenizer(recipe: Recipe | None, given: str | None) -> tuple[str, PreTraine
 
 
 def _source(
-    source: Source,
-    encoder: Encoder,
-    max_length: int,
-    root: Path | None,
-    limit: int,
-    keys: dict[str, Counter[int]],
+    source: Source, encoder: Encoder, max_length: int, root: Path | None, limit: int, keys: dict[str, Counter[int]]
 ) -> SourcePreview:
     """Tokenise rows of a source, and count what became of them."""
     report, mine = SourceReport(), keys.setdefault(source.name, Counter())

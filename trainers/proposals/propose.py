@@ -153,12 +153,7 @@ def proxy_recipe(request: Request, names: Sequence[str], proxies: Sequence[Proxy
 
 
 def _proposal(
-    law: type[Law],
-    request: Request,
-    prior: Floats,
-    target: Floats,
-    runs: Sequence[PlannedRun],
-    store: Path,
+    law: type[Law], request: Request, prior: Floats, target: Floats, runs: Sequence[PlannedRun], store: Path
 ) -> Proposal:
     names = sorted(source.name for source in request.recipe.data.sources)
     sets = [*names, *(source.name for source in request.recipe.held_out)]
