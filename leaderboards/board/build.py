@@ -27,7 +27,7 @@ from harness.statistics.estimates import Floats
 from leaderboards.board.pages import Data, submission_data, table_data, task_data
 from leaderboards.board.pairs import has_pair_pages, pair_data
 from leaderboards.board.reading import has_sample_pages, sample_data
-from leaderboards.board.standings import Standing, Standings, rank_text
+from leaderboards.board.standings import UNCONFIRMED, Standing, Standings, day, rank_text
 from leaderboards.board.tables import as_csv, as_json, as_markdown
 
 MARKER = ".moemix-site"  # a folder with this file may be replaced by a newer site
@@ -109,9 +109,9 @@ def _index_page(standings: Standings) -> str:
     header, rows = "", ""
     standing = next((s for s in reversed(standings.suites) if s.rows), None)
     if standing is not None:
-        titles = ("", "Rank", "Model", "Strategy", "Size", *map(standing.title, standing.columns), "Date")
+        titles = ("", "Rank", "Model", "Strategy", "Size", *map(standing.title, standing.columns), "Licence", "Date")
         header = "".join(f"<th>{escape(title)}</th>" for title in titles)
-        scores = [(column.values, column.half) for column in standing.columns.values()]
+        scores = [(column.values, column.half, standing.as_recorded(name)) for name, column in standing.columns.items()]
         rows = "".join(_index_row(standings, standing, at, scores) for at in standing.order()[:FIRST_ROWS])
     template = _asset("index.html")
     fields = {"title": escape(board.title), "description": escape(board.description), "header": header, "rows": rows}
@@ -120,7 +120,9 @@ def _index_page(standings: Standings) -> str:
     return template
 
 
-def _index_row(standings: Standings, standing: Standing, at: int, scores: Sequence[tuple[Floats, Floats]]) -> str:
+def _index_row(
+    standings: Standings, standing: Standing, at: int, scores: Sequence[tuple[Floats, Floats, Sequence[int]]]
+) -> str:
     submission = standings.submission(standing.rows[at])
     cells = [
         "",
@@ -128,9 +130,11 @@ def _index_row(standings: Standings, standing: Standing, at: int, scores: Sequen
         f'<a href="#s/{submission.submission_id}">{escape(submission.model)}</a>'
         + ("" if submission.seed is None else f" <small>seed {submission.seed}</small>"),
         escape(submission.strategy or "–"),
-        _size(submission.parameters),
-        *(_score(float(values[at]), float(halves[at])) for values, halves in scores),
-        escape(submission.created[:10]),
+        _size(submission.parameters)
+        + (f" <small>({_size(submission.active_parameters)} active)</small>" if submission.active_parameters else ""),
+        *(_score(float(v[at]), float(half[at])) + (UNCONFIRMED if at in held else "") for v, half, held in scores),
+        escape(submission.licence),
+        day(standings.checked[standing.rows[at]]),
     ]
     return f"<tr>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>"
 

@@ -237,6 +237,11 @@ def _print_verdicts(verdicts: Sequence[Verdict], *, every: bool) -> None:
     )
     passed, warned = labels - failed - warned, warned - failed
     click.echo(f"{len(labels)} submissions: {len(passed)} pass, {len(warned)} with warnings, {len(failed)} fail")
+    unconfirmed = {v.submission: v.detail for v in verdicts if (v.check, v.verdict) == ("execution", "skip")}
+    if unconfirmed and not every:
+        (label, detail), others = next(iter(unconfirmed.items())), len(unconfirmed) - 1
+        click.echo(f"scores that nothing here confirms: {plain(label)}: {plain(detail)}"
+                   f"{f'; and {others} more submissions' if others else ''}")  # fmt: skip
 
 
 @board.command()

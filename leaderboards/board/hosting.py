@@ -38,7 +38,8 @@ _SETUP = {
     " require the check `check`. The checks run with the main branch's rules, whatever a pull request changes.",
     "gitlab": "In the project's settings: *CI/CD*, *CI/CD configuration file*: `.gitlab-ci.yml@GROUP/ANOTHER_PROJECT`,"
     " a copy of `.gitlab-ci.yml` in a project that only you write to; otherwise a merge request could change its own"
-    " check. Protect the main branch.",
+    " check. Protect the main branch. A merge request from a fork runs its pipeline in the fork, which proves nothing:"
+    " before you merge it, run a pipeline here (*Pipelines*, *Run pipeline* in the merge request).",
     "space": "A Space runs no checks on pull requests. Before you merge one, run"
     " `moemix board review . --base main --head refs/pr/N` in a clone that has fetched it.",
 }

@@ -14,7 +14,7 @@ from harness.schema import parse
 from harness.statistics.ranking import Scores
 from leaderboards.board.pairs import has_pair_pages, shortened
 from leaderboards.board.reading import PAGE, has_sample_pages
-from leaderboards.board.standings import Standing, Standings, badges
+from leaderboards.board.standings import Standing, Standings, badges, day
 from leaderboards.board.strategies import strategy_data
 from leaderboards.board.submissions import BoardEntry
 from leaderboards.board.untrusted import read_lines, read_record
@@ -42,9 +42,11 @@ def table_data(standings: Standings) -> Data:
             "model": [s.model for s in submissions],
             "strategy": [position[s.strategy or ""] for s in submissions],
             "parameters": [s.parameters for s in submissions],
+            "active": [s.active_parameters for s in submissions],
             "seed": [s.seed for s in submissions],
             "badges": [list(badges(one)) for one in standings.checked],
-            "created": [s.created[:10] for s in submissions],
+            "licence": [s.licence for s in submissions],
+            "date": [day(one) for one in standings.checked],
         },
         "history": [[row, status, note] for row, (status, note) in enumerate(standings.status) if status != "current"],
         "suites": [
@@ -83,7 +85,12 @@ def _suite_data(standing: Standing) -> Data:
         "pairs": has_pair_pages(standing),
         "samples": has_sample_pages(standing),
         "scores": {
-            name: {**_score_data(column), "b": column.best.tolist(), "w": column.worst.tolist()}
+            name: {
+                **_score_data(column),
+                "b": column.best.tolist(),
+                "w": column.worst.tolist(),
+                "r": standing.as_recorded(name),
+            }
             for name, column in standing.columns.items()
         },
     }
@@ -99,7 +106,8 @@ def task_data(standing: Standing) -> Iterator[tuple[str, Data]]:
     for name in standing.columns:
         shares = standing.shares[name]
         if len(shares) > 1:
-            yield name, {"tasks": [_score_data(standing.ranking.tasks[key]) for key in shares]}
+            yield name, {"tasks": [_score_data(standing.ranking.tasks[key]) | {"r": standing.unconfirmed.get(key, [])}
+                                   for key in shares]}  # fmt: skip
 
 
 def submission_data(standings: Standings, row: int, entry: BoardEntry, positions: dict[str, int]) -> Data:

@@ -18,6 +18,7 @@ from leaderboards.board.checked import Checked
 from leaderboards.board.folder import BoardFolder
 from leaderboards.board.submissions import BoardEntry, PinnedSuite, ShownScore, Submission
 
+UNCONFIRMED = "†"  # marks a score that nothing here confirms
 Status = Literal["current", "superseded", "withdrawn"]
 
 
@@ -32,7 +33,7 @@ class Standing:
         shares: column → task result → its weight.
         ranking: scores with intervals of columns and tasks; ranks and verdicts in columns. Empty without submissions.
         clusters: task → i64[n], the cluster of each question, for tasks in which some questions share a cluster.
-        as_recorded: column → positions in ``rows`` whose score nothing here confirms (programs were not run again).
+        unconfirmed: task result → positions in ``rows`` whose score nothing here confirms (its programs were not run).
     """
 
     suite: PinnedSuite
@@ -41,7 +42,7 @@ class Standing:
     shares: dict[str, dict[Key, float]]
     ranking: Ranking[Key] = field(default_factory=lambda: Ranking({}, {}, 0, {}, {}))
     clusters: dict[str, NDArray[np.int64]] = field(default_factory=dict)
-    as_recorded: dict[str, list[int]] = field(default_factory=dict)
+    unconfirmed: dict[Key, list[int]] = field(default_factory=dict)
 
     @property
     def columns(self) -> dict[str, RankedColumn]:
@@ -55,6 +56,10 @@ class Standing:
     def questions(self, column: str) -> int:
         """Return the number of questions behind a column."""
         return sum(self.suite.tasks[key.task].questions for key in self.shares[column])
+
+    def as_recorded(self, column: str) -> list[int]:
+        """Return the positions in ``rows`` whose score in a column is, in part, as recorded and not confirmed here."""
+        return sorted({at for key in self.shares[column] for at in self.unconfirmed.get(key, ())})
 
     def order(self, column: str | None = None) -> list[int]:
         """Return the positions in ``rows``, best score first, by a column or else by the suite's main column."""
@@ -96,14 +101,14 @@ class Standings:
         for standing in self.suites:
             for name, ranked in standing.columns.items():
                 n = standing.questions(name)
-                recorded = set(standing.as_recorded.get(name, ()))
+                recorded = set(standing.as_recorded(name))
                 for position, row in enumerate(standing.rows):
                     shown = _shown(ranked, position, n, position in recorded)
                     scores[row].setdefault(standing.suite.key, {})[name] = shown
         return [
             BoardEntry.model_construct(
                 submission=self.submission(row), status=self.status[row][0], note=self.status[row][1],
-                arrived=self.checked[row].arrived or self.submission(row).created,
+                arrived=_arrived(self.checked[row]),
                 badges=badges(self.checked[row]), scores=scores[row], verdicts=self.checked[row].verdicts,
             )
             for row in range(len(self.checked))
@@ -152,10 +157,10 @@ def _standing(suite: PinnedSuite, checked: Sequence[Checked], rows: list[int]) -
     for key in keys:
         clusters = standing.clusters.get(key.task, np.arange(suite.tasks[key.task].questions))
         tasks[key] = TaskMatrix(np.stack([values_of(checked[row], suite.key, key) for row in rows]), clusters)
-    unsure = [{Key(*rest) for key, *rest in checked[row].as_recorded if key == suite.key} for row in rows]
-    for name, weights in shares.items():
-        if held := [at for at, found in enumerate(unsure) if found & weights.keys()]:
-            standing.as_recorded[name] = held
+    for at, row in enumerate(rows):
+        for evaluated, *result in checked[row].as_recorded:
+            if evaluated == suite.key:
+                standing.unconfirmed.setdefault(Key(*result), []).append(at)
     standing.ranking = rank(tasks, shares, higher_is_better=suite.higher_is_better)
     return standing
 
@@ -180,6 +185,16 @@ def badges(checked: Checked) -> tuple[str, ...]:
     """Return what was confirmed of a submission beyond its texts."""
     return tuple(badge for badge, check in (("executed", "execution"), ("replayed", "replay"))
                  if checked.outcome(check) == "pass")  # fmt: skip
+
+
+def _arrived(checked: Checked) -> str:
+    assert checked.submission is not None
+    return checked.arrived or checked.submission.created
+
+
+def day(checked: Checked) -> str:
+    """Return the day on which a submission came into the repository; before that, the day that it states."""
+    return _arrived(checked)[:10]
 
 
 def _shown(ranked: RankedColumn, position: int, n: int, as_recorded: bool) -> ShownScore:

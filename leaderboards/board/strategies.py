@@ -43,6 +43,7 @@ def strategy_data(standings: Standings, standing: Standing) -> Iterator[Data]:
 def _column(standings: Standings, standing: Standing, column: str, rows: Sequence[Seeds]) -> Data:
     """Return scores and differences of strategies in a column; the first strategy is the baseline."""
     base, fraction = rows[0], standing.columns[column].fraction
+    recorded = set(standing.as_recorded(column))
     scores = [_estimate(standings, standing, column, held) for held in rows]
     differences: list[Estimate | None] = []
     for held in rows:
@@ -56,6 +57,7 @@ def _column(standings: Standings, standing: Standing, column: str, rows: Sequenc
     ends = [found.interval(bounds) if found else (np.nan, np.nan) for found in differences]
     return {
         "v": shortened(np.array([found.value for found in scores])),
+        "r": [not recorded.isdisjoint(held.values()) for held in rows],
         "d": shortened(np.array([found.value if found else np.nan for found in differences])),
         "l": shortened(np.array([low for low, _ in ends])),
         "u": shortened(np.array([high for _, high in ends])),

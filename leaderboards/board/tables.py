@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from pydantic_core import to_json
 
 from harness.grid import Grid, Number, Value, csv_text, markdown_table, markdown_text
-from leaderboards.board.standings import Standing, Standings, rank_text
+from leaderboards.board.standings import UNCONFIRMED, Standing, Standings, rank_text
 from leaderboards.board.submissions import BoardEntry
 
 SCHEMA = 1
@@ -19,7 +19,7 @@ FIELDS = (
 _LEGEND = (
     "Scores are in % ± half the 95 % interval over questions. A rank a–b says that a − 1 submissions are significantly"
     " better, and all beyond b significantly worse (paired by question, at 5 % after correction for all pairs in all"
-    " columns)."
+    " columns). A † marks a score that is in part as recorded: nothing here ran its programs again."
 )
 
 
@@ -68,11 +68,12 @@ def _markdown_table(standings: Standings, standing: Standing) -> str:
         return f"{heading}No submission yet."
     rows = []
     halves = [column.half for column in standing.columns.values()]
+    recorded = [set(standing.as_recorded(name)) for name in standing.columns]
     for at in standing.order()[:MAX_ROWS]:
         submission = standings.submission(standing.rows[at])
         row = [rank_text(standing.columns[standing.suite.main], at), submission.model, submission.strategy or "–"]
-        row += [str(Number(100 * c.values[at], 100 * half[at], 1))
-                for c, half in zip(standing.columns.values(), halves, strict=True)]  # fmt: skip
+        row += [str(Number(100 * c.values[at], 100 * half[at], 1)) + (UNCONFIRMED if at in held else "")
+                for c, half, held in zip(standing.columns.values(), halves, recorded, strict=True)]  # fmt: skip
         rows.append(row)
     table = markdown_table(Grid(["rank", "model", "strategy", *map(standing.title, standing.columns)], rows))
     if len(standing.rows) > MAX_ROWS:

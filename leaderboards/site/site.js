@@ -4,7 +4,7 @@
 "use strict";
 
 const moemix = (() => {
-  const PAGE = 50;
+  const PAGE = 50, FACTS = ["model", "strategy", "size", "licence", "date"];
   const SIZES = [["all sizes", 0, Infinity], ["under 100M", 1, 1e8], ["100M to 1B", 1e8, 1e9], ["1B to 10B", 1e9, 1e10],
     ["10B and more", 1e10, Infinity]];
   const loaded = new Map(), waiting = new Map();
@@ -66,9 +66,12 @@ const moemix = (() => {
     return (signed && Number(text) > 0 ? "+" : "") + text.replace("-", "−");
   }
 
-  function score(value, half) {
+  // What the last line of the page explains.
+  const unconfirmed = (recorded) => (recorded ? el("span", { title: "in part as recorded: nothing here ran its programs again" }, "†") : null);
+
+  function score(value, half, recorded) {
     if (value === null || value === undefined) return "–";
-    return half === null || half === undefined ? percent(value) : [percent(value), " ", el("small", {}, `± ${percent(half)}`)];
+    return [percent(value), half === null || half === undefined ? null : el("small", {}, ` ± ${percent(half)}`), unconfirmed(recorded)];
   }
 
   function size(count) {
@@ -78,6 +81,7 @@ const moemix = (() => {
     return String(count);
   }
 
+  const sizes = (row) => [size(board.rows.parameters[row]), board.rows.active[row] ? el("small", {}, ` (${size(board.rows.active[row])} active)`) : null];
   const duration = (seconds) => (seconds < 120 ? `${Number(seconds.toPrecision(2))} s` : seconds < 7200 ? `${Math.round(seconds / 60)} min` : `${(seconds / 3600).toFixed(1)} h`);
   const rank = (best, worst) => (best === worst ? `${best}` : `${best}–${worst}`);
   const suiteOf = () => board.suites[view.suite];
@@ -138,7 +142,7 @@ const moemix = (() => {
       found.push(i);
     }
     const key = { model: (i) => names[suite.rows[i]], strategy: (i) => strategyOf(suite.rows[i]),
-      size: (i) => board.rows.parameters[suite.rows[i]] || 0, date: (i) => board.rows.created[suite.rows[i]] }[view.sort]
+      size: (i) => board.rows.parameters[suite.rows[i]] || 0, licence: (i) => board.rows.licence[suite.rows[i]], date: (i) => board.rows.date[suite.rows[i]] }[view.sort]
       || ((i) => { const v = values(view.sort)[i]; return v === null ? -Infinity : v; });
     const keys = new Array(suite.rows.length);
     for (const i of found) keys[i] = key(i);
@@ -151,7 +155,7 @@ const moemix = (() => {
 
   function heading(name, label, redraw, extra) {
     const sorted = view.sort === name ? (view.descending ? "descending" : "ascending") : null;
-    const text = ["model", "strategy", "date"].includes(name);
+    const text = ["model", "strategy", "licence", "date"].includes(name);
     return el("th", { scope: "col", "aria-sort": sorted, class: `${text ? "text " : ""}${extra || ""}` },
       el("button", { type: "button", "data-sort": name, onclick: () => {
         view.descending = view.sort === name ? !view.descending : !text;
@@ -163,7 +167,7 @@ const moemix = (() => {
       } }, label));
   }
 
-  // A sortable table of submissions with some columns: [name, title, values, halves].
+  // A sortable table of submissions with some columns: [name, title, values, halves, positions that are as recorded].
   function submissions(suite, columns, ranks, redraw) {
     const values = (name) => (columns.find(([key]) => key === name) || columns[0])[2];
     const order = selection(suite, values);
@@ -173,7 +177,9 @@ const moemix = (() => {
     const head = el("tr", {}, el("th", { scope: "col" }, el("span", { class: "note" }, "⇄")),
       el("th", { scope: "col" }, "Rank"), heading("model", "Model", redraw),
       heading("strategy", "Strategy", redraw, "wide"), heading("size", "Size", redraw, "wide"),
-      columns.map(([name, title]) => heading(name, title, redraw, name === shown ? "" : "wide")), heading("date", "Date", redraw, "wide"));
+      columns.map(([name, title]) => heading(name, title, redraw, name === shown ? "" : "wide")),
+      heading("licence", "Licence", redraw, "wide"), heading("date", "Date", redraw, "wide"));
+    const recorded = new Map(columns.map(([name, , , , r]) => [name, new Set(r)]));
     const body = order.slice(view.page * PAGE, (view.page + 1) * PAGE).map((i) => {
       const row = suite.rows[i], id = board.rows.id[row];
       const box = el("input", { type: "checkbox", "aria-label": `Compare ${board.rows.model[row]}`, "data-id": id,
@@ -183,11 +189,11 @@ const moemix = (() => {
         el("td", { class: "rank" }, ranks ? rank(ranks.b[i], ranks.w[i]) : "–"),
         el("td", { class: "text name" }, modelLink(row), seedOf(row), board.rows.badges[row].map((badge) => [" ", el("span", { class: "badge good" }, badge)])),
         el("td", { class: "text wide" }, strategyOf(row) || "–"),
-        el("td", { class: "wide" }, size(board.rows.parameters[row])),
-        columns.map(([name, , v, h]) => el("td", { class: name === shown ? null : "wide" }, score(v[i], h[i]))),
-        el("td", { class: "text wide" }, board.rows.created[row]));
+        el("td", { class: "wide" }, sizes(row)),
+        columns.map(([name, , v, h]) => el("td", { class: name === shown ? null : "wide" }, score(v[i], h[i], recorded.get(name).has(i)))),
+        el("td", { class: "text wide" }, board.rows.licence[row]), el("td", { class: "text wide" }, board.rows.date[row]));
     });
-    if (!body.length) body.push(el("tr", {}, el("td", { colspan: columns.length + 6, class: "text" }, "No submission matches these filters.")));
+    if (!body.length) body.push(el("tr", {}, el("td", { colspan: columns.length + 7, class: "text" }, "No submission matches these filters.")));
     const turn = (by) => () => { view.page += by; redraw(); };
     return [
       el("div", { class: "scroll" }, el("table", { id: "table" }, el("thead", {}, head), el("tbody", {}, body))),
@@ -234,13 +240,15 @@ const moemix = (() => {
       el("a", { href: `#t/${suite.key}/${column.name}` }, column.title)]).flat());
   }
 
+  const scored = (name, title, { v, h, r }) => [name, title, v, h, r];
+
   function table() {
     const suite = suiteOf();
     if (!suite) return void show(el("p", {}, "The board pins no suite yet."));
-    if (!suite.scores[view.sort] && !["model", "strategy", "size", "date"].includes(view.sort)) view.sort = suite.main;
+    if (!suite.scores[view.sort] && !FACTS.includes(view.sort)) view.sort = suite.main;
     const ranked = suite.scores[view.sort] ? view.sort : suite.main;
     const columns = suite.columns.filter((column) => suite.scores[column.name])
-      .map((column) => [column.name, column.title, suite.scores[column.name].v, suite.scores[column.name].h]);
+      .map((column) => scored(column.name, column.title, suite.scores[column.name]));
     const place = el("div", { id: "place" });
     const redraw = () => {
       const by = suite.scores[view.sort] ? view.sort : ranked;
@@ -286,7 +294,7 @@ const moemix = (() => {
             .map(([title, kind]) => el("th", { scope: "col", class: kind }, title)))),
         el("tbody", {}, order.map((k) => el("tr", { "data-strategy": model.strategies[k] },
           el("td", { class: "text name" }, el("a", { href: `#b/${suite.key}?strategy=${encodeURIComponent(model.strategies[k])}` }, model.strategies[k])),
-          el("td", {}, percent(c.v[k])), el("td", {}, k && c.d[k] !== null ? percent(c.d[k], true) : k ? "no seed in common" : "baseline"),
+          el("td", {}, percent(c.v[k]), unconfirmed(c.r[k])), el("td", {}, k && c.d[k] !== null ? percent(c.d[k], true) : k ? "no seed in common" : "baseline"),
           el("td", { class: "plot" }, k && c.d[k] !== null && c.l[k] !== null ? whiskers([c.d[k], c.l[k], c.u[k]], bound) : ""),
           el("td", { class: "wide" }, k ? interval(c.l[k], c.u[k], true) : ""),
           el("td", { class: "wide" }, String(model.seeds[k])),
@@ -311,10 +319,10 @@ const moemix = (() => {
     const tables = results.length > 1 ? (await load(`t/${number}-${name}`)).tasks : [suite.scores[name]];
     const wanted = task ? results.findIndex(([t]) => t === task) : -1;
     if (task && wanted < 0) return missing();
-    let columns = results.map(([t], i) => [`task ${t}`, t, tables[i].v, tables[i].h]);
+    let columns = results.map(([t], i) => scored(`task ${t}`, t, tables[i]));
     if (task) columns = [columns[wanted]];
-    else columns = [[name, column.title, suite.scores[name].v, suite.scores[name].h], ...(results.length > 1 ? columns : [])];
-    if (!columns.some(([key]) => key === view.sort) && !["model", "strategy", "size", "date"].includes(view.sort)) view.sort = columns[0][0];
+    else columns = [scored(name, column.title, suite.scores[name]), ...(results.length > 1 ? columns : [])];
+    if (!columns.some(([key]) => key === view.sort) && !FACTS.includes(view.sort)) view.sort = columns[0][0];
     const about = el("div", { class: "scroll" }, el("table", {}, el("thead", {}, el("tr", {},
       ["Task", "Metric", "Filter", "Shots", "Version", "Questions", "Weight", "Question set"].map((t, i) => el("th", { scope: "col", class: i < 3 ? "text" : null }, t)))),
     el("tbody", {}, results.filter((_, i) => !task || i === wanted).map(([t, metric, filter, share]) => {
@@ -361,12 +369,15 @@ const moemix = (() => {
       el("div", { class: "scroll" }, el("table", {}, el("thead", {}, el("tr", {}, ["Column", "Score", "95 % interval", "Questions", "Rank"].map((t) => el("th", { scope: "col", class: { Column: "text", Questions: "wide" }[t] }, t)))),
         el("tbody", {}, Object.entries(columns).map(([name, c]) => el("tr", {},
           el("td", { class: "text" }, el("a", { href: `#t/${key}/${name}` }, (columnOf(board.suites.find((x) => x.key === key) || { columns: [] }, name) || { title: name }).title)),
-          el("td", {}, percent(c.value)), el("td", {}, interval(c.lower, c.upper)), el("td", { class: "wide" }, String(c.n)), el("td", {}, rank(c.rank, c.rank_worst)))))))]);
+          el("td", {}, percent(c.value), unconfirmed(c.as_recorded)), el("td", {}, interval(c.lower, c.upper)), el("td", { class: "wide" }, String(c.n)), el("td", {}, rank(c.rank, c.rank_worst)))))))]);
+    const recorded = Object.values(record.scores).some((columns) => Object.values(columns).some((one) => one.as_recorded));
     const options = run && Object.entries(run.options).map(([k, v]) => `${k}=${v}`).join(", ");
     show(el("p", {}, tableLink()),
       el("h2", {}, s.model, " ", el("small", {}, s.submission_id), " ", record.status === "current" ? null : el("span", { class: "badge" }, record.status)),
       record.note ? el("p", {}, record.status + " ", record.note) : [],
       s.description ? el("p", { class: "lead" }, s.description) : [],
+      el("p", { id: "confirmed" }, record.badges.map((badge) => [el("span", { class: "badge good" }, badge), " "]),
+        [recorded && "programs not run again", !record.badges.includes("replayed") && "not replayed"].filter(Boolean).map((text) => [el("span", { class: "badge" }, text), " "])),
       el("p", {}, el("a", { href: `records/${id}.json`, download: `${s.model}-${id}.json`, id: "record" }, "Download the record")),
       el("h2", {}, "Scores"), scores.length ? scores.flat() : el("p", {}, "Not in the ranking."),
       judged.map((j) => [el("h2", {}, j.title, " ", el("small", {}, `judged by ${j.judges.join(", ")}`)), el("div", { class: "scroll" }, el("table", { class: "comparison" },
@@ -384,7 +395,7 @@ const moemix = (() => {
         ["Checkpoint", el("code", {}, s.checkpoint_hash)], ["Licence", s.licence], ["Contact", s.contact],
         ...Object.entries(s.links).map(([kind, address]) => [kind, safeLink(address)]),
         ["Supersedes", s.supersedes && (rowOf.has(s.supersedes) ? el("a", { href: `#s/${s.supersedes}` }, s.supersedes) : s.supersedes)],
-        ["Submitted", s.created], ["Code", made.git_sha ? `${made.git_sha.slice(0, 12)}${made.git_dirty ? " (changed)" : ""}` : null],
+        ["Stated date", s.created], ["In the repository since", record.arrived === s.created ? null : record.arrived], ["Code", made.git_sha ? `${made.git_sha.slice(0, 12)}${made.git_dirty ? " (changed)" : ""}` : null],
         ["Machine", `${made.processor}, ${made.cpu_count} cores${made.gpus.length ? `, ${made.gpus.join(", ")}` : ""}; Python ${made.python}`],
         ["Packages", Object.entries(made.versions).map(([k, v]) => `${k} ${v}`).join(", ")]]),
       el("h2", {}, "Checks"), el("div", { class: "scroll" }, el("table", {}, el("tbody", {}, record.verdicts.map((v) => el("tr", {},
@@ -468,7 +479,7 @@ const moemix = (() => {
       const verdict = (name, k) => (bit(held[k].beats[suite.key][name], at[0]) ? "better" : bit(held[0].beats[suite.key][name], at[k]) ? "worse" : "undecided");
       const cell = (name, k) => {
         const c = held[k].record.scores[suite.key][name], said = k ? verdict(name, k) : null;
-        return el("td", { "data-verdict": said }, percent(c.value), " ", el("small", {}, interval(c.lower, c.upper)), said && said !== "undecided" ? el("span", { class: said === "better" ? "pass" : "fail" }, ` ${said}`) : null);
+        return el("td", { "data-verdict": said }, percent(c.value), unconfirmed(c.as_recorded), " ", el("small", {}, interval(c.lower, c.upper)), said && said !== "undecided" ? el("span", { class: said === "better" ? "pass" : "fail" }, ` ${said}`) : null);
       };
       return [el("h2", {}, suite.key), el("div", { class: "scroll" }, el("table", { class: "comparison" },
         el("thead", {}, el("tr", {}, el("th", { scope: "col" }, "Column"), ids.map((id) => el("th", { scope: "col" }, label(id))))),
@@ -495,7 +506,7 @@ const moemix = (() => {
         const [a, b] = [one, two].map((s) => s.record.scores[suite.key][column.name]);
         const verdict = bit(one.beats[suite.key][column.name], j) ? "better" : bit(two.beats[suite.key][column.name], i) ? "worse" : "undecided";
         const mark = el("td", { class: { better: "pass", worse: "fail" }[verdict], "data-verdict": verdict }, verdict);
-        const scores = [a, b].map((c) => el("td", {}, percent(c.value), " ", el("small", {}, interval(c.lower, c.upper))));
+        const scores = [a, b].map((c) => el("td", {}, percent(c.value), unconfirmed(c.as_recorded), " ", el("small", {}, interval(c.lower, c.upper))));
         if (!pairs) return [mark, ...scores];
         const d = pairs[column.name];
         return [mark, ...scores, el("td", { class: mark.className || null, "data-difference": d.difference, "data-low": d.low, "data-high": d.high, "data-p": d.p, "data-corrected": d.corrected },
@@ -524,7 +535,7 @@ const moemix = (() => {
   // --- the rest ------------------------------------------------------------------------------------------------
 
   function historyPage() {
-    const rows = board.history.map(([row, status, note]) => el("tr", {}, el("td", { class: "text" }, board.rows.created[row]), el("td", { class: "text name" }, modelLink(row)),
+    const rows = board.history.map(([row, status, note]) => el("tr", {}, el("td", { class: "text" }, board.rows.date[row]), el("td", { class: "text name" }, modelLink(row)),
       el("td", { class: "text" }, status), el("td", { class: "text" }, note)));
     show(el("p", {}, tableLink()), el("h2", {}, "Superseded and withdrawn"),
       rows.length ? el("div", { class: "scroll" }, el("table", {}, el("tbody", {}, rows))) : el("p", {}, "No submission was superseded or withdrawn."));

@@ -30,13 +30,14 @@ from run_records import Bench  # type: ignore[import-not-found]
 import leaderboards
 from harness.errors import MoemixError
 from harness.files import hash_file
+from leaderboards.board.build import build_site
 from leaderboards.board.cli import board as board_command
 from leaderboards.board.folder import BoardFolder, SubmissionFolder
 from leaderboards.board.hosting import requirements, write_hosting
 from leaderboards.board.origins import fingerprint, sign
 from leaderboards.board.review import as_comment, review
 from leaderboards.board.standings import rank_submissions
-from leaderboards.board.submissions import PinnedReplay, Rules, skeleton
+from leaderboards.board.submissions import PinnedReplay, ReplayRecord, Rules, skeleton
 from leaderboards.board.verify import verify
 
 Made = tuple[BoardFolder, SubmissionFolder]
@@ -351,7 +352,7 @@ def test_forged_code_is_not_shown_where_execution_is_required(hosted, monkeypatc
     assert all("the board requires execution" in reason for reason in standings.refused.values())
 
 
-def test_what_was_not_executed_is_marked_in_every_column_that_it_enters(hosted):
+def test_what_was_not_executed_is_marked_wherever_it_enters(hosted, tmp_path):
     board, _ = hosted
     standings = rank_submissions(board, verify(board))
     (entry,) = standings.entries()
@@ -359,6 +360,12 @@ def test_what_was_not_executed_is_marked_in_every_column_that_it_enters(hosted):
     assert {name: score.as_recorded for name, score in scores.items()} == {
         "pick": False, "count": False, "run": True, "average": True}  # fmt: skip
     assert entry.badges == ()
+    build_site({"board": standings}, tmp_path / "site")
+    for name, marked in (("index.html", "†</td>"), ("board.md", "† |")):
+        assert (tmp_path / "site" / name).read_text().count(marked) == 2, name
+    said = CliRunner().invoke(board_command, ["verify", str(board.path), "--no-execute"]).output
+    assert "scores that nothing here confirms: honest/" in said
+    assert "pass_at_1 of run (20 questions)" in said
 
 
 def test_verify_and_build_agree(hosted, tmp_path):
@@ -403,6 +410,19 @@ def test_replay_asks_enough_questions():
         questions, allowed = PinnedReplay(moved=moved).design
         assert (rng.binomial(questions, 0.3, 20_000) > allowed).mean() >= 0.985
         assert (rng.binomial(questions, moved, 20_000) > allowed).mean() <= 0.015
+
+
+def test_a_board_that_requires_a_replay_shows_what_its_checkpoint_earned(hosted):
+    board, honest = hosted
+    board.update(rules=board.board.rules.model_copy(update={"require": ("replay",)}))
+    assert "the board requires replay" in standing(board)[1][honest.label]
+    found = {"submission_id": honest.name, "engine": "transformers", "dtype": "float32", "seed": 1, "questions": 25,
+             "moved": 0, "allowed": 2, "detail": "0 of 25 scores moved", "date": "2026-03-01"}  # fmt: skip
+    ReplayRecord.model_validate(found | {"verdict": "pass"}).write(board.replay_path(honest.name))
+    (entry,) = rank_submissions(board, verify(board)).entries()
+    assert entry.badges == ("replayed",)
+    ReplayRecord.model_validate(found | {"moved": 9, "verdict": "fail"}).write(board.replay_path(honest.name))
+    assert standing(board)[1][honest.label].startswith("replay: ")
 
 
 def test_names_that_look_alike_have_one_skeleton():
@@ -481,6 +501,37 @@ def test_an_honest_pull_request_passes_and_is_published(host, tmp_path):
     assert status == 0, output
     document = json.loads((tmp_path / "runner" / "_site" / "board.json").read_text())
     assert [entry["submission"]["model"] for entry in document["entries"]] == ["bobs", "honest"]
+
+
+def test_gitlab_installs_what_the_target_branch_pins(hosted, tmp_path):
+    """The check leaves the merge request before it installs, so a request cannot bring a checker of its own."""
+    board, _ = hosted
+    write_hosting(board, "gitlab", None)
+    commit(board)
+    fork = tmp_path / "fork"
+    git(tmp_path, "clone", "--quiet", str(board.path), "fork")
+    (fork / "requirements.txt").write_text("evil\n")
+    git(fork, "commit", "--quiet", "--all", "--message", "a merge request")
+    branch = git(board.path, "branch", "--show-current")
+    (install,) = (line for line in flat(fork, "check") if line.startswith("pip install"))
+    for line in (line for line in flat(fork, "check") if not line.startswith("apt-get")):
+        command = "cat requirements.txt" if line == install else line
+        done = subprocess.run(
+            ("bash", "-e", "-c", command), cwd=fork, capture_output=True, text=True, check=False,
+            env={**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+                 "CI_MERGE_REQUEST_TARGET_BRANCH_NAME": branch},
+        )  # fmt: skip
+        if line == install:
+            assert "numpy==" in done.stdout
+            assert "evil" not in done.stdout
+    assert (line.split()[:3], done.returncode) == (["moemix", "board", "review"], 1)
+    assert "changes requirements.txt" in (fork / "review.md").read_text()
+
+
+def flat(folder: Path, job: str) -> list[str]:
+    """The lines of a GitLab job's script; GitLab, too, flattens lists in it."""
+    script = yaml.safe_load((folder / ".gitlab-ci.yml").read_text())[job]["script"]
+    return [line for part in script for line in (part if isinstance(part, list) else [part])]
 
 
 def in_two_commits(*changes: Callable[[BoardFolder], object]) -> Callable[[BoardFolder], None]:
