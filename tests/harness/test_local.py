@@ -36,7 +36,10 @@ def test_one_slot_runs_one_job_after_another(tmp_path):
 
 
 def test_two_slots_run_two_jobs_at_once_and_no_third(tmp_path):
-    jobs = tuple(trivial(tmp_path, name, SPAN + "finish()") for name in "abcd")
+    # However long the second of them takes to start.
+    meets = "while len(list(here.parent.glob('*/starts'))) < 2 and time.monotonic() < begun + 60: time.sleep(0.01)"
+    script = SPAN.replace("time.sleep(0.4);", f"\n{meets}\ntime.sleep(0.4);")
+    jobs = tuple(trivial(tmp_path, name, script + "finish()") for name in "abcd")
     assert sorted(conduct_locally(jobs, LocalExecutor(jobs=2)).done) == list("abcd")
     edges = sorted((moment, step) for begun, ended in spans(jobs) for moment, step in ((begun, 1), (ended, -1)))
     running, most = 0, 0
