@@ -45,7 +45,7 @@ class ResponseCache:
             It is part of every key, so two checkpoints, or one checkpoint in two engines, never share an entry.
     """
 
-    def __init__(self, path: Path | None, identity: dict[str, Any]) -> None:
+    def __init__(self, path: Path | None, identity: dict[str, object]) -> None:
         self.path = path
         self._identity = hash_value(identity)
         self._new: list[str] = []
@@ -64,7 +64,7 @@ class ResponseCache:
             hint = "remove the file, or evaluate with --no-cache"
             raise MoemixError(f"the response cache cannot be used: {error}", where=str(path), hint=hint) from None
 
-    def key(self, kind: str, arguments: tuple[Any, ...]) -> str:
+    def key(self, kind: str, arguments: tuple[object, ...]) -> str:
         """Return the key of a request: a hash of lm-eval's request type, the arguments and the identity."""
         return hash_value([self._identity, kind, list(arguments)])
 
@@ -77,7 +77,7 @@ class ResponseCache:
                 found[key] = json.loads(row[0])
         return found
 
-    def put(self, key: str, answer: Any) -> None:
+    def put(self, key: str, answer: object) -> None:
         """Store an answer."""
         try:
             self._file.execute("INSERT OR IGNORE INTO answers VALUES (?, ?)", (key, json.dumps(answer)))
@@ -94,7 +94,7 @@ class ResponseCache:
         self._file.close()
 
 
-def open_cache(identity: dict[str, Any], *, keep: bool = True) -> ResponseCache:
+def open_cache(identity: dict[str, object], *, keep: bool = True) -> ResponseCache:
     """Open the cache of a checkpoint in an engine; with ``keep`` false, an empty one in memory."""
     path = responses_folder() / f"{hash_value(identity)[:24]}.sqlite" if keep else None
     return ResponseCache(path, identity)

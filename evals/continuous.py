@@ -68,7 +68,7 @@ def _choice_probability(sample: Mapping[str, Any]) -> float | None:
 
 
 def _bits_per_byte(
-    lm: LM, name: str, task: Any, samples: Sequence[Mapping[str, Any]], delimiter: str
+    lm: LM, name: str, task: object, samples: Sequence[Mapping[str, Any]], delimiter: str
 ) -> Iterable[float | None]:
     golds = [_gold(sample, program=is_sandboxed(task)) for sample in samples]
     requests = [

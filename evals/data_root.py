@@ -75,7 +75,7 @@ def local_datasets(root: Path | None) -> Iterator[None]:
 
 
 def _local_dataset(
-    path: str, name: str | None, root: Path | None, read: Callable[..., Any]
+    path: str, name: str | None, root: Path | None, read: Callable[..., object]
 ) -> datasets.DatasetDict | None:
     """Return a data set from the data root, or a generated one; None for one that only the hub has."""
     if path.startswith(OWN) and not (root is not None and (root / "world.json").is_file()):

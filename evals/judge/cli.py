@@ -40,7 +40,7 @@ ASKING = (
     click.option("--price", metavar="IN,OUT", help="Of a million prompt and a million reply tokens."),
     click.option("--yes", is_flag=True, help="Spend without asking first."),
 )  # fmt: skip
-Command = TypeVar("Command", bound=Callable[..., Any])
+Command = TypeVar("Command", bound=Callable[..., object])
 
 
 def asking_options(function: Command) -> Command:
