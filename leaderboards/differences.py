@@ -13,7 +13,7 @@ from harness.recipe import Comparisons
 from harness.statistics.columns import Key
 from harness.statistics.estimates import ALPHA, Estimate, Part, detectable, estimate, p_value
 from harness.statistics.families import Family, adjust, rank_intervals, tied_groups
-from harness.statistics.joint import FEWEST_SEEDS, Block, Contrast, correct
+from harness.statistics.joint import FEWEST_SEEDS, Block, Contrast, by_cluster, correct
 from leaderboards.scores import TaskScores
 from leaderboards.table import Heading, Row, Scored, Table, Tested
 
@@ -212,11 +212,10 @@ def _block(rows: Sequence[Row], columns: Sequence[Heading]) -> Block:
     questions = [np.zeros((len(rows), len(columns), 0))]
     for held_by in means.values():
         common = _on_common_questions([one for one, _ in held_by.values()])
-        n, groups = len(common[0].values), int(common[0].clusters.max(initial=-1)) + 1
+        groups = int(common[0].clusters.max(initial=-1)) + 1
         piece = np.zeros((len(rows), len(columns), groups))
         for (place, (_, share)), one in zip(held_by.items(), common, strict=True):
-            sums = np.bincount(one.clusters, weights=one.values - one.values.mean(), minlength=groups)
-            piece[place] = share * math.sqrt(groups / max(groups - 1, 1)) / n * sums
+            piece[place] = share * by_cluster(one.values, one.clusters)
         questions.append(piece)
     return Block(scores, np.array([row.varies for row in rows], dtype=bool), np.concatenate(questions, axis=2))
 

@@ -4,6 +4,7 @@
 ``data/*.js``                                loaded by the page: the table first, a submission when it is opened
 ``records/<id>.json``                        each submission as it is shown, for download
 ``board.json``, ``board.csv``, ``board.md``  the whole table for programs and for people
+``schema.json``, ``feed.xml``                the JSON schema of an entry; the newest submissions as an Atom feed
 
 The pages load nothing from elsewhere and run nothing but ``site.js``; their content security policy forbids it.
 Whatever a submission says is shown as text.
@@ -28,7 +29,8 @@ from leaderboards.board.pages import Data, submission_data, table_data, task_dat
 from leaderboards.board.pairs import has_pair_pages, pair_data
 from leaderboards.board.reading import has_sample_pages, sample_data
 from leaderboards.board.standings import UNCONFIRMED, Standing, Standings, day, rank_text
-from leaderboards.board.tables import as_csv, as_json, as_markdown
+from leaderboards.board.submissions import BoardEntry
+from leaderboards.board.tables import as_csv, as_feed, as_json, as_markdown
 
 MARKER = ".moemix-site"  # a folder with this file may be replaced by a newer site
 FIRST_ROWS = 50
@@ -90,6 +92,8 @@ def _write_board(standings: Standings, out: Path) -> None:
     _write(out / "board.json", as_json(standings, entries))
     _write(out / "board.csv", as_csv(entries))
     _write(out / "board.md", as_markdown(standings))
+    _write(out / "schema.json", json.dumps(BoardEntry.model_json_schema(), indent=1) + "\n")
+    _write(out / "feed.xml", as_feed(standings, entries))
 
 
 def _write_data(out: Path, name: str, data: Data, **encoded: str) -> None:

@@ -1,8 +1,10 @@
-"""Write a board's table for programs and for people: JSON, CSV and Markdown."""
+"""Write a board's table for programs and for people: JSON, CSV, Markdown and a feed."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+from xml.etree import ElementTree
 
 from pydantic_core import to_json
 
@@ -11,6 +13,7 @@ from leaderboards.board.standings import UNCONFIRMED, Standing, Standings, rank_
 from leaderboards.board.submissions import BoardEntry
 
 SCHEMA = 1
+FEED = 50  # entries
 MAX_ROWS = 500  # of a Markdown table; CSV and JSON hold all
 FIELDS = (
     "suite", "rank", "rank_worst", "model", "strategy", "seed", "parameters", "column", "score", "stderr", "lower",
@@ -54,6 +57,34 @@ def _csv_lines(entry: BoardEntry) -> Iterator[dict[str, Value]]:
         yield known | {"suite": suite, "column": name, "score": fields.pop("value"), **fields}
     if not scores:
         yield known
+
+
+def as_feed(standings: Standings, entries: Sequence[BoardEntry]) -> str:
+    """Return an Atom feed of the newest submissions; a withdrawn or superseded one says so."""
+    board = standings.board.board
+    newest = sorted(entries, key=lambda entry: _instant(entry.arrived), reverse=True)[:FEED]
+    feed = ElementTree.Element("feed", xmlns="http://www.w3.org/2005/Atom")
+    _add(feed, id=f"urn:moemix:{board.name}", title=board.title,
+         updated=_instant(newest[0].arrived) if newest else "2020-01-01T00:00:00+00:00")  # fmt: skip
+    for entry in newest:
+        one, item = entry.submission, ElementTree.SubElement(feed, "entry")
+        title = ", ".join(filter(None, (one.model, one.strategy, f"seed {one.seed}" if one.seed is not None else "")))
+        _add(item, id=f"urn:moemix:{board.name}:{one.submission_id}", title=title, updated=_instant(entry.arrived),
+             summary=f"{entry.status} {entry.note}".strip())  # fmt: skip
+        _add(ElementTree.SubElement(item, "author"), name=one.owner or one.contact)
+        ElementTree.SubElement(item, "link", href=f"index.html#s/{one.submission_id}")
+    return ElementTree.tostring(feed, encoding="unicode", xml_declaration=True) + "\n"
+
+
+def _add(parent: ElementTree.Element, **texts: str) -> None:
+    for name, text in texts.items():
+        ElementTree.SubElement(parent, name).text = text
+
+
+def _instant(text: str) -> str:
+    """Return a time in UTC, as Atom wants it, and so that texts sort as times."""
+    moment = datetime.fromisoformat(text)
+    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC).isoformat()
 
 
 def as_markdown(standings: Standings) -> str:

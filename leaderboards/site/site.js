@@ -108,6 +108,7 @@ const moemix = (() => {
     view.descending = given.has("order") ? given.get("order") === "down" : suiteOf() ? suiteOf().higher : true;
     for (const key of ["size", "page"]) view[key] = Math.max(0, Number.parseInt(given.get(key), 10) || 0);
     view.size = Math.min(view.size, SIZES.length - 1);
+    document.body.classList.toggle("embed", given.has("embed"));
     chosen.clear();
     for (const id of (given.get("compare") || "").split(",")) if (rowOf.has(id)) chosen.add(id);
   }
@@ -118,6 +119,7 @@ const moemix = (() => {
     if (view.sort !== standard) given.set("sort", view.sort);
     if (view.descending !== suiteOf().higher) given.set("order", view.descending ? "down" : "up");
     if (chosen.size) given.set("compare", [...chosen].join(","));
+    if (document.body.classList.contains("embed")) given.set("embed", "");
     return given.size ? `?${given}` : "";
   }
 
@@ -193,10 +195,10 @@ const moemix = (() => {
         columns.map(([name, , v, h]) => el("td", { class: name === shown ? null : "wide" }, score(v[i], h[i], recorded.get(name).has(i)))),
         el("td", { class: "text wide" }, board.rows.licence[row]), el("td", { class: "text wide" }, board.rows.date[row]));
     });
-    if (!body.length) body.push(el("tr", {}, el("td", { colspan: columns.length + 7, class: "text" }, "No submission matches these filters.")));
+    if (!body.length) body.push(el("tr", {}, el("td", { colspan: columns.length + 7, class: "text" }, "No submission matches these filters. ", el("a", { href: `#b/${suite.key}` }, "Show all"))));
     const turn = (by) => () => { view.page += by; redraw(); };
     return [
-      el("div", { class: "scroll" }, el("table", { id: "table" }, el("thead", {}, head), el("tbody", {}, body))),
+      el("div", { class: "scroll", tabindex: 0 }, el("table", { id: "table" }, el("thead", {}, head), el("tbody", {}, body))),
       el("div", { class: "pager" },
         el("button", { type: "button", disabled: view.page === 0, onclick: turn(-1) }, "Previous"),
         el("span", { id: "count" }, `${order.length.toLocaleString("en")} of ${suite.rows.length.toLocaleString("en")} submissions, page ${view.page + 1} of ${pages}`),
@@ -244,7 +246,7 @@ const moemix = (() => {
 
   function table() {
     const suite = suiteOf();
-    if (!suite) return void show(el("p", {}, "The board pins no suite yet."));
+    if (!suite) return void show(el("p", {}, "The board pins no suite yet. Its owner adds one: ", el("code", {}, "moemix board pin DIR EVALUATION --version 1")));
     if (!suite.scores[view.sort] && !FACTS.includes(view.sort)) view.sort = suite.main;
     const ranked = suite.scores[view.sort] ? view.sort : suite.main;
     const columns = suite.columns.filter((column) => suite.scores[column.name])
@@ -252,7 +254,7 @@ const moemix = (() => {
     const place = el("div", { id: "place" });
     const redraw = () => {
       const by = suite.scores[view.sort] ? view.sort : ranked;
-      place.replaceChildren(...(suite.rows.length ? submissions(suite, columns, suite.scores[by], redraw) : [el("p", {}, "No submission yet.")]));
+      place.replaceChildren(...(suite.rows.length ? submissions(suite, columns, suite.scores[by], redraw) : [el("p", {}, "No submission yet. The last lines of this page say how to send the first.")]));
       compareButton();
       remember(suite.main);
     };
@@ -289,14 +291,16 @@ const moemix = (() => {
       const bound = Math.max(0.005, ...[...c.l, ...c.u].filter((value) => value !== null).map(Math.abs));
       const order = [...model.strategies.keys()].sort((a, b) => (suite.higher ? c.v[b] - c.v[a] : c.v[a] - c.v[b]));
       return [el("h2", {}, model.model || "Models", " ", el("small", {}, [model.recipe && `recipe ${model.recipe}`, model.owner].filter(Boolean).join(", "))),
-        el("div", { class: "scroll" }, el("table", { class: "strategies" }, el("thead", {}, el("tr", {},
-          [["Strategy", "text"], [column.title, ""], ["Difference to uniform", ""], ["", "plot"], ["95 % interval", "wide"], ["Seeds", "wide"], ["", "wide"]]
+        el("div", { class: "scroll", tabindex: 0 }, el("table", { class: "strategies" }, el("thead", {}, el("tr", {},
+          [["Strategy", "text"], [column.title, ""], ["Difference to uniform", ""], ["Drawn", "plot"], ["95 % interval", "wide"], ["Sure?", ""], ["Cost", "wide"], ["Seeds", "wide"], ["Compare", "wide"]]
             .map(([title, kind]) => el("th", { scope: "col", class: kind }, title)))),
         el("tbody", {}, order.map((k) => el("tr", { "data-strategy": model.strategies[k] },
           el("td", { class: "text name" }, el("a", { href: `#b/${suite.key}?strategy=${encodeURIComponent(model.strategies[k])}` }, model.strategies[k])),
           el("td", {}, percent(c.v[k]), unconfirmed(c.r[k])), el("td", {}, k && c.d[k] !== null ? percent(c.d[k], true) : k ? "no seed in common" : "baseline"),
           el("td", { class: "plot" }, k && c.d[k] !== null && c.l[k] !== null ? whiskers([c.d[k], c.l[k], c.u[k]], bound) : ""),
           el("td", { class: "wide" }, k ? interval(c.l[k], c.u[k], true) : ""),
+          el("td", { class: { better: "pass", worse: "fail" }[c.s[k]] }, k ? c.s[k] || (c.d[k] === null ? "" : "needs 3 seeds") : ""),
+          el("td", { class: "wide" }, model.seconds[k] === null ? "–" : duration(model.seconds[k])),
           el("td", { class: "wide" }, String(model.seeds[k])),
           el("td", { class: "wide" }, model.ids[k].length > 1 && model.ids[k].length < 9 ? el("a", { href: `#c/${model.ids[k].join("/")}` }, "its seeds") : ""))))))];
     });
@@ -305,7 +309,9 @@ const moemix = (() => {
         pick("column", "Column", columns.map((one) => [one.name, one.title]), column.name)),
       parts.length ? parts : el("p", {}, "No model here has runs of ", el("code", {}, "uniform"), " and of another strategy. Submit both, with the same seeds, to see which is better."),
       el("p", { class: "note" }, "In percentage points, all seeds together, paired by question and by seed. Each 95 % interval is of that difference alone, over questions and seeds: "
-        + "with one seed it says nothing about other seeds, and among many differences some intervals miss zero by chance."));
+        + "with one seed it says nothing about other seeds, and among many differences some intervals miss zero by chance. "
+        + "Better and worse hold at 5 % after correction for all differences of this suite, from three seeds on. "
+        + "Cost is the mean time of a run, with the search for the strategy's options, on the machines that the runs name."));
   }
 
   // --- a column or a task --------------------------------------------------------------------------------
@@ -323,7 +329,7 @@ const moemix = (() => {
     if (task) columns = [columns[wanted]];
     else columns = [scored(name, column.title, suite.scores[name]), ...(results.length > 1 ? columns : [])];
     if (!columns.some(([key]) => key === view.sort) && !FACTS.includes(view.sort)) view.sort = columns[0][0];
-    const about = el("div", { class: "scroll" }, el("table", {}, el("thead", {}, el("tr", {},
+    const about = el("div", { class: "scroll", tabindex: 0 }, el("table", {}, el("thead", {}, el("tr", {},
       ["Task", "Metric", "Filter", "Shots", "Version", "Questions", "Weight", "Question set"].map((t, i) => el("th", { scope: "col", class: i < 3 ? "text" : null }, t)))),
     el("tbody", {}, results.filter((_, i) => !task || i === wanted).map(([t, metric, filter, share]) => {
       const pin = suite.tasks[t] || {};
@@ -354,7 +360,7 @@ const moemix = (() => {
   function reproduce(s) {
     const word = (text) => (typeof text === "string" && /^[\w./@+-]+$/.test(text) && !text.startsWith("-") ? text : null);
     const recipe = word(s.recipe), strategy = word(s.strategy);
-    return el("pre", { class: "commands" }, [
+    return el("pre", { class: "commands", tabindex: 0 }, [
       recipe && strategy && s.seed !== null ? `# train it again: the run ${s.run_id} of ${recipe}, strategy ${strategy}\nmoemix bench ${recipe} --set seeds=${s.seed}` : null,
       `# recompute its scores from its answers\nmoemix board verify DIR --only ${s.submission_id}`,
       `# let its checkpoint answer again\nmoemix board verify DIR --only ${s.submission_id} --replay --checkpoint CHECKPOINT`,
@@ -366,7 +372,7 @@ const moemix = (() => {
     const { record, mixture, run, engine, judged } = await load(`s/${id}`);
     const s = record.submission, made = s.provenance;
     const scores = Object.entries(record.scores).map(([key, columns]) => [el("h3", {}, key, " ", el("small", {}, engine[key] || "")),
-      el("div", { class: "scroll" }, el("table", {}, el("thead", {}, el("tr", {}, ["Column", "Score", "95 % interval", "Questions", "Rank"].map((t) => el("th", { scope: "col", class: { Column: "text", Questions: "wide" }[t] }, t)))),
+      el("div", { class: "scroll", tabindex: 0 }, el("table", {}, el("thead", {}, el("tr", {}, ["Column", "Score", "95 % interval", "Questions", "Rank"].map((t) => el("th", { scope: "col", class: { Column: "text", Questions: "wide" }[t] }, t)))),
         el("tbody", {}, Object.entries(columns).map(([name, c]) => el("tr", {},
           el("td", { class: "text" }, el("a", { href: `#t/${key}/${name}` }, (columnOf(board.suites.find((x) => x.key === key) || { columns: [] }, name) || { title: name }).title)),
           el("td", {}, percent(c.value), unconfirmed(c.as_recorded)), el("td", {}, interval(c.lower, c.upper)), el("td", { class: "wide" }, String(c.n)), el("td", {}, rank(c.rank, c.rank_worst)))))))]);
@@ -380,7 +386,7 @@ const moemix = (() => {
         [recorded && "programs not run again", !record.badges.includes("replayed") && "not replayed"].filter(Boolean).map((text) => [el("span", { class: "badge" }, text), " "])),
       el("p", {}, el("a", { href: `records/${id}.json`, download: `${s.model}-${id}.json`, id: "record" }, "Download the record")),
       el("h2", {}, "Scores"), scores.length ? scores.flat() : el("p", {}, "Not in the ranking."),
-      judged.map((j) => [el("h2", {}, j.title, " ", el("small", {}, `judged by ${j.judges.join(", ")}`)), el("div", { class: "scroll" }, el("table", { class: "comparison" },
+      judged.map((j) => [el("h2", {}, j.title, " ", el("small", {}, `judged by ${j.judges.join(", ")}`)), el("div", { class: "scroll", tabindex: 0 }, el("table", { class: "comparison" },
         el("thead", {}, el("tr", {}, ["Category", "Score", "Standard error", "Turns"].map((t) => el("th", { scope: "col" }, t)))),
         el("tbody", {}, j.scores.map(([name, value, error, n]) => el("tr", {}, el("td", { class: "text" }, name), el("td", {}, value === null ? "–" : value.toFixed(2)),
           el("td", {}, error === null ? "–" : error.toFixed(2)), el("td", {}, String(n)))))))]),
@@ -398,7 +404,7 @@ const moemix = (() => {
         ["Stated date", s.created], ["In the repository since", record.arrived === s.created ? null : record.arrived], ["Code", made.git_sha ? `${made.git_sha.slice(0, 12)}${made.git_dirty ? " (changed)" : ""}` : null],
         ["Machine", `${made.processor}, ${made.cpu_count} cores${made.gpus.length ? `, ${made.gpus.join(", ")}` : ""}; Python ${made.python}`],
         ["Packages", Object.entries(made.versions).map(([k, v]) => `${k} ${v}`).join(", ")]]),
-      el("h2", {}, "Checks"), el("div", { class: "scroll" }, el("table", {}, el("tbody", {}, record.verdicts.map((v) => el("tr", {},
+      el("h2", {}, "Checks"), el("div", { class: "scroll", tabindex: 0 }, el("table", {}, el("tbody", {}, record.verdicts.map((v) => el("tr", {},
         el("td", { class: "text" }, v.check), el("td", { class: `text ${v.verdict === "skip" ? "skip-verdict" : v.verdict}` }, v.verdict), el("td", { class: "text" }, v.detail)))))),
       el("h2", {}, "Files"), el("details", {}, el("summary", {}, `${Object.keys(s.files).length} files in the board's repository`),
         terms(Object.entries(s.files).map(([path, file]) => [path, [`${size(file.bytes)} bytes `, el("code", {}, file.sha256.slice(0, 16))]]))));
@@ -481,7 +487,7 @@ const moemix = (() => {
         const c = held[k].record.scores[suite.key][name], said = k ? verdict(name, k) : null;
         return el("td", { "data-verdict": said }, percent(c.value), unconfirmed(c.as_recorded), " ", el("small", {}, interval(c.lower, c.upper)), said && said !== "undecided" ? el("span", { class: said === "better" ? "pass" : "fail" }, ` ${said}`) : null);
       };
-      return [el("h2", {}, suite.key), el("div", { class: "scroll" }, el("table", { class: "comparison" },
+      return [el("h2", {}, suite.key), el("div", { class: "scroll", tabindex: 0 }, el("table", { class: "comparison" },
         el("thead", {}, el("tr", {}, el("th", { scope: "col" }, "Column"), ids.map((id) => el("th", { scope: "col" }, label(id))))),
         el("tbody", {}, suite.columns.filter((column) => suite.scores[column.name]).map((column) => el("tr", {}, el("td", { class: "text" }, column.title), ids.map((_, k) => cell(column.name, k)))))))];
     });
@@ -516,7 +522,7 @@ const moemix = (() => {
       const titles = pairs ? ["Difference", "95 % interval", "p (alone)", "p (corrected)", "Better / worse"] : [];
       parts.push(el("h2", {}, suite.key), one.engine[suite.key] !== two.engine[suite.key]
         ? el("p", { class: "warn" }, `Evaluated by different engines: ${one.engine[suite.key]} and ${two.engine[suite.key]}.`) : [],
-      el("div", { class: "scroll" }, el("table", { class: "comparison" }, el("thead", {}, el("tr", {},
+      el("div", { class: "scroll", tabindex: 0 }, el("table", { class: "comparison" }, el("thead", {}, el("tr", {},
         ["Column", "Verdict", label(one), label(two), ...titles].map((t) => el("th", { scope: "col" }, t)))),
       el("tbody", {}, suite.columns.filter((column) => suite.scores[column.name]).map((column) => el("tr", {}, el("td", { class: "text" }, column.title), cells(column)))))),
       pairs || i === j ? [] : el("p", { class: "note" }, "This board is too large for a page of every pair. For the paired differences with their intervals, run ",
@@ -538,7 +544,7 @@ const moemix = (() => {
     const rows = board.history.map(([row, status, note]) => el("tr", {}, el("td", { class: "text" }, board.rows.date[row]), el("td", { class: "text name" }, modelLink(row)),
       el("td", { class: "text" }, status), el("td", { class: "text" }, note)));
     show(el("p", {}, tableLink()), el("h2", {}, "Superseded and withdrawn"),
-      rows.length ? el("div", { class: "scroll" }, el("table", {}, el("tbody", {}, rows))) : el("p", {}, "No submission was superseded or withdrawn."));
+      rows.length ? el("div", { class: "scroll", tabindex: 0 }, el("table", {}, el("tbody", {}, rows))) : el("p", {}, "No submission was superseded or withdrawn."));
   }
 
   function missing() {

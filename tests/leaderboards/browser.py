@@ -65,5 +65,13 @@ def open_page(driver: Any, address: str) -> None:
     until(lambda: driver.execute_script(script), f"{address} to be ready")
 
 
+def axe_violations(driver: Any) -> list[str]:
+    """What axe finds against accessibility on the page that is shown."""
+    from axe_core_python.selenium import Axe
+
+    driver.set_script_timeout(120)
+    return [f"{one['id']}: {one['nodes'][0]['html'][:200]}" for one in Axe().run(driver)["violations"]]
+
+
 def texts(driver: Any, selector: str) -> list[str]:
     return list(driver.execute_script(f"return [...document.querySelectorAll({selector!r})].map(e => e.textContent)"))

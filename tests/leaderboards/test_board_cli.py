@@ -10,6 +10,7 @@ import threading
 import time
 import urllib.request
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 from board_records import make_board, questions, write_evaluation, write_submission  # type: ignore[import-not-found]
@@ -92,6 +93,16 @@ def test_a_whole_life_of_a_board(run_folder, tmp_path):
     assert lines[0].startswith("suite,rank,rank_worst,model")
     assert len([line for line in lines if line.startswith("made@2,")]) == 3  # two tasks and their average
     assert "Our board" in (tmp_path / "site" / "board.md").read_text()
+    schema = json.loads((tmp_path / "site" / "schema.json").read_text())
+    assert all(entry.keys() <= schema["properties"].keys() for entry in document["entries"])
+    atom = "{http://www.w3.org/2005/Atom}"
+    feed = ElementTree.parse(tmp_path / "site" / "feed.xml").getroot()
+    said = {
+        entry.find(f"{atom}link").get("href"): entry.findtext(f"{atom}summary") for entry in feed.iter(f"{atom}entry")
+    }
+    assert len(said) == 3
+    assert said[f"index.html#s/{first.name}"].endswith("trained on the test set")
+    assert all(line.text.endswith("+00:00") for line in feed.iter(f"{atom}updated"))
 
 
 def test_verify_prints_a_list_and_its_status_tells(run_folder, tmp_path):

@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 import pytest
 from board_records import make_board, reseal, write_evaluation, write_submission  # type: ignore[import-not-found]
-from browser import chromium, open_page, texts, until, why_not  # type: ignore[import-not-found]
+from browser import axe_violations, chromium, open_page, texts, until, why_not  # type: ignore[import-not-found]
 
 import leaderboards
-from harness.statistics import estimates
+from harness.statistics import estimates, joint
 from leaderboards.board.build import build_site
 from leaderboards.board.folder import BoardFolder
 from leaderboards.board.pins import pin
@@ -136,7 +136,7 @@ def test_filters_by_model_strategy_and_size_and_pages(page):
     Select(page.find_element("id", "size")).select_by_visible_text("1B to 10B")
     assert models(page) == ["model-13"]
     page.find_element("id", "query").send_keys("zzz")
-    assert texts(page, "#table tbody td") == ["No submission matches these filters."]
+    assert texts(page, "#table tbody td") == ["No submission matches these filters. Show all"]
     Select(page.find_element("id", "size")).select_by_index(0)
     Select(page.find_element("id", "strategy")).select_by_index(0)
     page.execute_script("const q = document.getElementById('query'); q.value = ''; q.dispatchEvent(new Event('input'))")
@@ -197,6 +197,23 @@ def test_strategies_come_first_with_their_differences_over_seeds(driver, tmp_pat
     assert rows[0][5] == f"{signs[1]} to {signs[2]}"
     assert rows[1][3] == "baseline"
     assert len(driver.find_elements("css selector", "svg.whisker")) == 2
+    # "Sure?" is what the statistics of tables of runs say of the same scores, corrected for the 8 differences shown
+    names, columns = ["uniform", "datasize", "dynamic"], {**{t: (t,) for t in SIZES}, "average": tuple(SIZES)}
+    by_task = {name: [{v.task: v.values for v in held[f"{name}-{seed}"]} for seed in range(3)] for name in names}
+    seeds = np.array([[[np.mean([one[t].mean() for t in ts]) for one in by_task[n]] for ts in columns.values()]
+                      for n in names])  # fmt: skip
+    questions = np.array([[np.concatenate([joint.by_cluster(np.mean([one[t] for one in by_task[n]], axis=0),
+                                                            np.arange(SIZES[t])) * (t in ts) / len(ts) for t in SIZES])
+                           for ts in columns.values()] for n in names])  # fmt: skip
+    contrasts = [
+        joint.Contrast(0, c, r, 0, estimates.estimate([
+            estimates.Part(1 / len(ts), np.stack([by_task[names[r]][s][t] - by_task[names[0]][s][t] for s in range(3)]),
+                           np.arange(SIZES[t])) for t in ts]))
+        for c, ts in enumerate(columns.values()) for r in (1, 2)
+    ]  # fmt: skip
+    p = joint.correct([joint.Block(seeds, np.ones(3, dtype=bool), questions)], contrasts, [0.0] * 8).adjusted[-2:]
+    assert [rows[2][6], rows[0][6]] == ["undecided" if p[0] >= 0.05 else "worse", "better" if p[1] < 0.05 else ""]
+    assert rows[1][6:8] == ["", "–"]
     click(driver, "[data-strategy='dynamic'] a")
     until(lambda: driver.find_elements("css selector", "#table"), "the table of one strategy")
     assert set(models(driver)) == {"dynamic-0", "dynamic-1", "dynamic-2", "alone"}
@@ -352,6 +369,33 @@ def test_a_column_and_a_task_have_pages(page):
     assert texts(page, "h2") == ["There is no such page"]
 
 
+def test_an_embedded_table_is_the_table_alone(page, built):
+    open_page(page, f"{(built[1] / 'index.html').as_uri()}#b/made@1?embed=&sort=pick")
+    assert not page.find_element("css selector", "header nav").is_displayed()
+    assert not page.find_element("id", "query").is_displayed()
+    assert page.find_element("id", "table").is_displayed()
+    assert "embed" in page.current_url
+
+
+def barriers(driver: Any, built: tuple[BoardFolder, Path], most: int | None = None) -> list[str]:
+    """What axe finds against accessibility in every view, or in the first ones."""
+    ids = {s.model: s.name for s in built[0].submissions()}
+    one, two, three = ids["hostile"], ids["model-40"], ids["model-05"]
+    found = []
+    views = (("#b/made@1", "#table"), ("#v/made@1", "p.note"), (f"#s/{one}", "dl"), ("#history", "table"),
+                       (f"#c/{one}/{two}", "h2"), (f"#c/{one}/{two}/{three}", "h2"), ("#t/made@1/average", "h2"),
+                       (f"#q/made@1/pick/{one}/{two}/0", ".sample"), ("#b/made@2", "#place p"))  # fmt: skip
+    for view, sign in views[:most]:
+        open_page(driver, (built[1] / "index.html").as_uri() + view)
+        until(lambda sign=sign: driver.find_elements("css selector", sign), view)
+        found += [f"{view} {text}" for text in axe_violations(driver)]
+    return found
+
+
+def test_every_view_is_accessible(page, built):
+    assert barriers(page, built) == []
+
+
 def test_superseded_and_withdrawn_are_history(page):
     assert "model-01" not in models(page)
     go(page, "#history", "table")
@@ -423,6 +467,7 @@ def test_a_phone_shows_it_without_scrolling_sideways(built, tmp_path):
         where = next(s for s in built[0].submissions() if s.model == "hostile")
         go(phone, f"#s/{where.name}", "dl")
         assert not phone.execute_script(wide)
+        assert barriers(phone, built, most=5) == []
         assert phone.get_log("browser") == []
 
 
