@@ -39,14 +39,15 @@ def _pairs(texts: Iterable[str], option: str) -> Iterator[tuple[str, str]]:
 
 def _settings(text: str, option: str) -> dict[str, object]:
     """Return settings from a JSON object or from ``key=value,…``, whose values are read as YAML."""
-    import yaml
+    from harness.files import yaml_value
 
     if text.lstrip().startswith("{"):
-        read: object = yaml.safe_load(text)
+        read: object = yaml_value(text, where=option)
         if not isinstance(read, dict):
             raise click.BadParameter(f"not an object: {text}", param_hint=option)
         return read
-    return {key: yaml.safe_load(value) for key, value in _pairs(filter(None, text.split(",")), option)}
+    pairs = _pairs(filter(None, text.split(",")), option)
+    return {key: yaml_value(value, where=f"{option} {key}") for key, value in pairs}
 
 
 @click.command("eval")

@@ -200,7 +200,7 @@ class _Checks:
             self.attempt((*keys, "source"), stages.training().check_checkpoint, Path(model.source))
         elif Path(model.source).is_file():
             self.add((*keys, "source"), f"{model.source} is a file", "expected the folder of a checkpoint")
-        elif model.source.startswith(("/", ".", "~")) or not HUB_ID.fullmatch(model.source):
+        elif model.source.startswith(("/", ".", "~")) or "/" not in model.source or not HUB_ID.fullmatch(model.source):
             hint = "expected a checkpoint's folder, a hub id (ORGANISATION/NAME), or package:NAME"
             self.add((*keys, "source"), f"there is no folder {model.source}", hint)
         if isinstance(model, FromDense) and model.top_k > getattr(model, "experts", model.top_k):

@@ -72,6 +72,16 @@ def read_json(path: Path) -> Any:
         raise MoemixError(f"not UTF-8 text (byte {error.start})", where=str(path)) from None
 
 
+class YamlLoader(yaml.SafeLoader):
+    """YAML's safe loader, but a date is text: no key takes one, and a date that does not exist could not be read."""
+
+
+YamlLoader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith(":timestamp")]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+
+
 def read_yaml(path: Path) -> Any:
     """Parse a YAML file; an error names the file and line. A key that is given twice is an error."""
     tree, _, repeated = parse_yaml(path)
@@ -79,9 +89,7 @@ def read_yaml(path: Path) -> Any:
     return tree
 
 
-def parse_yaml(
-    path: Path, reader: type[yaml.SafeLoader] = yaml.SafeLoader
-) -> tuple[Any, yaml.Node | None, list[MoemixError]]:
+def parse_yaml(path: Path, reader: type[YamlLoader] = YamlLoader) -> tuple[Any, yaml.Node | None, list[MoemixError]]:
     """Return the value of a YAML file, its nodes with their lines, and an error for each key that is given twice."""
     try:
         loader = reader(path.read_text(encoding="utf-8"))
@@ -95,8 +103,22 @@ def parse_yaml(
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else "?"
         raise MoemixError(f"not valid YAML: {error.problem}", where=f"{path}:{line}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
+        message = f"not valid YAML: not UTF-8 text (byte {error.start})"
+        raise MoemixError(message, where=str(path), hint="save the file as UTF-8") from None
+    except RecursionError:
+        raise MoemixError("not valid YAML: nested too deeply", where=str(path)) from None
+    except (yaml.YAMLError, ValueError) as error:  # the latter for a value that its tag does not fit
         raise MoemixError(f"not valid YAML: {error}", where=str(path)) from None
+
+
+def yaml_value(text: str, *, where: str) -> Any:
+    """Return the value of a text in YAML; an error names ``where`` it was given."""
+    try:
+        return yaml.load(text, YamlLoader)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        reason = getattr(error, "problem", None) or "it cannot be read"
+        raise MoemixError(f"the value is not valid YAML: {reason}", where=where) from None
 
 
 def _repeated_keys(node: yaml.Node | None, path: Path, seen: set[int]) -> Iterator[MoemixError]:

@@ -6,10 +6,13 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import yaml
+
 from harness import stages
 from harness.checks import HUB_ID
 from harness.errors import MoemixError
 from harness.files import write_text
+from harness.recipe import TinyModel
 
 _TINY = """  # A small MoE with random weights: minutes on a CPU. When all works, put your model here:
   # - {kind: checkpoint, name: model, source: allenai/OLMoE-1B-7B-0924}       # a folder or a hub id of an MoE
@@ -32,6 +35,11 @@ _LARGE = """training:
   learning_rate: 2.0e-5
   dtype: bfloat16
   gradient_checkpointing: true"""
+
+
+def tiny_model() -> TinyModel:
+    """Return the tiny model that a new recipe has."""
+    return TinyModel.model_validate(yaml.safe_load(_TINY)[0])
 
 
 def write_recipe(path: Path, sources: Sequence[str], model: str, suites: Sequence[str]) -> Iterator[str]:

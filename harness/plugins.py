@@ -70,7 +70,7 @@ def module_from(path: Path, kind: str) -> ModuleType:
     sys.modules[name] = module  # dataclasses look their module up by name
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         del sys.modules[name]
         message = f"the {kind} file does not run: {type(error).__name__}: {error}"
         raise MoemixError(message, where=str(path)) from error

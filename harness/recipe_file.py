@@ -12,7 +12,7 @@ import yaml
 
 from harness import schema
 from harness.errors import MoemixError, nearest, raise_all
-from harness.files import parse_yaml
+from harness.files import parse_yaml, yaml_value
 from harness.recipe import Recipe
 from harness.schema import parse
 
@@ -107,11 +107,7 @@ def parse_setting(text: str) -> tuple[str, object]:
         raise MoemixError(f"`--set {text}` has no `=`", hint="expected --set key.subkey=value")
     if not key.strip():
         raise MoemixError("there is no key before `=`", where=f"--set {text}", hint="expected --set key.subkey=value")
-    try:
-        return key.strip(), yaml.safe_load(value)
-    except yaml.YAMLError as error:
-        reason = getattr(error, "problem", None) or "it cannot be read"
-        raise MoemixError(f"the value is not valid YAML: {reason}", where=f"--set {text}") from None
+    return key.strip(), yaml_value(value, where=f"--set {text}")
 
 
 def override(recipe: Recipe, changes: Mapping[str, object]) -> Recipe:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, TypeVar, get_args, get_origin
@@ -65,7 +66,7 @@ Label = Annotated[str, Field(min_length=1, max_length=100)]
 
 
 class Strict(BaseModel):
-    """A frozen model, for which unknown keys are errors. A single value is accepted for a list of one."""
+    """A frozen model, for which unknown keys are errors. A list of one may be a single value; of words, ``a, b``."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
@@ -75,7 +76,12 @@ class Strict(BaseModel):
         if not isinstance(value, dict):
             return value
         fields = cls.model_fields
-        return {k: (v,) if k in fields and _is_item(v, fields[k].annotation) else v for k, v in value.items()}
+        return {k: _items(v) if k in fields and _is_item(v, fields[k].annotation) else v for k, v in value.items()}
+
+
+def _items(value: object) -> tuple[object, ...]:
+    words = isinstance(value, str) and re.fullmatch(r"\w+(\s*,\s*\w+)+", value)
+    return tuple(re.split(r"\s*,\s*", value)) if words and isinstance(value, str) else (value,)
 
 
 def _is_item(value: object, annotation: object) -> bool:

@@ -30,22 +30,31 @@ def part_files(part: Part, root: Path | None, *, where: str) -> list[Path]:
             path = root / pattern
         matches = sorted(Path(match) for match in glob.glob(str(path), recursive=True) if _is_readable(Path(match)))
         if not matches:
-            raise _nothing(path, where)
+            raise _nothing(path, pattern, where)
+        if again := sorted(set(found) & set(matches)):
+            raise MoemixError(
+                f"{again[0]} is matched twice by `files`", where=f"source {where}", hint="name each file once"
+            )
         found.extend(matches)
     return found
 
 
-def _nothing(path: Path, source: str) -> MoemixError:
+def _nothing(path: Path, pattern: str, source: str) -> MoemixError:
     """Return the error for a pattern without files: a folder, a folder that is missing, or a name beside others."""
     folder = path
     while not folder.is_dir():
         folder = folder.parent
+    if "://" in pattern:
+        hint = "an address is not read: download the file, or name a data set of the hub with `hub: ORGANISATION/NAME`"
+        return MoemixError(f"{pattern} is not a file", where=f"source {source}", hint=hint)
     if folder == path:
         hint = f"name its files, such as {path.name}/*.jsonl"
         return MoemixError(
             f"{path} is a folder, and not one that `save_to_disk` wrote", where=f"source {source}", hint=hint
         )
-    if folder != path.parent and not glob.has_magic(str(path.parent)):
+    if pattern.startswith("~"):
+        hint = "`~` does not stand for your home folder here: write the whole path"
+    elif folder != path.parent and not glob.has_magic(str(path.parent)):
         hint = f"the folder {path.relative_to(folder).parts[0]} is missing in {folder}"
     else:
         hint = nearest(path.name, [file.name for file in folder.iterdir() if file.is_file()])

@@ -14,7 +14,8 @@ from harness.recipe import Mixing, Part, Source, TinyModel
 from harness.sources import hub_folder, part_files
 from harness.stages import Finding
 from trainers import signals
-from trainers.data.conversation import MalformedRowError, UnusableRowError
+from trainers.data.conversation import Conversation, MalformedRowError, UnusableRowError
+from trainers.data.marks import check_answers
 from trainers.data.parts import PartAdapter, open_part
 from trainers.data.reading import read_part
 from trainers.data.world import world_id
@@ -51,7 +52,10 @@ def check_part(part: Part, root: Path | None, source: str) -> int | None:
         for row, where in itertools.islice(opened.rows, _FIRST):
             seen += 1
             try:
-                good += opened.adapter.read(row) is not None
+                read = opened.adapter.read(row)
+                if isinstance(read, Conversation):
+                    check_answers(read)
+                good += read is not None
             except UnusableRowError as error:  # training counts and reports it
                 useless.append(MoemixError(f"the row is of no use for training: {error}", where=where))
             except MalformedRowError as error:
@@ -78,9 +82,8 @@ def find_adapter(file: Path) -> str:
     Raises:
         MoemixError: the file cannot be read, or its columns do not say how.
     """
-    part = Part(files=(str(file.resolve()),))
-    check_part(part, None, file.stem)
-    chosen = open_part(part, root=None, source=file.stem).adapter.part
+    chosen = open_part(Part(files=(str(file.resolve()),)), root=None, source=file.stem).adapter.part
+    check_part(chosen, None, file.stem)
     return "auto" if chosen.options else chosen.adapter
 
 

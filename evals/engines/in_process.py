@@ -8,7 +8,6 @@ from typing import cast
 
 import torch
 import transformers
-import yaml
 from lm_eval.models.huggingface import HFLM
 from transformers import (
     GenerationConfig,
@@ -22,7 +21,7 @@ from transformers import (
 from evals.engines.chat import ChatReply, Keep, Prompt
 from evals.engines.engine import Engine, context_length
 from harness.errors import MoemixError
-from harness.files import read_json
+from harness.files import read_json, yaml_value
 from harness.plugins import register_architectures
 
 # lm-eval keeps the logits of a whole batch. So many sequence × vocabulary elements of 512-token questions fit into
@@ -49,7 +48,7 @@ class InProcessEngine(Engine):
         arguments: Mapping[str, str] | None = None,
         instead_of_vllm: str | None = None,
     ) -> None:
-        self.extra = {name: yaml.safe_load(value) for name, value in (arguments or {}).items()}
+        self.extra = {name: yaml_value(value, where=name) for name, value in (arguments or {}).items()}
         self.checkpoint, self.dtype, self.instead_of_vllm = checkpoint, dtype, instead_of_vllm
         self.max_length = context_length(checkpoint)
         vocabulary = read_json(checkpoint / "config.json").get("vocab_size", 1 << 16)

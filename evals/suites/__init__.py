@@ -10,12 +10,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from pydantic import Field, model_validator
 
 from evals.extraction import FILTERS
 from harness.errors import MoemixError, nearest, raise_all, unknown
-from harness.files import hash_file, hash_value, parse_yaml
+from harness.files import YamlLoader, hash_file, hash_value, parse_yaml
 from harness.recipe_file import Places
 from harness.schema import Strict, parse
 
@@ -157,7 +156,7 @@ def _contents(folder: Path) -> Iterator[Path]:
     return (file for file in folder.rglob("*") if file.is_file() and "__pycache__" not in file.parts)
 
 
-class _TaskLoader(yaml.SafeLoader):
+class _TaskLoader(YamlLoader):
     """A loader for lm-eval's task files that does not resolve their ``!function`` tags."""
 
 

@@ -21,6 +21,21 @@ def test_help_loads_no_stage_and_no_heavy_package():
     assert process.returncode == 0, process.stderr
 
 
+def test_the_plan_of_a_new_recipe_imports_no_model_library(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"instruction": "Add 1 and 2.", "output": "3"}\n' * 40)
+    recipe = str(tmp_path / "mine.yaml")
+    code = (
+        "import sys\nfrom harness.cli import main\n"
+        f"for words in (['recipe', 'new', {recipe!r}, '--data', {str(tmp_path / 'a.jsonl')!r}, '--model', 'tiny'],\n"
+        f"              ['plan', {recipe!r}, '--store', {str(tmp_path / 'runs')!r}]):\n"
+        "    try: main(words)\n"
+        "    except SystemExit as end: assert not end.code\n"
+        "sys.exit(', '.join({'torch', 'transformers', 'lm_eval', 'datasets'} & set(sys.modules)) or 0)"
+    )
+    process = subprocess.run((sys.executable, "-c", code), capture_output=True, text=True)
+    assert process.returncode == 0, process.stderr
+
+
 def test_help_answers_in_half_a_second():
     def seconds() -> float:  # of processor time, so that a busy machine changes nothing
         begun = os.times()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 import os
 import textwrap
@@ -271,8 +272,50 @@ KEYS = [  # changes to a recipe, and what is said about them
     ({"strategies": [{"name": "dynamic", "overrides": {"data.sources.b.size": 1}}]}, "no item 'b' in the list"),
     ({"strategies": ["broken.yaml"]}, "broken.yaml:3: not valid YAML"),
     ({"strategies": ["ref_loss"]}, "the source holds out no examples"),
+    ({"seeds": [datetime.date(2024, 1, 5)]}, "`seeds.0`: expected a whole number, not '2024-01-05'"),
+    ({"strategies": ["uniform, dynamc"]}, "unknown strategy 'uniform, dynamc'"),
+    ({f"{PART}.files": ["a.jsonl", "*.jsonl"]}, "a.jsonl is matched twice by `files`"),
+    ({f"{PART}.files": ["https://example.org/a.jsonl"]}, "an address is not read: download the file"),
+    ({f"{PART}.files": ["~/a.jsonl"]}, "write the whole path"),
+    ({f"{PART}.files": ["semicolon.csv"]}, "semicolon.csv:1: the columns are separated by ';'"),
+    ({f"{PART}.files": ["utf16.csv"]}, "utf16.csv:1: not UTF-8 text"),
+    ({f"{PART}.files": ["nothing.zip"]}, "unknown kind of file '.zip'"),
+    ({PART: {"adapter": "messages", "files": ["asked.jsonl"]}}, "asked.jsonl:1: the row is of no use for training"),
+    ({"models.m.source": "model"}, "there is no folder model"),
+    ({"models": [None]}, "`models.0`: expected a mapping of keys, not None"),
+    ({"strategies": {"uniform": {}}}, "`strategies`: expected a list"),
+    ({"strategies": ["exits.py:Mine"]}, "exits.py: the strategy file does not run: SystemExit"),
+    ({"strategies": ["faulty.py:Nameless"]}, "faulty.py: Nameless has no name"),
+    ({"strategies": ["faulty.py:Numbered"]}, "faulty.py: Numbered has no name"),
+    ({"strategies": ["faulty.py:Lettered"]}, "has 'train_loss' as `signals`"),
+    ({"strategies": ["faulty.py:Still"]}, "faulty.py: Still has no `update`"),
+    ({"evaluation": "smol_kr"}, "`evaluation`: expected a mapping of keys, not 'smol_kr'"),
 ]  # fmt: skip
 
+FAULTY = """
+from dataclasses import dataclass
+from trainers.mixing import MixingStrategy
+
+class Base(MixingStrategy):
+    def update(self, state, seen):
+        return state
+
+@dataclass(frozen=True)
+class Nameless(Base): ...
+
+@dataclass(frozen=True)
+class Numbered(Base):
+    name = 3
+
+@dataclass(frozen=True)
+class Lettered(Base):
+    name = "lettered"
+    signals = "train_loss"
+
+@dataclass(frozen=True)
+class Still(MixingStrategy):
+    name = "still"
+"""
 SUITES = [  # each with a column that lm-eval's task does not fit
     ("task", "tasks: [hellaswagg], metric: acc", ""),
     ("metric", "tasks: hellaswag, metric: acc_nrm", ""),
@@ -293,6 +336,12 @@ def test_plan_names_a_mistake_in_a_recipe_with_its_line(run: Run, here: Path, ch
     Path("imports.py").write_text("import nothere_at_all\n")
     Path("plain.py").write_text("class Mine:\n    pass\ndef read(row):\n    raise ValueError('boom')\n")
     Path("bad.jinja").write_text("{% for %}")
+    Path("exits.py").write_text("raise SystemExit('bye')\n")
+    Path("faulty.py").write_text(FAULTY)
+    Path("semicolon.csv").write_text("question;answer\nA;B\n")
+    Path("utf16.csv").write_text("question,answer\nA,B\n", encoding="utf-16")
+    Path("nothing.zip").write_bytes(b"PK")
+    Path("asked.jsonl").write_text('{"messages": [{"role": "user", "content": "?"}]}\n')
     Path("suite.yaml").write_text("name: s\ncolums: []\n")
     for name, column, rest in SUITES:
         Path(f"{name}.yaml").write_text(f"name: s\ncolumns:\n- {{name: c, {column}}}\n{rest}")
@@ -321,6 +370,9 @@ TEXTS = [
     ("name: x\n---\nname: y\n", "mine.yaml:2: not valid YAML: but found another document"),
     ('name: "x\n', "mine.yaml:2: not valid YAML: found unexpected end of stream"),
     ("name: 'a\0'\n", "mine.yaml: not valid YAML: unacceptable character"),
+    ("seeds: 2024-13-45\n", "mine.yaml:1: `seeds.0`: expected a whole number, not '2024-13-45'"),
+    ("x: !!int y\n", "mine.yaml: not valid YAML: invalid literal for int()"),
+    ("x: " + 999 * "[", "mine.yaml: not valid YAML: nested too deeply"),
     ("1: 2\n", "mine.yaml:1: `1`: a key should be a text; put it in quotes"),
     ("training: {steps: 3, steps: 4}\n", "mine.yaml:1: the key `steps` is given twice"),
     ("strategies: [x\nseeds: [0]\n", "mine.yaml:2: not valid YAML"),
@@ -375,7 +427,6 @@ COMMANDS = [
     (("plan", "quickstart", "--set", "a=]"), "--set a=]: the value is not valid YAML"),
     (("plan", "quickstart", "--set", "strategies.dynamc.options.eta=5"), "did you mean 'dynamic'"),
     (("plan", "quickstart", "--set", "strategies.dynamic.options.etta=5"), "--set strategies.dynamic.options.etta=5: "),
-    (("plan", "quickstart", "--set", "seeds=0,1"), "--set seeds=0,1: `seeds.0`: expected a whole number, not '0,1'"),
     (("plan", "quickstart", "--set", "engine.kind=vllm"), "--set engine.kind=vllm: `engine`: this key"),
     (("plan", "quickstart", "--set", "engine=vlm"), "--set engine=vlm: unknown engine 'vlm'"),
     (("plan", "quickstart", "--data-root", "/nonexistent"), "/nonexistent: the data root is not a folder"),
@@ -439,6 +490,9 @@ COMMANDS = [
     (("recipe", "new", "new.yaml", "--data", "nope"), "there is no such file, and it is not a hub id"),
     (("recipe", "new", "new.yaml", "--data", "a.jsonl", "--suite", "nope"), "unknown suite 'nope'"),
     (("recipe", "new", "new.yaml", "--data", "a.jsonl", "--model", "/nope"), "there is no such folder"),
+    (("plan", "quickstart", "--set", "seeds=2024-13-45"), "`seeds.0`: expected a whole number, not '2024-13-45'"),
+    (("eval", "checkpoints/tokens", "--tasks", "x", "--gen-kwargs", "until=[", "--out", "o"), "until: the value is"),
+    (("plan", "utf16.yaml"), "not UTF-8 text (byte 0)\n  save the file as UTF-8"),
     (("strategies", "new", "1bad"), "'1bad' is not a valid strategy name"),
     (("strategies", "new", "uniform"), "there is already a strategy called 'uniform'"),
     (("cache", "prune"), "say what to delete"),
@@ -450,6 +504,7 @@ COMMANDS = [
 @pytest.mark.parametrize(("words", "said"), COMMANDS, ids=[" ".join(words)[:80] for words, _ in COMMANDS])
 def test_a_mistake_on_the_command_line_is_one_message(run: Run, here: Path, words: tuple[str, ...], said: str):
     Path("folder").mkdir()
+    Path("utf16.yaml").write_text("name: x\n", encoding="utf-16")
     write_checkpoints(Path("checkpoints"))
     before = {path: path.read_bytes() for path in here.rglob("*") if path.is_file()}
     code, text = run(*words)
@@ -487,6 +542,8 @@ def test_settings_reach_rows_by_name_and_single_values_stand_for_lists():
     recipe = load_recipe("quickstart", ["strategies.dynamic.options.eta=5", "seeds=3", "evaluation.suites=quickstart"])
     assert {row.label: row.options for row in recipe.strategies}["dynamic"] == {"eta": 5}
     assert (recipe.seeds, recipe.evaluation.suites) == ((3,), ("quickstart",))
+    recipe = load_recipe("quickstart", ["strategies=uniform, dynamic", "seeds=0,1,2"])
+    assert ([row.label for row in recipe.strategies], recipe.seeds) == (["uniform", "dynamic"], (0, 1, 2))
     rows = "strategies=[{name: dynamic, label: a}, {name: dynamic, label: b}]"
     recipe = load_recipe("quickstart", [rows, "strategies.b.options.eta=5"])
     assert [row.options for row in recipe.strategies] == [{}, {"eta": 5}]

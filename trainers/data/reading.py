@@ -95,7 +95,9 @@ def _csv(path: Path, split: str) -> Rows:
     def rows() -> Iterator[Located]:
         with open_file(path) as file:
             text = io.TextIOWrapper(file, encoding="utf-8-sig", errors="surrogateescape", newline="")
-            table = csv.DictReader(text, delimiter="\t" if ".tsv" in path.name.lower() else ",", strict=True)
+            delimiter = "\t" if ".tsv" in path.name.lower() else ","
+            table = csv.DictReader(text, delimiter=delimiter, strict=True)
+            _check_header(table, delimiter, path)
             before = 1
             while True:
                 try:
@@ -113,6 +115,20 @@ def _csv(path: Path, split: str) -> Rows:
                     yield cast("dict[str, object]", row), where
 
     return Rows(sum(1 for _ in rows()), lambda wanted: itertools.compress(rows(), wanted))
+
+
+def _check_header(table: csv.DictReader[str], delimiter: str, path: Path) -> None:
+    """Refuse a header that is not UTF-8, or has other separators than the ones that are read."""
+    try:
+        names = table.fieldnames or ()
+    except csv.Error:
+        return  # said with the rows
+    if not all(map(is_utf8, names)):
+        raise MoemixError("not UTF-8 text", where=f"{path}:1", hint="save the file as UTF-8")
+    found = [each for each in ";\t|," if each != delimiter and len(names) == 1 and each in names[0]]
+    if found:
+        hint = "separate them by commas, or by tabs in a file that ends in .tsv"
+        raise MoemixError(f"the columns are separated by {found[0]!r}", where=f"{path}:1", hint=hint)
 
 
 def _parquet(path: Path, split: str) -> Rows:

@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import inspect
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 
 from pydantic import PydanticSchemaGenerationError, TypeAdapter, ValidationError
 
@@ -19,12 +19,22 @@ from trainers.plugins import SIGNALS, PlugIns
 StrategyClass = type[MixingStrategy]
 
 
-def _not_a_dataclass(strategy: type) -> tuple[str, str] | None:
-    lack = ("is not a dataclass", "decorate it with @dataclass(frozen=True)")
-    return None if dataclasses.is_dataclass(strategy) else lack
+def _lack(strategy: StrategyClass) -> tuple[str, str] | None:
+    """Return what a class lacks of a strategy, and what to do; None if nothing."""
+    if not dataclasses.is_dataclass(strategy):
+        return "is not a dataclass", "decorate it with @dataclass(frozen=True)"
+    if not isinstance(getattr(strategy, "name", None), str):
+        return "has no name", 'add `name = "its_name"`'
+    for field in ("signals", "at_start"):
+        names = getattr(strategy, field)
+        if not (isinstance(names, Set) and all(isinstance(name, str) for name in names)):
+            return f"has {names!r} as `{field}`", f'write `{field} = frozenset({{"train_loss"}})`, a set of names'
+    if strategy.updates and strategy.update is MixingStrategy.update:
+        return "has no `update`", "define `update(self, state, seen)`, or say `updates = False`"
+    return None
 
 
-STRATEGIES: PlugIns[MixingStrategy] = PlugIns("strategy", "trainers.mixing", "MixingStrategy", "name", _not_a_dataclass)
+STRATEGIES: PlugIns[MixingStrategy] = PlugIns("strategy", "trainers.mixing", "MixingStrategy", "name", _lack)
 
 
 @dataclasses.dataclass(frozen=True)
