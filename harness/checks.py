@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -19,15 +18,16 @@ from harness.errors import MoemixError, nearest, raise_all
 from harness.execution import LocalExecutor, SlurmExecutor
 from harness.files import parent_that_exists
 from harness.jobs import Plan
+from harness.new_recipe import tiny_model
 from harness.plan import make_world
 from harness.recipe import CheckpointModel, FromDense, Model, Recipe, Source, Strategy, TinyModel
 from harness.recipe_file import load_recipe, override, recipe_names
 from harness.schema import Keys
+from harness.sources import HUB_ID
 from harness.store import Store
 
 P = ParamSpec("P")
 R = TypeVar("R")
-HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 _GIB = 1 << 30
 
 
@@ -186,7 +186,7 @@ class _Checks:
         """Check that a model's architecture, folder, package or hub id exists, as far as no network is needed."""
         if isinstance(model, TinyModel):
             built_in = [model for name in recipe_names() for model in load_recipe(name).models]
-            if model not in built_in:  # a test checks those, and this imports torch
+            if model not in (tiny_model(), *built_in):  # a test checks those, and this imports torch
                 self.attempt(keys, stages.training().check_tiny, model)
             for number, source in enumerate(model.pretrain.sources if model.pretrain else ()):
                 self.source((*keys, "pretrain", "sources", str(number)), source)

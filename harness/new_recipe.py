@@ -9,10 +9,10 @@ from pathlib import Path
 import yaml
 
 from harness import stages
-from harness.checks import HUB_ID
 from harness.errors import MoemixError
 from harness.files import write_text
 from harness.recipe import TinyModel
+from harness.sources import HUB_ID
 
 _TINY = """  # A small MoE with random weights: minutes on a CPU. When all works, put your model here:
   # - {kind: checkpoint, name: model, source: allenai/OLMoE-1B-7B-0924}       # a folder or a hub id of an MoE

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import re
 from pathlib import Path
 
 from harness.errors import MoemixError, nearest
@@ -10,6 +11,7 @@ from harness.files import hash_file, hash_tree, hash_value
 from harness.plugins import code_hash
 from harness.recipe import Part, Source
 
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 PACKED = (".gz", ".bz2", ".xz", ".zst")
 FILES = (".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".parquet", ".arrow", *PACKED)
 """How the names of files with rows end."""
