@@ -349,6 +349,26 @@ def test_equal_scores_by_other_responses_are_for_the_reviewer(tmp_path):
     assert first.label in detail(found["two"], "duplicates")
 
 
+def test_equal_wrong_texts_are_for_the_reviewer(tmp_path):
+    """A copy with other log-likelihoods and a few other texts: nobody is wrong in the same words by chance."""
+    board, asked = make_board(tmp_path / "board", SIZES)
+    first, second = (write_submission(board, asked, name, seed=1, ability=-1.0) for name in ("one", "two"))
+
+    def other_likelihoods(lines):
+        for line in lines:
+            line["filtered_resps"] = [[str(float(value) - 0.5), flag] for value, flag in line["filtered_resps"]]
+            line["resps"] = [[pair] for pair in line["filtered_resps"]]
+
+    edit_samples(second, "pick", other_likelihoods)
+    edit_samples(second, "count", lambda lines: [line.update(resps=[["Well! " + line["resps"][0][0]]])
+                                                 for line in lines[::15]])  # fmt: skip
+    reseal(board, second)
+    found = {checked.submission.model: checked for checked in verify(board)}
+    assert outcomes(found["two"])["duplicates"] == "warn"
+    assert "of the wrong texts are also in" in detail(found["two"], "duplicates")
+    assert first.label in detail(found["two"], "duplicates")
+
+
 def test_a_constant_answer_is_for_the_reviewer(made):
     board, _, where = made
 
