@@ -88,6 +88,7 @@ const moemix = (() => {
   const columnOf = (suite, name) => suite.columns.find((column) => column.name === name);
   const modelLink = (row) => el("a", { href: `#s/${board.rows.id[row]}`, title: board.rows.model[row] }, board.rows.model[row]);
   const seedOf = (row) => (board.rows.seed[row] === null ? null : el("small", {}, ` seed ${board.rows.seed[row]}`));
+  const nameOf = (id) => board.rows.model[rowOf.get(id)] + (board.rows.seed[rowOf.get(id)] === null ? "" : ` seed ${board.rows.seed[rowOf.get(id)]}`);
   const strategyOf = (row) => board.strategies[board.rows.strategy[row]];
 
   function safeLink(address) {
@@ -424,17 +425,16 @@ const moemix = (() => {
     const pages = Math.ceil(suite.tasks[task].questions / board.page), at = Math.min(Math.max(0, Number.parseInt(page, 10) || 0), pages - 1);
     const [q, ...held] = await Promise.all(["q", id, other].filter(Boolean).map((one) => load(`a/${number}-${one}-${task}-${at}`)));
     const link = (second, next) => `#q/${key}/${task}/${id}/${second || "-"}/${next}`;
-    const label = (one) => `${board.rows.model[rowOf.get(one)]}${board.rows.seed[rowOf.get(one)] === null ? "" : ` seed ${board.rows.seed[rowOf.get(one)]}`}`;
-    const answer = (one, k, i) => el("div", { class: "answer" }, el("p", { class: "note" }, label(one), " ",
+    const answer = (one, k, i) => el("div", { class: "answer" }, el("p", { class: "note" }, nameOf(one), " ",
       el("span", { class: held[k].scores[i] > 0 ? "pass" : "fail" }, `scores ${Number(held[k].scores[i].toFixed(3))}`)), el("pre", {}, held[k].answers[i]));
     const cards = q.numbers.map((n, i) => el("article", { class: "sample" }, el("h3", {}, `Question ${n}`), el("pre", {}, q.prompts[i]),
       q.choices[i].length > 1 ? el("ul", {}, q.choices[i].map((choice) => el("li", {}, choice))) : null,
       el("p", {}, el("span", { class: "note" }, "Right answer: "), q.gold[i]),
       el("div", { class: "answers" }, [id, other].filter(Boolean).map((one, k) => answer(one, k, i)))));
     const turn = (by, text) => el("button", { type: "button", disabled: at + by < 0 || at + by >= pages, onclick: () => { location.hash = link(other, at + by); } }, text);
-    show(el("p", {}, el("a", { href: `#s/${id}` }, "← the submission")), el("h2", {}, `${task}: answers of ${label(id)}`),
+    show(el("p", {}, el("a", { href: `#s/${id}` }, "← the submission")), el("h2", {}, `${task}: answers of ${nameOf(id)}`),
       el("div", { class: "filters" }, el("label", {}, "Beside", el("select", { id: "beside", onchange: (event) => { location.hash = link(event.target.value, at); } },
-        option("", "nothing", other || ""), suite.rows.map((row) => board.rows.id[row]).filter((one) => one !== id).map((one) => option(one, label(one), other))))),
+        option("", "nothing", other || ""), suite.rows.map((row) => board.rows.id[row]).filter((one) => one !== id).map((one) => option(one, nameOf(one), other))))),
       cards, el("div", { class: "pager" }, turn(-1, "Previous"), el("span", { id: "count" }, `page ${at + 1} of ${pages}`), turn(1, "Next")));
   }
 
@@ -476,6 +476,19 @@ const moemix = (() => {
       better: (i < j ? c.m : c.w)[at], worse: (i < j ? c.w : c.m)[at] }]));
   }
 
+  // The weights of several runs over each other: a drawing for each source, with a line for each run.
+  function overlaid(ids, held) {
+    const runs = ids.map((id, k) => [id, held[k].mixture]).filter(([, mixture]) => mixture && mixture.names.length);
+    const drawing = (source) => {
+      const with_it = runs.filter(([, mixture]) => mixture.names.includes(source));
+      const steps = [...new Set(with_it.flatMap(([, mixture]) => mixture.steps))].sort((a, b) => a - b);
+      const weight = (mixture, step) => mixture.weights[mixture.steps.findLastIndex((one) => one <= step)][mixture.names.indexOf(source)];
+      return [el("h3", {}, source), trajectory({ names: with_it.map(([id]) => nameOf(id)), steps, weights: steps.map((step) => with_it.map(([, mixture]) => weight(mixture, step))) }, null)];
+    };
+    const sources = [...new Set(runs.flatMap(([, mixture]) => mixture.names))];
+    return sources.length ? [el("h2", {}, "Mixture over time"), el("div", { id: "mixtures" }, sources.map(drawing).flat(2))] : [];
+  }
+
   // Three or more: each column's scores side by side, with the verdict of each against the first.
   async function manyPage(ids) {
     const held = await Promise.all(ids.map((id) => load(`s/${id}`)));
@@ -491,11 +504,10 @@ const moemix = (() => {
         el("thead", {}, el("tr", {}, el("th", { scope: "col" }, "Column"), ids.map((id) => el("th", { scope: "col" }, label(id))))),
         el("tbody", {}, suite.columns.filter((column) => suite.scores[column.name]).map((column) => el("tr", {}, el("td", { class: "text" }, column.title), ids.map((_, k) => cell(column.name, k)))))))];
     });
-    const mixtures = held.map((one, k) => (one.mixture && one.mixture.names.length ? [el("h3", {}, label(ids[k])), trajectory(one.mixture, one.run)] : []));
     show(el("p", {}, tableLink()), el("h2", {}, `${ids.length} submissions`), parts.length ? parts : el("p", {}, "They were not evaluated on the same suite version."),
       el("p", { class: "note" }, "Better and worse: than the first one, paired by question, at 5 % after correction for all pairs of submissions in all columns."),
       el("p", {}, "In pairs: ", ids.slice(1).map((id) => [el("a", { href: `#c/${id}/${ids[0]}` }, "the first and ", board.rows.model[rowOf.get(id)], seedOf(rowOf.get(id)) || ""), " "])),
-      mixtures.some((one) => one.length) ? [el("h2", {}, "Mixture over time"), mixtures] : []);
+      overlaid(ids, held));
   }
 
   async function comparePage(ids) {
@@ -532,7 +544,8 @@ const moemix = (() => {
       el("h2", {}, el("a", { href: `#s/${ids[0]}` }, label(one)), " minus ", el("a", { href: `#s/${ids[1]}` }, label(two))),
       parts.length ? parts : el("p", {}, "They were not evaluated on the same suite version."),
       el("p", { class: "note" }, "Paired by question. A verdict (and the *) holds at 5 % after correction for all pairs of submissions in all columns of the suite; "
-        + "p (alone) and the interval are of this pair only. Better / worse: number of questions on which the first scores higher / lower."));
+        + "p (alone) and the interval are of this pair only. Better / worse: number of questions on which the first scores higher / lower."),
+      overlaid(ids, [one, two]));
   }
 
   const interval = (low, high, signed) => (low === null || high === null ? "–" : `${percent(low, signed)} to ${percent(high, signed)}`);

@@ -161,6 +161,8 @@ def test_the_address_holds_what_was_chosen(page):
     until(lambda: page.find_elements("css selector", "table.comparison"), "the comparison of three")
     assert len(texts(page, "table.comparison thead th")) == 1 + 3
     assert page.title == "3 submissions · A board"
+    assert texts(page, "#mixtures h3") == ["chat", "code", "math"]
+    assert len(page.find_elements("css selector", "#mixtures > svg path.line")) == 3 * 3
     open_page(page, page.current_url)
     assert len(texts(page, "table.comparison tbody tr:first-child [data-verdict]")) == 2
     open_page(page, page.current_url.split("#")[0] + "#b/made@1?page=7&size=99&compare=nobody&sort=nothing&order=x")
