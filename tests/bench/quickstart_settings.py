@@ -24,8 +24,8 @@ SETTINGS = {
     for threads in (1, 2)
 }
 """Environment and options of each setting."""
-Differences = dict[tuple[str, str], dict[str, Any]]
-"""Strategy and column to the difference from the baseline."""
+Differences = dict[tuple[str, str, str], dict[str, Any]]
+"""Suite (or measure), strategy and column to the difference from the baseline."""
 OPPOSITE = {("better", "worse"), ("worse", "better"), ("equal", "better"), ("equal", "worse")}
 PAGE = Path(__file__).parents[2] / "docs" / "results" / "quickstart.md"
 QUICK = ("--set", "training.steps=8", "--set", "models.tiny.pretrain=null", "--set", "evaluation.limit=4")
@@ -34,7 +34,7 @@ QUICK = ("--set", "training.steps=8", "--set", "models.tiny.pretrain=null", "--s
 def differences(comparisons: list[dict[str, Any]]) -> Differences:
     """Return the difference of each row in each column that has a verdict."""
     return {
-        (row["strategy"], name): cell["difference"]
+        (comparison["suite"], row["strategy"], name): cell["difference"]
         for comparison in comparisons
         for table in comparison["tables"]
         for row in table["rows"]
@@ -48,7 +48,7 @@ def side_by_side(found: dict[str, Differences]) -> str:
     primary = [key for key, one in next(iter(found.values())).items() if one["family"] == "primary"]
     rows = [
         (
-            *key,
+            *key[1:],
             *(f"{one['value']:+.3f} ± {one['stderr']:.3f}, {one['verdict']}" for one in (found[n][key] for n in found)),
         )
         for key in primary
@@ -69,13 +69,14 @@ def contradictions(found: dict[str, Differences]) -> list[str]:
 def main() -> None:
     """Run the quickstart in each setting, compare the verdicts, and write the page."""
     given = options(store={"metavar": "DIR", "type": Path, "help": "folder of the stores", "default": Path("runs")})
-    parts = [
+    title = [
         "# The quickstart in four settings",
         "",
         "The same revision and recipe with other kernels and numbers of threads: sums are taken in another order,"
         " so every run ends elsewhere. Made by `python -m tests.bench.quickstart_settings`.",
         "",
     ]
+    tables: list[str] = []
     found: dict[str, Differences] = {}
     for name, (environment, changes) in SETTINGS.items():
         store = given.store / f"settings-{len(found)}"
@@ -92,10 +93,10 @@ def main() -> None:
             for style in ("markdown", "json")
         )
         found[name] = differences(json.loads(full)["comparisons"])
-        parts += [f"## {name[0].upper()}{name[1:]}", "", shown, ""]
+        tables += [f"## {name[0].upper()}{name[1:]}", "", shown, ""]
     wrong = contradictions(found)
     shares = "of which no two contradict each other" if not wrong else f"of which {len(wrong)} contradict each other"
-    parts += [
+    verdicts = [
         "## The verdicts side by side",
         "",
         "Differences from `uniform` in the columns that decide: Avg as a share, losses in nats per target token. All"
@@ -105,7 +106,7 @@ def main() -> None:
         "",
     ]
     if not given.quick:
-        write_text(PAGE, "\n".join(parts))
+        write_text(PAGE, "\n".join(title + verdicts + tables))
     if wrong:
         sys.exit("verdicts contradict each other:\n" + "\n".join(wrong))
 
