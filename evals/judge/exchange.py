@@ -339,13 +339,15 @@ def export_judging(folder: Path, style: str, out: Path) -> list[Path]:
         texts[row["question_id"]] = row["turns"][0]
         for model, turns in row["answers"].items():
             answers.setdefault(model, {})[row["question_id"]] = tuple(turns)
+    order = {key: place for place, key in enumerate(texts)}  # judgments are in the order of their arrival
     written: list[Path] = []
     for judge in request.judges:
         games: dict[str, list[tuple[Line, Line]]] = {}
         for both in match_games(read_judgments(journal_path(folder, judge.name, "pairwise"))):
             if both[0]["turn"] == 1:
                 games.setdefault(both[0]["model_1"], []).append(both)
-        for model, pairs in games.items():
+        for model, unordered in games.items():
+            pairs = sorted(unordered, key=lambda both: order[both[0]["question_id"]])
             if style == "alpaca_eval":
                 rows = [_as_annotation(both, judge.name, texts, answers, request.bench) for both in pairs]
                 written.append(out / safe_name(model) / safe_name(judge.name) / "annotations.json")
