@@ -51,7 +51,7 @@ def main() -> None:
     """Train what is missing, deal the seeds out many times, and write the page."""
     given = options(
         store={"metavar": "DIR", "type": Path, "help": "folder of the runs", "default": Path("runs")},
-        tables={"type": int, "help": "tables of each shape", "default": 500},
+        tables={"type": int, "help": "tables of each shape", "default": 200},
     )
     seeds, tables = (6, 3) if given.quick else (SEEDS, given.tables)
     shapes = [(names, count) for names, count in SHAPES if names * count <= seeds]
