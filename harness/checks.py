@@ -202,7 +202,7 @@ class _Checks:
             self.add((*keys, "source"), f"{model.source} is a file", "expected the folder of a checkpoint")
         elif model.source.startswith(("/", ".", "~")) or "/" not in model.source or not HUB_ID.fullmatch(model.source):
             hint = "expected a checkpoint's folder, a hub id (ORGANISATION/NAME), or package:NAME"
-            self.add((*keys, "source"), f"there is no folder {model.source}", hint)
+            self.add((*keys, "source"), f"the folder {model.source} does not exist", hint)
         if isinstance(model, FromDense) and model.top_k > getattr(model, "experts", model.top_k):
             self.add(
                 (*keys, "top_k"), f"`top_k` is {model.top_k}, and there are {getattr(model, 'experts', '?')} experts"

@@ -205,7 +205,7 @@ def _reading(table: Table) -> list[str]:
         )
     scores = [cell.score for row in table.rows for cell in row.cells.values() if cell.score]
     if any(score.se == 0 for score in scores):
-        notes.append("± 0.0: every question scored the same, so there is no spread to estimate an error from.")
+        notes.append("± 0.0: all questions have the same score, so no error can be estimated.")
     if any(math.isnan(score.se) for score in scores):
         notes.append("± ?: a single question has no standard error.")
     return notes + _groups(table) + _seeds(table)

@@ -57,7 +57,7 @@ def check_part(part: Part, root: Path | None, source: str) -> int | None:
                     check_answers(read)
                 good += read is not None
             except UnusableRowError as error:  # training counts and reports it
-                useless.append(MoemixError(f"the row is of no use for training: {error}", where=where))
+                useless.append(MoemixError(f"the row has nothing to train on: {error}", where=where))
             except MalformedRowError as error:
                 message = f"the row is not in the format `{opened.adapter.part.adapter}`: {error}"
                 bad.append(MoemixError(message, where=where))

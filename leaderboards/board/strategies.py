@@ -27,7 +27,7 @@ def strategy_data(standings: Standings, standing: Standing) -> Iterator[Data]:
     """Yield each model, recipe and owner with its strategies: scores and differences in every column.
 
     Differences are paired by question and by the seeds that a strategy shares with the baseline. Verdicts are corrected
-    for all differences of the suite version together, as those of a table of runs are.
+    for all differences of the suite version together: a board declares no primary columns, as a recipe does.
     """
     found: dict[tuple[str, str, str], dict[str, Seeds]] = {}
     for at, row in enumerate(standing.rows):

@@ -73,7 +73,7 @@ def main() -> None:
         "# The quickstart in four settings",
         "",
         "The same revision and recipe with other kernels and numbers of threads: sums are taken in another order,"
-        " so every run ends elsewhere. Made by `python -m tests.bench.quickstart_settings`.",
+        " so every run ends with other weights. Made by `python -m tests.bench quickstart_settings`.",
         "",
     ]
     tables: list[str] = []
