@@ -2,18 +2,19 @@
 
 Bytes on each of n processes, for P parameters of which T are trained (``training.freeze``):
 
-    weights        4 P       float32, whatever ``training.dtype``; P / n under fsdp2
+    weights        4 P       float32; P / n under fsdp2. Under bfloat16 with replicas, the float32 values of what is
+                             trained (4 T), and a copy of all weights to compute with (2 P)
     gradients      4 T       T / n under fsdp2
     AdamW          8 T       two moments; T / n under fsdp2 and zero1
     its copy       4 T / n   of the weights, under zero1
     one layer      4 P / L   under fsdp2: gathered while it computes, once more on its way
     activations    for R rows of N tokens, width H, L layers, Q numbers in a token's queries, and I neurons that it
-                   meets in a layer (2 bytes a number under bfloat16, else 4; the residual stream is float32):
-                   one layer's own, R N (8 H + 4 Q + 4 I), in all layers; with activation checkpointing in one layer,
-                   and the residual stream R N H at the beginning of each
+                   meets in a layer (2 bytes a number under bfloat16, else 4; under fsdp2 and zero1 the residual stream
+                   is float32): one layer's own, R N (8 H + 4 Q + 4 I), in all layers; with activation checkpointing in
+                   one layer, and the residual stream R N H at the beginning of each
     squares        stick-breaking attention (MoLM) keeps N × N numbers for each of a token's q query heads: 32 R q N²
                    while a layer is computed (eight float32 at the peak, as measured), in as many layers as above
-    output layer   three chunks of logits of 32 MB
+    output layer   three chunks of logits of 512 MB
 
 An estimate: allocators, kernels' workspace and buffers of the communication come on top, some GB.
 """
@@ -28,7 +29,7 @@ from harness.files import read_json
 from harness.recipe import CheckpointModel, Model, Training
 
 GIB = 1 << 30
-_LOGITS = 3 * 32 * (1 << 20)
+_LOGITS = 3 * 512 * (1 << 20)
 
 
 @dataclass(frozen=True)
@@ -152,16 +153,17 @@ def memory_per_process(shape: Shape, training: Training, launcher: Launcher) -> 
     share = launcher.processes if launcher.strategy == "fsdp2" else 1
     states = launcher.processes if launcher.strategy in ("fsdp2", "zero1") else 1
     whole, trained = shape.parameters, trained_parameters(shape, training)
-    tokens = training.rows_per_forward * training.max_length
+    tokens = training.tokens_per_forward or training.rows_per_forward * training.max_length
     number = 2 if training.dtype == "bfloat16" else 4
+    copied = number == 2 and launcher.strategy == "ddp"  # weights to compute with beside those that are trained
     met = shape.neurons * shape.selected // shape.experts
     own = tokens * (8 * shape.width + 4 * shape.queries + 4 * met) * number
     squares = 32 * shape.squares * tokens * training.max_length
     activations, kept = own * shape.layers, squares * shape.layers
     if training.gradient_checkpointing:
-        activations, kept = own + 4 * tokens * shape.width * shape.layers, squares
+        activations, kept = own + (2 if copied else 4) * tokens * shape.width * shape.layers, squares
     parts = {
-        "weights": 4 * whole / share,
+        "weights": 4 * (trained if copied else whole) / share,
         "gradients": 4 * trained / share,
         "optimizer": (12 if launcher.strategy == "zero1" else 8) * trained / states,
         "activations": float(activations),

@@ -137,6 +137,9 @@ class Training(Strict):
     max_length: int = Field(2048, ge=8, description="tokens in a row, and the most of an example that is kept")
     pack: bool = Field(True, description="pack examples into rows with block-diagonal attention")
     rows_per_forward: int = Field(1, ge=1, description="rows in one forward pass (gradients accumulate over the rest)")
+    tokens_per_forward: int | None = Field(
+        None, ge=8, description="rows up to so many tokens, padding included, in place of `rows_per_forward`"
+    )
     exhausted: Literal["repeat", "stop"] = Field("repeat", description="what happens when a source runs out")
     learning_rate: float = Field(2e-5, gt=0)
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
@@ -144,7 +147,11 @@ class Training(Strict):
     weight_decay: float = Field(0.0, ge=0)
     betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.999)
     max_grad_norm: float | None = Field(1.0, gt=0, description="clip to this norm; null for none")
-    dtype: Literal["float32", "bfloat16"] = Field("float32", description="bfloat16: autocast over float32 weights")
+    dtype: Literal["float32", "bfloat16"] = Field(
+        "float32", description="bfloat16: for all that is computed; the optimizer changes float32 weights"
+    )
+    compile: bool = Field(False, description="compile norms, attention and experts with torch.compile")
+    deterministic: bool = Field(True, description="only kernels that give the same bits again; exact resume needs them")
     gradient_checkpointing: bool = False
     freeze: Literal["none", "router", "paper"] = Field(
         "none", description="router: the routers; paper: all with `gate` in its name (the gate half of `gate_up_proj`)"
@@ -159,6 +166,18 @@ class Training(Strict):
     log_every: int = Field(10, ge=1)
     save_every: int = Field(200, ge=1, description="steps between resumable states")
     keep_states: int = Field(2, ge=2)
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, serialise: SerializerFunctionWrapHandler) -> dict[str, object]:
+        """Leave out newer fields at their defaults, so that the identity of a run that has none of them stays."""
+        tree: dict[str, object] = serialise(self)
+        return _without_defaults(self, tree, ("tokens_per_forward", "compile", "deterministic"))
+
+    @model_validator(mode="after")
+    def _compiled_in_bfloat16(self) -> Training:
+        if self.compile and self.dtype != "bfloat16":
+            raise ValueError("`compile` needs `dtype: bfloat16`: torch's compiler knows grouped products in no other")
+        return self
 
     @model_validator(mode="after")
     def _frozen_layers_have_no_adapters(self) -> Training:

@@ -46,7 +46,7 @@ def measure(way: str, targets: float, steps: int) -> tuple[int, int]:
     model = small_moe(
         "llama_moe", VOCABULARY, intermediate_size=1024, num_experts=8, num_selects=2, tie_word_embeddings=False
     ).train()
-    optimizer = make_optimizer(model, Training())
+    optimizer = make_optimizer(model.parameters(), Training())
     losses = TargetLosses(model).train()
     row = torch.randint(0, VOCABULARY, (1, MAX_LENGTH), generator=torch.Generator().manual_seed(0))
     at = torch.arange(int(targets * (MAX_LENGTH - 1)))

@@ -2,4 +2,5 @@
 # Correctness and speed on one GPU, in at most eight minutes; prints JSON. Needs torch, transformers and this checkout.
 set -e
 cd "$(dirname "$0")/../.."
-exec timeout 480 python tests/gpu/measure.py "$@"
+export PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True PYTHONPATH="$PWD:$PYTHONPATH"
+exec timeout 480 python3 tests/gpu/measure.py "$@"

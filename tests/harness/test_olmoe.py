@@ -15,7 +15,7 @@ def test_the_shape_is_olmoes_and_the_recipe_fits_one_gpu():
     shape = SHAPES[recipe.models[0].source]
     assert 6.90e9 < shape.parameters < 6.94e9
     used = sum(memory_per_process(shape, recipe.training, recipe.launcher).values()) / GIB
-    assert 26 < used < 60
+    assert 12.9 < used < 20  # the base, in bfloat16, is most of it: its float32 values wait on the host
     whole = recipe.training.model_copy(update={"lora": None, "freeze": "none"})
     assert sum(memory_per_process(shape, whole, Launcher()).values()) / GIB > 80
 

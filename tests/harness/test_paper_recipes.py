@@ -9,7 +9,8 @@ FULL, MINI = load_recipe("paper/full"), load_recipe("paper/mini")
 SCALE = MINI.training.steps / FULL.training.steps
 
 TRAINING = {
-    "steps", "batch_examples", "max_length", "rows_per_forward", "log_every", "save_every",  # the scale
+    "steps", "batch_examples", "max_length", "rows_per_forward", "tokens_per_forward", "log_every",  # the scale
+    "save_every",
     "learning_rate", "warmup", "weight_decay", "betas",  # of a small model that learns in 240 steps
     "dtype", "gradient_checkpointing",  # of GPUs
     "gate_noise",  # in mini it is in the model's configuration

@@ -49,7 +49,7 @@ def watched(here: Path, stop: int | None) -> Iterator[None]:
     """While active, what a process holds is written down after each step, and training may break off after a state."""
     learn, save = loop._Loop._learn, loop._Loop._save
 
-    def noting_learn(one: Any, tally: Any) -> float:
+    def noting_learn(one: Any) -> torch.Tensor:
         held = sum(getattr(p, "_local_tensor", p).numel() for p in one.model.parameters())
         moments = sum(
             getattr(tensor, "_local_tensor", tensor).numel()
@@ -58,7 +58,7 @@ def watched(here: Path, stop: int | None) -> Iterator[None]:
             if torch.is_tensor(tensor)
         )
         (here / f"held-{one.ranks.index}.json").write_text(json.dumps({"weights": held, "moments": moments}))
-        return learn(one, tally)
+        return learn(one)
 
     def breaking_save(one: Any) -> None:
         save(one)

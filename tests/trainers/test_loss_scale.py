@@ -13,7 +13,7 @@ from small_runs import fit_request, lines, small_model, small_sources, training
 from trainers.data.batches import GlobalBatch, Layout
 from trainers.mixing import MixingStrategy, MixtureState, load_strategy
 from trainers.models.loss import TargetLosses
-from trainers.training.loop import _Loop, fit
+from trainers.training.loop import _Found, _Loop, fit
 
 HOST = torch.device("cpu")
 
@@ -92,17 +92,16 @@ def test_uneven_weights_of_the_loss_change_what_is_learnt_and_not_what_is_drawn(
 
 def test_the_global_batch_is_normalised_by_the_weight_of_its_targets(tmp_path, monkeypatch):
     sources, given = small_sources(tmp_path / "sources"), []
-    monkeypatch.setattr(_Loop, "_learn", lambda self, tally: (given.append((gradients(self.model), tally)), 1.0)[1])
+    monkeypatch.setattr(_Loop, "_learn", lambda self: (given.append(gradients(self.model)), torch.ones(()))[1])
     run(tmp_path / "scaled", sources, Scaled(weights=(0.5, 0.3, 0.2)), steps=1, pack=False, rows_per_forward=3)
-    (found, tally), model = given[0], small_model()
-    scale = torch.tensor([1.5, 0.9, 0.6], dtype=torch.float64)
-    weight = float((torch.from_numpy(tally.targets) * scale).sum())
-    assert weight != tally.targets.sum()
-    draws = []
-    monkeypatch.setattr(
-        _Loop, "_forward_backward", lambda self, batch, _: (draws.append(batch), (batch.tally, None, False))[1]
-    )
+    found, model = given[0], small_model()
+    draws, nothing = [], _Found(torch.zeros(1), torch.zeros(()), np.zeros(1, dtype=np.int64))
+    monkeypatch.setattr(_Loop, "_forward_backward", lambda self, batch: (draws.append(batch), nothing)[1])
     run(tmp_path / "again", sources, Scaled(weights=(0.5, 0.3, 0.2)), steps=1, pack=False, rows_per_forward=3)
+    scale = torch.tensor([1.5, 0.9, 0.6], dtype=torch.float64)
+    targets = draws[0].tally.targets
+    weight = float((torch.from_numpy(targets) * scale).sum())
+    assert weight != targets.sum()
     total = torch.zeros((), dtype=torch.float64)
     for source, example in zip(draws[0].source_ids, draws[0].examples, strict=True):
         ids = torch.from_numpy(example.input_ids.astype(np.int64))

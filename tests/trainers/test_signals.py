@@ -11,7 +11,7 @@ from harness.errors import MoemixError
 from trainers.data import TokenSplit
 from trainers.data.batches import GlobalBatch, Layout, Tally
 from trainers.models.loss import TargetLosses
-from trainers.parallel.base import Ranks
+from trainers.parallel.ranks import Ranks
 from trainers.signals import SignalContext, make_signals
 
 HOST = torch.device("cpu")

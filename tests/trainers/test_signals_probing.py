@@ -13,7 +13,7 @@ from small_runs import byte_tokenizer, mixing, small_model, small_source, small_
 from harness.errors import MoemixError
 from trainers.data.batches import Layout
 from trainers.models.loss import TargetLosses
-from trainers.parallel.base import Ranks
+from trainers.parallel.ranks import Ranks
 from trainers.signals import Resources, SignalContext, make_signals
 from trainers.signals.embedding import Encoder
 from trainers.signals.gradient import GradientSketch, add_to_sketch

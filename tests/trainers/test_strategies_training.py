@@ -38,10 +38,10 @@ def run(folder, sources, strategy, cache, **changes):
 def break_down(monkeypatch, step):
     learn = _Loop._learn
 
-    def breaking(self, tally):
+    def breaking(self):
         if self.step == step:
             raise RuntimeError("a cosmic ray")
-        return learn(self, tally)
+        return learn(self)
 
     monkeypatch.setattr(_Loop, "_learn", breaking)
 

@@ -105,7 +105,8 @@ class Forward:
         source_RT = packed.source_ids.numpy()
 
         def move(tensor: Tensor) -> Tensor:
-            return tensor.to(device, non_blocking=True)
+            # From pinned memory, the copy does not hold up the host.
+            return (tensor.pin_memory() if device.type == "cuda" else tensor).to(device, non_blocking=True)
 
         return cls(
             input_RT=move(packed.input_ids),
@@ -133,17 +134,26 @@ class Layout:
         packed: whether a row holds several examples; otherwise it holds one, padded to ``max_length``.
         rows_per_forward: rows in one forward pass.
         pad_id: the token id in padded positions.
+        tokens_per_forward: fill a forward pass with rows up to so many tokens, padding included; None to count rows.
     """
 
     max_length: int
     packed: bool
     rows_per_forward: int
     pad_id: int
+    tokens_per_forward: int | None = None
 
     def forwards(self, lengths: NDArray[np.int64]) -> list[Rows]:
         """Divide a global batch among forward passes; the rows of each hold indices into ``lengths``."""
         rows = pack(lengths, self.max_length) if self.packed else [[i] for i in range(len(lengths))]
-        return [rows[i : i + self.rows_per_forward] for i in range(0, len(rows), self.rows_per_forward)]
+        found = []
+        while rows:  # the longest row is the first one
+            width = int(lengths[rows[0]].sum()) if self.packed else self.max_length
+            budget = self.tokens_per_forward
+            count = self.rows_per_forward if budget is None else max(1, budget // width)
+            found.append(rows[:count])
+            rows = rows[count:]
+        return found
 
     def computed_tokens(self, rows: Rows, lengths: NDArray[np.int64]) -> int:
         """Return the number of positions that a forward pass computes, padding included."""

@@ -32,12 +32,11 @@ class Groups:
 
     def __init__(self, selected_Nk: Tensor, num_experts: int) -> None:
         self.top_k = selected_Nk.shape[1]
-        flat_M = selected_Nk.reshape(-1)
-        self.order_M = flat_M.argsort(stable=True)
+        sorted_M, self.order_M = selected_Nk.reshape(-1).sort(stable=True)
         self.place_M = torch.empty_like(self.order_M)
-        self.place_M[self.order_M] = torch.arange(len(flat_M), device=flat_M.device)
-        counts_E = flat_M.new_zeros(num_experts).index_add(0, flat_M, torch.ones_like(flat_M))
-        self.ends_E = counts_E.cumsum(0).to(torch.int32)
+        self.place_M[self.order_M] = torch.arange(len(sorted_M), device=sorted_M.device)
+        experts_E = torch.arange(num_experts, device=sorted_M.device)
+        self.ends_E = torch.searchsorted(sorted_M, experts_E, right=True, out_int32=True)
 
     def spread(self, tokens_NH: Tensor) -> Tensor:
         """Return [M, H]: each token once for each of its experts, sorted by expert."""

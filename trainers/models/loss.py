@@ -34,6 +34,7 @@ from trainers.models.routers import RouterObserver, Routing
 logger = logging.getLogger("moemix.training")
 RouterLogits = tuple[Tensor, ...] | None
 CHUNK_LOGITS = 1 << 23  # logits in memory at a time: 32 MB in float32
+CHUNK_LOGITS_ON_GPU = 1 << 27  # fewer chunks, since the gradient of the layer is read and written for each
 
 
 class Losses(NamedTuple):
@@ -72,7 +73,7 @@ class TargetLosses(nn.Module):
             model.set_experts_implementation(grouped.NAME)
             for module in model.modules():
                 if type(module).__name__ == "DbrxExperts":  # their sums fit no dtype but that of the weights
-                    module.forward = partial(_without_autocast, module.forward)
+                    module.forward = partial(_in_dtype_of_weights, module, module.forward)
             _warn_if_slow(model.device)
         self._own_balance = _own_balance_loss(model) if balance == "model" else None
         self._routers = RouterObserver(model) if balance == "paper" else None
@@ -147,9 +148,10 @@ class TargetLosses(nn.Module):
         return cast("MoeModelOutputWithPast", self.model.base_model(**self._arguments(batch)))
 
 
-def _without_autocast(forward: Callable[..., Tensor], *args: Tensor) -> Tensor:
+def _in_dtype_of_weights(module: nn.Module, forward: Callable[..., Tensor], *args: Tensor) -> Tensor:
+    dtype = next(module.parameters()).dtype
     with torch.autocast(args[0].device.type, enabled=False):
-        return forward(*(arg.float() if arg.is_floating_point() else arg for arg in args))
+        return forward(*(arg.to(dtype) if arg.is_floating_point() else arg for arg in args))
 
 
 def _warn_if_slow(device: torch.device) -> None:
@@ -189,11 +191,14 @@ class _HeadLosses(torch.autograd.Function):
         scale_N: Tensor | None,
         training: bool,
     ) -> tuple[Tensor, Tensor]:
-        rows = max(1, CHUNK_LOGITS // len(weight_VH))
+        limit = CHUNK_LOGITS if hidden_NH.device.type == "cpu" else CHUNK_LOGITS_ON_GPU
+        rows = max(1, limit // len(weight_VH))
         low_VH = weight_VH.to(hidden_NH.dtype)
         each_N = hidden_NH.new_empty(len(hidden_NH), dtype=torch.float32)
         hidden_grad = torch.empty_like(hidden_NH) if training and ctx.needs_input_grad[0] else None
-        weight_grad = torch.zeros_like(weight_VH) if training and ctx.needs_input_grad[1] else None
+        weight_grad = None
+        if training and ctx.needs_input_grad[1]:
+            weight_grad = torch.zeros_like(weight_VH, dtype=torch.float32)
         bias_grad = torch.zeros_like(bias_V) if training and bias_V is not None and ctx.needs_input_grad[2] else None
         for start in range(0, len(hidden_NH), rows):
             part = slice(start, start + rows)
@@ -220,6 +225,8 @@ class _HeadLosses(torch.autograd.Function):
                 weight_grad.addmm_(error_CV.T, hidden_NH[part])
             else:
                 weight_grad += error_CV.T @ hidden_NH[part]
+        if weight_grad is not None:
+            weight_grad = weight_grad.to(weight_VH.dtype)
         ctx.gradients = hidden_grad, weight_grad, bias_grad
         ctx.mark_non_differentiable(each_N)
         return each_N.sum() if scale_N is None else each_N @ scale_N, each_N

@@ -7,6 +7,7 @@ A forward pass takes note of its rows (:func:`enter`); what runs in it then know
 
 from __future__ import annotations
 
+import inspect
 import itertools
 import weakref
 from collections.abc import Callable, Iterator
@@ -18,11 +19,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention.varlen import varlen_attn
 from torch.nn.functional import scaled_dot_product_attention
-from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel, masking_utils
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import create_causal_mask, sdpa_mask
 
-_NAME = "packed"
+NAME = "packed"
+_packed_sequence_indices = masking_utils.find_packed_sequence_indices
+# torch 2.11's kernel takes fewer heads of keys than of queries as they are; later ones want to be told.
+_GROUPED_HEADS: dict[str, Any] = (
+    {"enable_gqa": True} if "enable_gqa" in inspect.signature(varlen_attn).parameters else {}
+)
 
 Rows = tuple[tuple[int, ...], ...]
 """The lengths of the examples in each row, in order; padding at the end of a row is one more of them."""
@@ -34,10 +40,12 @@ class Packed(NamedTuple):
     Attributes:
         rows: the lengths of its examples.
         shape: R, T.
+        unmasked: their positions, where no mask keeps the examples apart.
     """
 
     rows: Rows
     shape: tuple[int, int]
+    unmasked: weakref.ref[Tensor] | None = None
 
     @property
     def lengths(self) -> tuple[int, ...]:
@@ -78,7 +86,8 @@ def enter(decoder: nn.Module, args: tuple[object, ...], kwargs: dict[str, Any]) 
         return
     known = _announced is not None and _announced[0]() is position_RT
     rows = cast("tuple[Any, Rows]", _announced)[1] if known else rows_of(position_RT)
-    _current = Packed(rows, (len(rows), position_RT.shape[1]))
+    by_example = cast("Any", decoder).config.get_text_config()._attn_implementation == NAME
+    _current = Packed(rows, (len(rows), position_RT.shape[1]), weakref.ref(position_RT) if by_example else None)
 
 
 @contextmanager
@@ -125,9 +134,16 @@ def attends_by_example(model: PreTrainedModel) -> bool:
 
 def attend_by_example(model: PreTrainedModel) -> None:
     """Give a model attention that takes the examples of a row one by one."""
-    AttentionInterface.register(_NAME, packed_attention)
-    AttentionMaskInterface.register(_NAME, _no_mask)
-    model.set_attn_implementation(_NAME)
+    AttentionInterface.register(NAME, packed_attention)
+    AttentionMaskInterface.register(NAME, _no_mask)
+    masking_utils.find_packed_sequence_indices = _find_packed_sequence_indices  # type: ignore[assignment]
+    model.set_attn_implementation(NAME)
+
+
+def _find_packed_sequence_indices(position_RT: Tensor) -> Tensor | None:
+    """Find nothing where no mask is made; transformers' function has the host wait for the device."""
+    unmasked = None if _current is None else _current.unmasked
+    return None if unmasked is not None and unmasked() is position_RT else _packed_sequence_indices(position_RT)
 
 
 def _no_mask(batch_size: int, q_length: int, kv_length: int, **kwargs: Any) -> Tensor | None:
@@ -151,18 +167,22 @@ def packed_attention(
 
     It returns f[R, T, H, D], and None for the attention weights.
     """
-    packed, (rows, _, tokens, width) = _current, query.shape
+    packed, (rows, _, tokens, width), device = _current, query.shape, query.device
     if packed is None or attention_mask is not None or packed.shape != (rows, tokens):
         return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
     if kwargs.get("position_bias") is not None or kwargs.get("dropout"):
         raise NotImplementedError("attention over packed rows has no position bias and no dropout")
-    lengths, device = packed.lengths, query.device
-    attend: Callable[..., Any] = varlen_by_example
-    if device.type == "cuda" and query.dtype != torch.float32:
-        attend = varlen_attn
+    if torch.is_autocast_enabled(device.type):  # a rotation in float32 has undone the cast
+        dtype = torch.get_autocast_dtype(device.type)
+        query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
+    lengths = packed.lengths
+    attend: Callable[..., Any] = partial(varlen_by_example, enable_gqa=True)
+    on_kernel = device.type == "cuda" and query.dtype != torch.float32
+    if on_kernel:
+        attend = partial(varlen_attn, **_GROUPED_HEADS)
     heads = value.shape[-1]
     query_NHD, key_NHD, value_NHD = (states.transpose(1, 2).flatten(0, 1) for states in (query, key, value))
-    if attend is varlen_attn and heads != width:  # the kernel knows one width
+    if on_kernel and heads != width:  # the kernel knows one width
         value_NHD = torch.nn.functional.pad(value_NHD, (0, width - heads))
     ends_S = _ends(lengths, device)
     attended_NHD = attend(
@@ -175,7 +195,6 @@ def packed_attention(
         max(lengths),
         scale=scaling,
         window_size=(sliding_window - 1 if sliding_window else -1, 0),
-        enable_gqa=True,
     )
     return attended_NHD[..., :heads].unflatten(0, (rows, tokens)), None
 

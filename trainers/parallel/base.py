@@ -1,75 +1,22 @@
-"""Training alone or on replicas that average their gradients (DDP), and the communication between processes."""
+"""Training alone or on replicas that average their gradients (DDP)."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Set
+from collections.abc import Callable, Iterable, Mapping, Set
 from contextlib import AbstractContextManager, nullcontext
-from typing import ClassVar, TypeVar
+from typing import ClassVar
 
-import numpy as np
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
+from transformers import PreTrainedModel
 
-from harness.errors import MoemixError, StageError
+from harness.errors import MoemixError
 from harness.recipe import Training
-
-Number = TypeVar("Number", np.float64, np.int64)
-
-
-class Ranks:
-    """The processes that train together; with a single one, every method returns its argument.
-
-    Attributes:
-        count: the number of processes.
-        index: the number of this one; the first decides and writes.
-    """
-
-    def __init__(self, count: int, index: int, device: torch.device) -> None:
-        self.count, self.index, self._device = count, index, device
-
-    @property
-    def first(self) -> bool:
-        """Whether this process is the first one."""
-        return self.index == 0
-
-    def sum(self, array: NDArray[Number]) -> NDArray[Number]:
-        """Return the element-wise sum over all ranks; it is exact for integers."""
-        if self.count == 1:
-            return array
-        tensor = self._on_device(array)
-        torch.distributed.all_reduce(tensor)
-        return tensor.cpu().numpy()
-
-    def from_first(self, array: NDArray[Number]) -> NDArray[Number]:
-        """Return the first rank's values, bit for bit, on every rank."""
-        if self.count == 1:
-            return array
-        tensor = self._on_device(array)
-        torch.distributed.broadcast(tensor, 0)
-        return tensor.cpu().numpy()
-
-    def agree(self, what: str, digest: str) -> None:
-        """Check that every rank has the same hexadecimal digest.
-
-        Raises:
-            StageError: they differ, so training on would mix the gradients of different mixtures.
-        """
-        mine = np.array([int(digest[:15], 16)], dtype=np.int64)
-        differing = self.sum((self.from_first(mine) != mine).astype(np.int64))
-        if differing[0]:
-            raise StageError(f"{differing[0]} of {self.count} processes disagree with the first about {what}")
-
-    def wait(self) -> None:
-        """Return once every rank has called this."""
-        if self.count > 1:
-            torch.distributed.barrier()
-
-    def _on_device(self, array: NDArray[Number]) -> Tensor:
-        return torch.from_numpy(np.ascontiguousarray(array)).to(self._device, copy=True)
+from trainers.parallel.masters import Masters
+from trainers.parallel.ranks import Ranks
 
 
 class Parallel:
@@ -91,6 +38,7 @@ class Parallel:
         self.ranks = Ranks(accelerator.num_processes, accelerator.process_index, accelerator.device)
         self.partly_frozen: Mapping[str, Callable[[Tensor], Tensor]] = {}
         """By parameter, what takes the frozen part out of its whole gradient; it is a hook of the parameter already."""
+        self._masters: Masters | None = None
 
     def check_signals(self, sights: Set[str]) -> None:
         """Check that the signals of a strategy, which must see these things, can be measured.
@@ -110,51 +58,76 @@ class Parallel:
         """Let gradients be exchanged although some parameters get none; called before :meth:`prepare`."""
         self._accelerator.ddp_handler = DistributedDataParallelKwargs(find_unused_parameters=True)
 
-    def prepare(self, losses: nn.Module, model: nn.Module, training: Training) -> tuple[nn.Module, Optimizer]:
+    def prepare(self, losses: nn.Module, model: PreTrainedModel, training: Training) -> tuple[nn.Module, Optimizer]:
         """Return ``losses``, which computes with ``model``, ready to be called; and an optimizer."""
-        wrapped, optimizer = self._accelerator.prepare(losses, make_optimizer(model, training))
+        if training.dtype == "bfloat16":
+            self._masters = Masters(model)
+            return losses, make_optimizer(self._masters.learning.values(), training)
+        wrapped, optimizer = self._accelerator.prepare(losses, make_optimizer(model.parameters(), training))
         return wrapped, optimizer
 
     def accumulate(self, losses: nn.Module, *, last: bool) -> AbstractContextManager[object]:
         """Return the context of a forward and backward pass; ranks exchange gradients after the last one of a step."""
-        return nullcontext() if last or self.ranks.count == 1 else self._accelerator.no_sync(losses)
+        alone = self.ranks.count == 1 or self._masters is not None
+        return nullcontext() if last or alone else self._accelerator.no_sync(losses)
 
     def backward(self, loss: Tensor) -> None:
         """Add to the gradients, which are averaged over ranks."""
         self._accelerator.backward(loss)
 
-    def step(self, losses: nn.Module, optimizer: Optimizer, max_norm: float | None) -> float:
-        """Clip gradients and step, unless their norm is not finite. Return the norm before clipping."""
-        norm = self._clip(losses, math.inf if max_norm is None else max_norm)
-        if math.isfinite(norm):
-            optimizer.step()
+    def step(self, losses: nn.Module, optimizer: Optimizer, max_norm: float | None) -> Tensor:
+        """Clip gradients and step, unless their norm is not finite. Return the norm before clipping.
+
+        The norm stays on the device, and whether it is finite is found there, so the host does not wait for it.
+        """
+        learning: Iterable[Tensor] = losses.parameters()
+        if self._masters is not None:
+            self._masters.average_gradients(self.ranks)
+            learning = self._masters.learning.values()
+        norm = torch.nn.utils.clip_grad_norm_(learning, math.inf if max_norm is None else max_norm)
+        inner = getattr(optimizer, "optimizer", optimizer)  # accelerate wraps it
+        vars(inner)["found_inf"] = (~norm.isfinite()).float()  # the fused kernel then changes nothing
+        optimizer.step()
         optimizer.zero_grad()
+        if self._masters is not None:
+            self._masters.publish()
         return norm
 
-    def _clip(self, losses: nn.Module, limit: float) -> float:
-        return float(self._accelerator.clip_grad_norm_(losses.parameters(), limit))
+    def changing(self, losses: nn.Module) -> list[Tensor]:
+        """Return all that a step changes, beside the optimizer's state."""
+        copies = [parameter for parameter in losses.parameters() if parameter.requires_grad]
+        masters = [] if self._masters is None else list(self._masters.learning.values())
+        return [*copies, *masters, *losses.buffers()]
 
     # --- what is stored ------------------------------------------------------------------------------
 
     def tensors(self, model: nn.Module) -> dict[str, Tensor]:
         """Return whole parameters and persistent buffers by name, shared ones once. All ranks call this."""
-        return stored_tensors(model)
+        tensors = stored_tensors(model)
+        return tensors if self._masters is None else self._masters.whole(tensors)
 
     def moments(self, model: nn.Module, optimizer: Optimizer) -> dict[str, Tensor]:
         """Return the optimizer's whole state as ``<parameter>/<field>``. All ranks call this."""
         return {
             f"{name}/{field}": tensor
-            for name, parameter in model.named_parameters()
+            for name, parameter in self._learning(model).items()
             for field, tensor in optimizer.state.get(parameter, {}).items()
         }
+
+    def _learning(self, model: nn.Module) -> dict[str, nn.Parameter]:
+        """Return by name what the optimizer may change."""
+        return dict(model.named_parameters()) if self._masters is None else self._masters.learning
 
     def restore(
         self, model: nn.Module, optimizer: Optimizer, weights: Mapping[str, Tensor], moments: Mapping[str, Tensor]
     ) -> None:
         """Restore the result of :meth:`tensors` and :meth:`moments`, whichever way of training stored it."""
-        for name, tensor in stored_tensors(model).items():
+        tensors = stored_tensors(model)
+        for name, tensor in (tensors if self._masters is None else self._masters.whole(tensors)).items():
             tensor.copy_(self._share(weights[name], tensor))
-        parameters = dict(model.named_parameters())
+        if self._masters is not None:
+            self._masters.publish()
+        parameters = self._learning(model)
         for key, tensor in moments.items():
             name, _, field = key.rpartition("/")
             parameter = parameters[name]
@@ -168,11 +141,13 @@ class Parallel:
 
     def release(self, model: nn.Module) -> None:
         """Make ``model`` an ordinary one again, whole on the first rank at least, to be saved."""
+        if self._masters is not None:
+            self._masters.release(model)
 
 
-def make_optimizer(model: nn.Module, training: Training) -> AdamW:
+def make_optimizer(parameters: Iterable[nn.Parameter], training: Training) -> AdamW:
     """Return AdamW over all parameters that are not frozen; matrices decay, norms and biases do not."""
-    learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    learning = [parameter for parameter in parameters if parameter.requires_grad]
     matrices, others = [p for p in learning if p.ndim >= 2], [p for p in learning if p.ndim < 2]
     decays = ((matrices, training.weight_decay), (others, 0.0))
     groups = [{"params": members, "weight_decay": decay} for members, decay in decays if members]

@@ -7,6 +7,7 @@ that a run on one process stores.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import ClassVar
@@ -18,6 +19,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim import Optimizer
+from transformers import PreTrainedModel
 
 from harness.errors import MoemixError
 from harness.recipe import Training
@@ -39,7 +41,7 @@ class Sharded(Parallel):
         self._kinds: list[tuple[nn.Module, type[nn.Module]]] = []
         self._masks: list[tuple[nn.Parameter, Tensor]] = []
 
-    def prepare(self, losses: nn.Module, model: nn.Module, training: Training) -> tuple[nn.Module, Optimizer]:
+    def prepare(self, losses: nn.Module, model: PreTrainedModel, training: Training) -> tuple[nn.Module, Optimizer]:
         """Shard the model by layer, and make an optimizer of the shards."""
         halves = {
             name: half(torch.ones_like(model.get_parameter(name), requires_grad=False))
@@ -59,7 +61,7 @@ class Sharded(Parallel):
         for name, mask in halves.items():
             parameter = model.get_parameter(name)
             self._masks.append((parameter, self._share(mask, parameter)))
-        return losses, make_optimizer(model, training)
+        return losses, make_optimizer(model.parameters(), training)
 
     def accumulate(self, losses: nn.Module, *, last: bool) -> AbstractContextManager[object]:
         """Exchange gradients after every forward pass: whole ones, kept until the last, are as large as a model."""
@@ -69,11 +71,17 @@ class Sharded(Parallel):
         """Add to the gradients; torch averages them over ranks."""
         torch.autograd.backward(loss)
 
-    def _clip(self, losses: nn.Module, limit: float) -> float:
+    def step(self, losses: nn.Module, optimizer: Optimizer, max_norm: float | None) -> Tensor:
+        """Clip shards of gradients and step, unless their norm is not finite. Return the norm before clipping."""
         for parameter, mask in self._masks:
             if parameter.grad is not None:
                 parameter.grad.mul_(mask)
-        return float(_whole(torch.nn.utils.clip_grad_norm_(losses.parameters(), limit)))
+        limit = math.inf if max_norm is None else max_norm
+        norm = _whole(torch.nn.utils.clip_grad_norm_(losses.parameters(), limit))
+        if norm.isfinite():
+            optimizer.step()
+        optimizer.zero_grad()
+        return norm
 
     def tensors(self, model: nn.Module) -> dict[str, Tensor]:
         """Return whole tensors on the first rank, nothing on the others."""

@@ -17,6 +17,7 @@ from accelerate import Accelerator
 from deepspeed.utils import safe_get_full_optimizer_state, safe_set_full_optimizer_state
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from transformers import PreTrainedModel
 
 from harness.errors import MoemixError
 from harness.recipe import Training
@@ -39,11 +40,11 @@ class Zero1(Parallel):
         self._engine: Any = None
         self._last = True
 
-    def prepare(self, losses: nn.Module, model: nn.Module, training: Training) -> tuple[nn.Module, Optimizer]:
+    def prepare(self, losses: nn.Module, model: PreTrainedModel, training: Training) -> tuple[nn.Module, Optimizer]:
         """Return DeepSpeed's engine around ``losses``, and its optimizer."""
         config = self._accelerator.deepspeed_plugin.deepspeed_config
         config["gradient_clipping"] = training.max_grad_norm or 0.0
-        self._engine, optimizer = self._accelerator.prepare(losses, make_optimizer(model, training))
+        self._engine, optimizer = self._accelerator.prepare(losses, make_optimizer(model.parameters(), training))
         stage = self._engine.zero_optimization_stage()
         if stage != 1 or self._engine.dp_world_size != self.ranks.count:
             raise MoemixError(
@@ -63,10 +64,10 @@ class Zero1(Parallel):
         self._engine.set_gradient_accumulation_boundary(is_boundary=self._last)
         self._engine.backward(loss)
 
-    def step(self, losses: nn.Module, optimizer: Optimizer, max_norm: float | None) -> float:
+    def step(self, losses: nn.Module, optimizer: Optimizer, max_norm: float | None) -> Tensor:
         """Let DeepSpeed clip gradients and step, which it does only where their norm is finite."""
         self._engine.step()
-        return math.inf if _zero(optimizer).overflow else float(self._engine.get_global_grad_norm())
+        return torch.tensor(math.inf if _zero(optimizer).overflow else float(self._engine.get_global_grad_norm()))
 
     def moments(self, model: nn.Module, optimizer: Optimizer) -> dict[str, Tensor]:
         """Return whole moments on the first rank, nothing on the others."""

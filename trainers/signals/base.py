@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from trainers.data import Example, TokenSource, TokenSplit
     from trainers.data.batches import Forward, Layout, Tally
     from trainers.models.loss import TargetLosses
-    from trainers.parallel.base import Ranks
+    from trainers.parallel.ranks import Ranks
 
 Sight = Literal[
     "training batch",

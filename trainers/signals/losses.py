@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from trainers.data import Example
     from trainers.data.batches import Forward, Layout, Tally
     from trainers.models.loss import TargetLosses
-    from trainers.parallel.base import Ranks
+    from trainers.parallel.ranks import Ranks
 
 
 class TrainLoss(Signal):

@@ -19,7 +19,7 @@ from trainers.data.batches import Layout
 from trainers.data.sources import TokenSplit
 from trainers.models.loss import TargetLosses
 from trainers.models.packing import prepare_packing
-from trainers.parallel.base import Ranks
+from trainers.parallel.ranks import Ranks
 from trainers.signals.losses import example_losses
 
 FILE = "held_out.jsonl"

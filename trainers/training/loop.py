@@ -15,11 +15,12 @@ from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import cast
+from typing import NamedTuple, cast
 
 import numpy as np
 import torch
-from torch import nn
+from numpy.typing import NDArray
+from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -31,6 +32,7 @@ from harness.records import HeldOutLosses, MixtureUpdate, StepMetrics, TrainResu
 from trainers.data import Draws, SourceExhaustedError, TokenSource
 from trainers.data.batches import GlobalBatch, Layout, Tally, pad_id
 from trainers.mixing import MixingStrategy, Reference, Sources
+from trainers.models.compiled import compile_parts
 from trainers.models.loss import TargetLosses
 from trainers.models.packing import check_rows, prepare_packing
 from trainers.models.trainable import (
@@ -99,8 +101,22 @@ def fit(request: FitRequest) -> TrainResult:
         StageError: the loss is no longer a number, or the disk is full; the last good state is kept.
         KeyboardInterrupt: training was interrupted; a state was written first.
     """
-    with deterministic():
+    with deterministic() if request.training.deterministic else nullcontext():
         return _Loop(request).run()
+
+
+class _Found(NamedTuple):
+    """What the forward passes of a step found, while the device may still compute.
+
+    Attributes:
+        each_N: f32[N], the loss of each target of this rank.
+        balance: the balance loss, weighted by tokens.
+        source_N: i64[N], the source of each target, on the host.
+    """
+
+    each_N: Tensor
+    balance: Tensor
+    source_N: NDArray[np.int64]
 
 
 class _Loop:
@@ -114,7 +130,8 @@ class _Loop:
         self.parallel = parallel(training)
         self.ranks, self.device = self.parallel.ranks, self.parallel.device
         self.draws = Draws(np.array([len(source.train) for source in sources]), self.seed, training.exhausted)
-        self.layout = Layout(training.max_length, training.pack, training.rows_per_forward, pad_id(request.tokenizer))
+        rows, tokens = training.rows_per_forward, training.tokens_per_forward
+        self.layout = Layout(training.max_length, training.pack, rows, pad_id(request.tokenizer), tokens)
 
         self.parallel.check_signals(sights(strategy.signals | strategy.at_start))
         _prepare(model, training, self.seed, self.device)
@@ -162,6 +179,8 @@ class _Loop:
                 self._find_unused(losses)
         self.parallel.partly_frozen = gate_halves(model, training.freeze)
         self.losses, self.optimizer = self.parallel.prepare(losses, model, training)
+        if training.compile:  # after all trials in float32, for which it would compile too
+            compile_parts(model)
         rate = partial(learning_rate, training)
         self.trials = Trials(
             self.losses, self.optimizer, self.parallel, self.layout, rate, training.max_grad_norm, self.seed
@@ -205,8 +224,8 @@ class _Loop:
         rate = learning_rate(self.training, self.step)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        tally, balance, stop = self._forward_backward(batch, interrupts)
-        norm = self._learn(tally)
+        found = self._forward_backward(batch)
+        tally, balance, norm, stop = self._fetch(batch, found, self._learn(), interrupts)
         self.step += 1
         self.seen.add(tally)
         self.window.add(tally)
@@ -249,23 +268,21 @@ class _Loop:
         source_ids, indices = self.draws.take(self.step * count, count, self.mixture.draw_weights, self.seen.examples)
         return GlobalBatch.of(self.sources, source_ids, indices, self.layout)
 
-    def _forward_backward(self, batch: GlobalBatch, interrupts: Interrupts) -> tuple[Tally, float | None, bool]:
+    def _forward_backward(self, batch: GlobalBatch) -> _Found:
         """Compute the gradients of the mean loss over the global batch's targets.
 
         Where the mixture scales the loss, it is the weighted mean with each source's scale as its targets' weight.
-        Ranks average their gradients, hence the factor that turns this into a sum.
-
-        Returns:
-            sums over sources and all ranks; the balance loss, if there is one; whether any rank was interrupted.
+        Ranks average their gradients, hence the factor that turns this into a sum. The host prepares a forward pass
+        while the device computes those before it.
         """
         scale_K = self.mixture.loss_scale
         targets = float(batch.tally.targets.sum() if scale_K is None else batch.tally.targets @ scale_K)
         tokens = int(batch.tally.tokens.sum())
         losses, sources, balances = [], [], []
-        forwards = list(batch.forwards(self.ranks.index, self.ranks.count, self.device))
-        for i, forward in enumerate(forwards):
+        count = math.ceil(len(batch.all_forwards) / self.ranks.count)
+        for i, forward in enumerate(batch.forwards(self.ranks.index, self.ranks.count, self.device)):
             seed_forward(self.seed, self.step, i * self.ranks.count + self.ranks.index)
-            with self.parallel.accumulate(self.losses, last=i + 1 == len(forwards)):
+            with self.parallel.accumulate(self.losses, last=i + 1 == count):
                 with self.mixture.watch(forward.source_RT):
                     found = self.losses(forward, scale_K)
                 balance = found.balance * (forward.tokens / tokens)
@@ -274,22 +291,34 @@ class _Loop:
             losses.append(found.each_N)
             balances.append(balance.detach())
             sources.append(forward.target_source_N)
-        each, source = torch.cat(losses).cpu().double().numpy(), np.concatenate(sources)
-        further = [float(torch.stack(balances).sum()), float(interrupts.pending)]
+        return _Found(torch.cat(losses), torch.stack(balances).sum(), np.concatenate(sources))
+
+    def _fetch(
+        self, batch: GlobalBatch, found: _Found, norm_on_device: Tensor, interrupts: Interrupts
+    ) -> tuple[Tally, float | None, float, bool]:
+        """Wait for the device, once a step.
+
+        Returns:
+            sums over sources and all ranks; the balance loss, if there is one; the gradient's norm before clipping;
+            whether any rank was interrupted.
+        """
+        scalars = [found.balance.float()[None], norm_on_device.float().to(found.each_N.device)[None]]
+        fetched = torch.cat([found.each_N, *scalars]).cpu().double().numpy()
+        each, balance, norm, source = fetched[:-2], fetched[-2], float(fetched[-1]), found.source_N
+        further = [balance, float(interrupts.pending)]
         sums = self.ranks.sum(np.append(np.bincount(source, each, len(self.names)), further))
         batch.tally.losses += sums[:-2]
         if not np.isfinite(batch.tally.losses).all():
             broken = self.ranks.sum(np.bincount(source, ~np.isfinite(each), len(self.names)))
             raise self._diverged("the loss", int(broken.argmax()))
-        balance_loss = None if self.training.balance_loss == "none" else float(sums[-2])
-        return batch.tally, balance_loss, bool(sums[-1])
-
-    def _learn(self, tally: Tally) -> float:
-        """Clip and step. Return the gradient's norm before clipping."""
-        norm = self.parallel.step(self.losses, self.optimizer, self.training.max_grad_norm)
         if not math.isfinite(norm):
-            raise self._diverged("the gradient", int(np.nanargmax(tally.source_loss)))
-        return norm
+            raise self._diverged("the gradient", int(np.nanargmax(batch.tally.source_loss)))
+        balance_loss = None if self.training.balance_loss == "none" else float(sums[-2])
+        return batch.tally, balance_loss, norm, bool(sums[-1])
+
+    def _learn(self) -> Tensor:
+        """Clip and step. Return the gradient's norm before clipping, on the device."""
+        return self.parallel.step(self.losses, self.optimizer, self.training.max_grad_norm)
 
     def _diverged(self, what: str, source: int) -> StageError:
         states = self.states.steps()
@@ -388,7 +417,8 @@ class _Loop:
         drawn = self.draws.replay(self.mixture.history, self.step * self.training.batch_examples)
         if not np.array_equal(drawn, self.seen.examples):
             raise StageError("the state does not belong to these sources", where=str(self.states.folder))
-        self._note(f"resuming from step {self.step}")
+        exact = "" if self.training.deterministic else ", not to the same bits (training.deterministic=false)"
+        self._note(f"resuming from step {self.step}{exact}")
         if state.facts["threads"] != torch.get_num_threads():  # sums are split over threads: another count, other bits
             self._note(f"using {state.facts['threads']} threads, as at the start, not {torch.get_num_threads()}")
             torch.set_num_threads(state.facts["threads"])

@@ -20,7 +20,7 @@ from trainers.mixing.dynamic import Dynamic
 from trainers.mixing.guard import guarded
 from trainers.mixing.regime import CORNER, PAPER_PULL, Regime, effective_sources
 from trainers.mixing.simplex import even
-from trainers.parallel.base import Ranks
+from trainers.parallel.ranks import Ranks
 from trainers.signals import Signal
 from trainers.training.state import below, prefixed
 

@@ -20,7 +20,7 @@ from trainers.mixing import MixingStrategy, Reference, load_strategy
 from trainers.models.checkpoints import load_checkpoint
 from trainers.models.loss import TargetLosses
 from trainers.parallel import connect
-from trainers.parallel.base import Ranks
+from trainers.parallel.ranks import Ranks
 from trainers.signals import Resources
 from trainers.tracking import Tracker, tracked
 from trainers.training.held_out import FILE as HELD_OUT

@@ -50,7 +50,7 @@ class Trials:
 
         ``after`` is the number of finished steps; every rank calls this.
         """
-        with _kept(self.losses, self.optimizer):
+        with _kept(self.losses, self.optimizer, self.parallel.changing(self.losses)):
             self.losses.train()
             for group in self.optimizer.param_groups:
                 group["lr"] = self.rate(after)
@@ -75,9 +75,8 @@ class Trials:
 
 
 @contextmanager
-def _kept(losses: nn.Module, optimizer: Optimizer) -> Iterator[None]:
+def _kept(losses: nn.Module, optimizer: Optimizer, changing: Sequence[Tensor]) -> Iterator[None]:
     """Keep everything that a step changes, and put it back."""
-    changing = (*(parameter for parameter in losses.parameters() if parameter.requires_grad), *losses.buffers())
     tensors = [(tensor, tensor.detach().clone()) for tensor in changing]
     state = {parameter: {name: value.clone() for name, value in each.items()} for parameter, each in _state(optimizer)}
     rates = [group["lr"] for group in optimizer.param_groups]
