@@ -12,18 +12,23 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.nn import functional
+from transformers import AutoConfig
+from transformers.models.mixtral.modeling_mixtral import MixtralExperts
 
 import trainers.models.loss
 from harness.recipe import Mixing, Training
 from tests.bench.report import Report, options, real_data, spread
 from tests.bench.workload import in_turn, real_mix, small_moe
 from trainers.mixing import load_strategy
+from trainers.models import grouped
 from trainers.training.loop import FitRequest, _Loop
 from trainers.training.runtime import Interrupts, deterministic
 
 MAX_LENGTH, BATCH = 1024, 8
 ROWS = 4  # in one forward pass: the gradients of the two vocabulary matrices are summed once for all of them
 RELEASED = 20.0, 25.0  # seconds a step of the released trainer, for the same model and eight examples
+EXPERTS, SELECTED, TOKENS, WIDTH, INNER = 128, 8, 512, 512, 256  # of the layer that is timed alone in bfloat16
 PARTS = ("data", "embeddings and norms", "attention", "routers", "experts", "output layer", "optimizer", "the rest")
 
 
@@ -92,6 +97,58 @@ def watched(loop: _Loop) -> Stopwatch:
     loop.layout.__dict__["collate"] = watch.wrap("data", loop.layout.collate)
     loop._learn = watch.wrap("optimizer", loop._learn)  # type: ignore[method-assign]
     return watch
+
+
+def operations(model: Any, tokens: float, targets: float) -> float:
+    """Of the matrix products of a step, without attention's: two for a weight forward, four backward."""
+    share, flop = model.config.num_selects / model.config.num_experts, 0.0
+    for name, parameter in model.named_parameters():
+        if parameter.ndim > 1 and "embed_tokens" not in name:
+            met = share if ".experts." in name else 1.0
+            flop += 6 * met * parameter.numel() * (targets if "lm_head" in name else tokens)
+    return flop
+
+
+def product_speed(repeats: int) -> float:
+    """The most floating-point operations a second of square float32 matrix products."""
+    size = 1536
+    left, right = torch.randn(size, size), torch.randn(size, size)
+    seconds = []
+    for _ in range(repeats):
+        started = time.perf_counter()
+        torch.mm(left, right)
+        seconds.append(time.perf_counter() - started)
+    return 2 * size**3 / min(seconds)
+
+
+def experts_seconds(repeats: int) -> dict[str, np.ndarray]:
+    """Forward and backward of a layer of transformers' experts in bfloat16, and of our grouped products alone."""
+    fields = {"hidden_size": WIDTH, "intermediate_size": INNER, "num_local_experts": EXPERTS}
+    config = AutoConfig.for_model("mixtral", num_experts_per_tok=SELECTED, num_hidden_layers=1, **fields)
+    config._experts_implementation = grouped.NAME
+    experts = MixtralExperts(config).bfloat16()
+    for parameter in experts.parameters():
+        torch.nn.init.normal_(parameter, std=0.02)
+    hidden = torch.randn(TOKENS, WIDTH, dtype=torch.bfloat16, requires_grad=True)
+    scores, selected = torch.randn(TOKENS, EXPERTS).softmax(-1).topk(SELECTED)
+    scores = scores.bfloat16()
+
+    def products() -> torch.Tensor:
+        groups = grouped.Groups(selected, EXPERTS)
+        inner = groups.linear(groups.spread(hidden), experts.gate_up_proj.transpose(1, 2))
+        gate, up = inner.chunk(2, dim=-1)
+        outputs = groups.linear(functional.silu(gate) * up, experts.down_proj.transpose(1, 2))
+        return groups.combine(outputs, scores)
+
+    ways = {"layer": lambda: experts(hidden, selected, scores), "products": products}
+    torch.testing.assert_close(ways["layer"](), products(), rtol=2e-2, atol=2e-2)
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(repeats + 1):
+        for name, way in ways.items():
+            started = time.perf_counter()
+            way().float().sum().backward()
+            seconds[name].append(time.perf_counter() - started)
+    return {name: np.array(each[1:]) for name, each in seconds.items()}
 
 
 def main() -> None:
@@ -169,6 +226,13 @@ def main() -> None:
         report.table(rows, headers)
         report.say(f"A step has {tokens:.0f} real tokens in the mean, of which {targets:.0f} carry a loss.")
         report.say(f"A padded step takes {spread(taken['padded'] / taken['packed'], 1)} times as long as a packed one.")
+        flop, limit = operations(loops["packed"].model, tokens, targets), product_speed(3 if given.quick else 30)
+        rate = flop / np.median(taken["packed"])
+        report.say(
+            f"The matrix products of a packed step, attention's left out, are {flop / 1e9:.0f} GFLOP: {rate / 1e9:.0f}"
+            f" GFLOP/s, {100 * rate / limit:.0f} % of the {limit / 1e9:.0f} GFLOP/s of large square products on the"
+            " same threads."
+        )
 
         split = begun("split", packed=True)
         head, watch = trainers.models.loss._head_losses, watched(split)
@@ -193,6 +257,13 @@ def main() -> None:
     report.say(
         "The output layer's gradient is made with its loss, chunk by chunk and at targets only. The rest is the"
         " embedding's gradient, residual sums, the backward pass of the router's weights and Python itself."
+    )
+    timed = experts_seconds(2 if given.quick else 15)
+    ratio = float(np.median(timed["layer"] / timed["products"]))
+    report.say(
+        f"A layer of {EXPERTS} experts of transformers, {SELECTED} for each of {TOKENS} tokens, takes"
+        f" {1e3 * np.median(timed['layer']):.0f} ms in bfloat16, forward and backward: {ratio:.2f} times our grouped"
+        " products alone (in turns; target 1.1)."
     )
     report.save()
     if np.median(taken["packed"]) > RELEASED[0] / 10 and not given.quick:
