@@ -6,18 +6,27 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
+import numpy as np
 import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from harness.errors import MoemixError
-from harness.recipe import LoRA
+from harness.recipe import LoRA, Mixing, Training
+from trainers.data import TokenSource
+from trainers.data.tokens import Example, SourceReport
+from trainers.mixing import load_strategy
 from trainers.models import grouped
 from trainers.models.architectures import small_model
 from trainers.models.packing import prepare_packing
 from trainers.models.routers import RouterObserver
 from trainers.models.trainable import add_adapters, checkpoint_activations, merge_adapters
+from trainers.training.loop import FitRequest, fit
 
 LENGTHS = (9, 24, 7)
 
@@ -37,10 +46,14 @@ def check(kind: str) -> dict[str, str]:
 
 def table(kinds: Iterable[str]) -> Iterator[str]:
     """Yield the lines of a Markdown table, one for each architecture."""
-    yield f"| architecture | {' | '.join(CHECKS)} |"
-    yield "|---" * (len(CHECKS) + 1) + "|"
+    from trainers.making.support_ranks import STRATEGIES, check_on_two_processes
+
+    kinds = list(kinds)
+    together = check_on_two_processes(kinds)
+    yield f"| architecture | {' | '.join((*CHECKS, *STRATEGIES))} |"
+    yield "|---" * (len(CHECKS) + len(STRATEGIES) + 1) + "|"
     for kind in kinds:
-        yield f"| `{kind}` | {' | '.join(check(kind).values())} |"
+        yield f"| `{kind}` | {' | '.join((check(kind) | together[kind]).values())} |"
 
 
 def _ids() -> Tensor:
@@ -129,6 +142,93 @@ def _save(kind: str) -> bool:
     return all(torch.equal(again[name], tensor) for name, tensor in model.state_dict().items())
 
 
+class _BrokenOffError(Exception):
+    pass
+
+
+class _BreaksOff:
+    """A tracker that ends a training in its third step, after the state of the second."""
+
+    def begin(self) -> None:
+        self._steps = 0
+
+    def add(self, record: object) -> None:
+        pass
+
+    def end_step(self) -> None:
+        self._steps += 1
+        if self._steps == 3:
+            raise _BrokenOffError
+
+
+def trained(kind: str, folder: Path, *, dtype: str = "float32", breaks_off: bool = False) -> PreTrainedModel:
+    """Train an architecture for four steps on two sources of random tokens; a training that broke off goes on.
+
+    Rows are packed where the architecture allows it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    plan: dict[str, Any] = {
+        "steps": 4,
+        "save_every": 2,
+        "batch_examples": 6,
+        "max_length": 32,
+        "rows_per_forward": 1,
+        "log_every": 1,
+    }
+    for pack in (True, False):
+        model = small_model(kind)
+        request = FitRequest(
+            model=model,
+            tokenizer=cast("Any", SimpleNamespace(pad_token_id=0, eos_token_id=0)),
+            sources=[_source(name, seed) for seed, name in enumerate(("a", "b"))],
+            strategy=load_strategy("uniform"),
+            training=Training(**plan, pack=pack, learning_rate=1e-3, dtype=cast("Any", dtype), gate_noise=None),
+            mixing=Mixing(),
+            seed=0,
+            folder=folder,
+            title=kind,
+            tracker=cast("Any", _BreaksOff()) if breaks_off else None,
+        )
+        try:
+            fit(request)
+        except MoemixError:
+            if not pack:
+                raise
+        else:
+            return model
+    raise AssertionError
+
+
+def _source(name: str, seed: int) -> TokenSource:
+    random = np.random.default_rng(seed)
+    examples = [
+        Example(random.integers(3, 96, n).astype(np.int32), np.arange(n) >= n // 2)
+        for n in random.integers(6, 33, 16).tolist()
+    ]
+    return TokenSource(name, 16, cast("Any", examples), cast("Any", []), SourceReport())
+
+
+def _resume(kind: str) -> bool:
+    """A training that broke off and went on ends with the same bits as another."""
+    with tempfile.TemporaryDirectory() as folder:
+        whole = trained(kind, Path(folder) / "whole")
+        with suppress(_BrokenOffError):
+            trained(kind, Path(folder) / "broken", breaks_off=True)
+            return False
+        resumed = trained(kind, Path(folder) / "broken")
+    return all(torch.equal(one, other) for one, other in zip(whole.parameters(), resumed.parameters(), strict=True))
+
+
+def _in_bfloat16(kind: str) -> bool:
+    """Training in bfloat16 changes the weights, and leaves them numbers, in float32."""
+    before = dict(small_model(kind).named_parameters())
+    with tempfile.TemporaryDirectory() as folder:
+        model = trained(kind, Path(folder), dtype="bfloat16")
+    changed = [not torch.equal(parameter, before[name]) for name, parameter in model.named_parameters()]
+    numbers = all(p.dtype == torch.float32 and bool(p.isfinite().all()) for p in model.parameters())
+    return numbers and sum(changed) > len(changed) / 2
+
+
 def _close(found: Tensor, expected: Tensor) -> bool:
     """Whether all differences are small beside the largest value."""
     return bool((found - expected).abs().max() <= 1e-3 * expected.abs().max())
@@ -143,4 +243,6 @@ CHECKS: dict[str, Callable[[str], bool]] = {
     "LoRA": lambda kind: _lora(kind, "shared"),
     "LoRA of routed experts": lambda kind: _lora(kind, "all"),
     "save": _save,
+    "resume": _resume,
+    "bfloat16": _in_bfloat16,
 }
