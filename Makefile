@@ -13,7 +13,7 @@ PYTEST_ARGS ?=
 BENCH ?=
 BENCH_ARGS ?=
 
-.PHONY: help install install-serve test-tools sandbox browser slurm quickstart paper-mini test test-all check docs bench format clean
+.PHONY: help install install-serve cuda-constraints test-tools sandbox browser slurm quickstart paper-mini test test-all check docs bench format clean
 
 help:
 	@grep -E '^# make|^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/ —/; s/^# //'
@@ -59,7 +59,7 @@ paper-mini: install ## make every run of the paper's tables in the quickstart's 
 	$(BIN)/moemix paper report --preset mini --store $(STORE) --out $(STORE)/paper-report \
 	  --markdown docs/results/paper-mini.md
 
-test-tools: install-serve browser $(VENV)/.formats $(VENV)/.tracking ## install what the tests need, a vLLM server among it
+test-tools: install-serve browser $(VENV)/.formats $(VENV)/.tracking $(VENV)/.packaging ## install what the tests need, a vLLM server among it
 
 test: test-tools ## run all tests, with a real vLLM server and a browser
 	$(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
@@ -73,7 +73,13 @@ $(VENV)/.packaging: $(VENV)/.core requirements/packaging.txt
 	$(PIP) -r requirements/packaging.txt
 	touch $@
 
-test-all: slurm $(VENV)/.packaging ## run also the tests that take many minutes: more servers and kills, the pages from a wheel, a Slurm cluster
+# vLLM asks for one exact torch, and the rest has to fit. tests/test_cuda_constraints.py resolves the file again.
+cuda-constraints: $(VENV)/.packaging ## choose the newest versions that fit together on CUDA: requirements/cuda.txt
+	$(BIN)/python -m uv pip compile --quiet --upgrade pyproject.toml --extra serve --extra lora --no-annotate \
+	  --python-version 3.12 --python-platform x86_64-manylinux_2_31 --output-file requirements/cuda.txt \
+	  --custom-compile-command 'make cuda-constraints (extras serve and lora, Linux x86-64, Python 3.12)'
+
+test-all: slurm ## run also the tests that take many minutes: more servers and kills, the pages from a wheel, a Slurm cluster
 	MOEMIX_ALL_TESTS=1 $(MAKE) test
 
 check: install docs ## run the checks of CI other than tests: lint, format, types, import contracts, pages
