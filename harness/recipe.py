@@ -127,6 +127,12 @@ class LoRA(Strict):
     experts: Literal["none", "all", "shared"] = Field(
         "shared", description="none: no experts; shared: those that every token goes through; all: the routed ones too"
     )
+    keep: bool = Field(False, description="save the adapters too, in peft's format, in the run's folder `adapter/`")
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, serialise: SerializerFunctionWrapHandler) -> dict[str, object]:
+        """Leave out the newer field at its default, as :meth:`Part._as_before` does."""
+        return _without_defaults(self, serialise(self), ("keep",))
 
 
 class Training(Strict):

@@ -1,7 +1,7 @@
 """The run store: one folder for each run and each made model, complete files only, one writer at a time.
 
 <store>/<recipe>/<run_id>/   a run (run.json, mixture.jsonl, metrics.jsonl, held_out.jsonl, state/, checkpoint/,
-                             evals/, judge/)
+                             adapter/, evals/, judge/)
 <store>/_models/<model_id>/  a made model (model.json, checkpoint/)
 <store>/_contamination/      which suites' questions are in which sources (`moemix data check`)
 <store>/_cache/              tokenised data and generated worlds: safe to delete

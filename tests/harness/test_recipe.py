@@ -117,6 +117,11 @@ def test_a_resolved_recipe_reads_back_as_itself():
     assert parse(Recipe, recipe.model_dump(mode="json"), where="test") == recipe
 
 
+def test_keeping_adapters_is_part_of_an_identity_only_if_asked_for():
+    assert "keep" not in LoRA().model_dump()
+    assert LoRA(keep=True).model_dump()["keep"] is True
+
+
 def test_every_key_of_a_recipe_is_documented():
     documented = (Path(__file__).parents[2] / "docs" / "recipes.md").read_text()
     models = [

@@ -14,6 +14,7 @@ import torch
 from small_runs import fit_request, lines, mixing, small_model, small_source, small_sources, training
 
 from harness.errors import MoemixError, StageError
+from harness.files import hash_tree
 from trainers.mixing import MixingStrategy, MixtureState, load_strategy
 from trainers.mixing.dynamic import Dynamic
 from trainers.training.loop import fit, learning_rate
@@ -61,6 +62,7 @@ def assert_same_run(one, other, folder_one, folder_other):
     assert lines(folder_one / "mixture.jsonl", without="cost") == lines(folder_other / "mixture.jsonl", without="cost")
     found = lines(folder_other / "metrics.jsonl", without="seconds")
     assert lines(folder_one / "metrics.jsonl", without="seconds") == found
+    assert hash_tree(folder_one / "adapter") == hash_tree(folder_other / "adapter")
 
 
 SETTINGS = {
@@ -71,7 +73,7 @@ SETTINGS = {
     "bfloat16": {"dtype": "bfloat16"},
     "padded, several rows": {"pack": False, "rows_per_forward": 3},
     "balance loss, frozen router": {"balance_loss": "model", "freeze": "router"},
-    "adapters, the paper's balance loss": {"lora": {"r": 4, "dropout": 0.1}, "balance_loss": "paper"},
+    "adapters, the paper's balance loss": {"lora": {"r": 4, "dropout": 0.1, "keep": True}, "balance_loss": "paper"},
 }
 
 
@@ -86,6 +88,7 @@ def test_a_run_that_broke_down_goes_on_to_the_same_bits(tmp_path, setting):
     assert States(tmp_path / "broken" / "state").steps() == [3, 6]
     resumed, again = run(tmp_path / "broken", sources, mix=mix, **setting)
     assert_same_run(whole, resumed, tmp_path / "whole", tmp_path / "broken")
+    assert (tmp_path / "broken" / "adapter" / "adapter_model.safetensors").is_file() == ("lora" in setting)
     timing = {"seconds", "mixing_seconds", "peak_memory_bytes"}
     assert again.model_dump(exclude=timing) == result.model_dump(exclude=timing)
 

@@ -43,7 +43,7 @@ CASES = [
     {"name": "probed", "mix": {"gate_load": "probe"}},
     {"name": "noisy", "model": {"attention_dropout": 0.1}},
     {"name": "frozen", "freeze": "paper", "balance_loss": "model"},
-    {"name": "adapted", "lora": {"r": 4}, "freeze": "router"},
+    {"name": "adapted", "lora": {"r": 4, "keep": True}, "freeze": "router"},
     {
         "name": "as in the paper",
         "model": {"model_type": "llama_moe", "num_experts": 4, "num_selects": 2},
@@ -100,6 +100,9 @@ def assert_same(one: Path, other: Path) -> None:
     for key in ("loss", "grad_norm"):
         np.testing.assert_allclose([line[key] for line in found], [line[key] for line in expected], rtol=LOSS_TOLERANCE)
     weights, others = (load_file(folder / "weights.safetensors") for folder in (one, other))
+    if one.name == "adapted":
+        weights |= load_file(one / "adapter" / "adapter_model.safetensors")
+        others |= load_file(other / "adapter" / "adapter_model.safetensors")
     assert weights.keys() == others.keys()
     for name, tensor in weights.items():
         torch.testing.assert_close(others[name], tensor, rtol=0, atol=WEIGHT_TOLERANCE, msg=name)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from peft import PeftModel
 from small_runs import fit_request, lines, small_model, small_sources, training
 from transformers import AutoModelForCausalLM
 
@@ -134,6 +135,37 @@ def test_adapters_of_experts_learn_are_merged_and_saved(tmp_path, kind, experts,
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "checkpoint")
     for name, parameter in model.named_parameters():
         assert torch.equal(loaded.get_parameter(name), parameter), name
+
+
+@pytest.mark.parametrize(
+    ("kind", "lora"),
+    [
+        ("mixtral", {"experts": "none"}),
+        ("mixtral", {"experts": "all"}),
+        ("deepseek_v3", {"experts": "shared"}),  # peft takes the names of its layers for those of experts
+        ("llama_moe", {"experts": "all"}),
+    ],
+)
+def test_peft_loads_kept_adapters_into_the_base_model_and_computes_what_the_merged_one_does(tmp_path, kind, lora):
+    model, ids = architectures.small_model(kind), torch.arange(1, 40)[None]
+    model.save_pretrained(tmp_path / "base")
+    sources = small_sources(tmp_path / "sources")
+    run(tmp_path / "run", sources, model, lora={"r": 2, "keep": True, **lora}, steps=2)
+    base = AutoModelForCausalLM.from_pretrained(tmp_path / "base")
+    with torch.no_grad():
+        plain, merged = base(ids).logits, model.eval()(ids).logits
+        assert (merged - plain).abs().max() > 1e-2
+        adapted = PeftModel.from_pretrained(base, tmp_path / "run" / "adapter")(ids).logits
+    torch.testing.assert_close(adapted, merged, rtol=1e-3, atol=1e-3)
+
+
+def test_adapters_that_peft_could_not_load_are_refused_before_training():
+    model = architectures.small_model("laguna")
+    with pytest.raises(
+        MoemixError, match=r"could not load these adapters of Laguna[\s\S]*shared_experts[\s\S]*keep=false"
+    ):
+        add_adapters(model, LoRA(keep=True), "none", seed=0)
+    add_adapters(architectures.small_model("laguna"), LoRA(keep=True, experts="none"), "none", seed=0)
 
 
 @torch.no_grad()

@@ -13,11 +13,16 @@ import pytest
 import torch
 from click.testing import CliRunner
 from forked import moemix, start
+from safetensors.torch import load_file
 from small_runs import create_run, lines, small_disk, wait_until
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from harness.errors import MoemixError
-from harness.store import checkpoint_hash, exclusive
+from harness.files import hash_tree, read_json
+from harness.recipe import CheckpointModel
+from harness.records import ModelConfig
+from harness.requests import ModelJobRequest
+from harness.store import checkpoint_hash, create_model, exclusive
 from trainers.commands.train import train as command
 from trainers.training.run import train
 
@@ -65,6 +70,26 @@ def test_a_run_whose_checkpoint_was_lost_is_trained_again_to_the_same_checkpoint
     shutil.rmtree(run.checkpoint)
     train(run)
     assert run.manifest.checkpoint_hash == before
+
+
+def test_kept_adapters_name_the_base_model_as_the_recipe_does(tmp_path):
+    run = create_run(tmp_path / "store", changes={"steps": 1, "lora": {"r": 2, "keep": True}})
+    train(run)
+    config = read_json(run.folder / "adapter" / "adapter_config.json")
+    assert (config["base_model_name_or_path"], config["revision"]) == ("_models/small/checkpoint", None)
+    assert str(tmp_path) not in (run.folder / "adapter" / "adapter_config.json").read_text()
+    weights = load_file(run.folder / "adapter" / "adapter_model.safetensors")
+    assert {tensor.dtype for tensor in weights.values()} == {torch.float32}
+    assert "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight" in weights
+    model = CheckpointModel(kind="checkpoint", name="moe", source="organisation/moe", revision="v1")
+    request = ModelJobRequest(config=ModelConfig(model=model), out=base(run).parent)
+    create_model(request)
+    shutil.rmtree(run.checkpoint)
+    before = hash_tree(run.folder / "adapter", "*.safetensors")
+    train(run)
+    config = read_json(run.folder / "adapter" / "adapter_config.json")
+    assert (config["base_model_name_or_path"], config["revision"]) == ("organisation/moe", "v1")
+    assert hash_tree(run.folder / "adapter", "*.safetensors") == before
 
 
 def test_the_strategy_none_leaves_the_base_checkpoint_as_it_is_and_takes_no_room(tmp_path):

@@ -2,25 +2,32 @@
 
 Adapters come from peft. They are put into the model in place and merged into its weights after training. The model
 keeps its class, so whatever reads routers or computes losses sees the architecture it knows, and the saved checkpoint
-is an ordinary one without adapters.
+is an ordinary one without adapters. On request they are saved before they are merged, too.
 """
 
 # mypy: disable-error-code="no-untyped-call"
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Literal, cast
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from harness.errors import MoemixError, nearest
+from harness.files import whole_directory, write_json
 from harness.recipe import ROUTER_MODULES, LoRA
 from trainers.models.routers import moe_blocks
+
+if TYPE_CHECKING:
+    from peft import LoraConfig
 
 logger = logging.getLogger("moemix.training")
 
@@ -28,6 +35,13 @@ Frozen = Literal["none", "router", "paper"]
 """The recipe's ``training.freeze``. ``router`` freezes the routers' parameters. ``paper`` freezes every parameter with
 ``gate`` in its name, as the paper's runs did; that includes the gate projections of the experts. Where an architecture
 keeps gate and up projections in one tensor (``gate_up_proj``), its gate half is frozen."""
+
+
+class BaseName(NamedTuple):
+    """What users know a base model by: a folder or a hub id, and its revision."""
+
+    name: str
+    revision: str | None = None
 
 
 def freeze(model: nn.Module, which: Frozen, weight_decay: float = 0.0) -> None:
@@ -162,7 +176,8 @@ def add_adapters(model: PreTrainedModel, lora: LoRA, frozen: Frozen, seed: int) 
     adapters' initial weights, with which they change nothing yet.
 
     Raises:
-        MoemixError: peft is not installed, there is no such layer, or the experts cannot be adapted so.
+        MoemixError: peft is not installed, there is no such layer, the experts cannot be adapted so, or peft could not
+            load the adapters that are to be kept.
     """
     try:
         from peft import LoraConfig, inject_adapter_in_model
@@ -198,7 +213,96 @@ def add_adapters(model: PreTrainedModel, lora: LoRA, frozen: Frozen, seed: int) 
         inject_adapter_in_model(config, holder)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_("lora_" in name)
+    if lora.keep:
+        _check_loadable(model, lora)
     return [*layers, *tensors]
+
+
+def save_adapters(model: PreTrainedModel, lora: LoRA, base: BaseName | None, folder: Path) -> None:
+    """Write adapters that are not merged yet into ``folder``, as peft and vLLM read them beside the ``base`` model."""
+    config = _adapter_config(model, lora, base)
+    fields = {key: sorted(value) if isinstance(value, set) else value for key, value in config.to_dict().items()}
+    weights = {name: tensor.float().cpu().contiguous() for name, tensor in _adapter_weights(model).items()}
+    with whole_directory(folder) as unfinished:
+        write_json(unfinished / "adapter_config.json", fields)
+        save_file(weights, unfinished / "adapter_model.safetensors", metadata={"format": "pt"})
+
+
+def _adapter_config(model: PreTrainedModel, lora: LoRA, base: BaseName | None) -> LoraConfig:
+    """Return peft's configuration of the adapters in a model; its names are those of the model without them."""
+    from peft import LoraConfig
+    from peft.tuners.lora import LoraLayer, ParamWrapper
+
+    layers: list[str] = []
+    tensors: list[str] = []
+    for layer, module in model.named_modules():
+        if isinstance(module, ParamWrapper):  # of several around one module, the inner ones are named `….base_layer`
+            tensors.append(f"{layer.replace('.base_layer', '')}.{module.parameter_name}")
+        elif isinstance(module, LoraLayer):
+            # peft takes some layers' names for those of experts in older versions of transformers, but no tensors'.
+            moved = _moved_by_peft(model, layer.rpartition(".")[2])
+            (tensors if moved else layers).append(f"{layer}.weight" if moved else layer)
+    name, revision = base or (None, None)
+    return LoraConfig(
+        task_type="CAUSAL_LM",
+        base_model_name_or_path=name,
+        revision=revision,
+        r=lora.r,
+        lora_alpha=cast("int", lora.alpha),
+        lora_dropout=0.0 if tensors else lora.dropout,  # peft has no dropout for tensors
+        target_modules=layers,
+        target_parameters=tensors or None,
+        inference_mode=True,
+    )
+
+
+def _adapter_weights(model: nn.Module) -> dict[str, Tensor]:
+    """Return the adapters' weights by the names that they have in peft's files."""
+    return {
+        f"base_model.model.{name.replace('.default.', '.')}": parameter.detach()
+        for name, parameter in model.named_parameters()
+        if ".lora_" in name
+    }
+
+
+def _check_loadable(model: PreTrainedModel, lora: LoRA) -> None:
+    """Check that peft will put saved adapters where they were, by loading them into a model without memory.
+
+    Raises:
+        MoemixError: it will not.
+    """
+    from peft import PeftModel, set_peft_model_state_dict
+
+    config, weights = _adapter_config(model, lora, None), _adapter_weights(model)
+    try:
+        with torch.device("meta"):
+            bare = AutoModelForCausalLM.from_config(copy.deepcopy(model.config))
+            loaded = PeftModel(bare, config)
+            weights = {name: tensor.to("meta") for name, tensor in weights.items()}
+            result: Any = set_peft_model_state_dict(loaded, weights, low_cpu_mem_usage=True)
+        lost = [name for name in result.missing_keys if ".lora_" in name] + result.unexpected_keys
+        reason = f"it does not find {len(lost)} of the weights again: {lost[0]}, …" if lost else ""
+    except (ValueError, RuntimeError, KeyError) as error:
+        reason = str(error)
+    if reason:
+        raise MoemixError(
+            f"peft could not load these adapters of {type(model).__name__}: {reason}",
+            where="training.lora.keep",
+            hint="leave such layers out (lora.experts, lora.targets), or set lora.keep=false",
+        )
+
+
+def _moved_by_peft(model: PreTrainedModel, last: str) -> bool:
+    """Return whether peft would put the adapter of a layer whose name ends so on other weights when it loads it."""
+    from peft import LoraConfig
+    from peft.utils.transformers_weight_conversion import convert_peft_config_for_transformers
+
+    config = LoraConfig(target_modules=[last])
+    try:
+        convert_peft_config_for_transformers(config, model, None)
+    except ValueError:  # it moves several names together
+        return True
+    return last not in (config.target_modules or ())
 
 
 def merge_adapters(model: nn.Module) -> None:

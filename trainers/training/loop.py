@@ -36,12 +36,14 @@ from trainers.models.compiled import compile_parts
 from trainers.models.loss import TargetLosses
 from trainers.models.packing import check_rows, prepare_packing
 from trainers.models.trainable import (
+    BaseName,
     add_adapters,
     checkpoint_activations,
     fixed_biases,
     freeze,
     gate_halves,
     merge_adapters,
+    save_adapters,
     set_gate_noise,
 )
 from trainers.parallel import parallel
@@ -67,14 +69,15 @@ class FitRequest:
         model: a causal LM in float32, trained in place.
         sources: the sources, sorted by name.
         seed: seeds draws, dropout, gate noise and held-out examples.
-        folder: gets ``state/``, ``metrics.jsonl`` and ``mixture.jsonl``. The caller removes the states once the trained
-            model is safe (:meth:`trainers.training.state.States.clear`).
+        folder: gets ``state/``, ``metrics.jsonl``, ``mixture.jsonl`` and, on request, ``adapter/``. The caller removes
+            the states once the trained model is safe (:meth:`trainers.training.state.States.clear`).
         title: names the run in progress and errors.
         reference: the result of the finished run that the strategy needs.
         resources: what signals may need beside the model.
         tracker: gets every record; only on the first process.
         held_out: further sets of held-out examples, beside those of the sources; strategies may aim at them.
         held_out_every: steps between measurements of held-out losses; None for one at the end.
+        base: the name of the model, for adapters that are kept.
     """
 
     model: PreTrainedModel
@@ -91,6 +94,7 @@ class FitRequest:
     tracker: Tracker | None = None
     held_out: Sequence[TokenSource] = ()
     held_out_every: int | None = None
+    base: BaseName | None = None
 
 
 def fit(request: FitRequest) -> TrainResult:
@@ -127,6 +131,7 @@ class _Loop:
         self.training, self.seed, self.folder, self.title = training, request.seed, request.folder, request.title
         self.sources, self.names = sources, tuple(source.name for source in sources)
         self.model, self.tracker, self.scales = model, request.tracker, strategy.scales
+        self.base = request.base
         self.parallel = parallel(training)
         self.ranks, self.device = self.parallel.ranks, self.parallel.device
         self.draws = Draws(np.array([len(source.train) for source in sources]), self.seed, training.exhausted)
@@ -213,7 +218,10 @@ class _Loop:
         if self.tracker is not None:
             self.tracker.end_step()
         self.parallel.release(self.model)
-        if self.training.lora is not None and self.ranks.first:
+        if (lora := self.training.lora) is not None and self.ranks.first:
+            if lora.keep:
+                with writing(self.folder):
+                    save_adapters(self.model, lora, self.base, self.folder / "adapter")
             merge_adapters(self.model)
         return self._result()
 

@@ -12,13 +12,15 @@ import numpy as np
 
 from harness.errors import MoemixError, StageError
 from harness.files import whole_directory, write_text
-from harness.records import TrainResult
+from harness.recipe import CheckpointModel
+from harness.records import ModelManifest, TrainResult
 from harness.store import Run, Store, checkpoint_hash, exclusive, stage
 from trainers.data.batches import pad_id
 from trainers.data.sources import run_sources
 from trainers.mixing import MixingStrategy, Reference, load_strategy
 from trainers.models.checkpoints import load_checkpoint
 from trainers.models.loss import TargetLosses
+from trainers.models.trainable import BaseName
 from trainers.parallel import connect
 from trainers.parallel.ranks import Ranks
 from trainers.signals import Resources
@@ -100,7 +102,16 @@ def _request(run: Run, base: Path, strategy: MixingStrategy, tracker: Tracker | 
         tracker=tracker,
         held_out=run_sources(run, tokenizer, config.held_out),
         held_out_every=config.held_out_every,
+        base=_base_name(run),
     )
+
+
+def _base_name(run: Run) -> BaseName:
+    """Return a checkpoint as the recipe names it; for a model made here, its folder relative to the store."""
+    folder = run.manifest.base_checkpoint
+    path = (run.store / folder).parent / "model.json"
+    made = ModelManifest.read(path).config.model if path.is_file() else None
+    return BaseName(made.source, made.revision) if isinstance(made, CheckpointModel) else BaseName(folder)
 
 
 def _reference(run: Run, names: tuple[str, ...]) -> Reference:
