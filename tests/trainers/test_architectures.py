@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from trainers.making.support import CHECKS, check
+from trainers.making.support import CHECKS, check, served_by_vllm
 from trainers.making.support_ranks import STRATEGIES, check_on_two_processes
 from trainers.models.architectures import moe_types
 
-COLUMNS = (*CHECKS, *STRATEGIES)
+COLUMNS = (*CHECKS, *STRATEGIES, "vLLM")
 PAGE = Path(__file__).parents[2] / "docs" / "models.md"
 
 
@@ -41,3 +41,8 @@ def test_two_processes_train_what_one_does_or_stop_as_the_table_says():
     table = rows()
     found = check_on_two_processes(list(table))
     assert found == {kind: {name: cells[name] for name in STRATEGIES} for kind, cells in table.items()}
+
+
+def test_vllm_has_its_own_code_or_its_backend_for_what_the_table_says():
+    pytest.importorskip("vllm", reason="vLLM is not installed")
+    assert served_by_vllm(rows()) == {kind: cells["vLLM"] for kind, cells in rows().items()}

@@ -22,7 +22,7 @@ from trainers.data import TokenSource
 from trainers.data.tokens import Example, SourceReport
 from trainers.mixing import load_strategy
 from trainers.models import grouped
-from trainers.models.architectures import small_model
+from trainers.models.architectures import small_config, small_model
 from trainers.models.packing import prepare_packing
 from trainers.models.routers import RouterObserver
 from trainers.models.trainable import add_adapters, checkpoint_activations, merge_adapters
@@ -49,11 +49,30 @@ def table(kinds: Iterable[str]) -> Iterator[str]:
     from trainers.making.support_ranks import STRATEGIES, check_on_two_processes
 
     kinds = list(kinds)
-    together = check_on_two_processes(kinds)
-    yield f"| architecture | {' | '.join((*CHECKS, *STRATEGIES))} |"
-    yield "|---" * (len(CHECKS) + len(STRATEGIES) + 1) + "|"
+    together, serving = check_on_two_processes(kinds), served_by_vllm(kinds)
+    columns = (*CHECKS, *STRATEGIES, "vLLM")
+    yield f"| architecture | {' | '.join(columns)} |"
+    yield "|---" * (len(columns) + 1) + "|"
     for kind in kinds:
-        yield f"| `{kind}` | {' | '.join((check(kind) | together[kind]).values())} |"
+        yield f"| `{kind}` | {' | '.join((check(kind) | together[kind]).values())} | {serving[kind]} |"
+
+
+def served_by_vllm(kinds: Iterable[str]) -> dict[str, str]:
+    """Return what vLLM says of architectures: ``own`` code, its ``backend`` for transformers' models, or ``refused``.
+
+    Nothing is served. Without vLLM each is ``not tried``.
+    """
+    try:
+        from vllm.model_executor.models.registry import ModelRegistry
+    except ImportError:
+        return dict.fromkeys(kinds, "not tried")
+    own, found = set(ModelRegistry.get_supported_archs()), {}
+    for kind in kinds:
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(small_config(kind))
+        known = type(model).__name__ in own
+        found[kind] = "own" if known else "backend" if model._supports_attention_backend else "refused"
+    return found
 
 
 def _ids() -> Tensor:
