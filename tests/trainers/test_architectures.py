@@ -26,9 +26,8 @@ def test_the_table_has_every_architecture_and_nothing_silently_wrong():
     table = rows()
     assert list(table) == moe_types()
     for kind, cells in table.items():
-        for check_name in ("counts", "packing", "resume", "ddp"):
+        for check_name in ("counts", "packing", "resume", "ddp", "fsdp2"):
             assert cells[check_name] in ("right", "refused"), (kind, check_name)
-        assert cells["fsdp2"] in ("right", "refused", "not (aborts)")
 
 
 @pytest.mark.parametrize("kind", rows())

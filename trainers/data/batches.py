@@ -187,7 +187,11 @@ class Layout:
             if first + rank < len(forwards):
                 yield self.collate(forwards[first + rank], examples, source_ids, device)
             else:
-                yield Forward.of(collate([[]], [], [], self.pad_id, 1), device)
+                yield self.padding(device)
+
+    def padding(self, device: torch.device) -> Forward:
+        """Return a forward pass of one token, of padding."""
+        return Forward.of(collate([[]], [], [], self.pad_id, 1), device)
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Set
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from contextlib import AbstractContextManager, nullcontext
 from typing import ClassVar
 
@@ -54,8 +54,11 @@ class Parallel:
                 hint="set launcher.strategy=ddp",
             )
 
-    def expect_unused(self) -> None:
-        """Let gradients be exchanged although some parameters get none; called before :meth:`prepare`."""
+    def expect_unused(self, sometimes: Sequence[str]) -> None:
+        """Let gradients be exchanged although some parameters get none; called before :meth:`prepare`.
+
+        ``sometimes`` names those that get one in some forward passes and none in others.
+        """
         self._accelerator.ddp_handler = DistributedDataParallelKwargs(find_unused_parameters=True)
 
     def prepare(self, losses: nn.Module, model: PreTrainedModel, training: Training) -> tuple[nn.Module, Optimizer]:

@@ -8,9 +8,10 @@ that a run on one process stores.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import ClassVar
+from functools import partial
+from typing import Any, ClassVar
 
 import torch
 from accelerate import Accelerator
@@ -40,6 +41,11 @@ class Sharded(Parallel):
         self._mesh = init_device_mesh(self.device.type, (self.ranks.count,))
         self._kinds: list[tuple[nn.Module, type[nn.Module]]] = []
         self._masks: list[tuple[nn.Parameter, Tensor]] = []
+        self._sometimes: frozenset[str] = frozenset()
+
+    def expect_unused(self, sometimes: Sequence[str]) -> None:
+        """Give these parameters gradients of zero where they have none, so that all ranks exchange as much."""
+        self._sometimes = frozenset(sometimes)
 
     def prepare(self, losses: nn.Module, model: PreTrainedModel, training: Training) -> tuple[nn.Module, Optimizer]:
         """Shard the model by layer, and make an optimizer of the shards."""
@@ -47,7 +53,11 @@ class Sharded(Parallel):
             name: half(torch.ones_like(model.get_parameter(name), requires_grad=False))
             for name, half in self.partly_frozen.items()
         }
-        for module in (*_layers(model), losses):
+        layers = _layers(model)
+        for module in layers:
+            if places := [place for name, place in _places(module, model) if name in self._sometimes]:
+                module.register_forward_hook(partial(_reach, places))  # before torch's, which drops whole weights
+        for module in (*layers, losses):
             self._kinds.append((module, type(module)))
             fully_shard(module, mesh=self._mesh)
         register_fsdp_forward_method(losses, "observe")
@@ -129,6 +139,23 @@ def _layers(model: nn.Module) -> list[nn.Module]:
             hint="set launcher.strategy=ddp",
         )
     return layers
+
+
+def _places(module: nn.Module, model: nn.Module) -> Iterator[tuple[str, tuple[nn.Module, str]]]:
+    """Yield the parameters of a part of a model: their names in the model, and where they are."""
+    names = {part: name for name, part in model.named_modules()}
+    for part in module.modules():
+        for last in part._parameters:
+            if part in names:
+                yield f"{names[part]}.{last}".lstrip("."), (part, last)
+
+
+def _reach(places: Sequence[tuple[nn.Module, str]], module: nn.Module, args: Any, output: Any) -> Any:
+    """Let an output depend on parameters, with a gradient of zero."""
+    first = output[0] if isinstance(output, tuple) else output
+    nothing = 0 * torch.stack([getattr(part, name).flatten()[0].float() for part, name in places]).sum()
+    reached = first + nothing.to(first.dtype)
+    return (reached, *output[1:]) if isinstance(output, tuple) else reached
 
 
 def _whole(tensor: Tensor) -> Tensor:

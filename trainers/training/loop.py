@@ -30,7 +30,7 @@ from harness.progress import Progress, progress
 from harness.recipe import Mixing, Training
 from harness.records import HeldOutLosses, MixtureUpdate, StepMetrics, TrainResult
 from trainers.data import Draws, SourceExhaustedError, TokenSource
-from trainers.data.batches import GlobalBatch, Layout, Tally, pad_id
+from trainers.data.batches import Forward, GlobalBatch, Layout, Tally, pad_id
 from trainers.mixing import MixingStrategy, Reference, Sources
 from trainers.models.compiled import compile_parts
 from trainers.models.loss import TargetLosses
@@ -259,17 +259,24 @@ class _Loop:
     # --- one step ------------------------------------------------------------------------------------
 
     def _find_unused(self, losses: TargetLosses) -> None:
-        """Find the parameters that get no gradient before ranks wait for one (weights that only select, say)."""
-        forward = next(iter(self._draw().forwards(0, 1, self.device)))
+        """Find the parameters that get no gradient, before ranks wait for one.
+
+        Some never get one (weights that only select, say), others only where examples are long enough for them.
+        """
+        real, padding = next(iter(self._draw().forwards(0, 1, self.device))), self.layout.padding(self.device)
+        never, short = (self._without_gradient(losses, forward) for forward in (real, padding))
+        if short:
+            self.parallel.expect_unused([name for name in short if name not in never])
+            self._note(f"{len(short)} parameters got no gradient in a trial, so ranks look for them: {short[0]}, …")
+
+    def _without_gradient(self, losses: TargetLosses, forward: Forward) -> list[str]:
         losses.train()
         found = losses(forward)
         (found.total + found.balance).backward()
         learning = [(name, p) for name, p in self.model.named_parameters() if p.requires_grad]
-        unused = [name for name, parameter in learning if parameter.grad is None]
+        lacking = [name for name, parameter in learning if parameter.grad is None]
         self.model.zero_grad(set_to_none=True)
-        if unused:
-            self.parallel.expect_unused()
-            self._note(f"{len(unused)} parameters got no gradient in a trial, so ranks look for them: {unused[0]}, …")
+        return lacking
 
     def _draw(self) -> GlobalBatch:
         count = self.training.batch_examples
