@@ -76,12 +76,20 @@ class Strict(BaseModel):
         if not isinstance(value, dict):
             return value
         fields = cls.model_fields
-        return {k: _items(v) if k in fields and _is_item(v, fields[k].annotation) else v for k, v in value.items()}
+        kinds = {key: fields[key].annotation if key in fields else None for key in value}
+        words = {k: str(v).lower() if isinstance(v, bool) and _is_number(kinds[k]) else v for k, v in value.items()}
+        return {k: _items(v) if _is_item(v, kinds[k]) else v for k, v in words.items()}
 
 
 def _items(value: object) -> tuple[object, ...]:
     words = isinstance(value, str) and re.fullmatch(r"\w+(\s*,\s*\w+)+", value)
     return tuple(re.split(r"\s*,\s*", value)) if words and isinstance(value, str) else (value,)
+
+
+def _is_number(annotation: object) -> bool:
+    """Return whether an annotation says a number, for which pydantic would take `true` as 1."""
+    kinds = get_args(annotation) or (annotation,)
+    return bool not in kinds and (int in kinds or float in kinds)
 
 
 def _is_item(value: object, annotation: object) -> bool:

@@ -103,12 +103,22 @@ def list_all(experiments: Experiments, style: str) -> None:
 
 
 @paper.command("run")
-@click.argument("names", nargs=-1, required=True, metavar="NAME...|all")
+@click.argument("names", nargs=-1, required=True, metavar="NAME...|all", callback=lambda *given: _known(given[-1]))
 @on_experiments
 @executor_options
 def run(experiments: Experiments, names: tuple[str, ...]) -> int:
     """Make the runs that tables and figures need, `all` for all of them. Resumes; finished runs are kept."""
     return make_runs(experiments, names)
+
+
+def _known(names: tuple[str, ...]) -> tuple[str, ...]:
+    """Check names before anything is planned, for which data may have to be made."""
+    from harness.errors import unknown
+
+    for name in names:
+        if name not in (*TABLES, *FIGURES, "all"):
+            raise unknown("table or figure", name, (*TABLES, *FIGURES, "all"))
+    return names
 
 
 def make_runs(experiments: Experiments, names: tuple[str, ...]) -> int:
@@ -118,13 +128,9 @@ def make_runs(experiments: Experiments, names: tuple[str, ...]) -> int:
         MoemixError: there is no table or figure of a name, or the recipe cannot be planned here.
     """
     from harness.conductor import conduct
-    from harness.errors import unknown
     from leaderboards.paper.rendering import needs
 
-    for name in names:
-        if name not in (*TABLES, *FIGURES, "all"):
-            raise unknown("table or figure", name, (*TABLES, *FIGURES, "all"))
-    wanted = (*TABLES, *FIGURES) if "all" in names else names
+    wanted = (*TABLES, *FIGURES) if "all" in _known(names) else names
     jobs = experiments.jobs(need for name in wanted for need in needs(name))
     assert experiments.plan is not None  # or `jobs` would have raised
     return 1 if conduct(dataclasses.replace(experiments.plan, jobs=jobs)).failed else 0

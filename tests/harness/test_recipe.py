@@ -63,6 +63,8 @@ def test_an_unknown_recipe_names_its_neighbour():
             r"`data\.sources\.0\.parts\.0\.adaptr` .*did you mean 'adapter'",
         ),
         ({"strategies": [{"name": "dynamic", "option": {}}]}, r"`strategies\.0\.option` .*did you mean 'options'"),
+        ({"training": {"steps": True}}, r"`training\.steps`: expected a whole number, not 'true'"),
+        ({"training": {"compile": True}}, "`compile` needs `dtype: bfloat16`"),
         ({"training": {"steps": 0}}, r"mine\.yaml:\d+: `training\.steps`: must be at least 1, not 0"),
         (
             {"training": {"freeze": "router", "lora": {"targets": ["gate"]}}},

@@ -29,7 +29,6 @@ def gate_load(run: Path | None, examples: int, benchmarks: bool, out: Path | Non
     """
     from harness.requests import GateLoadConfig, GateLoadJobRequest, read_request
     from harness.store import run_in
-    from trainers.training.gate_load_stage import measure_gate_load
 
     if request is not None:
         job = read_request(request, GateLoadJobRequest)
@@ -40,6 +39,8 @@ def gate_load(run: Path | None, examples: int, benchmarks: bool, out: Path | Non
         raise click.UsageError("give the folder of a RUN, or --request FILE")
     config = job.config
     run_folder = run_in(job.run)
+    from trainers.training.gate_load_stage import measure_gate_load  # torch with it, once there is something to measure
+
     found = measure_gate_load(run_folder, job.out, examples=config.examples, benchmarks=config.benchmarks)
     for name, kind, layers in zip(found.names, found.kinds, found.counts, strict=True):
         last = layers[-1]
