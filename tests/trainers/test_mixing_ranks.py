@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import two_ranks
 from forked import run_ranks
 from small_runs import lines
@@ -56,7 +57,7 @@ def test_ranks_share_the_drawn_examples_out_without_losing_or_repeating_one(tmp_
     assert sorted(shared) == list(range(21))
     tokens = np.zeros(3, dtype=np.int64)
     for rank in range(ranks):
-        for forward in batch.forwards(rank, ranks, "cpu"):
+        for forward in batch.forwards(rank, ranks, torch.device("cpu")):
             real = forward.source_RT[forward.source_RT >= 0].numpy()
             tokens += np.bincount(real, minlength=3)
     np.testing.assert_array_equal(tokens, batch.tally.tokens)

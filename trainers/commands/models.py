@@ -49,7 +49,7 @@ def architectures(kinds: tuple[str, ...]) -> None:
 
     Each is tried as a small random model on this machine's CPU: right, refused (with an error that says why), or not.
     """
-    from trainers.making.support import table
+    from trainers.making.support_table import table
     from trainers.models.architectures import moe_types
 
     for line in table(kinds or moe_types()):

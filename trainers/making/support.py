@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
@@ -42,19 +42,6 @@ def check(kind: str) -> dict[str, str]:
         except Exception as error:  # whatever an architecture does wrong
             found[name] = f"not ({type(error).__name__})"
     return found
-
-
-def table(kinds: Iterable[str]) -> Iterator[str]:
-    """Yield the lines of a Markdown table, one for each architecture."""
-    from trainers.making.support_ranks import STRATEGIES, check_on_two_processes
-
-    kinds = list(kinds)
-    together, serving = check_on_two_processes(kinds), served_by_vllm(kinds)
-    columns = (*CHECKS, *STRATEGIES, "vLLM")
-    yield f"| architecture | {' | '.join(columns)} |"
-    yield "|---" * (len(columns) + 1) + "|"
-    for kind in kinds:
-        yield f"| `{kind}` | {' | '.join((check(kind) | together[kind]).values())} | {serving[kind]} |"
 
 
 def served_by_vllm(kinds: Iterable[str]) -> dict[str, str]:
