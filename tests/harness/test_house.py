@@ -113,5 +113,5 @@ def test_every_package_that_is_imported_is_declared():
             if isinstance(node, ast.ImportFrom) and node.module and not node.level:
                 names = [node.module]
             for name in {name.partition(".")[0] for name in names} - sys.stdlib_module_names:
-                packages = {owner.lower().replace("_", "-") for owner in owners.get(name, [name])}
+                packages = {o.lower().replace("_", "-").removesuffix("-cpu") for o in owners.get(name, [name])}
                 assert packages & (declared | {"moemix"}), f"{path}: {name} is not declared"
