@@ -134,3 +134,16 @@ def test_compiled_parts_train_as_others_and_their_routers_are_still_counted(tmp_
         results.append([line["loss"] for line in lines(folder / "metrics.jsonl", without="seconds")])
         results[-1] += [w for line in lines(folder / "mixture.jsonl", without="cost") for w in line["after"]]
     np.testing.assert_allclose(results[1], results[0], rtol=2e-2)
+
+
+def test_trial_steps_in_bfloat16_are_taken_back_to_the_last_bit(tmp_path):
+    sources, model = small_sources(tmp_path / "sources"), small_model()
+    loop = _Loop(fit_request(model, sources, load_strategy("uniform"), tmp_path, training=training(dtype="bfloat16")))
+
+    def held():
+        return [tensor.detach().clone() for tensor in loop.parallel.changing(loop.losses)]
+
+    before = held()
+    with loop.trials(1, [[sources[0].train[i] for i in range(4)]]):
+        assert not all(map(torch.equal, held(), before))
+    assert all(map(torch.equal, held(), before))
