@@ -7,15 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import (
     BeforeValidator,
     Field,
-    SerializerFunctionWrapHandler,
     ValidationInfo,
     field_validator,
-    model_serializer,
     model_validator,
 )
 
@@ -23,7 +21,7 @@ from harness.chat_templates import chat_template, chat_template_names
 from harness.errors import MoemixError
 from harness.execution import Executor, Launcher, LocalExecutor, Tracking
 from harness.files import read_yaml
-from harness.schema import Label, QuestionLimit, Seed, Strict
+from harness.schema import Extended, Label, QuestionLimit, Seed, Strict
 
 ROUTER_MODULES = frozenset({"gate", "router"})
 """Names of the router in MoE layers, in transformers and in the paper's models."""
@@ -32,8 +30,10 @@ ROUTER_MODULES = frozenset({"gate", "router"})
 # --- data -----------------------------------------------------------------------------------------
 
 
-class Part(Strict):
+class Part(Extended):
     """Files or a hub dataset in one format. A source may join several (chat logs in three schemas, say)."""
+
+    newer: ClassVar[tuple[str, ...]] = ("data_files", "reasoning", "control_strings", "system")
 
     adapter: str = Field("auto", description="the format (docs/data.md); auto: by the columns of the first rows")
     files: tuple[str, ...] = Field((), description="local files or globs, relative to the data root")
@@ -73,15 +73,11 @@ class Part(Strict):
             raise ValueError("`data_files` chooses files of a `hub` repository; local files are `files`")
         return self
 
-    @model_serializer(mode="wrap")
-    def _as_before(self, serialise: SerializerFunctionWrapHandler) -> dict[str, object]:
-        """Leave out newer fields at their defaults, so that the identity of a run that has none of them stays."""
-        tree: dict[str, object] = serialise(self)
-        return _without_defaults(self, tree, ("data_files", "reasoning", "control_strings", "system"))
 
-
-class Source(Strict):
+class Source(Extended):
     """One dataset of the mixture."""
+
+    newer: ClassVar[tuple[str, ...]] = ("bad_rows", "bad_rows_limit")
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=100)
     parts: tuple[Part, ...] = Field(min_length=1)
@@ -92,11 +88,6 @@ class Source(Strict):
     bad_rows_limit: float = Field(
         0.01, ge=0, le=1, description="share of them above which reading stops; ten rows of a small file are allowed"
     )
-
-    @model_serializer(mode="wrap")
-    def _as_before(self, serialise: SerializerFunctionWrapHandler) -> dict[str, object]:
-        """Leave out newer fields at their defaults, as :meth:`Part._as_before` does."""
-        return _without_defaults(self, serialise(self), ("bad_rows", "bad_rows_limit"))
 
 
 class Data(Strict):
@@ -115,8 +106,10 @@ class Data(Strict):
 # --- training -------------------------------------------------------------------------------------
 
 
-class LoRA(Strict):
+class LoRA(Extended):
     """Low-rank adapters on linear layers, by peft; they are merged into the weights after training."""
+
+    newer: ClassVar[tuple[str, ...]] = ("keep",)
 
     r: int = Field(16, ge=1, description="the rank")
     alpha: float = Field(32.0, gt=0, description="the adapters' outputs are scaled by alpha / r")
@@ -129,14 +122,11 @@ class LoRA(Strict):
     )
     keep: bool = Field(False, description="save the adapters too, in peft's format, in the run's folder `adapter/`")
 
-    @model_serializer(mode="wrap")
-    def _as_before(self, serialise: SerializerFunctionWrapHandler) -> dict[str, object]:
-        """Leave out the newer field at its default, as :meth:`Part._as_before` does."""
-        return _without_defaults(self, serialise(self), ("keep",))
 
-
-class Training(Strict):
+class Training(Extended):
     """How a model is trained. Defaults are the paper's (section 4.1)."""
+
+    newer: ClassVar[tuple[str, ...]] = ("tokens_per_forward", "compile", "deterministic")
 
     steps: int = Field(2000, ge=1)
     batch_examples: int = Field(128, ge=1, description="examples in a global batch, over all ranks")
@@ -172,12 +162,6 @@ class Training(Strict):
     log_every: int = Field(10, ge=1)
     save_every: int = Field(200, ge=1, description="steps between resumable states")
     keep_states: int = Field(2, ge=2)
-
-    @model_serializer(mode="wrap")
-    def _as_before(self, serialise: SerializerFunctionWrapHandler) -> dict[str, object]:
-        """Leave out newer fields at their defaults, so that the identity of a run that has none of them stays."""
-        tree: dict[str, object] = serialise(self)
-        return _without_defaults(self, tree, ("tokens_per_forward", "compile", "deterministic"))
 
     @model_validator(mode="after")
     def _compiled_in_bfloat16(self) -> Training:
@@ -304,8 +288,10 @@ ChatTemplate = Annotated[
 ]
 
 
-class FromDense(Named):
+class FromDense(Named, Extended):
     """Fields of the models that are made from a dense checkpoint."""
+
+    newer: ClassVar[tuple[str, ...]] = ("chat_template",)
 
     source: str = Field(
         min_length=1, description="a checkpoint folder, a hub id, or `package:NAME` for a Python package's weights"
@@ -316,11 +302,6 @@ class FromDense(Named):
     router_examples: int = Field(32, ge=1, description="examples per source for routers and clusters")
     seed: Seed = 0
     chat_template: ChatTemplate = None
-
-    @model_serializer(mode="wrap")
-    def _as_before(self, serialise: SerializerFunctionWrapHandler) -> dict[str, object]:
-        """Leave out the newer field at its default, as :meth:`Part._as_before` does."""
-        return _without_defaults(self, serialise(self), ("chat_template",))
 
     @property
     def reads_sources(self) -> bool:
@@ -491,11 +472,6 @@ class Recipe(Strict):
             if label not in labels:
                 raise ValueError(f"`comparisons.rows` names {label!r}, and the rows are {', '.join(labels)}")
         return comparisons
-
-
-def _without_defaults(model: Strict, tree: dict[str, object], names: tuple[str, ...]) -> dict[str, object]:
-    fields = type(model).model_fields
-    return {key: value for key, value in tree.items() if key not in names or getattr(model, key) != fields[key].default}
 
 
 def _check_distinct(kind: str, names: Sequence[str]) -> None:

@@ -5,9 +5,18 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, TypeVar, get_args, get_origin
+from typing import Annotated, ClassVar, TypeVar, get_args, get_origin
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 from pydantic_core import ErrorDetails
 
 from harness.errors import MoemixError, nearest, raise_all
@@ -79,6 +88,22 @@ class Strict(BaseModel):
         kinds = {key: fields[key].annotation if key in fields else None for key in value}
         words = {k: str(v).lower() if isinstance(v, bool) and _is_number(kinds[k]) else v for k, v in value.items()}
         return {k: _items(v) if _is_item(v, kinds[k]) else v for k, v in words.items()}
+
+
+class Extended(Strict):
+    """A model that got fields after runs had been stored: at their defaults they are no part of a run's identity.
+
+    Attributes:
+        newer: the names of these fields.
+    """
+
+    newer: ClassVar[tuple[str, ...]] = ()
+
+    @model_serializer(mode="wrap")
+    def _without_newer(self, serialise: SerializerFunctionWrapHandler) -> dict[str, object]:
+        fields = type(self).model_fields
+        tree: dict[str, object] = serialise(self)
+        return {k: v for k, v in tree.items() if k not in self.newer or getattr(self, k) != fields[k].default}
 
 
 def _items(value: object) -> tuple[object, ...]:
