@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
+import socket
 import subprocess
 import sys
 
@@ -32,6 +33,13 @@ def moemix_command(*words: str) -> tuple[str, ...]:
     The working directory is not on its import path (``-P``), whatever packages the user has there.
     """
     return (sys.executable, "-P", "-m", "harness.cli", *words)
+
+
+def free_port() -> int:
+    """Return a port of this machine's own address that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def run_moemix(*words: str) -> int:

@@ -14,6 +14,7 @@ from evals.client import RESUME_HINT, Client, RequestError
 from evals.engines import guard
 from harness.errors import StageError
 from harness.files import read_json, write_json
+from harness.launch import free_port
 from harness.progress import LOG_EVERY_SECONDS, duration
 
 START_SECONDS = 1800.0
@@ -65,7 +66,7 @@ class ServedProcess:
         self.log.parent.mkdir(parents=True, exist_ok=True)
         for attempt in range(1, _PORT_ATTEMPTS + 1):
             before = self.log.stat().st_size if self.log.is_file() else 0
-            self._launch(_free_port())
+            self._launch(free_port())
             if self._wait_until_ready(before):
                 return
             self.stop()
@@ -176,12 +177,6 @@ class ServedProcess:
         if left["boot"] == _boot() and _start_time(left["pid"]) in (left["started"], None):
             guard.end_group(left["pid"])
         self.record.unlink()
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _boot() -> str:

@@ -57,11 +57,11 @@ def test_it_answers_while_it_runs_and_nothing_is_left_after_it(tmp_path):
 
 
 def test_a_port_that_is_taken_meanwhile_is_left_for_another(tmp_path, monkeypatch):
-    free = served._free_port
+    free = served.free_port
     with socket.create_server(("127.0.0.1", 0)) as other:
         taken = other.getsockname()[1]
         ports = iter([taken])
-        monkeypatch.setattr(served, "_free_port", lambda: next(ports, None) or free())
+        monkeypatch.setattr(served, "free_port", lambda: next(ports, None) or free())
         server = make(tmp_path)
         server.start()
     assert server.url != f"http://127.0.0.1:{taken}"

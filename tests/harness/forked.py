@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
-import socket
 import subprocess
 import sys
 import tempfile
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.cli import main
+from harness.launch import free_port
 
 PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload(
@@ -67,9 +67,7 @@ def moemix(*words: object, **environment: str) -> subprocess.CompletedProcess[st
 
 def run_ranks(target: Callable[..., Any], *arguments: Any, processes: int = 2, **environment: str) -> None:
     """Run a function on several processes that find each other, as torch's launcher would start them."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
+    meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
     sizes = {"WORLD_SIZE": str(processes), "LOCAL_WORLD_SIZE": str(processes)}
     ranks = [
         Forked(target, *arguments, RANK=str(rank), LOCAL_RANK=str(rank), **sizes, **meeting, **environment)

@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import tempfile
 from collections.abc import Sequence
 from contextlib import suppress
@@ -17,7 +16,7 @@ from torch.multiprocessing.spawn import ProcessExitedException, start_processes
 
 from harness.errors import MoemixError
 from harness.files import append_jsonl, read_json, read_jsonl, write_json
-from harness.launch import WANTED
+from harness.launch import WANTED, free_port
 from trainers.making.support import trained
 
 STRATEGIES = ("ddp", "fsdp2")
@@ -43,18 +42,14 @@ def check_on_two_processes(kinds: Sequence[str]) -> Found:
             while left:  # an architecture that aborts the processes is not tried again; the rest go on in others
                 done = folder / f"{strategy}-{len(left)}.jsonl"
                 with suppress(ProcessExitedException):
-                    start_processes(_rank, (left, strategy, folder, done, _free_port()), nprocs=2, start_method="spawn")
+                    start_processes(
+                        _rank, (left, strategy, folder, done, str(free_port())), nprocs=2, start_method="spawn"
+                    )
                 records = list(read_jsonl(done)) if done.is_file() else []
                 for record in records:
                     found[record["kind"]][strategy] = record["word"]
                 left = left[len(records) + 1 :] if len(records) < len(left) else []
     return found
-
-
-def _free_port() -> str:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return str(free.getsockname()[1])
 
 
 def _rank(rank: int, kinds: Sequence[str], strategy: str, folder: Path, done: Path, port: str) -> None:

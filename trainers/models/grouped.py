@@ -72,8 +72,8 @@ class Groups:
 def experts_forward(experts: nn.Module, hidden_NH: Tensor, selected_Nk: Tensor, scores_Nk: Tensor) -> Tensor:
     """Compute the routed experts of a layer, f[N, H]: an experts' implementation of transformers.
 
-    ``experts`` has the parameters ``gate_up_proj`` (or ``up_proj``) and ``down_proj``. A number in ``selected_Nk`` that
-    is no expert computes nothing; ``scores_Nk`` are the weights of the selected experts.
+    ``experts`` has the parameters ``gate_up_proj`` (or ``up_proj``) and ``down_proj``. Numbers in ``selected_Nk``
+    beyond the last expert compute nothing; ``scores_Nk`` are the weights of the selected experts.
     """
     of = cast("Any", experts)
     count: int = of.num_experts
