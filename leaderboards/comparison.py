@@ -84,37 +84,44 @@ def fill(
         MoemixError: samples that contradict their summary, or two rows that are the baseline.
     """
     declared = declared or Comparisons()
-    bases = [fill_scores(table, declared, columns, primary=primary) for table in tables]
+    for table in tables:
+        fill_scores(table, declared, columns, primary=primary)
     tested = compare_pairs(tables, declared, suite, look)
-    for table, base in zip(tables, bases, strict=True):
-        if base is not None:
-            show_differences(table, base, tested)
+    for table in tables:
+        show_differences(table, tested)
         mark_best(table, tested)
     return tested
 
 
 def fill_scores(
     table: Table, declared: Comparisons, columns: Sequence[str] | None = None, *, primary: bool = True
-) -> Row | None:
-    """Fill in columns, scores and notes, arguments as in :func:`fill`; return the baseline."""
+) -> None:
+    """Fill in columns, scores and notes, arguments as in :func:`fill`."""
     for row in table.rows:
         row.notes += [row.of_seed(member.seed, member.problem) for member in row.members if member.problem]
         row.notes += [row.of_seed(member.seed, text) for member in row.members for text in member.remarks]
-    base = _base(table)
+    base = table.base
+    if base is None:
+        table.notes.append(f"No row is {table.baseline!r}: there is no baseline for differences.")
     _set_aside_unlike(table, base)
     table.columns = [heading for heading in _headings(table.rows) if columns is None or heading.name in columns]
     _check_same_questions(table)
     for heading in table.columns:
+        _judge_column(table, heading)
+        heading.note = " ".join(filter(None, (heading.note, footnote(table, heading)))) or None
+    fill_cells(table, declared, primary=primary)
+
+
+def fill_cells(table: Table, declared: Comparisons, *, primary: bool = True) -> None:
+    """Fill in the scores of a table that has rows and columns, and what is primary in it."""
+    for heading in table.columns:
         for row in table.rows:
             row.cells[heading.name] = _cell(row, heading)
         vectors = [s.values for row in table.rows for v in row.scored(heading.name).values() for s in v.values()]
-        _judge_column(table, heading)
-        heading.note = " ".join(filter(None, (heading.note, footnote(table, heading)))) or None
         heading.fraction = heading.higher_is_better and all(
             vector.min() >= 0 and vector.max() <= 1 for vector in vectors
         )
     _declare(table, declared, primary=primary)
-    return base
 
 
 def _judge_column(table: Table, heading: Heading) -> None:
@@ -141,18 +148,6 @@ def _declare(table: Table, declared: Comparisons, *, primary: bool) -> None:
     missing = set(declared.columns) - {heading.name for heading in table.columns}
     if missing and table.columns and primary:
         table.notes.append(f"No column {', '.join(sorted(missing))} here, which `comparisons.columns` names.")
-
-
-def _base(table: Table) -> Row | None:
-    found = [row for row in table.rows if row.strategy == table.baseline]
-    if len(found) > 1:
-        raise MoemixError(
-            f"{len(found)} rows could be the baseline: {'; '.join(row.label for row in found)}",
-            hint="name the run folders to compare, or another --baseline",
-        )
-    if not found:
-        table.notes.append(f"No row is {table.baseline!r}: there is no baseline for differences.")
-    return found[0] if found else None
 
 
 def _set_aside_unlike(table: Table, base: Row | None) -> None:

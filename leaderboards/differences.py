@@ -193,7 +193,7 @@ def correct_family(
 
 def _block(rows: Sequence[Row], columns: Sequence[Heading]) -> Block:
     """Return the scores of rows by seed, and what each cluster of questions contributes to them."""
-    seeds = sorted({seed for row in rows if row.varies for seed in row.evaluations}) or [0]
+    seeds = sorted({seed for row in rows if row.varies for seed in row.seeds}) or [0]
     scores = np.full((len(rows), len(columns), len(seeds)), np.nan)
     means: dict[Key, dict[tuple[int, int], tuple[TaskScores, float]]] = {}  # task → (row, column) → scores, share
     for i, row in enumerate(rows):
@@ -223,8 +223,11 @@ def _block(rows: Sequence[Row], columns: Sequence[Heading]) -> Block:
 # --- cells --------------------------------------------------------------------------------------------
 
 
-def show_differences(table: Table, base: Row, tested: Mapping[Pair, Tested]) -> None:
+def show_differences(table: Table, tested: Mapping[Pair, Tested]) -> None:
     """Fill in the difference of each cell to the baseline, and the detectable difference of each column."""
+    base = table.base
+    if base is None:
+        return
     for heading in table.columns:
         effects = []
         for row in table.rows:

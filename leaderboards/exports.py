@@ -113,7 +113,7 @@ def _row(row: Row, columns: Sequence[Heading]) -> dict[str, object]:
     facts = run_facts(row)
     return {
         "strategy": row.label,
-        "seeds": list(row.evaluations),
+        "seeds": row.seeds,
         "compared": row.compared,
         "notes": row.notes,
         "cells": {column.name: _cell(row.cells[column.name], column) for column in columns},

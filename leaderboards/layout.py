@@ -14,7 +14,7 @@ from harness.statistics.estimates import ALPHA
 from harness.statistics.joint import FEWEST_SEEDS
 from leaderboards.facts import RunFacts, run_facts
 from leaderboards.judged import PREFIX
-from leaderboards.table import Cell, Comparison, Heading, Table, Tested
+from leaderboards.table import Cell, Comparison, Heading, Table
 
 MOST_SOURCES = 12  # columns of the mixture table; beyond that a table is unreadable, and the JSON has them all
 MOST_TASKS = 6  # of a column that a note names one by one
@@ -105,7 +105,7 @@ def _cell(cell: Cell, column: Heading, footnotes: _Footnotes) -> grid.Cell:
     below = ""
     if (found := cell.to_base) is not None:
         difference = _number(found.difference.value, column, found.difference.se, signed=True)
-        below = f"({difference}{_sign(found)})"
+        below = f"({difference}{found.sign.replace('=', ' =')})"
     mark: grid.Mark = "best" if cell.best else "tied" if cell.tied else ""
     return grid.Cell(_number(cell.score.value, column, cell.score.se), note, below, mark)
 
@@ -114,13 +114,6 @@ def _number(value: float, column: Heading, error: float | None = None, *, signed
     """Return fractions in percent with one decimal, other scores with two decimals."""
     scale, decimals = (100, 1) if column.fraction else (1, 2)
     return Number(scale * value, None if error is None else scale * error, decimals, signed)
-
-
-def _sign(found: Tested) -> str:
-    """Return the mark of a verdict: significant, significant but exploratory, or equal."""
-    if found.significant:
-        return "°" if found.family == "exploratory" else "*"
-    return " =" if found.verdict == "equal" else ""
 
 
 def _questions(table: Table, column: Heading) -> str:
@@ -197,7 +190,7 @@ def _reading(table: Table) -> list[str]:
     if any(cell.to_base for row in table.rows for cell in row.cells.values()):
         paired = f"paired by question{' and seed' if several else ''}"
         notes.append(f"In brackets: difference to {table.baseline}, {paired} ± standard error.")
-        notes += _verdicts(table)
+        notes += verdict_notes(table)
     if any(not math.isnan(column.detectable) for column in table.columns):
         notes.append(
             "Detectable difference: the true difference that such a comparison finds with 80 % power after correction"
@@ -211,7 +204,7 @@ def _reading(table: Table) -> list[str]:
     return notes + _groups(table) + _seeds(table)
 
 
-def _verdicts(table: Table) -> list[str]:
+def verdict_notes(table: Table) -> list[str]:
     """Explain the signs of the verdicts, or why there are none."""
     notes, sizes = [], table.comparisons
     deciding = {column.name for column in table.columns if column.decides}

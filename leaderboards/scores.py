@@ -24,10 +24,11 @@ class TaskScores:
     """The scores of one task.
 
     Attributes:
-        questions: (doc_id, doc_hash) of each question, by doc_id. Scores of two models pair by these.
+        questions: (doc_id, doc_hash) of each question, by doc_id. Scores of two models pair by these. Empty if their
+            order is known to be the same everywhere (on a board).
         values: f64[n], in that order.
         clusters: i64[n], the cluster of each question (:mod:`harness.statistics.clusters`).
-        path: the samples file.
+        path: the samples file, for errors.
         complete: false if a question may have no score (a judgment failed). A comparison then uses the questions that
             both sides have.
     """
@@ -35,7 +36,7 @@ class TaskScores:
     questions: tuple[tuple[int, str], ...]
     values: NDArray[np.float64]
     clusters: NDArray[np.int64]
-    path: Path
+    path: Path = Path()
     complete: bool = True
 
     def on(self, questions: set[tuple[int, str]]) -> TaskScores:
@@ -58,7 +59,8 @@ class Evaluation:
     folder: Path
     summary: EvalSummary
     samples: dict[Key, TaskScores] = field(default_factory=dict)
-    _columns: dict[str, dict[Key, float]] = field(default_factory=dict)
+    _columns: dict[str, dict[Key, TaskScores]] = field(default_factory=dict)
+    _shares: dict[str, dict[Key, float]] = field(default_factory=dict)
 
     @classmethod
     def open(cls, folder: Path) -> Evaluation:
@@ -92,6 +94,8 @@ class Evaluation:
         Raises:
             MoemixError: as :meth:`scores`, and if they do not give the column's value in the summary.
         """
+        if name in self._columns:
+            return self._columns[name]
         found = {key: self.scores(key) for key in self.shares(name)}
         value = sum(share * float(found[key].values.mean()) for key, share in self.shares(name).items())
         recorded = self.summary.columns[name].value
@@ -99,13 +103,14 @@ class Evaluation:
             raise MoemixError(
                 f"column {name!r} is {value:.6g} by its samples and {recorded:.6g} by the summary", where=str(self.path)
             )
+        self._columns[name] = found
         return found
 
     def shares(self, name: str) -> dict[Key, float]:
         """Return the weight of each task result in a column; the sum is 1."""
-        if name not in self._columns:
-            self._columns[name] = column_weights(self.summary.columns, name, self._questions, str(self.path))
-        return self._columns[name]
+        if name not in self._shares:
+            self._shares[name] = column_weights(self.summary.columns, name, self._questions, str(self.path))
+        return self._shares[name]
 
     def missing(self, name: str) -> str | None:
         """Return why a column has no value; None if it has one."""

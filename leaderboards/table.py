@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field, replace
 
+from harness.errors import MoemixError
 from harness.records import RunConfig, RunManifest
 from harness.statistics.columns import Key
 from harness.statistics.estimates import ALPHA, Estimate
@@ -76,6 +77,13 @@ class Tested:
     def significant(self) -> bool:
         """Whether the difference is significant after correction."""
         return self.verdict in ("better", "worse")
+
+    @property
+    def sign(self) -> str:
+        """What stands behind a difference: ``*`` significant, ``°`` significant but exploratory, ``=`` equal."""
+        if self.significant:
+            return "°" if self.family == "exploratory" else "*"
+        return "=" if self.verdict == "equal" else ""
 
     def reversed(self) -> Tested:
         """Return the same test of the second row minus the first."""
@@ -169,6 +177,11 @@ class Row:
         return {member.seed: member.evaluation for member in self.members if member.evaluation is not None}
 
     @property
+    def seeds(self) -> list[int]:
+        """The training seeds that were evaluated."""
+        return list(self.evaluations)
+
+    @property
     def trained(self) -> bool:
         """Whether a run took any step; the base checkpoint itself is the same for every seed."""
         return any(member.trained for member in self.members)
@@ -209,6 +222,21 @@ class Table:
     conditions: dict[str, str] = field(default_factory=dict)
     comparisons: dict[Family, int] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+
+    @property
+    def base(self) -> Row | None:
+        """The baseline; None if no row is.
+
+        Raises:
+            MoemixError: several rows could be.
+        """
+        found = [row for row in self.rows if row.strategy == self.baseline]
+        if len(found) > 1:
+            raise MoemixError(
+                f"{len(found)} rows could be the baseline: {'; '.join(row.label for row in found)}",
+                hint="name the run folders to compare, or another --baseline",
+            )
+        return found[0] if found else None
 
     def cells(self, heading: Heading) -> list[Cell]:
         """Return the cells of a column, in the order of the rows."""

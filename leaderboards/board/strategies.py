@@ -1,162 +1,174 @@
-"""Compare mixing strategies on a board: each one's difference to the baseline, with all training seeds together."""
+"""Compare mixing strategies on a board: each one's difference to the baseline, with all training seeds together.
+
+The strategies of one model, recipe and owner are a table like any other: the same rows, statistics, primary comparisons
+and marks as in ``moemix table`` (:mod:`leaderboards.comparison`), with the scores of checked submissions.
+"""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 
+from harness.recipe import Comparisons
 from harness.records import RunManifest
 from harness.schema import parse
 from harness.statistics.columns import Key
-from harness.statistics.estimates import FRACTION_DIFFERENCE, UNBOUNDED, Estimate, Floats, Ints, Part, estimate
-from harness.statistics.families import Verdict, verdict
-from harness.statistics.joint import FEWEST_SEEDS, Block, Contrast, by_cluster, correct
+from harness.statistics.estimates import FRACTION_DIFFERENCE, UNBOUNDED
+from harness.statistics.joint import FEWEST_SEEDS
 from leaderboards.board.pairs import shortened
-from leaderboards.board.standings import Standing, Standings, values_of
+from leaderboards.board.standings import Standing, Standings
 from leaderboards.board.untrusted import read_record
+from leaderboards.comparison import fill_cells
+from leaderboards.differences import compare_pairs, show_differences
+from leaderboards.layout import verdict_notes
+from leaderboards.scores import TaskScores
+from leaderboards.table import Heading, Row, Scored, Table
 
 BASELINE = "uniform"
 Data = dict[str, object]
-Seeds = dict[int, int]  # seed → position in the standing's rows
-Place = tuple[int, int, int]  # group, column and row (strategy), by their positions
+
+
+@dataclass(eq=False)
+class SubmittedRow(Row):
+    """A strategy with one submission for each seed.
+
+    Attributes:
+        at: seed → the submission's position in the standing's rows.
+        weights: column → the weight of each task.
+        manifests: those of the runs; None where a submission has none.
+    """
+
+    at: dict[int, int] = field(default_factory=dict)
+    scores: dict[int, dict[Key, TaskScores]] = field(default_factory=dict)
+    weights: Mapping[str, Mapping[Key, float]] = field(default_factory=dict)
+    manifests: list[RunManifest | None] = field(default_factory=list)
+
+    @property
+    def seeds(self) -> list[int]:
+        """The seeds that were submitted."""
+        return list(self.scores)
+
+    @property
+    def trained(self) -> bool:
+        """Whether a run took any step, as far as the submissions say it."""
+        return any(one is None or (one.result is not None and one.result.steps > 0) for one in self.manifests)
+
+    @property
+    def seconds(self) -> float | None:
+        """The mean time of training, with the search for the strategy's options; None if a run does not say it."""
+        seconds = []
+        for manifest in self.manifests:
+            if manifest is None or manifest.result is None:
+                return None
+            spent = manifest.config.strategy.spent
+            seconds.append(manifest.result.seconds + (spent.seconds if spent else 0.0))
+        return round(sum(seconds) / len(seconds), 1)
+
+    def scored(self, column: str) -> Scored:
+        """Return the score vectors of a column by seed."""
+        return {seed: {key: held[key] for key in self.weights[column]} for seed, held in self.scores.items()}
+
+    def shares(self, column: str) -> dict[Key, float]:
+        """Return the column's task weights."""
+        return dict(self.weights[column])
 
 
 def strategy_data(standings: Standings, standing: Standing) -> Iterator[Data]:
-    """Yield each model, recipe and owner with its strategies: scores and differences in every column.
-
-    Differences are paired by question and by the seeds that a strategy shares with the baseline. Verdicts are corrected
-    for all differences of the suite version together: a board declares no primary columns, as a recipe does.
-    """
-    found: dict[tuple[str, str, str], dict[str, Seeds]] = {}
-    for at, row in enumerate(standing.rows):
-        submission = standings.submission(row)
+    """Yield each model, recipe and owner with its strategies: scores, differences and verdicts in every column."""
+    found: dict[tuple[str, str, str], dict[str, dict[int, int]]] = {}
+    for at, number in enumerate(standing.rows):
+        submission = standings.submission(number)
         if submission.strategy and submission.seed is not None:
-            family = (submission.base_model or "", submission.recipe or "", submission.owner or "")
-            found.setdefault(family, {}).setdefault(submission.strategy, {}).setdefault(submission.seed, at)
-    groups = [
-        (family, dict(sorted(strategies.items(), key=lambda one: (one[0] != BASELINE, one[0]))))
-        for family, strategies in sorted(found.items())
-        if BASELINE in strategies and len(strategies) > 1
-    ]
-    rows = [list(strategies.values()) for _, strategies in groups]
-    differences = {
-        (g, c, r): one
-        for g, held in enumerate(rows)
-        for c, column in enumerate(standing.columns)
-        for r in range(1, len(held))
-        if (one := _difference(standings, standing, column, held[r], held[0])) is not None
-    }
-    verdicts = _verdicts(standings, standing, rows, differences)
-    for g, ((model, recipe, owner), strategies) in enumerate(groups):
-        submissions = [[standing.rows[at] for at in held.values()] for held in rows[g]]
+            group = (submission.base_model or "", submission.recipe or "", submission.owner or "")
+            found.setdefault(group, {}).setdefault(submission.strategy, {}).setdefault(submission.seed, at)
+    for (model, recipe, owner), strategies in sorted(found.items()):
+        if BASELINE not in strategies or len(strategies) < 2:
+            continue
+        ordered = sorted(strategies.items(), key=lambda one: (one[0] != BASELINE, one[0]))
+        rows = [_row(standings, standing, strategy, at) for strategy, at in ordered]
+        table = _compared(standings, standing, model, rows)
         yield {
-            "model": model, "recipe": recipe, "owner": owner, "strategies": list(strategies),
-            "seeds": [len(held) for held in rows[g]],
-            "ids": [[standings.submission(row).submission_id for row in held] for held in submissions],
-            "seconds": [_seconds(standings, held) for held in submissions],
-            "columns": {
-                column: _column(standings, standing, column, rows[g],
-                                [differences.get((g, c, r)) for r in range(len(rows[g]))])
-                | {"s": [verdicts.get((g, c, r)) for r in range(len(rows[g]))]}
-                for c, column in enumerate(standing.columns)
-            },
+            "model": model, "recipe": recipe, "owner": owner, "strategies": [row.strategy for row in rows],
+            "seeds": [len(row.seeds) for row in rows],
+            "ids": [[standings.submission(standing.rows[at]).submission_id for at in row.at.values()] for row in rows],
+            "seconds": [row.seconds for row in rows],
+            "columns": {heading.name: _column(standing, heading, rows) for heading in table.columns},
+            "notes": verdict_notes(table),
         }  # fmt: skip
 
 
-def _seconds(standings: Standings, rows: Sequence[int]) -> float | None:
-    """Return the mean time of training, with the search for the strategy's options; None if a run does not say it."""
-    seconds = []
-    for row in rows:
-        path = standings.folder(row) / "run.json"
-        if "run.json" not in standings.submission(row).files:
-            return None
-        manifest = parse(RunManifest, read_record(path), where=str(path))
-        if manifest.result is None:
-            return None
-        spent = manifest.config.strategy.spent
-        seconds.append(manifest.result.seconds + (spent.seconds if spent else 0.0))
-    return round(sum(seconds) / len(seconds), 1)
+def _row(standings: Standings, standing: Standing, strategy: str, at: dict[int, int]) -> SubmittedRow:
+    scores, manifests = {}, []
+    for seed, position in sorted(at.items()):
+        number = standing.rows[position]
+        scores[seed] = {
+            vector.key: TaskScores(
+                (), values := vector.values, standing.clusters.get(vector.task, np.arange(len(values)))
+            )
+            for vector in standings.checked[number].vectors[standing.suite.key]
+        }
+        path = standings.folder(number) / "run.json"
+        known = "run.json" in standings.submission(number).files
+        manifests.append(parse(RunManifest, read_record(path), where=str(path)) if known else None)
+    return SubmittedRow(
+        strategy, strategy, (), at=dict(sorted(at.items())), scores=scores, weights=standing.shares, manifests=manifests
+    )
 
 
-def _difference(standings: Standings, standing: Standing, column: str, held: Seeds, base: Seeds) -> Estimate | None:
-    """Estimate the difference to the baseline over the seeds that both have; None without any."""
-    shared = sorted(held.keys() & base.keys())
-    if not shared:
-        return None
-    return _estimate(standings, standing, column, {s: held[s] for s in shared}, {s: base[s] for s in shared})
+def _compared(standings: Standings, standing: Standing, model: str, rows: list[SubmittedRow]) -> Table:
+    """Return the table of a group; rows that another engine evaluated than the baseline are not compared."""
+    engines = [{standings.checked[standing.rows[at]].engines.get(standing.suite.key) for at in row.at.values()}
+               for row in rows]  # fmt: skip
+    for row, used in zip(rows, engines, strict=True):
+        row.compared = len(used | engines[0]) == 1
+    definitions, higher = standing.suite.columns, standing.suite.higher_is_better
+    headings = [
+        Heading(
+            name, standing.title(name), standing.shares[name], {}, definitions[name].columns, higher,
+            decides=definitions[name].decides,
+        )
+        for name in standing.columns
+    ]  # fmt: skip
+    table = Table(model, model, BASELINE, list(rows), headings)
+    fill_cells(table, Comparisons())
+    show_differences(table, compare_pairs([table], Comparisons()))
+    return table
 
 
-def _verdicts(
-    standings: Standings, standing: Standing, groups: Sequence[Sequence[Seeds]], found: Mapping[Place, Estimate]
-) -> dict[Place, Verdict]:
-    """Return the verdicts on the differences that have enough seeds."""
-    tested = {place: one for place, one in found.items() if one.seeds >= FEWEST_SEEDS and not math.isnan(one.se)}
-    if not tested:
-        return {}
-    numbers = sorted({place[0] for place in tested})
-    blocks = [_block(standings, standing, groups[number]) for number in numbers]
-    contrasts = [Contrast(numbers.index(g), c, r, 0, one) for (g, c, r), one in tested.items()]
-    p = correct(blocks, contrasts, [0.0] * len(contrasts)).adjusted
-    better = standing.suite.higher_is_better
-    return {place: verdict(one.value, float(adjusted), higher_is_better=better)
-            for (place, one), adjusted in zip(tested.items(), p, strict=True)}  # fmt: skip
+def _column(standing: Standing, heading: Heading, rows: list[SubmittedRow]) -> Data:
+    """Return what a page shows of a column.
 
-
-def _block(standings: Standings, standing: Standing, rows: Sequence[Seeds]) -> Block:
-    """Return the scores of strategies by column and seed, and what each cluster of questions contributes to them."""
-    seeds, size = sorted({seed for held in rows for seed in held}), (len(rows), len(standing.columns))
-    scores = np.full((*size, len(seeds)), np.nan)
-    questions: dict[Key, Floats] = {}
-    for r, held in enumerate(rows):
-        places = [seeds.index(seed) for seed in held]
-        for c, column in enumerate(standing.columns):
-            scores[r, c, places] = 0.0
-            for key, share in standing.shares[column].items():
-                values = _scores(standings, standing, key, held)
-                clusters = _clusters(standing, key, values)
-                scores[r, c, places] += share * values.mean(axis=1)
-                piece = questions.setdefault(key, np.zeros((*size, int(clusters.max()) + 1)))
-                piece[r, c] = share * by_cluster(values.mean(axis=0), clusters)
-    return Block(scores, np.ones(len(rows), dtype=bool), np.concatenate(list(questions.values()), axis=2))
-
-
-def _scores(standings: Standings, standing: Standing, key: Key, held: Seeds) -> Floats:
-    """Return the scores f64[S, n] of a strategy's seeds in a task result."""
-    return np.stack([values_of(standings.checked[standing.rows[at]], standing.suite.key, key) for at in held.values()])
-
-
-def _clusters(standing: Standing, key: Key, scores: Floats) -> Ints:
-    return standing.clusters.get(key.task, np.arange(scores.shape[1]))
-
-
-def _column(
-    standings: Standings, standing: Standing, column: str, rows: Sequence[Seeds],
-    differences: Sequence[Estimate | None],
-) -> Data:  # fmt: skip
-    """Return scores and differences of strategies in a column."""
-    recorded = set(standing.as_recorded(column))
-    scores = [_estimate(standings, standing, column, held) for held in rows]
-    bounds = FRACTION_DIFFERENCE if standing.columns[column].fraction else UNBOUNDED
-    ends = [found.interval(bounds) if found else (np.nan, np.nan) for found in differences]
+    Scores ``v``, ``r`` whether they are as recorded, differences ``d`` with their interval ``l`` and ``u``, verdicts
+    ``s`` with the mark ``m`` that says what they were corrected with, and why there is none ``n``.
+    """
+    recorded = set(standing.as_recorded(heading.name))
+    bounds = FRACTION_DIFFERENCE if heading.fraction else UNBOUNDED
+    cells = [row.cells[heading.name] for row in rows]
+    tests = [cell.to_base for cell in cells]
+    differences = [(test.difference.value, *test.difference.interval(bounds)) if test else (np.nan,) * 3
+                   for test in tests]  # fmt: skip
+    value, low, high = np.array(differences).T
     return {
-        "v": shortened(np.array([found.value for found in scores])),
-        "r": [not recorded.isdisjoint(held.values()) for held in rows],
-        "d": shortened(np.array([found.value if found else np.nan for found in differences])),
-        "l": shortened(np.array([low for low, _ in ends])),
-        "u": shortened(np.array([high for _, high in ends])),
-    }
+        "v": shortened(np.array([cell.score.value if cell.score else np.nan for cell in cells])),
+        "r": [not recorded.isdisjoint(row.at.values()) for row in rows],
+        "d": shortened(value), "l": shortened(low), "u": shortened(high),
+        "s": [test.verdict if test and test.family else None for test in tests],
+        "m": [test.sign if test and test.family else "" for test in tests],
+        "n": [_why_none(row, heading) for row in rows],
+    }  # fmt: skip
 
 
-def _estimate(
-    standings: Standings, standing: Standing, column: str, rows: Seeds, base: Seeds | None = None
-) -> Estimate:
-    """Estimate a column's score over seeds, or the difference to the same seeds of ``base``."""
-    parts = []
-    for key, share in standing.shares[column].items():
-        scores = _scores(standings, standing, key, rows)
-        if base is not None:
-            scores = scores - _scores(standings, standing, key, base)
-        parts.append(Part(share, scores, _clusters(standing, key, scores)))
-    return estimate(parts)
+def _why_none(row: SubmittedRow, heading: Heading) -> str:
+    """Return why a row has no difference or no verdict, as short as a cell; empty if it has both."""
+    cell = row.cells[heading.name]
+    if row.strategy == BASELINE:
+        return "baseline"
+    if not row.compared:
+        return "another engine"
+    if cell.to_base is None:
+        return "no seed in common"
+    if cell.to_base.family is None:
+        return f"needs {FEWEST_SEEDS} seeds" if heading.decides else "no verdicts in this column"
+    return ""

@@ -297,13 +297,14 @@ const moemix = (() => {
             .map(([title, kind]) => el("th", { scope: "col", class: kind }, title)))),
         el("tbody", {}, order.map((k) => el("tr", { "data-strategy": model.strategies[k] },
           el("td", { class: "text name" }, el("a", { href: `#b/${suite.key}?strategy=${encodeURIComponent(model.strategies[k])}` }, model.strategies[k])),
-          el("td", {}, percent(c.v[k]), unconfirmed(c.r[k])), el("td", {}, k && c.d[k] !== null ? percent(c.d[k], true) : k ? "no seed in common" : "baseline"),
+          el("td", {}, percent(c.v[k]), unconfirmed(c.r[k])), el("td", {}, c.d[k] === null ? c.n[k] : percent(c.d[k], true)),
           el("td", { class: "plot" }, k && c.d[k] !== null && c.l[k] !== null ? whiskers([c.d[k], c.l[k], c.u[k]], bound) : ""),
           el("td", { class: "wide" }, k ? interval(c.l[k], c.u[k], true) : ""),
-          el("td", { class: { better: "pass", worse: "fail" }[c.s[k]] }, k ? c.s[k] || (c.d[k] === null ? "" : "needs 3 seeds") : ""),
+          el("td", { class: c.m[k] === "*" ? { better: "pass", worse: "fail" }[c.s[k]] : null }, c.s[k] ? `${c.s[k]} ${c.m[k]}` : c.d[k] === null ? "" : c.n[k]),
           el("td", { class: "wide" }, model.seconds[k] === null ? "–" : duration(model.seconds[k])),
           el("td", { class: "wide" }, String(model.seeds[k])),
-          el("td", { class: "wide" }, model.ids[k].length > 1 && model.ids[k].length < 9 ? el("a", { href: `#c/${model.ids[k].join("/")}` }, "its seeds") : ""))))))];
+          el("td", { class: "wide" }, model.ids[k].length > 1 && model.ids[k].length < 9 ? el("a", { href: `#c/${model.ids[k].join("/")}` }, "its seeds") : "")))))),
+      model.notes.map((note) => el("p", { class: "note" }, note))];
     });
     show(board.description ? el("p", { class: "lead" }, board.description) : [], tabs("strategies"),
       el("div", { class: "filters" }, pick("suite", "Suite", board.suites.map((one) => [one.key, one.key]), suite.key),
@@ -311,7 +312,6 @@ const moemix = (() => {
       parts.length ? parts : el("p", {}, "No model here has runs of ", el("code", {}, "uniform"), " and of another strategy. Submit both, with the same seeds, to see which is better."),
       el("p", { class: "note" }, "In percentage points, all seeds together, paired by question and by seed. Each 95 % interval is of that difference alone, over questions and seeds: "
         + "with one seed it says nothing about other seeds, and among many differences some intervals miss zero by chance. "
-        + "Better and worse hold at 5 % after correction for all differences of this suite, from three seeds on. "
         + "Cost is the mean time of a run, with the search for the strategy's options, on the machines that the runs name."));
   }
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import re
 import threading
@@ -12,11 +11,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from board_records import make_board, reseal, write_evaluation, write_submission  # type: ignore[import-not-found]
+from board_records import edit_json, make_board, reseal, write_evaluation, write_submission  # type: ignore[import-not-found]
 from browser import axe_violations, chromium, open_page, texts, until, why_not  # type: ignore[import-not-found]
 
 import leaderboards
-from harness.statistics import estimates, joint
+from harness.statistics import estimates
 from leaderboards.board.build import build_site
 from leaderboards.board.folder import BoardFolder
 from leaderboards.board.pins import pin
@@ -177,45 +176,28 @@ def test_strategies_come_first_with_their_differences_over_seeds(driver, tmp_pat
             where = write_submission(board, asked, f"{strategy}-{seed}", seed=10 * k + seed, ability=ability,
                                      strategy=strategy, base_model="tiny")  # fmt: skip
             reseal(board, where, seed=seed)
+    where = write_submission(board, asked, "elsewhere", seed=40, ability=-0.5, strategy="steady", base_model="tiny")
+    edit_json(where.path / "evals" / "made@1" / "summary.json", lambda summary: summary["engine"].update(name="vllm"))
+    reseal(board, where, seed=0)
     write_submission(board, asked, "alone", seed=77, strategy="dynamic", base_model="other")
     standings = rank_submissions(board, verify(board))
     build_site({"board": standings}, tmp_path / "site")
     open_page(driver, (tmp_path / "site" / "index.html").as_uri())
     rows = driver.execute_script("return [...document.querySelectorAll('[data-strategy]')].map(r => "
                                  "[r.dataset.strategy, ...[...r.cells].map(c => c.textContent)])")  # fmt: skip
-    assert [row[0] for row in rows] == ["dynamic", "uniform", "datasize"]
-    standing = standings.suites[0]
-    held = {standings.submission(row).model: standings.checked[row].vectors["made@1"] for row in standing.rows}
-    scores = {name: np.stack([np.concatenate([v.values for v in held[f"{name}-{seed}"]]) for seed in range(3)])
-              for name in ("uniform", "dynamic")}  # fmt: skip
-    ends, parts = np.cumsum([0, *SIZES.values()]), []
-    for start, end in itertools.pairwise(ends):
-        values = (scores["dynamic"] - scores["uniform"])[:, start:end]
-        parts.append(estimates.Part(1 / 3, values, np.arange(end - start)))
-    found = estimates.estimate(parts)
-    low, high = found.interval(estimates.FRACTION_DIFFERENCE)
-    signs = [f"{100 * value:+.1f}".replace("-", "−") for value in (found.value, low, high)]
-    assert rows[0][3] == signs[0]
-    assert rows[0][5] == f"{signs[1]} to {signs[2]}"
+    assert [row[0] for row in rows] == ["dynamic", "uniform", "datasize", "steady"]
     assert rows[1][3] == "baseline"
     assert len(driver.find_elements("css selector", "svg.whisker")) == 2
-    # "Sure?" is what the statistics of tables of runs say of the same scores, corrected for the 8 differences shown
-    names, columns = ["uniform", "datasize", "dynamic"], {**{t: (t,) for t in SIZES}, "average": tuple(SIZES)}
-    by_task = {name: [{v.task: v.values for v in held[f"{name}-{seed}"]} for seed in range(3)] for name in names}
-    seeds = np.array([[[np.mean([one[t].mean() for t in ts]) for one in by_task[n]] for ts in columns.values()]
-                      for n in names])  # fmt: skip
-    questions = np.array([[np.concatenate([joint.by_cluster(np.mean([one[t] for one in by_task[n]], axis=0),
-                                                            np.arange(SIZES[t])) * (t in ts) / len(ts) for t in SIZES])
-                           for ts in columns.values()] for n in names])  # fmt: skip
-    contrasts = [
-        joint.Contrast(0, c, r, 0, estimates.estimate([
-            estimates.Part(1 / len(ts), np.stack([by_task[names[r]][s][t] - by_task[names[0]][s][t] for s in range(3)]),
-                           np.arange(SIZES[t])) for t in ts]))
-        for c, ts in enumerate(columns.values()) for r in (1, 2)
-    ]  # fmt: skip
-    p = joint.correct([joint.Block(seeds, np.ones(3, dtype=bool), questions)], contrasts, [0.0] * 8).adjusted[-2:]
-    assert [rows[2][6], rows[0][6]] == ["undecided" if p[0] >= 0.05 else "worse", "better" if p[1] < 0.05 else ""]
-    assert rows[1][6:8] == ["", "–"]
+    # The numbers are as the data file has them, which test_one_statistics.py compares with a table's JSON.
+    [model] = json.loads(re.search(r"\{.*\}", (tmp_path / "site/data/board.js").read_text())[0])["suites"][0]["models"]
+    average = model["columns"]["average"]
+    signs = [f"{100 * average[key][model['strategies'].index('dynamic')]:+.1f}" for key in "dlu"]
+    assert [rows[0][3], rows[0][5]] == [signs[0], f"{signs[1]} to {signs[2]}"]
+    given = {name: f"{s} {m}" for name, s, m in zip(model["strategies"], average["s"], average["m"], strict=True)}
+    assert [row[6] for row in rows] == [given["dynamic"], "", given["datasize"], ""]
+    assert given["dynamic"] == "better *"
+    assert texts(driver, "p.note")[:-1] == model["notes"]
+    assert rows[3][3:7] == ["another engine", "", "–", ""]
     click(driver, "[data-strategy='dynamic'] a")
     until(lambda: driver.find_elements("css selector", "#table"), "the table of one strategy")
     assert set(models(driver)) == {"dynamic-0", "dynamic-1", "dynamic-2", "alone"}

@@ -10,12 +10,13 @@ import math
 import re
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from board_records import digest, questions, write_evaluation, write_submission
+from board_records import digest, questions, reseal, write_evaluation, write_submission
 from click.testing import CliRunner
 from run_records import Bench
 
@@ -23,11 +24,15 @@ from harness.cli import cli
 from leaderboards.board.folder import BoardFolder
 from leaderboards.board.pins import pin
 from leaderboards.board.submissions import Board
+from leaderboards.exports import render
+from leaderboards.selection import from_folders
 
-COUNT = 40
+STRATEGIES = ("uniform", *(f"s{number:02}" for number in range(12)))  # each trained with three seeds
+SEEDS = (0, 1, 2)
+COUNT = len(STRATEGIES) * len(SEEDS) + 1  # and `none`, the checkpoint that all of them began with
 SIZES = {"pick": 120, "count": 60}
 COLUMNS = ("pick", "count", "average")
-BASE = 7  # the submission that the table takes differences to
+BASE = "uniform-1"  # the submission that the table of checkpoints takes differences to
 
 
 def about_passages(asked: dict[str, list[dict[str, Any]]]) -> dict[str, list[dict[str, Any]]]:
@@ -38,6 +43,10 @@ def about_passages(asked: dict[str, list[dict[str, Any]]]) -> dict[str, list[dic
     return asked
 
 
+def model_of(strategy: str, seed: int | str = 0) -> str:
+    return f"{strategy}-{seed}"
+
+
 class Shown:
     """One data set of 40 submissions, as ``moemix table`` and ``moemix board build`` show it."""
 
@@ -46,21 +55,32 @@ class Shown:
         suite = pin(write_evaluation(root / "pinned", asked, seed=10**6))
         board = BoardFolder.create(root / "board", Board(name="board", title="A board", suites=(suite,)))
         bench = Bench(root)
-        abilities = np.linspace(0.2, 0.9, COUNT)
-        for number, ability in enumerate(abilities.tolist()):
-            submission = write_submission(board, asked, f"m{number:02}", ability=ability, seed=number)
-            run = bench.run(f"m{number:02}", None)
+        trained = [(strategy, seed) for strategy in STRATEGIES for seed in SEEDS]
+        steady = np.linspace(0.2, 0.9, len(STRATEGIES)).tolist()
+        abilities = {"uniform": 0.55, "none": 0.4, **dict(zip(STRATEGIES[1:], steady, strict=False))}
+        for number, (strategy, seed) in enumerate([*trained, ("none", 0)]):
+            run = bench.run(strategy, None, seed=seed, trained=strategy != "none")
+            submission = write_submission(
+                board, asked, model_of(strategy, seed), ability=abilities[strategy], seed=100 + number,
+                strategy=strategy, base_model=run.manifest.config.model_id, recipe="bench", run_id=run.manifest.run_id,
+            )  # fmt: skip
+            stated = json.loads((submission.path / "submission.json").read_text())
             shutil.copytree(submission.path / "evals" / "made@1", run.folder / "evals" / "made")
-            run.update(checkpoint_hash=json.loads((submission.path / "submission.json").read_text())["checkpoint_hash"])
-        runs = [str(run.folder) for run in bench.runs]
-        self.tables = {
-            style: self.command("table", *runs, "--checkpoints", "--baseline", f"m{BASE:02}", "--format", style)
-            for style in ("json", "csv", "markdown", "terminal")
-        }
+            run.update(checkpoint_hash=stated["checkpoint_hash"])
+            shutil.copy(run.manifest_path, submission.path / "run.json")
+            (submission.path / "mixture.jsonl").unlink()
+            reseal(board, submission, seed=seed)
+        chosen = from_folders([run.folder for run in bench.runs], "uniform")
+        checkpoints = replace(chosen, checkpoints=True, baseline="uniform · seed 1").compare()
+        self.tables = {style: render(checkpoints, style) for style in ("json", "csv", "markdown", "terminal")}
+        strategies = chosen.compare()
+        self.strategies = {style: render(strategies, style) for style in ("json", "csv", "markdown")}
         self.command("board", "build", str(root / "board"), "--out", str(root / "site"))
         self.site = root / "site"
         [table] = json.loads(self.tables["json"])["comparisons"][0]["tables"]
-        self.cells: dict[str, dict[str, Any]] = {row["strategy"]: row["cells"] for row in table["rows"]}
+        self.cells: dict[str, dict[str, Any]] = {
+            model_of(*row["strategy"].split(" · seed ")): row["cells"] for row in table["rows"]
+        }
         self.comparisons: dict[str, int] = table["comparisons"]
         self.board = self.data("board")
         [self.suite] = self.board["suites"]
@@ -125,7 +145,7 @@ def test_clusters_widen_the_intervals(shown):
 
 def test_the_csv_files_have_the_numbers_of_the_json_files(shown):
     table = {
-        (line["strategy"], line["name"]): line
+        (model_of(*line["strategy"].split(" · seed ")), line["name"]): line
         for line in csv.DictReader(io.StringIO(shown.tables["csv"]))
         if line["quantity"] == "score"
     }
@@ -169,7 +189,7 @@ def test_the_page_of_a_task_has_the_interval_of_the_column_that_is_the_task(show
 
 
 def test_the_compare_page_has_the_differences_and_verdicts_of_the_table(shown):
-    base, stars = f"m{BASE:02}", 0
+    base, stars = BASE, 0
     here = shown.models.index(base)
     for model in set(shown.models) - {base}:
         there = shown.models.index(model)
@@ -187,10 +207,10 @@ def test_the_compare_page_has_the_differences_and_verdicts_of_the_table(shown):
 
 
 def test_a_submission_page_marks_as_beaten_what_the_table_calls_worse(shown):
-    base = f"m{BASE:02}"
+    base = BASE
     beats = shown.data(f"s/{shown.entries[base]['submission']['submission_id']}")["beats"]["made@1"]
     for column in COLUMNS:
-        bits = np.unpackbits(np.frombuffer(base64.b64decode(beats[column]), np.uint8), bitorder="little")[:COUNT]
+        bits = np.unpackbits(np.frombuffer(base64.b64decode(beats[column]), np.uint8))[:COUNT]
         beaten = {model for model, bit in zip(shown.models, bits.tolist(), strict=True) if bit}
         worse = {
             model
@@ -206,23 +226,67 @@ def test_the_text_and_markdown_tables_show_the_stars_of_the_json_table(shown):
 
     for style in ("markdown", "terminal"):
         for model, cells in shown.cells.items():
-            if model == f"m{BASE:02}":
+            if model == BASE:
                 continue
             expected = sum(cell["difference"]["significant"] for cell in cells.values())
             text = shown.tables[style].replace("\\*", "*")
             lines = text.splitlines()
-            first = next(number for number, line in enumerate(lines) if re.match(rf"\|?\s*{model}\b", line))
+            label = "none" if model == "none-0" else model.replace("-", " · seed ")
+            first = next(number for number, line in enumerate(lines) if re.match(rf"\|?\s*{label}\b", line))
             following = lines[first + 1] if style == "terminal" else ""
             assert stars(lines[first] + following) == expected, (style, model)
 
 
 def test_board_compare_prints_the_verdict_of_the_table(shown):
-    labels = [f"{model}/{shown.entries[model]['submission']['submission_id']}" for model in ("m38", f"m{BASE:02}")]
+    labels = [f"{model}/{shown.entries[model]['submission']['submission_id']}" for model in ("s11-2", BASE)]
     printed = Shown.command("board", "compare", str(shown.site.parent / "board"), *labels)
     for column, title in (("pick", "Pick"), ("count", "Count"), ("average", "Avg")):
         line = next(line for line in printed.splitlines() if line.split()[:1] == [title])
-        assert shown.cells["m38"][column]["difference"]["verdict"] in line
+        assert shown.cells["s11-2"][column]["difference"]["verdict"] in line
 
 
 def test_a_family_is_every_pair_in_every_column(shown):
     assert shown.comparisons == {"pairs": 3 * COUNT * (COUNT - 1) // 2}
+
+
+# --- strategies over their seeds -------------------------------------------------------------------
+
+
+def test_the_strategies_view_shows_what_the_table_of_strategies_shows(shown):
+    """``none`` does not vary over seeds: it pairs with each of uniform's, and gets its verdict like the others."""
+    [table] = json.loads(shown.strategies["json"])["comparisons"][0]["tables"]
+    [view] = shown.suite["models"]
+    assert sorted(view["strategies"]) == sorted([*STRATEGIES, "none"])
+    lines = {
+        (line["strategy"], line["name"]): line
+        for line in csv.DictReader(io.StringIO(shown.strategies["csv"]))
+        if line["quantity"] == "score"
+    }
+    printed: dict[str, str] = {}  # the table of scores is the first of several
+    for line in shown.strategies["markdown"].splitlines():
+        if "|" in line:
+            printed.setdefault(line.split("|")[1].strip(), line)
+    seen = set()
+    for row in table["rows"]:
+        at, signs = view["strategies"].index(row["strategy"]), ""
+        for column in COLUMNS:
+            cell, page = row["cells"][column], {key: values[at] for key, values in view["columns"][column].items()}
+            assert page["v"] == pytest.approx(cell["score"]["value"], abs=6e-6)
+            if row["strategy"] == "uniform":
+                assert (page["d"], page["s"], page["n"]) == (None, None, "baseline")
+                continue
+            difference, line = cell["difference"], lines[row["strategy"], column]
+            numbers = [difference[key] for key in ("value", "lower", "upper")]
+            assert [page[key] for key in ("d", "l", "u")] == pytest.approx(numbers, abs=6e-6)
+            assert (page["s"], page["n"]) == (difference["verdict"], "")
+            assert [line["verdict"], line["family"]] == [difference["verdict"], difference["family"]]
+            assert difference["family"] == ("primary" if column == "average" else "exploratory")
+            starred = {"primary": "*", "exploratory": "°"}[difference["family"]]
+            assert page["m"] == {"equal": "=", "undecided": ""}.get(difference["verdict"], starred)
+            signs += page["m"]
+            seen.add((difference["family"], difference["verdict"]))
+        text = printed[row["strategy"]].replace("**", "").replace("\\*", "*")
+        assert "".join(sign for sign in text if sign in "*°=") == ("" if row["strategy"] == "uniform" else signs)
+    assert seen >= {(f, v) for f in ("primary", "exploratory") for v in ("better", "worse", "undecided")}
+    assert {note.partition(" significant")[0] for note in view["notes"] if " significant" in note} == {"*", "°"}
+    assert all(note.replace("*", "\\*") in shown.strategies["markdown"] for note in view["notes"])
