@@ -175,12 +175,12 @@ class _Design:
         self.kinds = [upper & both, upper & one]  # pairs of two trained rows; of a trained row and another
         _, self.own = self._moments(centred)
         self.pooled = self._pool(self.own)
-        rows = int(block.trained.sum())
+        trained = int(block.trained.sum())
         seeds = np.array([np.median(n[n > 1]) if (n > 1).any() else 2 for n in self.shared])
-        self.freedom = (max(rows - 1, 1) * (seeds - 1))[:, None]  # [C, 1]
+        self.freedom = (max(trained - 1, 1) * (seeds - 1))[:, None]  # [C, 1]
         self.columns = _root(_shrunk_correlation(centred[:, block.trained], self.there[:, block.trained]))
-        count = block.questions.shape[0] * block.questions.shape[1]
-        flat = block.questions.transpose(1, 0, 2).reshape(count, -1)  # [C · R, K]
+        rows, columns, clusters = block.questions.shape
+        flat = block.questions.transpose(1, 0, 2).reshape(columns * rows, clusters)
         covariance = flat @ flat.T
         self.questions = _root(covariance)
         diagonal = np.diag(covariance)

@@ -58,7 +58,7 @@ def write_report(experiments: Experiments, out: Path, single: Path | None = None
     if single is not None:
         folder = single.with_suffix("")
         folder.mkdir(parents=True, exist_ok=True)
-        for name in figures:
+        for name in figures if not (out.exists() and folder.samefile(out)) else ():
             for kind in ("png", "svg"):
                 shutil.copyfile(out / f"{name}.{kind}", folder / f"{name}.{kind}")
         write_text(folder / "claims.csv", report.claims)
