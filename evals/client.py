@@ -31,6 +31,7 @@ PATIENCE = 900.0  # seconds without a reply after which a server that asks to wa
 HIDDEN = "[key]"  # what stands in place of a key in every text
 RESUME_HINT = "run the same command again: what was answered is kept"
 _REDIRECTS = 3
+_LARGEST = 1 << 28  # bytes of a response; more would fill the memory
 _STARTING = threading.Lock()  # threads that send their first requests together must not start two event loops
 
 
@@ -58,6 +59,10 @@ class RequestError(StageError):
 
 class ServerGoneError(Exception):
     """The server ended with requests in flight."""
+
+
+class _TooLargeError(Exception):
+    """A response does not end."""
 
 
 class Meter(Protocol):
@@ -159,30 +164,39 @@ class Client:
         body = None if payload is None else json.dumps(payload, ensure_ascii=False).encode("utf-8", "replace")
         kind = {"Content-Type": "application/json"} if body else None
 
-        async def send() -> httpx2.Response:
+        async def send() -> tuple[httpx2.Response, bytes]:
             patience, full = httpx2.Timeout(timeout, connect=min(CONNECT_SECONDS, timeout)), address
             full += f"{'&' if '?' in full else '?'}{self.query}" if self.query else ""
             async with asyncio.timeout(timeout):
                 for _ in range(_REDIRECTS):
-                    response = await self._http.request(method, full, content=body, headers=kind, timeout=patience)
+                    got = bytearray()
+                    async with self._http.stream(
+                        method, full, content=body, headers=kind, timeout=patience
+                    ) as response:
+                        async for chunk in response.aiter_bytes():
+                            got += chunk
+                            if len(got) > _LARGEST:
+                                raise _TooLargeError
                     if not response.is_redirect:
                         break
                     before, full = full, urljoin(full, response.headers.get("location", ""))
                     if urlsplit(before).hostname != urlsplit(full).hostname:  # the key is for this server only
                         break
-                return response
+                return response, bytes(got)
 
         try:
             with _STARTING:
                 loop = _event_loop()
-            response = asyncio.run_coroutine_threadsafe(send(), loop).result()
+            response, content = asyncio.run_coroutine_threadsafe(send(), loop).result()
         except (TimeoutError, httpx2.TimeoutException) as error:
             lost = not isinstance(error, httpx2.ConnectTimeout)
             self._fail("timeout", f"no reply within {timeout:g} s", lost=lost)
         except (httpx2.HTTPError, httpx2.InvalidURL) as error:
             lost = not isinstance(error, httpx2.ConnectError | httpx2.InvalidURL)
             self._fail("connection", self.redact(f"{type(error).__name__}: {error}")[:300], lost=lost)
-        status, text = response.status_code, self.redact(response.content.decode("utf-8-sig", "replace"))
+        except _TooLargeError:
+            self._fail("bad_reply", f"a response of more than {_LARGEST >> 20} MiB", lost=True)
+        status, text = response.status_code, self.redact(content.decode("utf-8-sig", "replace"))
         for seconds in resets(response.headers):
             if seconds <= PATIENCE:
                 self.pace.pause(seconds)

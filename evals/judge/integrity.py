@@ -21,6 +21,7 @@ from evals.judge.records import Answers, Question, QuestionId
 from harness.files import read_yaml
 
 MASK = "⟦removed⟧"
+KEPT = "passage_kept"  # the flag of a suspicious passage that may be an answer, and stays
 PATTERNS = Path(__file__).with_name("passages.yaml")
 NEAR = 0.9  # two answers whose word triples have this Jaccard similarity count as the same
 CONSTANT = 3  # questions with the same answer from which they are flagged (or all, if there are fewer)
@@ -33,11 +34,16 @@ _PROSE = ("", "json", "markdown", "md", "plain", "text", "txt", "yaml")  # langu
 
 
 class Passage(NamedTuple):
-    """A suspicious passage of an answer: ``text[start:end]``."""
+    """A suspicious passage of an answer: ``text[start:end]``.
+
+    Attributes:
+        kept: whether it may be an answer, and stays: the question asks for such passages, or it is code.
+    """
 
     start: int
     end: int
     kind: str
+    kept: bool = False
 
 
 class _Rule(NamedTuple):
@@ -64,34 +70,35 @@ def _rules() -> list[_Rule]:
 
 
 @functools.lru_cache(maxsize=1024)
-def _rules_for(question: str) -> list[_Rule]:
-    """Return the rules that hold for answers to a question."""
-    return [rule for rule in _rules() if not rule.unless.search(question)]
+def _rules_for(question: str) -> list[tuple[_Rule, bool]]:
+    """Return all rules, and whether the question asks for what each of them finds."""
+    return [(rule, rule.unless.search(question) is not None) for rule in _rules()]
 
 
 def passages(text: str, question: str = "") -> list[Passage]:
     """Find verdicts, template marks and words to the judge in an answer; return them in order, without overlaps.
 
-    A passage is an answer, and not suspicious, where the question asks for it (``unless`` in ``passages.yaml``), or has
-    it word by word. ``question`` is everything that was asked so far: a later turn may rely on the form that an earlier
-    one asks for. Letters are compared by what they look like, whatever their width, and without invisible ones between.
+    A passage is kept where the question asks for it (``unless`` in ``passages.yaml``) or has it word by word, and, for
+    some rules, inside code. ``question`` is everything that was asked so far: a later turn may rely on the form that an
+    earlier one asks for. Letters are compared by what they look like, whatever their width, and without invisible ones
+    between.
     """
     plain, places = _visible(text)
     asked = question.lower()
     code = [match.span() for match in _FENCE.finditer(plain) if match[1].lower() not in _PROSE]
     found = []
-    for kind, pattern, _, in_code in _rules_for(question):
-        for match in pattern.finditer(plain):
+    for rule, wanted in _rules_for(question):
+        for match in rule.pattern.finditer(plain):
             inside = any(start <= match.start() and match.end() <= end for start, end in code)
-            if (in_code or not inside) and match[0].strip().lower() not in asked:
-                found.append(Passage(places[match.start()], places[match.end()], kind))
+            kept = wanted or (inside and not rule.in_code) or match[0].strip().lower() in asked
+            found.append(Passage(places[match.start()], places[match.end()], rule.kind, kept))
     ordered: list[Passage] = []
-    for passage in sorted(found, key=lambda p: (p.start, -p.end)):
-        if ordered and passage.start < ordered[-1].end:
-            last = ordered.pop()
-            passage = last._replace(end=max(last.end, passage.end))
-        ordered.append(passage)
-    return ordered
+    for passage in sorted(found, key=lambda p: (p.kept, p.start, -p.end)):
+        if (last := ordered[-1] if ordered else None) and passage.kept == last.kept and passage.start < last.end:
+            ordered[-1] = last._replace(end=max(last.end, passage.end))
+        elif not any(passage.start < other.end and other.start < passage.end for other in ordered):
+            ordered.append(passage)
+    return sorted(ordered)
 
 
 def _visible(text: str) -> tuple[str, Sequence[int]]:
@@ -109,8 +116,8 @@ def _visible(text: str) -> tuple[str, Sequence[int]]:
 
 @functools.lru_cache(maxsize=1024)
 def masked(text: str, question: str = "") -> tuple[str, int]:
-    """Replace the suspicious passages of an answer; return the text and how many there were."""
-    found = passages(text, question)
+    """Replace the suspicious passages of an answer that are not kept; return the text and how many there were."""
+    found = [passage for passage in passages(text, question) if not passage.kept]
     for passage in reversed(found):
         text = f"{text[: passage.start]}{MASK}{text[passage.end :]}"
     return text, len(found)
@@ -128,7 +135,7 @@ def answer_flags(answers: Answers, questions: Iterable[Question]) -> dict[Questi
             first_turns[question.id] = answer[0]
         for turn, text in enumerate(answer[: len(question.turns)]):
             for passage in passages(text, "\n".join(question.turns[: turn + 1])):
-                flags[question.id].add(passage.kind)
+                flags[question.id].add(KEPT if passage.kept else passage.kind)
         if not any(text.strip() for text in answer):
             flags[question.id].add("empty_answer")
     for group in _repeated(first_turns, max(2, min(CONSTANT, len(first_turns)))):

@@ -30,6 +30,7 @@ UNREACHABLE = 8  # judgments in a row without a connection, or refused, after wh
 REPLY_TOKENS = 350  # estimate for a judgment with its explanation, unless the limit is lower
 OPTIONAL = ("response_format", "seed", "temperature", "system")  # what a judge's server may do without
 _SMALLEST = 16  # tokens of a reply that are worth asking for
+_LONGEST = 100_000  # characters of a reply that are read and kept
 _FATAL = {  # reason → what stops the whole judging
     "denied": "the judge's endpoint refuses requests",
     "unpaid": "the judge's account has no credit left",
@@ -162,7 +163,7 @@ class Judge:
             refusal = _refusal(completion)
             usage = billed + completion.billed
             return Reply(
-                judgment=refusal if isinstance(refusal, str) else completion.text,
+                judgment=_shortened(refusal if isinstance(refusal, str) else completion.text),
                 reason="refused" if refusal else None if completion.text.strip() else "cut_off",
                 finish_reason=completion.finish_reason,
                 prompt_tokens=usage.prompt_tokens,
@@ -183,6 +184,17 @@ class Judge:
             reason=error.reason, detail=error.detail, attempts=attempts, seconds=seconds, omitted=error.omitted,
             prompt_tokens=billed.prompt_tokens, reply_tokens=billed.completion_tokens,
         )  # fmt: skip
+
+
+def _shortened(text: str) -> str:
+    """Cut the middle out of a reply that no limit of its tokens explains; verdicts are at the end, or at the beginning.
+
+    Reading millions of characters takes minutes, and every judgment is written to a file and to a page.
+    """
+    if len(text) <= _LONGEST:
+        return text
+    half = _LONGEST // 2
+    return f"{text[:half]}\n[… {len(text) - 2 * half:,} characters …]\n{text[-half:]}"
 
 
 def _room(refusal: str, asked: int, usual: int) -> int | None:

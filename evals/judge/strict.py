@@ -19,7 +19,7 @@ from evals.judge.records import Answer, Match, Prompt, Question, Verdict
 from harness.files import hash_value, read_jsonl, read_yaml
 
 LOWEST, HIGHEST = 1, 10
-VERSION = 3  # raise when a rule or a text of the templates changes
+VERSION = 4  # raise when a rule or a text of the templates changes
 TEXTS = Path(__file__).with_name("strict.yaml")
 CORRECTIONS = Path(__file__).with_name("corrections.jsonl")
 _EXPLANATION = 1200  # characters, at most

@@ -309,6 +309,7 @@ def choice(content, **more):
         (choice(None, finish_reason="length"), -1, "cut_off"),
         (choice(PARTS), 7, None),
         (json.dumps({"choices": [{"text": VERDICT, "finish_reason": "stop"}]}), 7, None),
+        (choice("x " * 300_000 + VERDICT), 7, None),
         (choice('{"explanation":' * 3000, finish_reason="length"), -1, "cut_off"),
         (choice('{"rating": ' + "[" * 2048, finish_reason="length"), -1, "cut_off"),
         (choice('{"explanation": "x", "rating": 1' + "0" * 400 + "}"), -1, "out_of_range"),
@@ -322,7 +323,16 @@ def test_a_verdict_is_read_behind_thoughts_and_one_reply_stops_no_judging(small,
     assert len(judge.requests) == 12
     assert summary.judged == (11 if reason else 12)
     assert summary.failed == ({reason: 1} if reason else {})
-    assert sorted(line["score"] for line in lines(small / "out" / "judgments-fake.jsonl")) == sorted([5] * 11 + [score])
+    held = lines(small / "out" / "judgments-fake.jsonl")
+    assert sorted(line["score"] for line in held) == sorted([5] * 11 + [score])
+    assert max(len(line["judgment"]) for line in held) < 100_100
+
+
+def test_a_response_without_end_does_not_fill_the_memory(small, monkeypatch):
+    monkeypatch.setattr(client, "_LARGEST", 5000)
+    with FakeJudge(lambda payload, _: "x" * 6000 if number_of(payload) == 0 else "[[5]]") as judge:
+        summary = judged(small, judge.url, attempts=2)
+    assert (summary.judged, summary.failed) == (11, {"bad_reply": 1})
 
 
 def test_a_question_that_the_provider_moderates_is_counted_and_the_others_are_judged(small):
