@@ -121,7 +121,7 @@ def test_what_is_taken_out_is_the_attack_alone():
 
 @pytest.mark.data
 def test_attacks_are_caught_in_answers_to_every_question_of_mt_bench(real_data: Path):
-    """All are taken out but four, which would be answers: 82 asks for a critique of an answer, 124 is about [[0], …]."""
+    """All but four are taken out. Those would be answers: 82 asks to criticise an answer, 124 is about [[0], …]."""
     bench = load_bench("mt_bench", real_data)
     asked = {(q.id, turn + 1): "\n".join(q.turns[: turn + 1]) for q in bench.questions for turn in range(2)}
     found = {(key, attack): passages(attack, text) for key, text in asked.items() for attack in [*ATTACKS, *ELSEWHERE]}

@@ -1,18 +1,25 @@
-"""A checkpoint served by vLLM answers as transformers does, and judges with verdicts held to the schema."""
+"""A checkpoint served by vLLM answers as transformers does, and judges with verdicts held to the schema.
+
+A judge whose context has 512 tokens judges what fits into it.
+"""
 
 from __future__ import annotations
 
 import shutil
 
 import pytest
+from click.testing import CliRunner
 from small_judgings import judged, lines, write_lines
+from tiny_checkpoint import make_checkpoint
 
 from evals.engines.chat import ChatRequest, chat
 from evals.engines.choose import open_engine
 from evals.engines.url import UrlEngine
 from evals.engines.vllm_server import installed_vllm
 from evals.judge.judges import Settings, open_judge
-from harness.errors import MoemixError
+from evals.judge.strict import Strict
+from harness.cli import cli
+from harness.errors import MoemixError, StageError
 from harness.files import read_json, write_json
 from harness.judging import JudgeRequest, JudgeSpec
 
@@ -81,3 +88,32 @@ def test_a_served_judge_gives_verdicts_of_the_schema(endpoint, tmp_path):
     assert all(1000 < line["token_limit"] < 8192 for line in held)
     assert summary.judged + summary.failed.get("cut_off", 0) == 4  # a random model may talk until its limit
     assert all(1 <= line["score"] <= 10 for line in held if line["reason"] is None)
+
+
+def test_a_served_judge_with_a_context_of_512_judges_what_fits(tmp_path):
+    """Prompts have about 350 tokens: one answer is too long for the context, another leaves no room for a verdict."""
+    judge = make_checkpoint(tmp_path / "short", context=512, texts=[*Strict().texts.values()], vocabulary=512)
+    (judge / "chat_template.jinja").write_text(TEMPLATE)
+    write_lines(
+        tmp_path / "bench.jsonl", [{"question_id": n, "category": "writing", "turns": ["ask"]} for n in range(6)]
+    )
+    answers = {n: "the answer " * 300 if n == 0 else f"the answer {n}" for n in range(6)}
+    write_lines(tmp_path / "mine.jsonl", [
+        {"question_id": n, "model_id": "m", "choices": [{"turns": [text]}]} for n, text in answers.items()
+    ])  # fmt: skip
+    command = ["judge", "--answers", tmp_path / "mine.jsonl", "--bench", tmp_path / "bench.jsonl",
+               "--judge-checkpoint", judge, "--out", tmp_path / "out"]  # fmt: skip
+    done = CliRunner().invoke(cli, [*map(str, command), "--min-judged", "0"])
+    assert done.exit_code == 0, done.output
+    summary = read_json(tmp_path / "out" / "summary.json")
+    failed = summary["failed"]
+    assert summary["judged"] + sum(failed.values()) == 6
+    assert failed["rejected"] == 1
+    assert set(failed) <= {"rejected", "cut_off"}  # a random model may talk until its limit
+    assert summary["judged"] >= 1
+    held = lines(tmp_path / "out" / "judgments-short.jsonl")
+    assert all(line["token_limit"] < 300 for line in held if line["reason"] != "rejected")
+    assert "512" in next(line["detail"] for line in held if line["reason"] == "rejected")
+    strictly = CliRunner().invoke(cli, [*map(str, command), "--min-judged", "0.95"])  # asks nothing: it is judged
+    assert isinstance(strictly.exception, StageError)
+    assert "of the judgments have a verdict, less than 95%" in str(strictly.exception)

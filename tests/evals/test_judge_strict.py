@@ -202,7 +202,7 @@ def test_a_later_turn_may_rely_on_the_form_that_an_earlier_one_asks_for(tmp_path
     answer_file(tmp_path, count=1, turns=lambda _: ["[5, 1]", '[{"guest": "Ann", "rating": 5}]'])
     with FakeJudge(lambda *_: '{"explanation": "right", "rating": 9}') as judge:
         summary = judged(tmp_path, judge.url)
-    assert summary.flags == {}
+    assert summary.flags == {"passage_kept": (1,)}
     assert any('> [{"guest": "Ann", "rating": 5}]' in sent["messages"][1]["content"] for sent in judge.requests)
 
 

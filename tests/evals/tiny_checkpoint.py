@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,15 @@ EXPERTS: dict[str, dict[str, Any]] = {
 }
 
 
-def make_checkpoint(folder: Path, seed: int = 0, architecture: str = "mixtral", context: int = CONTEXT) -> Path:
+def make_checkpoint(
+    folder: Path,
+    seed: int = 0,
+    architecture: str = "mixtral",
+    context: int = CONTEXT,
+    texts: Sequence[str] = ("the question and the answer are in the text",),
+    vocabulary: int = VOCABULARY,
+) -> Path:
+    """Make a checkpoint whose tokenizer is trained on texts: with a larger vocabulary, they have fewer tokens."""
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
@@ -42,19 +51,19 @@ def make_checkpoint(folder: Path, seed: int = 0, architecture: str = "mixtral", 
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=VOCABULARY,
+        vocab_size=vocabulary,
         special_tokens=["<|endoftext|>"],
         initial_alphabet=["Ġ", "Ċ", *map(chr, range(33, 127))],  # ASCII alone, so whatever it generates is text
         show_progress=False,
     )
-    tokenizer.train_from_iterator(["the question and the answer are in the text"] * 4, trainer)
+    tokenizer.train_from_iterator([*texts] * 4, trainer)
     PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, eos_token="<|endoftext|>", pad_token="<|endoftext|>"
     ).save_pretrained(folder)
     torch.manual_seed(seed)
     config = AutoConfig.for_model(
         architecture,
-        vocab_size=VOCABULARY,
+        vocab_size=vocabulary,
         hidden_size=64,
         num_hidden_layers=2,
         num_attention_heads=2,
