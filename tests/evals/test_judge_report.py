@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from fake_judge import FakeJudge
-from length_coefficients import COEFFICIENTS, simulated
+from length_coefficients import MODELS, simulated
 from scipy.stats import spearmanr
 from small_judgings import answer_file, bench_file, judged, template_file, write_lines
 
@@ -227,10 +227,11 @@ def test_length_control_finds_the_better_model_behind_a_judge_who_counts_words()
 
 def test_length_controlled_rates_are_nearer_to_the_truth_than_plain_ones(monkeypatch):
     monkeypatch.setattr(win_rates, "_REFITS", 2)
-    pairs, truth = simulated(COEFFICIENTS[::5], 400)
-    controlled = np.array([length_controlled(pairs, model).value for model in truth])
-    plain = np.array([win_rate(pairs, model).value for model in truth])
-    right = np.array([*truth.values()])
+    models = MODELS[::5]
+    pairs, names = simulated(models, 400), [f"m{number}" for number in range(len(models))]
+    controlled = np.array([length_controlled(pairs, name).value for name in names])
+    plain = np.array([win_rate(pairs, name).value for name in names])
+    right = np.array([model.controlled for model in models]) / 100
     assert abs(controlled - right).mean() < 0.02 < abs(plain - right).mean()
     assert spearmanr(controlled, right)[0] > 0.95
     # a model that games length has the length taken away, and not its strength

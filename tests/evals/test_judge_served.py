@@ -91,7 +91,7 @@ def test_a_served_judge_gives_verdicts_of_the_schema(endpoint, tmp_path):
 
 
 def test_a_served_judge_with_a_context_of_512_judges_what_fits(tmp_path):
-    """Prompts have about 350 tokens: one answer is too long for the context, another leaves no room for a verdict."""
+    """Prompts have about 370 tokens, so a reply has less than 200; one answer is too long for the context."""
     judge = make_checkpoint(tmp_path / "short", context=512, texts=[*Strict().texts.values()], vocabulary=512)
     (judge / "chat_template.jinja").write_text(TEMPLATE)
     write_lines(
@@ -107,10 +107,8 @@ def test_a_served_judge_with_a_context_of_512_judges_what_fits(tmp_path):
     assert done.exit_code == 0, done.output
     summary = read_json(tmp_path / "out" / "summary.json")
     failed = summary["failed"]
-    assert summary["judged"] + sum(failed.values()) == 6
     assert failed["rejected"] == 1
-    assert set(failed) <= {"rejected", "cut_off"}  # a random model may talk until its limit
-    assert summary["judged"] >= 1
+    assert summary["judged"] + failed.get("cut_off", 0) == 5  # a random model may talk until its limit
     held = lines(tmp_path / "out" / "judgments-short.jsonl")
     assert all(line["token_limit"] < 300 for line in held if line["reason"] != "rejected")
     assert "512" in next(line["detail"] for line in held if line["reason"] == "rejected")
