@@ -91,7 +91,7 @@ def test_a_served_judge_gives_verdicts_of_the_schema(endpoint, tmp_path):
 
 
 def test_a_served_judge_with_a_context_of_512_judges_what_fits(tmp_path):
-    """Prompts have about 370 tokens, so a reply has less than 200; one answer is too long for the context."""
+    """Prompts have about 370 of the 512 tokens, and one answer has more than 512 itself."""
     judge = make_checkpoint(tmp_path / "short", context=512, texts=[*Strict().texts.values()], vocabulary=512)
     (judge / "chat_template.jinja").write_text(TEMPLATE)
     write_lines(
