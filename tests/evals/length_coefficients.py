@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
+from scipy.stats import norm
 
 from evals.judge.verdicts import Pair
 
@@ -78,14 +79,16 @@ def expected(model: Model, points: int = 60) -> float:
     return float(100 * (weights * rates).sum() / weights.sum())
 
 
-def simulated(models: list[Model], questions: int, seed: int = 0) -> list[Pair]:
-    """Judgments drawn from the coefficients, against a baseline. Models are called m0, m1, …
+def simulated(models: list[Model], questions: int, *, chance: bool) -> list[Pair]:
+    """Judgments that follow the coefficients, against a baseline. Models are called m0, m1, …
 
-    A preference lies between 0 and 1 as GPT-4's probabilities do, mostly near an end: the spread is such that the
-    standard error of a win rate over 805 questions is about the published one (1.2 to 1.3 points around 24 %).
+    Without chance, every preference is the probability that the coefficients give. With it, preferences are drawn: most
+    are near 0 or 1, as GPT-4's are, and the standard errors of plain win rates are about the published ones (1.2 to 1.3
+    points around 24 %).
     """
-    rng = np.random.default_rng(seed)
-    ease, base = rng.normal(*DIFFICULTY, questions), rng.lognormal(0.0, 0.6, questions)
+    rng = np.random.default_rng(0)
+    ease = norm.ppf((np.arange(questions) + 0.5) / questions, *DIFFICULTY)
+    base = rng.lognormal(0.0, 0.6, questions)
     base = (base * CHARACTERS / base.mean()).round()
     pairs: list[Pair] = []
     for number, model in enumerate(models):
@@ -93,7 +96,7 @@ def simulated(models: list[Model], questions: int, seed: int = 0) -> list[Pair]:
         mine = (mine * model.characters / mine.mean()).round()
         slope = model.slope * np.tanh((mine - base) / (mine - base).std(ddof=1))
         p = 1 / (1 + np.exp(-(model.strength + model.share * ease + slope)))
-        for question, preference in enumerate(rng.beta(p, 1 - p)):
+        for question, preference in enumerate(rng.beta(p, 1 - p) if chance else p):
             winner = "model_1" if preference > 0.5 else "model_2"
             pairs.append(Pair("j", question, 1, (f"m{number}", "base"), "c", 0, (winner, winner),
                               (int(mine[question]), int(base[question])), preference=float(preference)))  # fmt: skip

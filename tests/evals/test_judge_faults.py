@@ -393,6 +393,17 @@ def test_a_budget_holds_whatever_the_replies_are(small, text):
     assert len(judge.requests) >= 4
 
 
+def test_both_games_of_a_pair_are_paid_for(small):
+    answer_file(small, "base")
+    options = {"mode": "pairwise", "baseline": small / "base.jsonl", "price": "1000000,1000000", "judge_max_tokens": 16}
+    with FakeJudge(lambda *_: '{"winner": "A"}') as judge:
+        with pytest.raises(MoemixError, match="would cost about"):
+            judged(small, judge.url, max_cost=1000.0, **options)
+        summary = judged(small, judge.url, max_cost=100_000.0, **options)
+    assert len(judge.requests) == 24
+    assert summary.cost == 24 * 110
+
+
 def test_ids_of_answers_may_be_texts_and_foreign_ones_are_refused(small):
     rows = lines(small / "mine.jsonl")
     write_lines(small / "mine.jsonl", [{**row, "question_id": str(row["question_id"])} for row in rows])
