@@ -165,14 +165,13 @@ def parse_samples(lines: Iterable[tuple[str, object]], *, required: Iterable[str
     Raises:
         MoemixError: a line is not an object, lacks a field, or repeats a question after the same filter.
     """
-    needed = tuple(dict.fromkeys(("doc_id", "filter", *required)))
+    needed = {"doc_id", "filter", *required}
     seen: dict[str, set[int]] = {}
     for where, record in lines:
         if not isinstance(record, dict):
             raise MoemixError("a sample is a JSON object", where=where)
-        for name in needed:
-            if name not in record:
-                raise MoemixError(f"`{name}` is missing", where=where)
+        if not needed <= record.keys():
+            raise MoemixError(f"`{min(needed - record.keys())}` is missing", where=where)
         doc_id, filter_name = record["doc_id"], record["filter"]
         if type(doc_id) is not int or not isinstance(filter_name, str):
             raise MoemixError("`doc_id` must be a whole number and `filter` a text", where=where)

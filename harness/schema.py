@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -84,10 +85,11 @@ class Strict(BaseModel):
     def _lists_of_one(cls, value: object) -> object:
         if not isinstance(value, dict):
             return value
-        fields = cls.model_fields
-        kinds = {key: fields[key].annotation if key in fields else None for key in value}
-        words = {k: str(v).lower() if isinstance(v, bool) and _is_number(kinds[k]) else v for k, v in value.items()}
-        return {k: _items(v) if _is_item(v, kinds[k]) else v for k, v in words.items()}
+        numbers, lists = _short_forms(cls)
+        words = {k: str(v).lower() for k in numbers & value.keys() if isinstance(v := value[k], bool)}
+        given = value | words if words else value
+        items = {k: _items(v) for k in lists & given.keys() if isinstance(v := given[k], str | int | float)}
+        return given | items if items else given
 
 
 class Extended(Strict):
@@ -106,21 +108,23 @@ class Extended(Strict):
         return {k: v for k, v in tree.items() if k not in self.newer or getattr(self, k) != fields[k].default}
 
 
+@functools.cache
+def _short_forms(model: type[BaseModel]) -> tuple[frozenset[str], frozenset[str]]:
+    """Return the fields that take numbers, for which pydantic would take `true` as 1, and those that are lists."""
+    kinds = {name: field.annotation for name, field in model.model_fields.items()}
+    lists = (name for name, kind in kinds.items() if get_origin(kind) is tuple and get_args(kind)[1:] == (...,))
+    return frozenset(name for name, kind in kinds.items() if _is_number(kind)), frozenset(lists)
+
+
 def _items(value: object) -> tuple[object, ...]:
     words = isinstance(value, str) and re.fullmatch(r"\w+(\s*,\s*\w+)+", value)
     return tuple(re.split(r"\s*,\s*", value)) if words and isinstance(value, str) else (value,)
 
 
 def _is_number(annotation: object) -> bool:
-    """Return whether an annotation says a number, for which pydantic would take `true` as 1."""
+    """Return whether an annotation says a number."""
     kinds = get_args(annotation) or (annotation,)
     return bool not in kinds and (int in kinds or float in kinds)
-
-
-def _is_item(value: object, annotation: object) -> bool:
-    """Return whether a value is a scalar where the annotation says ``tuple[X, ...]``."""
-    of_any_length = get_origin(annotation) is tuple and get_args(annotation)[1:] == (...,)
-    return of_any_length and isinstance(value, str | int | float)
 
 
 def parse(schema: type[T], tree: object, *, where: str | Callable[[Keys], str]) -> T:

@@ -84,7 +84,7 @@ def table(
 
 
 @click.command()
-@click.argument("targets", nargs=-1, required=True, metavar="RECIPE_OR_RUN_FOLDER...")
+@click.argument("targets", nargs=-1, required=True, metavar="RECIPE_OR_STORE_OR_RUN_FOLDER...")
 @recipe_options
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Write the pages here and end.")
 @click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="Serve them here.")
@@ -100,25 +100,45 @@ def view(
 ) -> None:
     """Show runs as pages: jobs and time left, table, curves of losses and weights, and samples compared.
 
+    A store has pages for each of its recipes, and one that lists them.
+
     Serves the pages to this machine alone and renews them while jobs run, or writes them to --out, a folder to publish.
     """
     import tempfile
 
     from leaderboards.serving import serve
-    from leaderboards.viewer import Pages
+    from leaderboards.viewer import Pages, write_overview
 
     with tempfile.TemporaryDirectory(prefix="moemix-view-") as temporary:
         folder = out or Path(temporary)
-        pages = Pages(folder, ", ".join(targets), live=out is None)
+        pages: dict[str, Pages] = {}
 
         def write() -> None:
-            pages.write(*_seen(targets, overrides, store, data_root))
+            runs = {}
+            for name, shown in _views(targets).items():
+                home = "../" * len(Path(name).parts) + "index.html" if name else None
+                title = name or ", ".join(targets)
+                page = pages.setdefault(name, Pages(folder / name, title, live=out is None, home=home))
+                selection, jobs = _seen(shown, overrides, store, data_root)
+                page.write(selection, jobs)
+                runs[name] = selection.runs
+            if "" not in runs:
+                write_overview(folder, targets[0], runs)
 
         write()
         if out is None:
             serve(folder, write, port, every)
         else:
             click.echo(f"written: {out / 'index.html'}", err=True)
+
+
+def _views(targets: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
+    """Return what each set of pages shows, by its folder: the targets together, or each recipe of a store."""
+    if all(_recipes_in(target) == [target] for target in targets):
+        return {"": targets}
+    if len(targets) > 1:
+        raise click.UsageError("give a store alone: it stands for all of its recipes")
+    return {Path(folder).relative_to(targets[0]).as_posix(): (folder,) for folder in _recipes_in(targets[0])}
 
 
 def _seen(

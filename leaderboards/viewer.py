@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 
@@ -25,6 +25,7 @@ from harness.samples import Sample, read_samples
 from harness.schema import parse_lines
 from harness.status import JobStatus
 from harness.store import Run
+from leaderboards.conversations import Conversations, read_conversations
 from leaderboards.drawing import Panel, Point, draw_panels
 from leaderboards.judged import PREFIX
 from leaderboards.layout import lay_out
@@ -55,10 +56,10 @@ class Pages:
     Only the index is written each time; what else there is, only after a record that it shows has changed.
     """
 
-    def __init__(self, out: Path, title: str, *, live: bool = False) -> None:
-        """``live``: whether the pages load themselves again while a job runs."""
+    def __init__(self, out: Path, title: str, *, live: bool = False, home: str | None = None) -> None:
+        """``live``: whether the pages load themselves again while a job runs; ``home``: link to the other recipes."""
         out.mkdir(parents=True, exist_ok=True)
-        self._out, self._title, self._live = out, title, live
+        self._out, self._title, self._live, self._home = out, title, live, home
         self._results: object = None  # what the tables were made from
         self._logs: object = None  # what the curves were drawn from
         self._comparisons: Sequence[Comparison] = ()
@@ -98,11 +99,28 @@ class Pages:
         return text
 
     def _page(self, name: str, title: str, body: str, *, again: bool = False) -> None:
-        head = f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
-        if again:
-            head += '<meta http-equiv="refresh" content="15">'
-        links = '<nav><a href="index.html">Jobs and table</a><a href="curves.html">Curves</a></nav>'
-        write_text(self._out / name, html_page(title, f"{head}{links}<h1>{html_text(title)}</h1>{body}"))
+        links = '<a href="index.html">Jobs and table</a><a href="curves.html">Curves</a>'
+        links += f'<a href="{self._home}">All recipes</a>' if self._home else ""
+        _write_page(self._out / name, title, f"<nav>{links}</nav>", body, again=again)
+
+
+def write_overview(out: Path, title: str, recipes: Mapping[str, Sequence[Run]]) -> None:
+    """Write the page that lists the recipes of a store, each in its own folder of pages."""
+    rows = ""
+    for name, runs in recipes.items():
+        trained = sum(run.trained for run in runs)
+        evaluations = sum(1 for run in runs for _ in run.folder.glob("evals/*/summary.json"))
+        link = f'<a href="{quote(name)}/index.html">{html_text(name)}</a>'
+        rows += f"<tr><td class=l>{link}</td><td>{len(runs)}</td><td>{trained}</td><td>{evaluations}</td></tr>"
+    header = "<tr><th class=l>recipe</th><th>runs</th><th>trained</th><th>evaluations</th></tr>"
+    _write_page(out / "index.html", title, "", f"<table>{header}{rows}</table>")
+
+
+def _write_page(path: Path, title: str, links: str, body: str, *, again: bool = False) -> None:
+    head = f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
+    if again:
+        head += '<meta http-equiv="refresh" content="15">'
+    write_text(path, html_page(title, f"{head}{links}<h1>{html_text(title)}</h1>{body}"))
 
 
 def _results(selection: Selection) -> Iterator[Path]:
@@ -345,55 +363,30 @@ def _judged_pages(comparisons: Sequence[Comparison]) -> Iterator[tuple[str, tupl
                 held = next((scores for scores in row.scored(column.name).values()), {})
                 folders = [scores.path.parent for scores in held.values()]
                 if folders and (folders[0] / CONVERSATIONS).is_file():
-                    judged[row.label] = _Conversations.read(folders[0])
+                    model = JudgeSummary.read(folders[0] / "summary.json").model
+                    judged[row.label] = read_conversations(folders[0], model, _lines)
             if body := "".join(_conversations(judged)):
                 heading = " · ".join(filter(None, (column.title, table.model)))
                 yield f"judged-{next(numbers)}.html", (heading, body)
 
 
-@dataclass(frozen=True)
-class _Conversations:
-    """A judging of one run: its questions with the answers, and the verdicts on each turn."""
-
-    model: str
-    rows: Mapping[str, Mapping[str, Any]]
-    verdicts: Mapping[tuple[str, int], Sequence[Mapping[str, Any]]]
-
-    @classmethod
-    def read(cls, folder: Path) -> _Conversations:
-        summary = JudgeSummary.read(folder / "summary.json")
-        kind = "games" if summary.request.mode == "pairwise" else "judgments"
-        lines = {line["key"]: line for file in sorted(folder.glob(f"{kind}-*.jsonl")) for line in read_jsonl(file)}
-        verdicts = defaultdict(list)
-        for line in lines.values():
-            if summary.model in (line.get("model"), line.get("model_1"), line.get("model_2")):
-                verdicts[str(line["question_id"]), int(line["turn"])].append(line)
-        rows = {str(row["question_id"]): row for row in read_jsonl(folder / CONVERSATIONS)}
-        return cls(summary.model, rows, verdicts)
+def _lines(path: Path) -> Iterator[tuple[str, Mapping[str, object]]]:
+    return ((f"{path}:{number}", line) for number, line in enumerate(read_jsonl(path), 1))
 
 
-def _conversations(judged: Mapping[str, _Conversations]) -> Iterator[str]:
-    questions = {key: row for one in judged.values() for key, row in one.rows.items()}
+def _conversations(judged: Mapping[str, Conversations]) -> Iterator[str]:
+    questions = {key: question for one in judged.values() for key, question in one.questions.items()}
     if questions:
         yield "<p>The first training seed of each row.</p>"
     for key, question in itertools.islice(questions.items(), MOST_SHOWN):
         texts: list[tuple[str, object]] = []
-        for turn, asked in enumerate(question["turns"], 1):
+        for turn, asked in enumerate(question.turns, 1):
             texts.append((f"question, turn {turn}", asked))
             for label, one in judged.items():
-                answers = one.rows.get(key, {}).get("answers", {})
-                for model, given in answers.items():
-                    if len(given) >= turn:
-                        texts.append((label if model == one.model else model, given[turn - 1]))
-                texts += [_verdict(label, line) for line in one.verdicts.get((key, turn), ())]
-        yield _details(f"question {key}: {question['category']}", texts)
+                if own := one.questions.get(key):
+                    given = ((label if model == one.model else model, turns) for model, turns in own.answers.items())
+                    texts += [(name, turns[turn - 1]) for name, turns in given if len(turns) >= turn]
+                    texts += [(f"{x.judge} on {label}", f"{x.verdict}\n{x.words}") for x in own.said.get(turn, ())]
+        yield _details(f"question {key}: {question.category}", texts)
     if len(questions) > MOST_SHOWN:
         yield f"<p>… and {len(questions) - MOST_SHOWN} more questions; all are in {CONVERSATIONS}.</p>"
-
-
-def _verdict(label: str, line: Mapping[str, Any]) -> tuple[str, object]:
-    """Return what a judge says of a row's answer: the verdict, and its words."""
-    shown = f", shown {'first' if line['game'] == 1 else 'second'}" if "game" in line else ""
-    stated = line.get("winner", line.get("score"))
-    verdict = line["reason"] or line.get(str(stated), stated)
-    return f"{line['judge'][0]} on {label}{shown}", f"{verdict}\n{line['judgment']}"

@@ -27,7 +27,7 @@ from harness.grid import Number
 from harness.statistics.estimates import Floats
 from leaderboards.board.pages import Data, submission_data, table_data, task_data
 from leaderboards.board.pairs import has_pair_pages, pair_data
-from leaderboards.board.reading import has_sample_pages, sample_data
+from leaderboards.board.reading import conversation_data, conversation_rows, has_sample_pages, sample_data
 from leaderboards.board.standings import UNCONFIRMED, Standing, Standings, day, rank_text
 from leaderboards.board.submissions import BoardEntry
 from leaderboards.board.tables import as_csv, as_feed, as_json, as_markdown
@@ -66,7 +66,7 @@ def build_site(boards: Mapping[str, Standings], out: Path) -> None:
 
 
 def _write_board(standings: Standings, out: Path) -> None:
-    for folder in ("s", "t", "p", "a"):
+    for folder in ("s", "t", "p", "a", "j"):
         (out / "data" / folder).mkdir(parents=True)
     (out / "records").mkdir()
     _copy_assets(out)
@@ -85,10 +85,16 @@ def _write_board(standings: Standings, out: Path) -> None:
             for at, data in enumerate(pair_data(standings, standing)):
                 _write_data(out, f"p/{number}-{at}", data)
     entries = standings.entries()
+    readable = {row for rows in conversation_rows(standings).values() for row in rows}
     for row, entry in enumerate(entries):
         name, record = entry.submission.submission_id, entry.model_dump_json()
+        pages = {}
+        for bench, conversations in conversation_data(standings, row) if row in readable else ():
+            pages[bench] = len(conversations)
+            for number, data in enumerate(conversations):
+                _write_data(out, f"j/{name}-{bench}-{number}", data)
         _write(out / "records" / f"{name}.json", entry.model_dump_json(indent=1) + "\n")
-        _write_data(out, f"s/{name}", submission_data(standings, row, entry, positions[row]), record=record)
+        _write_data(out, f"s/{name}", submission_data(standings, row, entry, positions[row], pages), record=record)
     _write(out / "board.json", as_json(standings, entries))
     _write(out / "board.csv", as_csv(entries))
     _write(out / "board.md", as_markdown(standings))
@@ -178,6 +184,5 @@ def _copy_assets(out: Path) -> None:
 
 def _write(path: Path, text: str) -> None:
     """Write a file without fsync: a site can be built again, and is renamed into place as a whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "w", encoding="utf-8", errors="backslashreplace", newline="\n") as file:
         file.write(text)

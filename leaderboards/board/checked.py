@@ -10,7 +10,7 @@ from __future__ import annotations
 import base64
 import os
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -126,21 +126,18 @@ class Cache:
         self.file.commit()
         self.file.close()
 
-    def key(self, where: SubmissionFolder) -> str:
-        """Return a hash of what a submission's verdicts depend on: its files, the pins, the checks.
+    def changed(self, states: Mapping[str, str]) -> list[str]:
+        """Return the submissions whose files may not be those that were hashed before, by their :func:`state_of`."""
+        return [label for label, state in states.items() if self.content.get(label, ("", ""))[0] != state]
 
-        A folder that cannot be walked gets a random one, so it is checked every time.
-        """
-        try:
-            files = [[path, s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino] for path, s in walk(where.path)]
-            state = hash_value(files)
-            known, digest = self.content.get(where.label, ("", ""))
-            if known != state:
-                digest = hash_value([[path, hash_file(where.path / str(path))] for path, *_ in files])
-                self.file.execute("INSERT OR REPLACE INTO content VALUES (?, ?, ?)", (where.label, state, digest))
-        except (MoemixError, OSError):
-            digest = os.urandom(16).hex()
-        return hash_value([self.checks, where.label, digest])
+    def remember(self, label: str, state: str, digest: str) -> None:
+        """Store the hash of a submission's files with their state when it was taken."""
+        self.content[label] = state, digest
+        self.file.execute("INSERT OR REPLACE INTO content VALUES (?, ?, ?)", (label, state, digest))
+
+    def key(self, label: str) -> str:
+        """Return a hash of what a submission's verdicts depend on: its files, the pins, the checks."""
+        return hash_value([self.checks, label, self.content[label][1]])
 
     def read(self, keys: Iterable[str]) -> dict[str, bytes]:
         """Return what is known, by key."""
@@ -151,3 +148,19 @@ class Cache:
     def write(self, key: str, value: bytes) -> None:
         """Store what was found out."""
         self.file.execute("INSERT OR REPLACE INTO found VALUES (?, ?)", (key, value))
+
+
+def state_of(where: SubmissionFolder) -> str:
+    """Return a hash of names, sizes and times of a submission's files; a random one if they cannot be listed."""
+    try:
+        return hash_value([[path, s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino] for path, s in walk(where.path)])
+    except (MoemixError, OSError):
+        return os.urandom(16).hex()
+
+
+def content_of(where: SubmissionFolder) -> str:
+    """Return a hash of a submission's files; a random one if they cannot be read, so that they are checked again."""
+    try:
+        return hash_value([[path, hash_file(where.path / path)] for path, _ in walk(where.path)])
+    except (MoemixError, OSError):
+        return os.urandom(16).hex()

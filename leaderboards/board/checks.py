@@ -49,7 +49,8 @@ from leaderboards.scores import TOLERANCE, Evaluation
 
 SHOWN = 3  # sentences of a verdict
 REQUIRED = ("layout", "schema", "owner", "suite", "questions")  # if one fails, the later checks have no basis
-LARGE = ("samples_", "answers.jsonl", "judgments-", "scores.jsonl", "mixture.jsonl", "metrics.jsonl", "results.json")
+LARGE = ("samples_", "answers.jsonl", "conversations.jsonl", "games-", "judgments-", "scores.jsonl", "mixture.jsonl",
+         "metrics.jsonl", "results.json")  # fmt: skip
 LARGEST_LINES = 256 << 20  # bytes of such a file; samples alone may have more
 
 
@@ -58,6 +59,7 @@ class Findings:
     """What the checks of a submission found, besides their verdicts.
 
     Attributes:
+        files: paths of the regular files in the folder.
         tasks: suite key → task → its samples, of the suites whose questions are right.
         vectors: suite key → result → score of each question, recomputed where that is possible.
         as_recorded: suite key and result of the scores that were not recomputed.
@@ -66,6 +68,7 @@ class Findings:
 
     where: SubmissionFolder
     verdicts: list[Verdict] = field(default_factory=list)
+    files: set[str] = field(default_factory=set)
     submission: Submission | None = None
     withdrawn: Withdrawal | None = None
     summaries: dict[str, EvalSummary] = field(default_factory=dict)
@@ -145,6 +148,7 @@ def _layout(board: BoardFolder, findings: Findings) -> bool:
     total, faults = 0, []
     names: dict[str, str] = {}
     for path, status in walk(findings.where.path):
+        findings.files.add(path)
         total += status.st_size
         large = path.rpartition("/")[2].startswith(LARGE)
         limit = FILE_BYTES if "/samples_" in path else LARGEST_LINES if large else RECORD_BYTES
@@ -246,7 +250,7 @@ def _owner(board: BoardFolder, findings: Findings) -> bool:
 
 def _hashes(board: BoardFolder, findings: Findings) -> bool:
     submission, folder = findings.known, findings.where.path
-    present = {path for path, _ in walk(folder)} - set(OUTSIDE)
+    present = findings.files - set(OUTSIDE)
     faults = [f"{path} is not listed in {SUBMISSION}" for path in sorted(present - submission.files.keys())]
     for path, entry in sorted(submission.files.items()):
         if path not in present:
@@ -374,10 +378,8 @@ def _statistics(board: BoardFolder, findings: Findings) -> bool:
     for key, vectors in findings.vectors.items():
         evaluation = Evaluation(Path(), findings.summaries[key])
         # Version 0.1 wrote the errors of single questions, clustered or not.
-        known = [
-            {k: _standard_error(values, findings.tasks[key][k.task], clustered) for k, values in vectors.items()}
-            for clustered in (True, False)
-        ]
+        pairs = {k: _standard_errors(values, findings.tasks[key][k.task]) for k, values in vectors.items()}
+        known = [{k: errors[at] for k, errors in pairs.items()} for at in (0, 1)]
         claims = [
             (f"standard error of {k.task}", [errors[k] for errors in known], evaluation.results[k].stderr)
             for k in vectors
@@ -396,9 +398,15 @@ def _statistics(board: BoardFolder, findings: Findings) -> bool:
     return findings.add_result("statistics", faults, f"{count} standard errors agree with the samples")
 
 
-def _standard_error(values: NDArray[np.float64], samples: TaskSamples, clustered: bool) -> float:
+def _standard_errors(values: NDArray[np.float64], samples: TaskSamples) -> tuple[float, float]:
+    """Return the standard error of a mean over clusters of questions, and that over questions."""
     clusters = number_clusters(samples.groups[number] for number in samples.numbers)
-    found = estimate([Part(1.0, values[None], clusters if clustered else np.arange(len(values)))])
+    single = _standard_error(values, np.arange(len(values)))
+    return single if clusters.max(initial=-1) == len(values) - 1 else _standard_error(values, clusters), single
+
+
+def _standard_error(values: NDArray[np.float64], clusters: NDArray[np.int64]) -> float:
+    found = estimate([Part(1.0, values[None], clusters)])
     return 0.0 if math.isnan(found.se) else found.se
 
 

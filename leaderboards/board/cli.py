@@ -116,11 +116,12 @@ def board() -> None:
 @click.option("--title", help="[default: the folder's name]")
 @click.option("--description", default="", help="Shown above the table.")
 @click.option("--repository", metavar="URL", help="Where the board's files are, and submissions go.")
+@click.option("--licence", metavar="SPDX_NAME", help="Of the board's files; the site names it.")
 @click.option("--ci", type=click.Choice(["github", "gitlab", "space"]),
               help="Also write what hosts it: checks of pull requests, a published site, a README.")  # fmt: skip
 @click.option("--install", metavar="REQUIREMENT", help="What --ci installs as moemix.  [default: this version]")
 def init(folder: Path, evaluations: tuple[Path, ...], title: str | None, description: str, repository: str | None,
-         ci: str | None, install: str | None) -> None:  # fmt: skip
+         licence: str | None, ci: str | None, install: str | None) -> None:  # fmt: skip
     """Make a board that pins the suites of EVALUATIONs; with --ci, one that is hosted.
 
     A board that exists already gets only the files of --ci, and its rules stay as they are.
@@ -140,7 +141,7 @@ def init(folder: Path, evaluations: tuple[Path, ...], title: str | None, descrip
         suites = [pin(evaluation).model_dump(mode="json") for evaluation in evaluations]
         name = folder.resolve().name
         tree = {"name": name, "title": title or name, "description": description, "suites": suites,
-                "repository": repository, "rules": hosted_rules(ci) if ci else {}}  # fmt: skip
+                "repository": repository, "licence": licence, "rules": hosted_rules(ci) if ci else {}}  # fmt: skip
         board = BoardFolder.create(folder, parse(Board, tree, where="the new board"))
     click.echo(f"{folder}: pins {', '.join(suite.key for suite in board.board.suites)}")
     for path in write_hosting(board, ci, install) if ci else ():

@@ -52,10 +52,9 @@ def execute(board: BoardFolder, submissions: Sequence[Checked]) -> list[Checked]
     pending = [c for c in submissions if not c.failed and c.as_recorded and _recorded_scores(board, c, runnable=True)]
     if not pending:
         return list(submissions)
-    folders = {where.label: where for where in board.submissions()}
     verdicts: dict[str, Verdict] = {}
     with Cache(board) as cache:
-        keys = {checked.label: f"executed {cache.key(folders[checked.label])}" for checked in pending}
+        keys = {checked.label: f"executed {cache.key(checked.label)}" for checked in pending}
         known = cache.read(keys.values())
     for checked in pending:
         key = keys[checked.label]

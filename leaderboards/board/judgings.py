@@ -16,12 +16,13 @@ import numpy as np
 
 from harness.errors import MoemixError
 from harness.files import hash_value
-from harness.judging import JudgeSummary
+from harness.judging import CONVERSATIONS, JudgeSummary
 from harness.schema import parse
 from harness.statistics.clusters import number_clusters
 from harness.statistics.estimates import Part, estimate
 from leaderboards.board.submissions import PinnedJudging, Rules, ShownJudging, Submission
 from leaderboards.board.untrusted import read_lines, read_record
+from leaderboards.conversations import read_conversations
 from leaderboards.scores import TOLERANCE
 
 FAILED = 0.05  # share of turns that may be without a verdict, besides those of the pinned judging
@@ -62,7 +63,7 @@ def check_judging(
     """Return what is wrong with a judging, and what is shown of it: nothing where the board does not pin it.
 
     Raises:
-        MoemixError: with file and line, a judgment that is not valid.
+        MoemixError: with file and line, a judgment or a conversation that is not valid.
     """
     found = recompute(folder, summary)
     faults = [text for text in (_contradiction(summary, found),) if text]
@@ -76,6 +77,8 @@ def check_judging(
     failed = len(found.asked) - len(found.rows)
     if failed > pinned.failed + FAILED * pinned.rows:
         return [f"{failed} of {pinned.rows} turns have no verdict, {pinned.failed} in the pinned judging"], None
+    if f"judge/{bench}/{CONVERSATIONS}" in submission.files:
+        read_conversations(folder, summary.model, read_lines)
     return [], found.shown(summary.title, pinned)
 
 

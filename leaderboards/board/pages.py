@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +14,10 @@ from harness.records import MixtureUpdate, RunManifest
 from harness.schema import parse
 from harness.statistics.ranking import Scores
 from leaderboards.board.pairs import has_pair_pages, shortened
-from leaderboards.board.reading import PAGE, has_sample_pages
+from leaderboards.board.reading import PAGE, conversation_rows, has_sample_pages
 from leaderboards.board.standings import Standing, Standings, badges, day
 from leaderboards.board.strategies import strategy_data
-from leaderboards.board.submissions import BoardEntry
+from leaderboards.board.submissions import BoardEntry, Submission
 from leaderboards.board.untrusted import read_lines, read_record
 
 MAX_POINTS = 200  # of the drawn line of a mixture weight
@@ -34,6 +35,7 @@ def table_data(standings: Standings) -> Data:
         "title": board.title,
         "description": board.description,
         "repository": board.repository,
+        "licence": board.licence,
         "page": PAGE,
         "refused": len(standings.refused),
         "strategies": strategies,
@@ -53,8 +55,26 @@ def table_data(standings: Standings) -> Data:
             _suite_data(standing) | {"models": list(strategy_data(standings, standing))}
             for standing in standings.suites
         ],
+        "sizes": _size_axis(submissions),
+        "judged": conversation_rows(standings),
         "built": now(),
     }
+
+
+def _size_axis(submissions: Sequence[Submission]) -> Data:
+    """Return where sizes stand on a logarithmic axis from 0 to 1: those of the submissions, and a few round ones."""
+    known = {size for one in submissions if (size := one.active_parameters or one.parameters)}
+    if not known:
+        return {"places": {}, "ticks": []}
+    low, high = math.log10(min(known)) - 0.1, math.log10(max(known)) + 0.1
+    place = {size: round((math.log10(size) - low) / (high - low), 4) for size in known}
+    for steps in ((1, 2, 5), (1,)):
+        round_ones = [step * 10**power for power in range(1, 16) for step in steps]
+        ticks = [(size, round((math.log10(size) - low) / (high - low), 4)) for size in round_ones]
+        ticks = [(size, at) for size, at in ticks if 0 <= at <= 1]
+        if len(ticks) <= 6:
+            break
+    return {"places": place, "ticks": ticks or [(size, place[size]) for size in {min(known), max(known)}]}
 
 
 def _suite_data(standing: Standing) -> Data:
@@ -110,13 +130,17 @@ def task_data(standing: Standing) -> Iterator[tuple[str, Data]]:
                                    for key in shares]}  # fmt: skip
 
 
-def submission_data(standings: Standings, row: int, entry: BoardEntry, positions: dict[str, int]) -> Data:
+def submission_data(
+    standings: Standings, row: int, entry: BoardEntry, positions: dict[str, int], pages: dict[str, int]
+) -> Data:
     """Return what the page of the submission ``standings.checked[row]`` and its comparisons show besides its record.
 
-    ``positions`` has the position of each suite key in that suite's ranking.
+    ``positions`` has the position of each suite key in that suite's ranking, ``pages`` the number of pages of judged
+    conversations of each bench.
     """
     folder, files = standings.folder(row), entry.submission.files
     columns = {standing.suite.key: standing.columns for standing in standings.suites}
+    tasks = {standing.suite.key: standing.ranking.tasks.values() for standing in standings.suites}
     return {
         "beats": {
             key: {name: base64.b64encode(column.beats[at].tobytes()).decode() for name, column in columns[key].items()}
@@ -125,7 +149,18 @@ def submission_data(standings: Standings, row: int, entry: BoardEntry, positions
         "mixture": _mixture(folder) if "mixture.jsonl" in files else None,
         "run": _run(folder) if "run.json" in files else None,
         "engine": standings.checked[row].engines,
-        "judged": [judging.model_dump() for judging in standings.checked[row].judged.values()],
+        "judged": [
+            judging.model_dump() | {"bench": bench, "pages": pages.get(bench, 0)}
+            for bench, judging in standings.checked[row].judged.items()
+        ],
+        "tasks": {
+            key: {
+                "v": shortened(np.array([one.values[at] for one in tasks[key]])),
+                "l": shortened(np.array([one.lower[at] for one in tasks[key]])),
+                "u": shortened(np.array([one.upper[at] for one in tasks[key]])),
+            }
+            for key, at in positions.items()
+        },
     }
 
 

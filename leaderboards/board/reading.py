@@ -1,16 +1,22 @@
-"""Give a board's samples to people who read them: each question once, and each submission's answer, in small pages."""
+"""Give a board's samples and judged conversations to people who read them, in small pages of short texts."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from harness.judging import CONVERSATIONS
 from harness.samples import Sample, parse_samples
+from leaderboards.board.judgings import judgings
 from leaderboards.board.standings import Standing, Standings
 from leaderboards.board.untrusted import read_lines
+from leaderboards.conversations import Question, read_conversations
 
 PAGE = 25  # questions
 LONGEST = 2000  # characters of a text; the rest is in the submission's files
 MOST = 200_000  # answers of a suite version; a larger board has no pages of samples
+JUDGED_PAGE = 10  # judged questions
+MOST_TURNS = 50_000  # judged turns of all submissions; a larger board has no pages of conversations
+MOST_SAID = 10  # judgments of a turn
 Data = dict[str, object]
 
 
@@ -49,6 +55,63 @@ def _answer(sample: Sample) -> str:
     while isinstance(first, list):
         first = first[0] if first else ""
     return _text(first if sample.chosen is None else sample.chosen)
+
+
+def conversation_rows(standings: Standings) -> dict[str, list[int]]:
+    """Return bench → positions in ``standings.checked`` of the submissions whose conversations the site holds."""
+    found: dict[str, list[int]] = {}
+    turns = 0
+    for row, checked in enumerate(standings.checked):
+        for bench, judging in checked.judged.items():
+            if f"judge/{bench}/{CONVERSATIONS}" in standings.submission(row).files:
+                found.setdefault(bench, []).append(row)
+                turns += judging.scores[0][3]
+    return found if turns <= MOST_TURNS else {}
+
+
+def conversation_data(standings: Standings, row: int) -> Iterator[tuple[str, list[Data]]]:
+    """Yield each bench of a submission with its pages: the judged questions, in the same order for all submissions."""
+    folder = standings.folder(row)
+    for bench, summary in judgings(standings.submission(row), folder):
+        if bench in standings.checked[row].judged:
+            found = read_conversations(folder / "judge" / bench, summary.model, read_lines)
+            judged = sorted((key for key, one in found.questions.items() if one.said), key=_by_number)
+            pages = (judged[start : start + JUDGED_PAGE] for start in range(0, len(judged), JUDGED_PAGE))
+            yield (
+                bench,
+                [
+                    {"questions": [_conversation(key, found.questions[key], found.model) for key in page]}
+                    for page in pages
+                ],
+            )
+
+
+def _by_number(key: str) -> tuple[int, str]:
+    return (len(key) if key.isdecimal() else 1 << 20), key
+
+
+def _conversation(key: str, question: Question, model: str) -> Data:
+    """Return the category and the turns of a question, each with its answers (the judged one first) and judgments."""
+    models = sorted(question.answers, key=lambda name: name != model)[:2]  # it, and the other side of a pair
+    return {
+        "id": _text(key),
+        "category": _text(question.category),
+        "turns": [
+            {
+                "asked": _text(asked),
+                "answers": [
+                    ["" if name == model else _text(name), _text(question.answers[name][turn])]
+                    for name in models
+                    if len(question.answers[name]) > turn
+                ],
+                "said": [
+                    [_text(one.judge), _text(one.verdict), _text(one.words)]
+                    for one in question.said.get(turn + 1, [])[:MOST_SAID]
+                ],
+            }
+            for turn, asked in enumerate(question.turns)
+        ],
+    }
 
 
 def _text(value: object, *, end: bool = False) -> str:

@@ -26,6 +26,7 @@ _SIMPLE_STEPS: dict[str, Callable[[str], str]] = {
     "uppercase": str.upper,
 }
 _KNOWN_STEPS = ("take_first", "regex", *_SIMPLE_STEPS)
+_WHOLE = re.compile(r"-?\d{1,9}")
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
 _DIGITS = str.maketrans("", "", string.digits)
 
@@ -104,23 +105,24 @@ def filtered_programs(sample: Sample, steps: Sequence[Step], name: str) -> list[
 def _responses(sample: Sample) -> list[list[object]]:
     """Return the responses: a list for each request, with one item per repeat."""
     responses = sample.responses
-    if not isinstance(responses, list) or not responses or not all(isinstance(r, list) and r for r in responses):
-        raise ContradictionError("the responses are not lists of answers")
-    return responses
+    if isinstance(responses, list) and responses and all(isinstance(r, list) and r for r in responses):
+        return responses
+    raise ContradictionError("the responses are not lists of answers")
 
 
 def _likelihoods(sample: Sample) -> tuple[list[float], list[bool]]:
     """Return log-likelihood and greedy flag of each continuation."""
-    replies = [reply[0] for reply in _responses(sample)]
+    replies = cast("list[list[str]]", [reply[0] for reply in _responses(sample)])
     try:
-        pairs = [(float(reply[0]), reply[1] in ("True", True)) for reply in cast("list[list[str]]", replies)]
+        values = [float(reply[0]) for reply in replies]
+        greedy = [reply[1] in ("True", True) for reply in replies]
     except (TypeError, ValueError, IndexError, KeyError):
         raise ContradictionError("a response is not a pair of log-likelihood and greedy flag") from None
-    if not all(math.isfinite(value) for value, _ in pairs):
+    if not all(map(math.isfinite, values)):
         raise ContradictionError("a log-likelihood is not a finite number")
     if sample.filter == "none" and replies != sample.filtered:
         raise ContradictionError("the filtered responses are not the responses")
-    return [value for value, _ in pairs], [greedy for _, greedy in pairs]
+    return values, greedy
 
 
 def _multiple_choice(sample: Sample, metric: str, delimiter: str) -> float | None:
@@ -141,7 +143,7 @@ def _multiple_choice(sample: Sample, metric: str, delimiter: str) -> float | Non
 
 def _gold(target: str, choices: Sequence[str]) -> Sequence[int] | None:
     """Return the right choices of a target: a number, a list of numbers, or the text of a choice."""
-    if re.fullmatch(r"-?\d{1,9}", target):
+    if _WHOLE.fullmatch(target):
         return (int(target),)
     if re.fullmatch(r"\[[\d, ]{1,200}\]", target):
         return tuple(int(item) for item in re.findall(r"\d+", target))

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import json
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic_core import to_json
 
 from harness.errors import MoemixError
 from harness.files import hash_value
@@ -68,18 +68,17 @@ def read_task(path: Path, task: str, keys: Iterable[Key], scorer: Scorer) -> Tas
     first = next(iter(by_filter), "")
     samples = by_filter.get(first, {})
     numbers = sorted(samples)
-    faults: list[str] = []
-    documents = {number: _identity(sample, faults) for number, sample in samples.items()}
+    questions = _questions(samples)
     responses = [samples[number].responses for number in numbers]
     result = TaskSamples(
         numbers=numbers,
-        documents=documents,
-        question_hash=hash_value([[number, *documents[number]] for number in numbers]),
-        prompt_hash=hash_value([sample.requests for sample in samples.values()]),
-        groups={number: cluster_label(sample.doc, documents[number][0]) for number, sample in samples.items()},
+        documents=questions.documents,
+        question_hash=questions.question_hash,
+        prompt_hash=questions.prompt_hash,
+        groups=questions.groups,
         answers=_text_hash(json.dumps(responses, ensure_ascii=False)),
         generated=_generated(responses),
-        faults=faults,
+        faults=list(_wrong_hashes(samples, questions.documents)),
     )
     for key in keys:
         after = by_filter.get(key.filter, {})
@@ -130,23 +129,64 @@ def _score(result: TaskSamples, key: Key, samples: list[Sample], scorer: Scorer)
         result.recomputed[key] = recomputed
 
 
-def _identity(sample: Sample, faults: list[str]) -> tuple[str, str]:
-    """Return the hashes of document and target, recomputed; add a fault if the recorded ones differ."""
+@dataclass(frozen=True)
+class _Questions:
+    """What is computed of the questions alone, as in :class:`TaskSamples`."""
+
+    documents: dict[int, tuple[str, str]]
+    question_hash: str
+    prompt_hash: str
+    groups: dict[int, str]
+
+
+_known: dict[bytes, _Questions] = {}  # every submission has the same questions, so they are hashed once in a process
+_MOST_KNOWN = 100
+
+
+def _questions(samples: dict[int, Sample]) -> _Questions:
+    digest = hashlib.sha256()
+    for number, sample in samples.items():
+        digest.update(_encoded([number, sample.doc, str(sample.target), sample.field("arguments")], sample.where))
+    found = _known.get(digest.digest())
+    if found is None:
+        documents = {
+            number: (_document_hash(sample.doc), _text_hash(str(sample.target))) for number, sample in samples.items()
+        }
+        found = _Questions(
+            documents,
+            hash_value([[number, *documents[number]] for number in sorted(documents)]),
+            hash_value([sample.requests for sample in samples.values()]),
+            {number: cluster_label(sample.doc, documents[number][0]) for number, sample in samples.items()},
+        )
+        if len(_known) == _MOST_KNOWN:
+            _known.clear()
+        _known[digest.digest()] = found
+    return found
+
+
+def _encoded(value: object, where: str) -> bytes:
     try:
-        document = _document_hash(json.dumps(sample.doc, ensure_ascii=False))
+        return to_json(value)
+    except ValueError:  # half of a surrogate pair, which the slower writer takes; or nested deeply
+        pass
+    try:
+        return json.dumps(value).encode()
     except RecursionError:
-        raise MoemixError("the document is nested too deeply", where=sample.where) from None
-    target = _text_hash(str(sample.target))
-    if (document, target) != (sample.doc_hash, sample.target_hash):
-        part = "document" if document != sample.doc_hash else "target"
-        faults.append(f"the {part} of question {sample.doc_id} does not have the recorded hash")
-    return document, target
+        raise MoemixError("the document is nested too deeply", where=where) from None
 
 
-@functools.lru_cache(maxsize=200_000)
-def _document_hash(compact: str) -> str:
-    """Return lm-eval's hash of a document, over an indented form. It is slow, and every submission has the question."""
-    return _text_hash(json.dumps(json.loads(compact), indent=2, ensure_ascii=False))
+def _wrong_hashes(samples: dict[int, Sample], documents: dict[int, tuple[str, str]]) -> Iterator[str]:
+    for number, sample in samples.items():
+        document, target = documents[number]
+        recorded = sample.record
+        if document != recorded["doc_hash"] or target != recorded["target_hash"]:
+            part = "document" if document != recorded["doc_hash"] else "target"
+            yield f"the {part} of question {number} does not have the recorded hash"
+
+
+def _document_hash(document: object) -> str:
+    """Return lm-eval's hash of a document, over an indented form."""
+    return _text_hash(json.dumps(document, indent=2, ensure_ascii=False))
 
 
 def _text_hash(text: str) -> str:

@@ -227,6 +227,7 @@ class Board(Record):
     title: Line
     description: Text = ""
     repository: Address | None = Field(None, description="where the board's files are, and submissions go")
+    licence: Line | None = Field(None, description="of the board's files; submissions state those of the weights")
     rules: Rules = Rules()
     suites: tuple[PinnedSuite, ...] = ()
 

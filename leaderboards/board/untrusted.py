@@ -11,11 +11,12 @@ import json
 import math
 import os
 import stat
-from collections.abc import Iterator
-from pathlib import Path, PurePosixPath
+from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import NoReturn, cast
 
 import yaml
+from pydantic_core import from_json
 from yaml.error import Mark
 
 from harness.errors import MoemixError
@@ -36,23 +37,23 @@ def walk(folder: Path) -> Iterator[tuple[str, os.stat_result]]:
     Raises:
         MoemixError: a link, a pipe, a device, or more than :data:`MAX_FILES` files.
     """
-    waiting, count = [PurePosixPath()], 0
+    waiting, count = [""], 0
     while waiting:
         parent = waiting.pop()
         with os.scandir(folder / parent) as entries:
             for entry in sorted(entries, key=lambda entry: entry.name):
-                path, status = parent / entry.name, entry.stat(follow_symlinks=False)
+                path, status = f"{parent}{entry.name}", entry.stat(follow_symlinks=False)
                 count += 1
                 if count > MAX_FILES:
                     raise MoemixError(f"more than {MAX_FILES} files", where=str(folder))
                 if stat.S_ISDIR(status.st_mode):
-                    waiting.append(path)
+                    waiting.append(f"{path}/")
                     continue
                 kind = _refused_kind(status)
                 if kind:
-                    raise MoemixError(f"{_shortened(str(path))} is {kind}; a submission holds regular files only",
+                    raise MoemixError(f"{_shortened(path)} is {kind}; a submission holds regular files only",
                                       where=str(folder))  # fmt: skip
-                yield str(path), status
+                yield path, status
 
 
 def _refused_kind(status: os.stat_result) -> str | None:
@@ -101,12 +102,18 @@ def read_lines(path: Path, limit: int = FILE_BYTES) -> Iterator[tuple[str, dict[
     Raises:
         MoemixError: a line is too long, not valid JSON or not an object; the last line may not be cut off either.
     """
+    name = str(path)
     for number, line in enumerate(read_bytes(path, limit).split(b"\n"), 1):
         if line:
-            where = f"{path}:{number}"
+            where = f"{name}:{number}"
             if len(line) > LINE_BYTES:
                 raise MoemixError(f"the line has {len(line):,} bytes; the limit is {LINE_BYTES:,}", where=where)
-            value = _parse(_LINES, line, where)
+            try:
+                value = from_json(
+                    line, allow_inf_nan=False
+                )  # several times faster; the other reader says what is wrong
+            except ValueError:
+                value = _parse(_LINES, line, where)
             if not isinstance(value, dict):
                 raise MoemixError("every line must be a JSON object", where=where)
             yield where, value
@@ -169,23 +176,32 @@ def _parse(decoder: json.JSONDecoder, data: bytes, where: str) -> object:
 
 def _check_value(value: object, where: str, depth: int) -> None:
     """Refuse infinities (``1e999`` is parsed as one), odd texts, and nesting that would overflow a later reader."""
-    if depth > MAX_DEPTH:
-        raise MoemixError(f"nested more than {MAX_DEPTH} levels deep", where=where)
-    if isinstance(value, float) and not math.isfinite(value):
+    kind = type(value)
+    if kind is str:
+        _check_text(cast("str", value), where)
+    elif kind is float and not math.isfinite(cast("float", value)):
         raise MoemixError("a number is too large: it is read as infinity", where=where)
-    if isinstance(value, str):
-        if len(value) > TEXT_LENGTH:
-            raise MoemixError(f"a text has {len(value):,} characters; the limit is {TEXT_LENGTH:,}", where=where)
-        odd = odd_character(value)
-        if odd is not None:
-            raise MoemixError(f"the character U+{ord(odd):04X} is not allowed in a text", where=where)
-    elif isinstance(value, dict):
-        for key, item in value.items():
-            _check_value(key, where, depth + 1)
-            _check_value(item, where, depth + 1)
-    elif isinstance(value, list):
-        for item in value:
-            _check_value(item, where, depth + 1)
+    elif kind is dict or kind is list:
+        if depth >= MAX_DEPTH:
+            raise MoemixError(f"nested more than {MAX_DEPTH} levels deep", where=where)
+        if kind is dict:
+            for key in cast("dict[str, object]", value):
+                _check_text(key, where)
+            value = cast("dict[str, object]", value).values()
+        for item in cast("Iterable[object]", value):
+            if type(item) not in _HARMLESS:
+                _check_value(item, where, depth + 1)
+
+
+_HARMLESS = (int, bool, type(None))
+
+
+def _check_text(text: str, where: str) -> None:
+    if len(text) > TEXT_LENGTH:
+        raise MoemixError(f"a text has {len(text):,} characters; the limit is {TEXT_LENGTH:,}", where=where)
+    odd = odd_character(text)
+    if odd is not None:
+        raise MoemixError(f"the character U+{ord(odd):04X} is not allowed in a text", where=where)
 
 
 def _shortened(text: str) -> str:

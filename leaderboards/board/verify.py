@@ -8,13 +8,15 @@ from __future__ import annotations
 import base64
 import functools
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from typing import Any
 
 from harness.errors import MoemixError
 from harness.progress import progress
 from harness.statistics.clusters import number_clusters
-from leaderboards.board.checked import Cache, Checked, Vector
+from leaderboards.board.checked import Cache, Checked, Vector, content_of, state_of
 from leaderboards.board.checks import check_alone
 from leaderboards.board.execution import execute
 from leaderboards.board.folder import BoardFolder, SubmissionFolder
@@ -91,26 +93,37 @@ def _clusters(tasks: Mapping[str, TaskSamples]) -> dict[str, tuple[int, ...]]:
 
 def _check_all(board: BoardFolder, folders: Sequence[SubmissionFolder], jobs: int) -> list[Checked]:
     """Return the cached results, and check the other submissions now, in the order of the folders."""
+    named = {where.label: where for where in folders}
     with Cache(board) as cache:
-        keys = {where.label: cache.key(where) for where in folders}
-        known = cache.read(keys.values())
-        results = {label: Checked.model_validate_json(known[key]) for label, key in keys.items() if key in known}
-        missing = [where for where in folders if where.label not in results]
-        with progress("verifying submissions", len(folders), done=len(folders) - len(missing)) as bar:
-            for checked in _check(board, missing, jobs):
-                results[checked.label] = checked
-                cache.write(keys[checked.label], checked.model_dump_json().encode())
-                bar.advance()
+        states = {label: state_of(where) for label, where in named.items()}
+        changed = [named[label] for label in cache.changed(states)]
+        with _mapping(jobs if len(changed) > FEW else 1) as each:
+            for where, digest in zip(changed, each(content_of, changed), strict=True):
+                cache.remember(where.label, states[where.label], digest)
+            keys = {label: cache.key(label) for label in named}
+            known = cache.read(keys.values())
+            results = {label: Checked.model_validate_json(known[key]) for label, key in keys.items() if key in known}
+            missing = [where for where in folders if where.label not in results]
+            with progress("verifying submissions", len(folders), done=len(folders) - len(missing)) as bar:
+                for where, encoded in zip(missing, each(functools.partial(_encoded, board), missing), strict=True):
+                    results[where.label] = Checked.model_validate_json(encoded)
+                    cache.write(keys[where.label], encoded)
+                    bar.advance()
         return [results[where.label] for where in folders]
 
 
-def _check(board: BoardFolder, folders: list[SubmissionFolder], jobs: int) -> Iterator[Checked]:
-    check = functools.partial(check_one, board)
-    if jobs == 1 or len(folders) <= FEW:
-        yield from map(check, folders)
+def _encoded(board: BoardFolder, where: SubmissionFolder) -> bytes:
+    return check_one(board, where).model_dump_json().encode()
+
+
+@contextmanager
+def _mapping(jobs: int) -> Iterator[Callable[..., Iterator[Any]]]:
+    """Yield a function like ``map`` that works in several processes."""
+    if jobs == 1:
+        yield map
         return
     with ProcessPoolExecutor(jobs) as pool:
-        yield from pool.map(check, folders, chunksize=FEW)
+        yield functools.partial(pool.map, chunksize=FEW)
 
 
 def _replayed(board: BoardFolder, checked: Checked) -> Checked:

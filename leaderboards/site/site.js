@@ -218,7 +218,7 @@ const moemix = (() => {
     return el("option", { value, selected: String(value) === String(current) }, label);
   }
 
-  function filters(redraw, columnSelect) {
+  function filters(redraw, columnSelect, kind = "b") {
     const change = (key, number) => (event) => { view[key] = number ? Number(event.target.value) : event.target.value; view.page = 0; redraw(); };
     return el("div", { class: "filters" },
       el("label", { class: "grow" }, "Model", el("input", { id: "query", type: "search", value: view.query, placeholder: "press / to search",
@@ -226,10 +226,10 @@ const moemix = (() => {
       el("label", {}, "Strategy", el("select", { id: "strategy", onchange: change("strategy") }, option("", "all strategies", view.strategy),
         board.strategies.map((name) => option(name || "-", name || "(trained elsewhere)", view.strategy)))),
       el("label", {}, "Size", el("select", { id: "size", onchange: change("size", true) }, SIZES.map(([label], i) => option(i, label, view.size)))),
-      el("label", {}, "Suite", el("select", { id: "suite", onchange: (event) => { location.hash = `b/${event.target.value}${choices(suiteOf().main)}`; } },
+      el("label", {}, "Suite", el("select", { id: "suite", onchange: (event) => { location.hash = `${kind}/${event.target.value}${choices(suiteOf().main)}`; } },
         board.suites.map((suite, i) => option(suite.key, suite.key, suiteOf().key)))),
       columnSelect,
-      el("button", { type: "button", id: "compare", disabled: true, onclick: () => { location.hash = `c/${[...chosen].join("/")}`; } }, "Compare"));
+      kind === "b" ? el("button", { type: "button", id: "compare", disabled: true, onclick: () => { location.hash = `c/${[...chosen].join("/")}`; } }, "Compare") : null);
   }
 
   // For a phone, which shows one column at a time.
@@ -267,10 +267,11 @@ const moemix = (() => {
   // --- strategies: the first view ------------------------------------------------------------------------
 
   function tabs(current) {
-    const suite = suiteOf();
-    if (!suite || !board.suites.some((one) => one.models.length)) return [];
+    const suite = suiteOf(), sized = board.sizes.ticks.length > 0, compared = board.suites.some((one) => one.models.length);
+    if (!suite || !(sized || compared)) return [];
     const link = (name, target, label) => el("a", { href: target, "aria-current": name === current ? "page" : null }, label);
-    return el("nav", { class: "tabs", "aria-label": "Views" }, link("strategies", `#v/${suite.key}`, "Strategies"), link("table", `#b/${suite.key}`, "Submissions"));
+    return el("nav", { class: "tabs", "aria-label": "Views" }, compared ? link("strategies", `#v/${suite.key}`, "Strategies") : null,
+      link("table", `#b/${suite.key}`, "Submissions"), sized ? link("sizes", `#z/${suite.key}`, "Score and size") : null);
   }
 
   // Dots with whiskers on one axis for all rows: [difference, low, high].
@@ -313,6 +314,84 @@ const moemix = (() => {
       el("p", { class: "note" }, "In percentage points, all seeds together, paired by question and by seed. Each 95 % interval is of that difference alone, over questions and seeds: "
         + "with one seed it says nothing about other seeds, and among many differences some intervals miss zero by chance. "
         + "Cost is the mean time of a run, with the search for the strategy's options, on the machines that the runs name."));
+  }
+
+  // --- score against size ----------------------------------------------------------------------------------
+
+  // Where a submission stands on the axis of sizes. All parameters of a dense model are active.
+  const sizeAt = (row) => board.sizes.places[board.rows.active[row] || board.rows.parameters[row]];
+
+  function sizesPage(name) {
+    const suite = suiteOf(), columns = suite.columns.filter((column) => suite.scores[column.name]);
+    const column = columns.find((one) => one.name === name) || columnOf(suite, suite.main) || columns[0];
+    const place = el("div", { id: "sizes" });
+    const redraw = () => {
+      place.replaceChildren(...scatter(suite, column));
+      remember(suite.main);
+    };
+    view.sort = suite.main;
+    show(board.description ? el("p", { class: "lead" }, board.description) : [], tabs("sizes"),
+      filters(redraw, el("label", {}, "Column", el("select", { id: "column", onchange: (event) => { location.hash = `z/${suite.key}/${event.target.value}${choices(suite.main)}`; } },
+        columns.map((one) => option(one.name, one.title, column && column.name)))), "z"), place,
+      el("p", { class: "note" }, "Parameters that one token uses, on a logarithmic axis (all parameters of a dense model). Submissions that state no size are left out. A click opens the nearest submission."));
+    redraw();
+  }
+
+  function scatter(suite, column) {
+    const found = column ? selection(suite, (key) => (suite.scores[key] || suite.scores[column.name]).v).filter((i) => sizeAt(suite.rows[i]) !== undefined) : [];
+    if (!found.length) return [el("p", {}, "No submission that states its size matches these filters.")];
+    const width = 720, height = 380, left = 52, right = 14, top = 12, bottom = 40, scores = suite.scores[column.name].v;
+    const low = Math.min(...found.map((i) => scores[i])), high = Math.max(...found.map((i) => scores[i]));
+    const step = ([0.1, 0.2, 0.5, 1, 2, 5, 10].find((one) => 100 * (high - low) <= 6 * one) || 20) / 100;
+    const bottomScore = Math.floor(low / step - 0.25) * step, topScore = Math.ceil(high / step + 0.25) * step;
+    const x = (i) => left + (width - left - right) * sizeAt(suite.rows[i]), y = (score) => top + (height - top - bottom) * (1 - (score - bottomScore) / (topScore - bottomScore));
+    const groups = new Map();
+    for (const i of found) {
+      const strategy = strategyOf(suite.rows[i]);
+      groups.set(strategy, `${groups.get(strategy) || ""}M${x(i).toFixed(1)} ${y(scores[i]).toFixed(1)}h0`);
+    }
+    const style = (strategy) => `dot s${board.strategies.indexOf(strategy) % 8}`;
+    const lines = Array.from({ length: Math.round((topScore - bottomScore) / step) + 1 }, (_, k) => bottomScore + k * step);
+    const picture = svg("svg", { viewBox: `0 0 ${width} ${height}`, class: "scatter", role: "img", "aria-label": `${column.title} against active parameters of ${found.length} submissions` },
+      ...lines.map((score) => svg("path", { class: "axis", d: `M${left} ${y(score)}H${width - right}` })),
+      ...lines.map((score) => svg("text", { x: left - 6, y: y(score) + 4, "text-anchor": "end" }, `${Number((100 * score).toFixed(1))} %`)),
+      ...board.sizes.ticks.map(([count, at]) => svg("text", { x: left + (width - left - right) * at, y: height - 20, "text-anchor": "middle" }, size(count))),
+      svg("text", { x: width - right, y: height - 4, "text-anchor": "end" }, "active parameters"),
+      ...[...groups].map(([strategy, d]) => svg("path", { class: style(strategy), d })));
+    const named = el("p", { class: "note", id: "nearest" }, "\u00a0");
+    const nearest = (event) => {
+      const box = picture.getBoundingClientRect(), px = (event.clientX - box.left) * width / box.width, py = (event.clientY - box.top) * height / box.height;
+      const far = (i) => (x(i) - px) ** 2 + (y(scores[i]) - py) ** 2;
+      return found.reduce((best, i) => (far(i) < far(best) ? i : best));
+    };
+    picture.addEventListener("pointermove", (event) => {
+      const i = nearest(event), row = suite.rows[i];
+      named.textContent = `${nameOf(board.rows.id[row])}: ${percent(scores[i])}, ${size(board.rows.active[row] || board.rows.parameters[row])}`;
+    });
+    picture.addEventListener("click", (event) => { location.hash = `s/${board.rows.id[suite.rows[nearest(event)]]}`; });
+    const legend = [...groups.keys()].sort().map((strategy) => el("span", {}, svg("svg", { viewBox: "0 0 24 8", "aria-hidden": "true" }, svg("path", { class: style(strategy), d: "M12 4h0" })), strategy || "(trained elsewhere)"));
+    return [picture, el("div", { class: "legend" }, legend), named];
+  }
+
+  // --- tasks -------------------------------------------------------------------------------------------------
+
+  // The scores of submissions in every task of a suite: dots with whiskers on one axis.
+  function profile(suite, ids, held) {
+    const parts = held.map((one) => one.tasks[suite.key]);
+    if (suite.results.length < 2 || parts.some((one) => !one)) return [];
+    const width = 320, line = 12, most = Math.max(...parts.flatMap((one) => [...one.v, ...one.u]), 0.01), least = Math.min(0, ...parts.flatMap((one) => [...one.v, ...one.l]));
+    const x = (value) => 6 + (width - 12) * (value - least) / (most - least), height = line * ids.length + 6;
+    const drawn = (k) => svg("svg", { viewBox: `0 0 ${width} ${height}`, class: "profile", "aria-hidden": "true" }, svg("path", { class: "zero", d: `M${x(0)} 0V${height}` }),
+      ...parts.flatMap((one, n) => {
+        const y = line * n + line / 2 + 3;
+        return [...(one.l[k] === null || one.u[k] === null ? [] : [svg("path", { class: `line s${n % 8}`, d: `M${x(one.l[k])} ${y}H${x(one.u[k])}` })]), svg("path", { class: `dot s${n % 8}`, d: `M${x(one.v[k])} ${y}h0` })];
+      }));
+    const several = suite.results.map(([task]) => task), title = ([task, metric, filter]) => (several.indexOf(task) === several.lastIndexOf(task) ? task : `${task} (${metric}${filter === "none" ? "" : `, ${filter}`})`);
+    return [el("div", { class: "scroll", tabindex: 0 }, el("table", { class: "tasks" },
+      el("thead", {}, el("tr", {}, el("th", { scope: "col", class: "text" }, "Task"), el("th", { scope: "col", class: "plot" }, "Drawn"), ids.map((id, n) => el("th", { scope: "col" },
+        ids.length > 1 ? svg("svg", { viewBox: "0 0 12 8", class: "key", "aria-hidden": "true" }, svg("path", { class: `dot s${n % 8}`, d: "M6 4h0" })) : null, ids.length > 1 ? nameOf(id) : "Score")))),
+      el("tbody", {}, suite.results.map((result, k) => el("tr", {}, el("td", { class: "text name" }, title(result)), el("td", { class: "plot" }, drawn(k)),
+        parts.map((one) => el("td", {}, percent(one.v[k]), " ", el("small", {}, interval(one.l[k], one.u[k]))))))))) ];
   }
 
   // --- a column or a task --------------------------------------------------------------------------------
@@ -370,13 +449,14 @@ const moemix = (() => {
 
   async function submissionPage(id) {
     if (!rowOf.has(id)) return missing();
-    const { record, mixture, run, engine, judged } = await load(`s/${id}`);
+    const held = await load(`s/${id}`), { record, mixture, run, engine, judged } = held;
     const s = record.submission, made = s.provenance;
     const scores = Object.entries(record.scores).map(([key, columns]) => [el("h3", {}, key, " ", el("small", {}, engine[key] || "")),
       el("div", { class: "scroll", tabindex: 0 }, el("table", {}, el("thead", {}, el("tr", {}, ["Column", "Score", "95 % interval", "Questions", "Rank"].map((t) => el("th", { scope: "col", class: { Column: "text", Questions: "wide" }[t] }, t)))),
         el("tbody", {}, Object.entries(columns).map(([name, c]) => el("tr", {},
           el("td", { class: "text" }, el("a", { href: `#t/${key}/${name}` }, (columnOf(board.suites.find((x) => x.key === key) || { columns: [] }, name) || { title: name }).title)),
           el("td", {}, percent(c.value), unconfirmed(c.as_recorded)), el("td", {}, interval(c.lower, c.upper)), el("td", { class: "wide" }, String(c.n)), el("td", {}, rank(c.rank, c.rank_worst)))))))]);
+    const tasks = board.suites.map((suite) => [suite.key, profile(suite, [id], [held])]).filter(([, drawn]) => drawn.length);
     const recorded = Object.values(record.scores).some((columns) => Object.values(columns).some((one) => one.as_recorded));
     const options = run && Object.entries(run.options).map(([k, v]) => `${k}=${v}`).join(", ");
     show(el("p", {}, tableLink()),
@@ -387,10 +467,12 @@ const moemix = (() => {
         [recorded && "programs not run again", !record.badges.includes("replayed") && "not replayed"].filter(Boolean).map((text) => [el("span", { class: "badge" }, text), " "])),
       el("p", {}, el("a", { href: `records/${id}.json`, download: `${s.model}-${id}.json`, id: "record" }, "Download the record")),
       el("h2", {}, "Scores"), scores.length ? scores.flat() : el("p", {}, "Not in the ranking."),
+      tasks.map(([key, drawn]) => [el("h2", {}, "Tasks ", el("small", {}, key)), drawn]),
       judged.map((j) => [el("h2", {}, j.title, " ", el("small", {}, `judged by ${j.judges.join(", ")}`)), el("div", { class: "scroll", tabindex: 0 }, el("table", { class: "comparison" },
         el("thead", {}, el("tr", {}, ["Category", "Score", "Standard error", "Turns"].map((t) => el("th", { scope: "col" }, t)))),
         el("tbody", {}, j.scores.map(([name, value, error, n]) => el("tr", {}, el("td", { class: "text" }, name), el("td", {}, value === null ? "–" : value.toFixed(2)),
-          el("td", {}, error === null ? "–" : error.toFixed(2)), el("td", {}, String(n)))))))]),
+          el("td", {}, error === null ? "–" : error.toFixed(2)), el("td", {}, String(n))))))),
+        j.pages ? el("p", {}, el("a", { href: `#j/${j.bench}/${id}` }, "Read the conversations and what the judges said")) : []]),
       mixture && mixture.names.length ? [el("h2", {}, "Mixture over time"), trajectory(mixture, run)] : [],
       el("h2", {}, "Samples"), el("p", {}, Object.keys(record.scores).map((key) => sampleLinks(key, id))),
       el("h2", {}, "Reproduce this"), reproduce(s),
@@ -426,16 +508,43 @@ const moemix = (() => {
     const [q, ...held] = await Promise.all(["q", id, other].filter(Boolean).map((one) => load(`a/${number}-${one}-${task}-${at}`)));
     const link = (second, next) => `#q/${key}/${task}/${id}/${second || "-"}/${next}`;
     const answer = (one, k, i) => el("div", { class: "answer" }, el("p", { class: "note" }, nameOf(one), " ",
-      el("span", { class: held[k].scores[i] > 0 ? "pass" : "fail" }, `scores ${Number(held[k].scores[i].toFixed(3))}`)), el("pre", {}, held[k].answers[i]));
-    const cards = q.numbers.map((n, i) => el("article", { class: "sample" }, el("h3", {}, `Question ${n}`), el("pre", {}, q.prompts[i]),
+      el("span", { class: held[k].scores[i] > 0 ? "pass" : "fail" }, `scores ${Number(held[k].scores[i].toFixed(3))}`)), passage(held[k].answers[i]));
+    const cards = q.numbers.map((n, i) => el("article", { class: "sample" }, el("h3", {}, `Question ${n}`), passage(q.prompts[i]),
       q.choices[i].length > 1 ? el("ul", {}, q.choices[i].map((choice) => el("li", {}, choice))) : null,
       el("p", {}, el("span", { class: "note" }, "Right answer: "), q.gold[i]),
       el("div", { class: "answers" }, [id, other].filter(Boolean).map((one, k) => answer(one, k, i)))));
+    show(reader(`${task}: answers of ${nameOf(id)}`, suite.rows, id, other, at, pages, link, cards));
+  }
+
+  // A text that scrolls where it is long, and can then be reached by the keyboard.
+  const passage = (text) => el("pre", { tabindex: text.length > 400 || text.split("\n").length > 10 ? 0 : null }, text);
+
+  // A page of texts of a submission, with a choice of another one to stand beside it.
+  function reader(title, rows, id, other, at, pages, link, cards) {
     const turn = (by, text) => el("button", { type: "button", disabled: at + by < 0 || at + by >= pages, onclick: () => { location.hash = link(other, at + by); } }, text);
-    show(el("p", {}, el("a", { href: `#s/${id}` }, "← the submission")), el("h2", {}, `${task}: answers of ${nameOf(id)}`),
+    return [el("p", {}, el("a", { href: `#s/${id}` }, "← the submission")), el("h2", {}, title),
       el("div", { class: "filters" }, el("label", {}, "Beside", el("select", { id: "beside", onchange: (event) => { location.hash = link(event.target.value, at); } },
-        option("", "nothing", other || ""), suite.rows.map((row) => board.rows.id[row]).filter((one) => one !== id).map((one) => option(one, nameOf(one), other))))),
-      cards, el("div", { class: "pager" }, turn(-1, "Previous"), el("span", { id: "count" }, `page ${at + 1} of ${pages}`), turn(1, "Next")));
+        option("", "nothing", other || ""), rows.map((row) => board.rows.id[row]).filter((one) => one !== id).map((one) => option(one, nameOf(one), other))))),
+      cards, el("div", { class: "pager" }, turn(-1, "Previous"), el("span", { id: "count" }, `page ${at + 1} of ${pages}`), turn(1, "Next"))];
+  }
+
+  // Judged conversations: each turn with its answers and what the judges said of them.
+  async function judgedPage(bench, id, other, page) {
+    const rows = board.judged[bench] || [];
+    if (![id, other].every((one) => !one || rows.includes(rowOf.get(one)))) return missing();
+    const { judged } = await load(`s/${id}`), { title, pages } = judged.find((one) => one.bench === bench);
+    const at = Math.min(Math.max(0, Number.parseInt(page, 10) || 0), pages - 1), ids = [id, other].filter(Boolean);
+    const held = await Promise.all(ids.map((one) => load(`j/${one}-${bench}-${at}`).catch(() => ({ questions: [] }))));
+    const side = (one, k, question, turn) => {
+      const found = held[k].questions.find((each) => each.id === question.id), { answers, said } = (found && found.turns[turn]) || { answers: [], said: [] };
+      return el("div", { class: "answer" }, answers.length ? null : el("p", { class: "note" }, nameOf(one), " no answer"),
+        answers.map(([model, text]) => [el("p", { class: "note" }, model || nameOf(one)), passage(text)]),
+        said.map(([judge, verdict, words]) => [el("p", { class: "note said" }, `${judge}: `, el("strong", {}, verdict)), passage(words)]));
+    };
+    const cards = held[0].questions.map((question) => el("article", { class: "sample" }, el("h3", {}, `Question ${question.id} `, el("small", {}, question.category)),
+      question.turns.map(({ asked }, turn) => [el("p", { class: "note" }, `Turn ${turn + 1}`), passage(asked), el("div", { class: "answers" }, ids.map((one, k) => side(one, k, question, turn)))])));
+    show(reader(`${title}: conversations of ${nameOf(id)}`, rows, id, other, at, pages, (second, next) => `#j/${bench}/${id}/${second || "-"}/${next}`,
+      [el("p", { class: "note" }, "As the submitter recorded them; the scores are computed from these judgments. Long texts are cut."), cards]));
   }
 
   function trajectory(mixture, run) {
@@ -489,6 +598,8 @@ const moemix = (() => {
     return sources.length ? [el("h2", {}, "Mixture over time"), el("div", { id: "mixtures" }, sources.map(drawing).flat(2))] : [];
   }
 
+  const profiles = (ids, held) => board.suites.map((suite) => profile(suite, ids, held)).filter((drawn) => drawn.length).map((drawn) => [el("h2", {}, "Tasks"), drawn]);
+
   // Three or more: each column's scores side by side, with the verdict of each against the first.
   async function manyPage(ids) {
     const held = await Promise.all(ids.map((id) => load(`s/${id}`)));
@@ -506,7 +617,7 @@ const moemix = (() => {
     });
     show(el("p", {}, tableLink()), el("h2", {}, `${ids.length} submissions`), parts.length ? parts : el("p", {}, "They were not evaluated on the same suite version."),
       el("p", { class: "note" }, "Better and worse: than the first one, paired by question, at 5 % after correction for all pairs of submissions in all columns."),
-      el("p", {}, "In pairs: ", ids.slice(1).map((id) => [el("a", { href: `#c/${id}/${ids[0]}` }, "the first and ", board.rows.model[rowOf.get(id)], seedOf(rowOf.get(id)) || ""), " "])),
+      profiles(ids, held), el("p", {}, "In pairs: ", ids.slice(1).map((id) => [el("a", { href: `#c/${id}/${ids[0]}` }, "the first and ", board.rows.model[rowOf.get(id)], seedOf(rowOf.get(id)) || ""), " "])),
       overlaid(ids, held));
   }
 
@@ -545,7 +656,7 @@ const moemix = (() => {
       parts.length ? parts : el("p", {}, "They were not evaluated on the same suite version."),
       el("p", { class: "note" }, "Paired by question. A verdict (and the *) holds at 5 % after correction for all pairs of submissions in all columns of the suite; "
         + "p (alone) and the interval are of this pair only. Better / worse: number of questions on which the first scores higher / lower."),
-      overlaid(ids, [one, two]));
+      profiles(ids, [one, two]), overlaid(ids, [one, two]));
   }
 
   const interval = (low, high, signed) => (low === null || high === null ? "–" : `${percent(low, signed)} to ${percent(high, signed)}`);
@@ -576,17 +687,19 @@ const moemix = (() => {
       else if (parts[0] === "c") await comparePage(parts.slice(1));
       else if (parts[0] === "t") await columnPage(parts[1], parts[2], parts[3]);
       else if (parts[0] === "q") await samplePage(parts[1], parts[2], parts[3], parts[4] === "-" ? null : parts[4], parts[5]);
+      else if (parts[0] === "j") await judgedPage(parts[1], parts[2], parts[3] === "-" ? null : parts[3], parts[4]);
       else if (parts[0] === "history") historyPage();
       else {
         if (parts[1] && named < 0) return void missing();
         const first = suiteOf() && (parts[0] === "v" || (!parts[0] && suiteOf().models.length));
-        if (first) strategies(parts[2]);
+        if (parts[0] === "z" && suiteOf()) sizesPage(parts[2]);
+        else if (first) strategies(parts[2]);
         else table();
       }
     } catch (error) {
       show(el("h2", {}, "This page could not be loaded"), el("p", {}, error.message));
     }
-    const heading = ["s", "c", "t", "q", "history"].includes(parts[0]) && document.querySelector("#main h2");
+    const heading = ["s", "c", "t", "q", "j", "history"].includes(parts[0]) && document.querySelector("#main h2");
     document.title = heading ? `${heading.textContent.trim()} · ${board.title}` : board.title;
   }
 
@@ -614,7 +727,8 @@ const moemix = (() => {
     view.suite = Math.max(0, board.suites.map((suite) => suite.rows.length > 0).lastIndexOf(true));
     document.getElementById("built").append(`Built ${board.built.slice(0, 16).replace("T", " ")} UTC`,
       ...(board.repository ? [" from ", safeLink(board.repository)] : []), ". To submit: ",
-      el("code", {}, "moemix submit RUN_OR_CHECKPOINT --board DIR --pr"), " in a copy of the board's repository, then open a pull request.");
+      el("code", {}, "moemix submit RUN_OR_CHECKPOINT --board DIR --pr"), " in a copy of the board's repository, then open a pull request.",
+      board.licence ? ` Licence of this board: ${board.licence}.` : "");
     addEventListener("hashchange", () => { route().then(() => { if (location.hash !== "#main") scrollTo(0, 0); }); });
     addEventListener("keydown", (event) => {
       const typing = /^(INPUT|SELECT|TEXTAREA)$/.test(event.target.tagName) && event.target.type !== "checkbox";

@@ -195,6 +195,41 @@ def write_submission(
     return seal(board, scratch, model, checkpoint_hash=fingerprint, seed=seed, **stated)
 
 
+VERDICTS = ((81, 1, 8), (81, 1, 6), (81, 2, 4), (82, 1, 9), (82, 2, None))
+
+
+def write_judging(where, verdicts=VERDICTS, text: str = "", **changes: Any) -> None:
+    """A judging of ``tiny``: question, turn and score of each judgment, by default one turn twice and one without."""
+    folder = where.path / "judge" / "mt_bench"
+    folder.mkdir(parents=True)
+    lines = [
+        {"question_id": q, "turn": turn, "model": "tiny", "judge": ["j", "single-v1"], "score": -1 if s is None else s,
+         "reason": "no_verdict" if s is None else None, "judgment": f"[[{s}]] {text}".strip(), "category": "writing"}
+        for q, turn, s in verdicts
+    ]  # fmt: skip
+    (folder / "judgments-j.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    asked = [
+        {"question_id": q, "category": "writing", "turns": [f"ask {q}", f"more {q}"],
+         "answers": {"tiny": [f"say {q} {text}", f"add {q}"]}}
+        for q in dict.fromkeys(q for q, *_ in verdicts)
+    ]  # fmt: skip
+    (folder / "conversations.jsonl").write_text("".join(json.dumps(line) + "\n" for line in asked))
+    turns: dict[tuple[int, int], list[float]] = {}
+    for q, turn, s in verdicts:
+        if s is not None:
+            turns.setdefault((q, turn), []).append(s)
+    score = {"value": float(np.mean([np.mean(held) for held in turns.values()])), "stderr": 1.0, "n": len(turns)}
+    request = {"bench": "mt_bench", "bench_hash": "0", "answers": {"tiny": "0"}, "protocol": "strict",
+               "protocol_hash": "0", "judges": [{"name": "j"}]}  # fmt: skip
+    summary = {
+        "average": score, "first_turn": score, "second_turn": score, "by_category": {"writing": score},
+        "judged": sum(s is not None for *_, s in verdicts), "failed": {"no_verdict": 1}, "requests": len(verdicts),
+        "request": request, "title": "MT-Bench", "scale": [1, 10], "model": "tiny", "seconds": 1.0,
+        "provenance": PROVENANCE.model_dump(), **changes,
+    }  # fmt: skip
+    (folder / "summary.json").write_text(json.dumps(summary))
+
+
 def seal(board: BoardFolder, folder: Path, model: str, **stated: Any) -> SubmissionFolder:
     """Write ``submission.json`` for what lies in a folder, with true hashes, and give the folder its name."""
     files = {

@@ -5,46 +5,19 @@ from __future__ import annotations
 import json
 
 import pytest
-from board_records import PROVENANCE, detail, edit_json, failing, outcomes, reseal  # type: ignore[import-not-found]
+from board_records import (  # type: ignore[import-not-found]
+    detail,
+    edit_json,
+    failing,
+    outcomes,
+    reseal,
+    write_judging,
+)
 
 from harness.judging import JudgeTest
 from leaderboards.board.judgings import pin_judging
 from leaderboards.board.submissions import PinnedJudging, Rules
 from leaderboards.board.verify import check_one
-
-
-def write_judging(where, **changes):
-    """A judging of two questions in two turns, one of them judged twice and one without a verdict."""
-    folder = where.path / "judge" / "mt_bench"
-    folder.mkdir(parents=True)
-    verdicts = [(81, 1, 8), (81, 1, 6), (81, 2, 4), (82, 1, 9), (82, 2, None)]
-    lines = [
-        {"question_id": q, "turn": turn, "model": "tiny", "judge": ["j", "single-v1"], "score": -1 if s is None else s,
-         "reason": "no_verdict" if s is None else None, "judgment": f"[[{s}]]", "category": "writing"}
-        for q, turn, s in verdicts
-    ]  # fmt: skip
-    (folder / "judgments-j.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    score = {"value": 20 / 3, "stderr": 1.0, "n": 3}
-    request = {"bench": "mt_bench", "bench_hash": "0", "answers": {"tiny": "0"}, "protocol": "strict",
-               "protocol_hash": "0", "judges": [{"name": "j"}]}  # fmt: skip
-    summary = {
-        "average": score,
-        "first_turn": score,
-        "second_turn": score,
-        "by_category": {"writing": score},
-        "judged": 4,
-        "failed": {"no_verdict": 1},
-        "requests": 5,
-        "request": request,
-        "title": "MT-Bench",
-        "scale": [1, 10],
-        "model": "tiny",
-        "seconds": 1.0,
-        "provenance": PROVENANCE.model_dump(),
-        **changes,
-    }
-    (folder / "summary.json").write_text(json.dumps(summary))
-
 
 # Two games a pair, the models changing places: won, lost, contradicting games, a tie, and one game without a verdict.
 GAMES = [(81, 1, "model_1", "model_1"), (81, 2, "model_2", "model_2"), (82, 1, "model_1", "model_2"),
@@ -126,6 +99,20 @@ def test_a_summary_that_is_not_its_judgments_fails(made, write, changes, said):
     checked = check_one(board, reseal(board, where))
     assert failing(checked) == ["judge"]
     assert said in detail(checked, "judge")
+
+
+@pytest.mark.parametrize(
+    "line", ['{"question_id": 81, "turns": "ask", "answers": {}}', '{"turns": ["ask"], "answers": 7}']
+)
+def test_conversations_that_are_none_fail(made, line):
+    board, _, where = made
+    write_judging(where)
+    board.update(rules=Rules(judgings={"mt_bench": pin_judging(where.path / "judge" / "mt_bench")}))
+    with open(where.path / "judge" / "mt_bench" / "conversations.jsonl", "a") as file:
+        file.write(line + "\n")
+    checked = check_one(board, reseal(board, where))
+    assert (failing(checked), checked.judged) == (["judge"], {})
+    assert "judge/mt_bench/conversations.jsonl:3" in detail(checked, "judge")
 
 
 def test_games_that_nobody_won_as_said_are_no_judgments(made):

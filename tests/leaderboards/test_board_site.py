@@ -11,15 +11,24 @@ from typing import Any
 
 import numpy as np
 import pytest
-from board_records import edit_json, make_board, reseal, write_evaluation, write_submission  # type: ignore[import-not-found]
+from board_records import (  # type: ignore[import-not-found]
+    edit_json,
+    make_board,
+    reseal,
+    write_evaluation,
+    write_judging,
+    write_submission,
+)
 from browser import axe_violations, chromium, open_page, texts, until, why_not  # type: ignore[import-not-found]
 
 import leaderboards
 from harness.statistics import estimates
 from leaderboards.board.build import build_site
 from leaderboards.board.folder import BoardFolder
+from leaderboards.board.judgings import pin_judging
 from leaderboards.board.pins import pin
 from leaderboards.board.standings import rank_submissions
+from leaderboards.board.submissions import Rules
 from leaderboards.board.verify import verify
 from leaderboards.serving import server
 
@@ -48,6 +57,11 @@ def built(tmp_path_factory) -> tuple[BoardFolder, Path]:
     text = {"schema_version": 1, "submission_id": made[1].name, "reason": f"wrong {MARKUP}", "date": "2026-03-01"}
     (made[1].path / "withdrawn.json").write_text(json.dumps(text))
     hostile = write_submission(board, asked, "hostile", seed=200, ability=0.95)
+    judged = [(q, turn, (q + turn) % 10 + 1) for q in range(81, 93) for turn in (1, 2)]
+    write_judging(hostile, judged, MARKUP)
+    write_judging(made[40], judged, "x" * 3000)
+    board.update(licence="CC-BY-4.0", rules=Rules(judgings={"mt_bench": pin_judging(hostile.path / "judge/mt_bench")}))
+    reseal(board, made[40])
     reseal(board, hostile, strategy=MARKUP[:190], contact=MARKUP[:190], licence="<b>bold</b>", base_model=MARKUP[:190],
            description=MARKUP, links={"weights": "https://example.org/?q=<script>owned=1</script>"})  # fmt: skip
     board.add_suite(pin(write_evaluation(folder / "second", asked, seed=7), version="2"))
@@ -341,6 +355,83 @@ def test_samples_are_read_beside_another_submission_s(page, built):
     until(lambda: texts(page, "h2") == ["There is no such page"], "the refusal")
 
 
+def test_judged_conversations_are_read_with_the_judgment_beside_another_submission_s(page, built):
+    from selenium.webdriver.support.select import Select
+
+    ids = {s.model: s.name for s in built[0].submissions()}
+    go(page, f"#s/{ids['hostile']}", "a[href^='#j/']")
+    assert "MT-Bench" in page.find_element("id", "main").text
+    click(page, "a[href^='#j/']")
+    until(lambda: texts(page, ".sample"), "the conversations")
+    assert page.title.startswith("MT-Bench: conversations of hostile")
+    assert texts(page, "#count") == ["page 1 of 2"]
+    assert texts(page, ".sample h3")[:2] == ["Question 81 writing", "Question 82 writing"]
+    assert texts(page, ".sample:first-of-type > pre") == ["ask 81", "more 81"]
+    assert texts(page, ".sample:first-of-type .answer:first-of-type pre")[:2] == [f"say 81 {MARKUP}", f"[[3]] {MARKUP}"]
+    assert texts(page, ".sample:first-of-type .said") == ["j: 3", "j: 4"]
+    Select(page.find_element("id", "beside")).select_by_visible_text("model-40 seed 40")
+    until(lambda: len(texts(page, ".sample:first-of-type .answer")) == 4, "the other's answers")
+    long = texts(page, ".sample:first-of-type .answer:nth-of-type(2) pre")[0]
+    assert long.startswith("say 81 xxx")
+    assert len(long) == 2002
+    click(page, ".pager button:nth-of-type(2)")
+    until(lambda: texts(page, "#count") == ["page 2 of 2"], "the second page")
+    assert texts(page, ".sample h3") == ["Question 91 writing", "Question 92 writing"]
+    open_page(page, page.current_url)
+    assert len(texts(page, ".sample:first-of-type .answer")) == 4
+    assert (
+        page.execute_script("return document.querySelectorAll('#main img, #main script, #main textarea').length") == 0
+    )
+    go(page, f"#j/mt_bench/{ids['model-05']}", "h2")
+    until(lambda: texts(page, "h2") == ["There is no such page"], "the refusal")
+
+
+def test_score_stands_against_active_size(page, built):
+    """Every submission is drawn at its place, filters apply, and a click opens the nearest one."""
+    from selenium.webdriver.common.action_chains import ActionChains
+
+    click(page, ".tabs a[href^='#z/']")
+    drawn = "return [...document.querySelectorAll('svg.scatter path.dot')].map(e => e.getAttribute('d'))"
+    until(lambda: page.execute_script(drawn), "the chart")
+    places = [
+        tuple(map(float, at.split())) for d in page.execute_script(drawn) for at in re.findall(r"M([\d. ]+)h0", d)
+    ]
+    standings = rank_submissions(built[0], verify(built[0]))
+    assert len(places) == len(standings.suites[0].rows)
+    assert len({x for x, _ in places}) == 5  # the sizes of these submissions
+    assert set(texts(page, "svg.scatter text")) >= {"1M", "10M", "100M", "1B", "10B", "active parameters"}
+    page.find_element("id", "query").send_keys("model-40")
+    assert page.execute_script(drawn) == [d for d in page.execute_script(drawn) if d.count("M") == 1]
+    ActionChains(page).move_to_element(page.find_element("css selector", "svg.scatter")).perform()
+    assert texts(page, "#nearest")[0].startswith("model-40 seed 40: ")
+    open_page(page, page.current_url)
+    assert len(page.execute_script(drawn)) == 1
+    page.find_element("css selector", "svg.scatter").click()
+    until(lambda: page.find_elements("css selector", "dl"), "the submission")
+    assert page.title.startswith("model-40")
+
+
+def test_tasks_are_drawn_side_by_side(page, built):
+    ids = {s.model: s.name for s in built[0].submissions()}
+    names = ["model-40", "model-05", "hostile"]
+    for count in (1, 2, 3):
+        go(page, f"#{'sc'[count > 1]}/" + "/".join(ids[name] for name in names[:count]), "h2")
+        until(lambda n=count: len(texts(page, "table.tasks thead th")) == 2 + n, "the profile")
+        assert texts(page, "table.tasks tbody td:first-child") == ["pick", "count", "run"]
+        assert len(page.find_elements("css selector", "table.tasks svg.profile path.dot")) == 3 * count
+        standings = rank_submissions(built[0], verify(built[0]))
+        scores = next(c for c in standings.checked if c.label.endswith(ids["model-40"])).vectors["made@1"]
+        shown = [text.split()[0] for text in texts(page, "table.tasks tbody td:nth-child(3)")]
+        assert shown == [f"{100 * vector.values.mean():.1f}" for vector in scores]
+
+
+def test_the_last_lines_name_licence_date_and_how_to_submit(page):
+    text = page.find_element("css selector", "footer").text
+    assert re.search(r"Built 20\d\d-\d\d-\d\d \d\d:\d\d UTC", text)
+    assert "moemix submit RUN_OR_CHECKPOINT --board DIR --pr" in text
+    assert "Licence of this board: CC-BY-4.0." in text
+
+
 def test_a_column_and_a_task_have_pages(page):
     go(page, "#t/made@1/average", "#table")
     assert {"pick", "count", "run"} <= set(texts(page, "#main table td a"))
@@ -370,6 +461,7 @@ def barriers(driver: Any, built: tuple[BoardFolder, Path], most: int | None = No
         ("#b/made@1", "#table"), ("#v/made@1", "p.note"), (f"#s/{one}", "dl"), ("#history", "table"),
         (f"#c/{one}/{two}", "h2"), (f"#c/{one}/{two}/{three}", "h2"), ("#t/made@1/average", "h2"),
         (f"#q/made@1/pick/{one}/{two}/0", ".sample"), ("#b/made@2", "#place p"),
+        (f"#j/mt_bench/{one}/{two}/0", ".sample"), ("#z/made@1", "svg.scatter"),
     )  # fmt: skip
     for view, sign in views[:most]:
         open_page(driver, (built[1] / "index.html").as_uri() + view)

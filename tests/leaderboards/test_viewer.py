@@ -9,6 +9,7 @@ import threading
 import urllib.request
 from pathlib import Path
 
+import click
 import pytest
 
 from harness.errors import MoemixError
@@ -46,6 +47,25 @@ def test_the_pages_show_the_table_the_curves_and_what_was_gained_and_lost(runs, 
     assert "moemix_quickstart_facts (acc): 0 gained, 2 lost, of 4" in lost
     assert re.search(r"right answer</th><td class=l>\s*It ", lost)  # the text, and not the number, of a choice
     assert not [text for text in pages.values() if "<script" in text or 'http-equiv="refresh"' in text]
+
+
+def test_a_store_is_shown_recipe_by_recipe(runs, tmp_path):
+    """Two recipes of one store: pages of each, and a page that leads to them."""
+    store, out = tmp_path / "runs", tmp_path / "out"
+    (store / "paper").mkdir(parents=True)
+    shutil.copytree(runs, store / "quickstart")
+    runs.rename(store / "paper" / "mini")
+    assert not view.main([str(store), "--out", str(out)], standalone_mode=False)
+    index = (out / "index.html").read_text()
+    assert re.findall(r'<a href="([^"]+)">([^<]+)</a>', index) == [
+        ("paper/mini/index.html", "paper/mini"), ("quickstart/index.html", "quickstart")]  # fmt: skip
+    for name, home in (("paper/mini", "../../index.html"), ("quickstart", "../index.html")):
+        page = (out / name / "index.html").read_text()
+        assert "12.5 ± 7.2" in page
+        assert f'<a href="{home}">All recipes</a>' in page
+        assert (out / name / home).resolve() == (out / "index.html").resolve()
+    with pytest.raises(click.UsageError, match="give a store alone"):
+        view.main([str(store), "quickstart", "--out", str(out)], standalone_mode=False)
 
 
 def test_pages_are_written_again_only_after_a_record_that_they_show_has_changed(runs, tmp_path):
