@@ -28,7 +28,9 @@ from small_judgings import answer_file, bench_file, judged, lines, write_lines
 from evals import pace
 from evals.judge import judges
 from evals.judge.questions import load_bench
+from evals.judge.report import make_report
 from harness.errors import StageError
+from harness.launch import free_port
 
 THOROUGH = "MOEMIX_ALL_TESTS" in os.environ
 COUNT = 160 if THOROUGH else 32
@@ -274,9 +276,7 @@ class Faulty:
     """``fake_openai.py`` with a scenario."""
 
     def __init__(self, script: Path, scenario: str, argument: str, log: Path) -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
+        port = free_port()
         self.log, self.url = log, f"http://127.0.0.1:{port}/v1"
         self.process = subprocess.Popen(
             [sys.executable, str(script), str(port), scenario, str(log), *([argument] if argument else [])],
@@ -344,3 +344,27 @@ def test_each_scenario_of_the_cases_gives_what_can_be_had(name, cases, real_data
         with Faulty(cases / "fake_openai.py", "good", "", tmp_path / "log2") as server:
             assert judged(tmp_path, server.url, **options).judged == ALL
             assert server.requests <= ALL
+
+
+def test_the_report_tells_the_perfect_judge_of_the_cases_from_the_one_that_rolls_dice(cases, tmp_path):
+    """A wrong answer is one with 987654 in it, by this judge as by the reference grader."""
+    checks = [{"kind": "number", "value": 7}]
+    rows = [{"question_id": n, "category": "math", "turns": [f"{n}: 3 + 4?"], "checks": checks} for n in range(40)]
+    write_lines(tmp_path / "bench.jsonl", rows)
+    write_lines(tmp_path / "mine.jsonl", [
+        {"question_id": n, "model_id": "mine", "choices": [{"turns": ["7" if n % 3 else "987654"]}]} for n in range(40)
+    ])  # fmt: skip
+    port = free_port()
+    process = subprocess.Popen([sys.executable, str(cases / "perfect_or_dice_judge.py"), str(port)])
+    try:
+        while socket.socket().connect_ex(("127.0.0.1", port)):
+            time.sleep(0.05)
+        judged(tmp_path, f"http://127.0.0.1:{port}/v1", judge_model=("perfect", "dice"), repeats=3)
+    finally:
+        process.kill()
+        process.wait()
+    judged(tmp_path, "", judge_url=(), judge_model=(), out=tmp_path / "checked")
+    report = make_report([tmp_path / "out", tmp_path / "checked"], None)["judges"]
+    assert report["perfect"]["against_checks"]["auc"]["value"] == 1
+    assert report["dice"]["against_checks"]["auc"]["low"] < 0.5 < report["dice"]["against_checks"]["auc"]["high"]
+    assert (report["perfect"]["unreliable"], len(report["dice"]["unreliable"])) == ([], 1)
