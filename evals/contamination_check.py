@@ -1,4 +1,4 @@
-"""Search the training rows of one source after another for the questions of a suite."""
+"""Search the training rows of one source after another for the questions of a suite, which they must not contain."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
-from evals.contamination import METHOD, Match, QuestionIndex
-from evals.suite_questions import suite_questions
-from evals.suites import suite_hash
+from evals.contamination import METHOD, Match, Question, QuestionIndex, words_of
+from evals.data_root import OWN
+from evals.loading import load_tasks
+from evals.suites import load_suite, suite_hash
 from harness.errors import MoemixError
 from harness.progress import progress
 from harness.provenance import provenance
@@ -18,6 +20,9 @@ from harness.records import Contamination, FoundQuestions, FoundText
 _EXAMPLES = 3
 _EXCERPT = 300  # characters
 _BATCH = 1 << 18  # characters of text that are searched at once
+# The column that holds the question. (lm-eval's own decontamination queries are prompts, template words included.)
+_COLUMNS = ("question", "input", "text", "prompt", "query", "goal", "ctx", "sentence", "problem")
+_SHORT = 8  # words; a shorter question is distinguished from others by its choices
 
 Row = tuple[str, Sequence[str]]
 """The place of a row, and its texts."""
@@ -115,3 +120,35 @@ def _batches(rows: Iterable[Row]) -> Iterator[list[Row]]:
             some, length = [], 0
     if some:
         yield some
+
+
+# --- the questions ----------------------------------------------------------------------------------
+
+
+def suite_questions(suite: str, *, only: Sequence[str], root: Path | None) -> tuple[list[Question], dict[str, str]]:
+    """Return every question of a suite's tasks, and the reason for each task that cannot be loaded here."""
+    loaded = load_tasks(load_suite(suite), suite, only=only, limit=None, root=root)
+    # A task that is refused because it runs programs still has questions.
+    found = [question for name, task in {**loaded.tasks, **loaded.unrunnable}.items() for question in _of(name, task)]
+    reasons = {name: why for name, (_, why) in loaded.refused.items() if name not in loaded.unrunnable}
+    return found, reasons
+
+
+def _of(name: str, task: Any) -> Iterator[Question]:
+    generated = str(task.config.dataset_path).startswith(OWN)
+    for doc_id, doc in enumerate(task.eval_docs):
+        yield Question(name, doc_id, doc["prompt"] if generated else _text(task, doc), generated)
+
+
+def _text(task: Any, doc: dict[str, Any]) -> str:
+    text = str(next((doc[c] for c in _COLUMNS if isinstance(doc.get(c), str)), None) or task.doc_to_text(doc))
+    if len(words_of(text)) < _SHORT and task.config.doc_to_choice is not None:
+        text = "\n".join([text, *map(str, _choices(task, doc))])
+    return text
+
+
+def _choices(task: Any, doc: dict[str, Any]) -> Sequence[Any]:
+    """Return the answers to choose from, rather than their letters."""
+    held = doc.get("choices")
+    texts = held.get("text") if isinstance(held, dict) else held
+    return texts if isinstance(texts, list) else task.doc_to_choice(doc)

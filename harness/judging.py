@@ -38,6 +38,11 @@ class JudgeSettings(Strict):
     seed: int = 0
     max_tokens: int = Field(1024, ge=1, description="tokens in an answer")
 
+    @property
+    def id(self) -> str:
+        """The hash that identifies this judging."""
+        return hash_value(self.model_dump(mode="json"))[:12]
+
 
 class JudgeConfig(JudgeSettings):
     """What is known of a judging before it starts; ``JudgeRequest`` adds the hashes of all that it reads."""
@@ -45,11 +50,6 @@ class JudgeConfig(JudgeSettings):
     bench: str = Field("mt_bench", description="name or file of the questions")
     bench_content: str | None = Field(None, description="hash of the question file; null where it is not known yet")
     protocol: Literal["faithful", "strict"] = "strict"
-
-    @property
-    def id(self) -> str:
-        """The hash that identifies this judging before it starts."""
-        return hash_value(self.model_dump(mode="json"))[:12]
 
 
 class JudgeRequest(JudgeSettings):
@@ -62,11 +62,6 @@ class JudgeRequest(JudgeSettings):
     imported: Literal["fastchat", "alpaca_eval", "arena_hard"] | None = Field(None, description="made elsewhere")
     protocol_hash: str
     chat_template: str | None = Field(None, description="hash of a template given in place of the checkpoint's own")
-
-    @property
-    def id(self) -> str:
-        """The hash that identifies this judging."""
-        return hash_value(self.model_dump(mode="json"))[:12]
 
     def elsewhere(self) -> JudgeRequest:
         """Return the request without its judges' addresses, which may change while a judging is resumed."""

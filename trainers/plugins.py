@@ -17,6 +17,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Generic, TypeVar, cast
 
+import numpy as np
+
 from harness.errors import MoemixError, unknown
 from harness.files import hash_file
 
@@ -151,6 +153,12 @@ def _lacks_field(signal: type) -> tuple[str, str] | None:
 
 
 SIGNALS: PlugIns[Any] = PlugIns("signal", "trainers.signals", "Signal", "field", _lacks_field)
+
+
+def random_streams(field: str, *seed: int) -> tuple[np.random.Generator, np.random.Generator]:
+    """Return the random numbers of a signal's noise, and those of what stays the same whenever it is measured."""
+    noise, constant = (np.random.default_rng([*seed, part, *field.encode()]) for part in (1, 2))
+    return noise, constant
 
 
 def situation(*arguments: Any, **fields: Any) -> Any:

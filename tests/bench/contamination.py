@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from evals.contamination import Question, QuestionIndex, words_of
-from evals.suite_questions import suite_questions
+from evals.contamination_check import suite_questions
 from tests.bench.report import Report, options, real_data
 from tests.evals.reworded import reworded
 

@@ -25,8 +25,7 @@ from trainers.mixing.distances import dissimilarity
 from trainers.plugins import SIGNALS
 from trainers.simulation.comparison import Simulation, best_fixed, compare, regrets
 from trainers.simulation.rankings import difference
-from trainers.simulation.signals import Observer, Snapshot
-from trainers.simulation.training import simulate_run
+from trainers.simulation.training import Observer, Snapshot, simulate_run
 from trainers.simulation.worlds import WORLDS, DrawnWorld, load_world
 
 

@@ -49,11 +49,17 @@ def architectures(kinds: tuple[str, ...]) -> None:
 
     Each is tried as a small random model on this machine's CPU: right, refused (with an error that says why), or not.
     """
-    from trainers.making.support_table import table
+    from trainers.making.support import CHECKS, check, served_by_vllm
+    from trainers.making.support_ranks import STRATEGIES, check_on_two_processes
     from trainers.models.architectures import moe_types
 
-    for line in table(kinds or moe_types()):
-        click.echo(line)
+    named = list(kinds or moe_types())
+    together, serving = check_on_two_processes(named), served_by_vllm(named)
+    columns = (*CHECKS, *STRATEGIES, "vLLM")
+    click.echo(f"| architecture | {' | '.join(columns)} |")
+    click.echo("|---" * (len(columns) + 1) + "|")
+    for kind in named:
+        click.echo(f"| `{kind}` | {' | '.join((check(kind) | together[kind]).values())} | {serving[kind]} |")
 
 
 def _make(folder: Path) -> None:

@@ -27,7 +27,7 @@ from trainers.mixing.base import (
     to_arrays,
 )
 from trainers.mixing.guard import StrategyError, guarded
-from trainers.plugins import SIGNALS, situation
+from trainers.plugins import SIGNALS, random_streams, situation
 
 P = ParamSpec("P")
 Scenario = Literal["normal", "sparse", "missing", "extreme"]
@@ -92,8 +92,7 @@ def observation(
     values: dict[str, Array] = {}
     for field in sorted(signals):
         signal = SIGNALS.find(field)
-        own, constant = (np.random.default_rng([seed, part, *field.encode()]) for part in (1, 2))
-        now = situation(own, constant, rng.integers(1, 100, count), held_out=100, noise=0.1, **true)
+        now = situation(*random_streams(field, seed), rng.integers(1, 100, count), held_out=100, noise=0.1, **true)
         value = signal.invent(now)
         for axis in signal.axes:
             shape = [1] * value.ndim

@@ -15,7 +15,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from harness.errors import MoemixError
 from harness.recipe import ROUTER_MODULES
 from trainers.models.packed import NAME, packed_attention
-from trainers.models.routers import is_moe_layer
+from trainers.models.routers import parts_of
 
 
 def compile_parts(model: PreTrainedModel) -> None:
@@ -29,20 +29,10 @@ def compile_parts(model: PreTrainedModel) -> None:
     for layer in model.modules():
         if not isinstance(layer, GradientCheckpointingLayer):
             continue
-        for module in _parts(layer):
-            if "forward" not in vars(module):  # otherwise it runs example by example
+        for name, module in parts_of(layer):
+            # what has a forward of its own runs example by example
+            if ROUTER_MODULES.isdisjoint(name.split(".")) and "forward" not in vars(module):
                 module.forward = torch.compile(module.forward)
                 count += 1
     if not count:
         raise MoemixError(f"{type(model).__name__} has no layers to compile", where="training.compile")
-
-
-def _parts(module: torch.nn.Module) -> list[torch.nn.Module]:
-    """Return the parts of a layer; one that has experts is taken apart, down to the experts."""
-    found = []
-    for name, part in module.named_children():
-        if name in ROUTER_MODULES:
-            continue
-        holds_experts = any(is_moe_layer(inner) for inner in part.modules() if inner is not part)
-        found += _parts(part) if holds_experts else [part]
-    return found

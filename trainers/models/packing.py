@@ -24,7 +24,6 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
-from transformers.modeling_layers import GradientCheckpointingLayer
 
 from harness.errors import MoemixError
 from trainers.models.packed import (
@@ -37,7 +36,7 @@ from trainers.models.packed import (
     enter,
     is_row,
 )
-from trainers.models.routers import is_moe_layer
+from trainers.models.routers import is_moe_layer, parts_of
 
 TOLERANCE = 1e-4  # relative to a token's hidden state; right models stay below 2e-5
 _DRAWS = 3  # trials with other tokens, since rounding may flip the choice between two experts of equal score
@@ -191,7 +190,8 @@ def _trial_rows(max_length: int) -> Rows:
 
 def _isolate_states(model: PreTrainedModel, trial: _Trial) -> None:
     """Let the modules that carry something from one example to the next run example by example."""
-    candidates = dict(_candidates(model.base_model))
+    # Experts see all rows.
+    candidates = {name: module for name, module in parts_of(model.base_model) if not is_moe_layer(module)}
     leaking: set[str] = set()
     handles = []
     busy = False
@@ -224,21 +224,6 @@ def _isolate_states(model: PreTrainedModel, trial: _Trial) -> None:
     for module in candidates.values():
         if type(module) in kinds:
             module.forward = partial(by_example, module.forward)
-
-
-def _candidates(decoder: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """Yield the parts of a decoder and of its layers; a part with experts is taken apart, for experts see all rows."""
-    whole = {
-        module
-        for module in decoder.modules()
-        if module is decoder
-        or isinstance(module, GradientCheckpointingLayer)
-        or any(is_moe_layer(part) for part in module.modules())
-    }
-    for name, module in decoder.named_modules():
-        parent = decoder.get_submodule(name.rpartition(".")[0]) if name else None
-        if parent is not None and module not in whole and (parent in whole or isinstance(parent, nn.ModuleList)):
-            yield name, module
 
 
 def _first(output: Any) -> Any:

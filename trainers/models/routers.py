@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from harness.errors import MoemixError, StageError
 
@@ -222,6 +223,16 @@ class RouterObserver:
 def is_moe_layer(module: nn.Module) -> bool:
     """Return whether the selection of an MoE layer can be read at this module."""
     return _observe("", module) is not None
+
+
+def parts_of(model: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Module]]:
+    """Yield the parts of a model and of its layers by name; what holds experts is taken apart, down to the experts."""
+    for name, part in model.named_children():
+        whole = isinstance(part, GradientCheckpointingLayer | nn.ModuleList)
+        if whole or any(is_moe_layer(inner) for inner in part.modules() if inner is not part):
+            yield from parts_of(part, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", part
 
 
 def _observe(name: str, module: nn.Module) -> _MoeLayer | None:

@@ -30,7 +30,7 @@ from harness.progress import Progress, progress
 from harness.recipe import Mixing, Training
 from harness.records import HeldOutLosses, MixtureUpdate, StepMetrics, TrainResult
 from trainers.data import Draws, SourceExhaustedError, TokenSource
-from trainers.data.batches import Forward, GlobalBatch, Layout, Tally, pad_id
+from trainers.data.batches import GlobalBatch, Layout, Tally, pad_id
 from trainers.mixing import MixingStrategy, Reference, Sources
 from trainers.models.compiled import compile_parts
 from trainers.models.loss import TargetLosses
@@ -55,6 +55,7 @@ from trainers.training.mixture import Mixture
 from trainers.training.runtime import Interrupts, deterministic, peak_memory, seed_forward
 from trainers.training.state import State, States, below, prefixed, writing
 from trainers.training.trial import Trials
+from trainers.training.unused import find_unused
 
 METRICS, TRACE = "metrics.jsonl", "mixture.jsonl"
 WRITTEN = (METRICS, TRACE, HELD_OUT)  # files that grow, and are cut back to a state's size when it is resumed
@@ -181,7 +182,13 @@ class _Loop:
                 check_rows(model, *self._draw().sample_rows())
         if self.ranks.count > 1:
             with suppress(SourceExhaustedError):
-                self._find_unused(losses)
+                real = next(iter(self._draw().forwards(0, 1, self.device)))
+                lacking, reached = find_unused(losses, model, real, self.layout.padding(self.device))
+                if lacking:
+                    self.parallel.expect_unused(reached)
+                    self._note(
+                        f"{len(lacking)} parameters got no gradient in a trial, so ranks look for them: {lacking[0]}, …"
+                    )
         self.parallel.partly_frozen = gate_halves(model, training.freeze)
         self.losses, self.optimizer = self.parallel.prepare(losses, model, training)
         if training.compile:  # after all trials in float32, for which it would compile too
@@ -257,26 +264,6 @@ class _Loop:
         return stop
 
     # --- one step ------------------------------------------------------------------------------------
-
-    def _find_unused(self, losses: TargetLosses) -> None:
-        """Find the parameters that get no gradient, before ranks wait for one.
-
-        Some never get one (weights that only select, say), others only where examples are long enough for them.
-        """
-        real, padding = next(iter(self._draw().forwards(0, 1, self.device))), self.layout.padding(self.device)
-        never, short = (self._without_gradient(losses, forward) for forward in (real, padding))
-        if short:
-            self.parallel.expect_unused([name for name in short if name not in never])
-            self._note(f"{len(short)} parameters got no gradient in a trial, so ranks look for them: {short[0]}, …")
-
-    def _without_gradient(self, losses: TargetLosses, forward: Forward) -> list[str]:
-        losses.train()
-        found = losses(forward)
-        (found.total + found.balance).backward()
-        learning = [(name, p) for name, p in self.model.named_parameters() if p.requires_grad]
-        lacking = [name for name, parameter in learning if parameter.grad is None]
-        self.model.zero_grad(set_to_none=True)
-        return lacking
 
     def _draw(self) -> GlobalBatch:
         count = self.training.batch_examples
