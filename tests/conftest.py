@@ -35,6 +35,7 @@ THOROUGH = (
     "test_proxies_are_trained_measured_and_fitted_and_a_killed_proposal_goes_on",
     "test_two_processes_train_what_one_does[packed-fsdp2]",
     "test_the_container_is_built_and_answers",
+    "test_a_bare_python_with_the_requirements_verifies_builds_and_submits",
     "test_every_task_group_and_tag_of_lm_eval_is_found_without_it",
 )
 

@@ -23,7 +23,7 @@ from harness.files import hash_file, hash_tree, hash_value
 from harness.schema import Strict
 from harness.statistics.columns import Key
 from leaderboards.board.folder import BoardFolder, SubmissionFolder
-from leaderboards.board.submissions import Outcome, ShownJudging, Submission, Verdict, Withdrawal
+from leaderboards.board.submissions import FileEntry, Outcome, ShownJudging, Submission, Verdict, Withdrawal
 from leaderboards.board.untrusted import walk
 
 
@@ -130,8 +130,10 @@ class Cache:
         """Return the submissions whose files may not be those that were hashed before, by their :func:`state_of`."""
         return [label for label, state in states.items() if self.content.get(label, ("", ""))[0] != state]
 
-    def remember(self, label: str, state: str, digest: str) -> None:
-        """Store the hash of a submission's files with their state when it was taken."""
+    def remember(self, label: str, state: str, files: Mapping[str, FileEntry]) -> None:
+        """Store a hash of a submission's files with their state when they were read; a random one if they were not."""
+        content = [[path, entry.sha256] for path, entry in files.items()]
+        digest = hash_value(content) if content else os.urandom(16).hex()
         self.content[label] = state, digest
         self.file.execute("INSERT OR REPLACE INTO content VALUES (?, ?, ?)", (label, state, digest))
 
@@ -158,9 +160,12 @@ def state_of(where: SubmissionFolder) -> str:
         return os.urandom(16).hex()
 
 
-def content_of(where: SubmissionFolder) -> str:
-    """Return a hash of a submission's files; a random one if they cannot be read, so that they are checked again."""
+def files_of(where: SubmissionFolder) -> dict[str, FileEntry]:
+    """Return size and hash of each of a submission's files; none if one of them cannot be read."""
     try:
-        return hash_value([[path, hash_file(where.path / path)] for path, _ in walk(where.path)])
+        return {
+            path: FileEntry.model_construct(bytes=status.st_size, sha256=hash_file(where.path / path))
+            for path, status in walk(where.path)
+        }
     except (MoemixError, OSError):
-        return os.urandom(16).hex()
+        return {}

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -27,7 +27,6 @@ from pydantic import ValidationError
 from harness.errors import MoemixError
 from harness.records import EvalSummary, MixtureUpdate, RunManifest
 from harness.schema import parse
-from harness.statistics.clusters import number_clusters
 from harness.statistics.columns import Key
 from harness.statistics.estimates import Part, estimate
 from leaderboards.board.folder import OUTSIDE, SUBMISSION, WITHDRAWN, BoardFolder, SubmissionFolder, is_member
@@ -36,6 +35,7 @@ from leaderboards.board.pins import keys_by_task, mismatch
 from leaderboards.board.samples import TaskSamples, read_task
 from leaderboards.board.submissions import (
     Contamination,
+    FileEntry,
     Outcome,
     PinnedSuite,
     ShownJudging,
@@ -59,7 +59,7 @@ class Findings:
     """What the checks of a submission found, besides their verdicts.
 
     Attributes:
-        files: paths of the regular files in the folder.
+        files: path → size and hash of the regular files in the folder.
         tasks: suite key → task → its samples, of the suites whose questions are right.
         vectors: suite key → result → score of each question, recomputed where that is possible.
         as_recorded: suite key and result of the scores that were not recomputed.
@@ -68,7 +68,7 @@ class Findings:
 
     where: SubmissionFolder
     verdicts: list[Verdict] = field(default_factory=list)
-    files: set[str] = field(default_factory=set)
+    files: Mapping[str, FileEntry] = field(default_factory=dict)
     submission: Submission | None = None
     withdrawn: Withdrawal | None = None
     summaries: dict[str, EvalSummary] = field(default_factory=dict)
@@ -110,12 +110,12 @@ def within(error: Exception, folder: Path) -> str:
     return str(error).replace(f"{folder}/", "").replace(str(folder), "the submission").replace("\n  ", "; ")
 
 
-def check_alone(board: BoardFolder, where: SubmissionFolder) -> Findings:
-    """Run every check that needs only the submission and the board's pins.
+def check_alone(board: BoardFolder, where: SubmissionFolder, files: Mapping[str, FileEntry]) -> Findings:
+    """Run every check that needs only the submission, the sizes and hashes of its files, and the board's pins.
 
     Whatever is wrong with a submission becomes a verdict and never an exception: one bad submission hides no other.
     """
-    findings = Findings(where)
+    findings = Findings(where, files=files)
     checks: dict[str, Callable[[BoardFolder, Findings], bool]] = {
         "layout": _layout,
         "schema": _schema,
@@ -148,7 +148,6 @@ def _layout(board: BoardFolder, findings: Findings) -> bool:
     total, faults = 0, []
     names: dict[str, str] = {}
     for path, status in walk(findings.where.path):
-        findings.files.add(path)
         total += status.st_size
         large = path.rpartition("/")[2].startswith(LARGE)
         limit = FILE_BYTES if "/samples_" in path else LARGEST_LINES if large else RECORD_BYTES
@@ -250,14 +249,14 @@ def _owner(board: BoardFolder, findings: Findings) -> bool:
 
 def _hashes(board: BoardFolder, findings: Findings) -> bool:
     submission, folder = findings.known, findings.where.path
-    present = findings.files - set(OUTSIDE)
-    faults = [f"{path} is not listed in {SUBMISSION}" for path in sorted(present - submission.files.keys())]
+    present = {path: entry for path, entry in findings.files.items() if path not in OUTSIDE}
+    faults = [f"{path} is not listed in {SUBMISSION}" for path in sorted(present.keys() - submission.files.keys())]
     for path, entry in sorted(submission.files.items()):
         if path not in present:
             faults.append(f"{path[:120]} is listed but missing")
             continue
-        data = read_bytes(folder / path, FILE_BYTES)
-        if len(data) != entry.bytes or hashlib.sha256(data).hexdigest() != entry.sha256:
+        if (present[path].bytes, present[path].sha256) != (entry.bytes, entry.sha256):
+            data = read_bytes(folder / path, FILE_BYTES)
             crlf = hashlib.sha256(data.replace(b"\r\n", b"\n")).hexdigest() == entry.sha256
             what = "has other line ends: git changed them" if crlf else "was changed after the submission"
             faults.append(f"{path} {what}")
@@ -400,8 +399,7 @@ def _statistics(board: BoardFolder, findings: Findings) -> bool:
 
 def _standard_errors(values: NDArray[np.float64], samples: TaskSamples) -> tuple[float, float]:
     """Return the standard error of a mean over clusters of questions, and that over questions."""
-    clusters = number_clusters(samples.groups[number] for number in samples.numbers)
-    single = _standard_error(values, np.arange(len(values)))
+    single, clusters = _standard_error(values, np.arange(len(values))), samples.clusters
     return single if clusters.max(initial=-1) == len(values) - 1 else _standard_error(values, clusters), single
 
 

@@ -40,8 +40,11 @@ _SETUP = {
     " a copy of `.gitlab-ci.yml` in a project that only you write to; otherwise a merge request could change its own"
     " check. Protect the main branch. A merge request from a fork runs its pipeline in the fork, which proves nothing:"
     " before you merge it, run a pipeline here (*Pipelines*, *Run pipeline* in the merge request).",
-    "space": "A Space runs no checks on pull requests. Before you merge one, run"
-    " `moemix board review . --base main --head refs/pr/N` in a clone that has fetched it.",
+    "space": "Pull requests are checked by hand. Hugging Face runs nothing when one is opened; its webhooks would need"
+    " a server of yours that holds a token and runs the programs of strangers. Before you merge pull request N, run"
+    " this in a clone of the Space (the exit status is 0 if every check passes):\n\n```console\n"
+    "$ git fetch origin refs/pr/N:refs/review/N && moemix board review . --base main --head refs/review/N\n```\n\n"
+    "Merging it builds the Space, and so the site, again.",
 }
 
 

@@ -16,7 +16,7 @@ from pydantic_core import to_json
 from harness.errors import MoemixError
 from harness.files import hash_value
 from harness.samples import FIELDS, Sample, parse_samples
-from harness.statistics.clusters import cluster_label
+from harness.statistics.clusters import cluster_label, number_clusters
 from harness.statistics.columns import Key
 from leaderboards.board.rescoring import ContradictionError, rescore
 from leaderboards.board.submissions import Scorer
@@ -32,7 +32,7 @@ class TaskSamples:
         documents: question → (hash of the document, hash of the target), recomputed.
         question_hash: hash over number, document and target of every question.
         prompt_hash: hash over the requests of every question, in the order of the file.
-        groups: question → its cluster: the passage that it shares with others, or its own document.
+        clusters: i64[n], the cluster of each question: those that share a passage are one.
         scores: result → recorded scores, f64[n] in the order of ``numbers``.
         recomputed: result → scores by the responses, of metrics that can be recomputed.
         answers: hash over the responses of each question, in order.
@@ -46,7 +46,7 @@ class TaskSamples:
     documents: dict[int, tuple[str, str]]
     question_hash: str
     prompt_hash: str
-    groups: dict[int, str]
+    clusters: NDArray[np.int64]
     answers: str
     generated: list[str]
     faults: list[str]
@@ -63,7 +63,7 @@ def read_task(path: Path, task: str, keys: Iterable[Key], scorer: Scorer) -> Tas
         MoemixError: with file and line, a sample that is not valid or a question that is repeated after one filter.
     """
     by_filter: dict[str, dict[int, Sample]] = {}
-    for sample in parse_samples(read_lines(path), required=FIELDS):
+    for sample in parse_samples(read_lines(path, own="resps"), required=FIELDS):
         by_filter.setdefault(sample.filter, {})[sample.doc_id] = sample
     first = next(iter(by_filter), "")
     samples = by_filter.get(first, {})
@@ -75,8 +75,8 @@ def read_task(path: Path, task: str, keys: Iterable[Key], scorer: Scorer) -> Tas
         documents=questions.documents,
         question_hash=questions.question_hash,
         prompt_hash=questions.prompt_hash,
-        groups=questions.groups,
-        answers=_text_hash(json.dumps(responses, ensure_ascii=False)),
+        clusters=questions.clusters,
+        answers=hashlib.sha256(_encoded(responses, str(path))).hexdigest(),
         generated=_generated(responses),
         faults=list(_wrong_hashes(samples, questions.documents)),
     )
@@ -136,7 +136,7 @@ class _Questions:
     documents: dict[int, tuple[str, str]]
     question_hash: str
     prompt_hash: str
-    groups: dict[int, str]
+    clusters: NDArray[np.int64]
 
 
 _known: dict[bytes, _Questions] = {}  # every submission has the same questions, so they are hashed once in a process
@@ -152,11 +152,16 @@ def _questions(samples: dict[int, Sample]) -> _Questions:
         documents = {
             number: (_document_hash(sample.doc), _text_hash(str(sample.target))) for number, sample in samples.items()
         }
+        try:
+            prompt_hash = hash_value([sample.requests for sample in samples.values()])
+        except ValueError:
+            where = next(iter(samples.values())).where.rpartition(":")[0]
+            raise MoemixError("a number of a request is too large: it is read as infinity", where=where) from None
         found = _Questions(
             documents,
             hash_value([[number, *documents[number]] for number in sorted(documents)]),
-            hash_value([sample.requests for sample in samples.values()]),
-            {number: cluster_label(sample.doc, documents[number][0]) for number, sample in samples.items()},
+            prompt_hash,
+            number_clusters(cluster_label(samples[number].doc, documents[number][0]) for number in sorted(samples)),
         )
         if len(_known) == _MOST_KNOWN:
             _known.clear()

@@ -15,8 +15,7 @@ from typing import Any
 
 from harness.errors import MoemixError
 from harness.progress import progress
-from harness.statistics.clusters import number_clusters
-from leaderboards.board.checked import Cache, Checked, Vector, content_of, state_of
+from leaderboards.board.checked import Cache, Checked, Vector, files_of, state_of
 from leaderboards.board.checks import check_alone
 from leaderboards.board.execution import execute
 from leaderboards.board.folder import BoardFolder, SubmissionFolder
@@ -24,6 +23,7 @@ from leaderboards.board.integrity import check_integrity, fingerprints, marks
 from leaderboards.board.origins import History, history
 from leaderboards.board.relations import check_relations
 from leaderboards.board.samples import TaskSamples
+from leaderboards.board.submissions import FileEntry
 
 FEW = 32  # one process checks so many submissions as quickly as several do
 FINAL = ("layout", "schema", "owner")  # checks that a withdrawn submission must pass, too
@@ -55,9 +55,9 @@ def verify(
     return [_softened(_required(board, _replayed(board, checked))) for checked in results]
 
 
-def check_one(board: BoardFolder, where: SubmissionFolder) -> Checked:
-    """Check one submission by itself."""
-    findings = check_alone(board, where)
+def check_one(board: BoardFolder, where: SubmissionFolder, files: Mapping[str, FileEntry] | None = None) -> Checked:
+    """Check one submission by itself. ``files`` are its :func:`files_of`, if they were read already."""
+    findings = check_alone(board, where, files_of(where) if files is None else files)
     check_integrity(findings, board.board.rules)
     engines = {suite: summary.engine for suite, summary in findings.summaries.items()}
     return Checked(
@@ -83,12 +83,8 @@ def check_one(board: BoardFolder, where: SubmissionFolder) -> Checked:
 
 def _clusters(tasks: Mapping[str, TaskSamples]) -> dict[str, tuple[int, ...]]:
     """Return the cluster of each question, of the tasks in which some questions share one."""
-    clusters = {}
-    for task, samples in tasks.items():
-        groups = [samples.groups[number] for number in samples.numbers]
-        if len(set(groups)) < len(groups):
-            clusters[task] = tuple(number_clusters(groups).tolist())
-    return clusters
+    found = {task: samples.clusters for task, samples in tasks.items()}
+    return {task: tuple(held.tolist()) for task, held in found.items() if held.max(initial=-1) < len(held) - 1}
 
 
 def _check_all(board: BoardFolder, folders: Sequence[SubmissionFolder], jobs: int) -> list[Checked]:
@@ -98,22 +94,25 @@ def _check_all(board: BoardFolder, folders: Sequence[SubmissionFolder], jobs: in
         states = {label: state_of(where) for label, where in named.items()}
         changed = [named[label] for label in cache.changed(states)]
         with _mapping(jobs if len(changed) > FEW else 1) as each:
-            for where, digest in zip(changed, each(content_of, changed), strict=True):
-                cache.remember(where.label, states[where.label], digest)
+            files = dict(zip([where.label for where in changed], each(files_of, changed), strict=True))
+            for label, held in files.items():
+                cache.remember(label, states[label], held)
             keys = {label: cache.key(label) for label in named}
             known = cache.read(keys.values())
             results = {label: Checked.model_validate_json(known[key]) for label, key in keys.items() if key in known}
             missing = [where for where in folders if where.label not in results]
             with progress("verifying submissions", len(folders), done=len(folders) - len(missing)) as bar:
-                for where, encoded in zip(missing, each(functools.partial(_encoded, board), missing), strict=True):
+                given = [files.get(where.label) for where in missing]
+                verdicts = each(functools.partial(_encoded, board), missing, given)
+                for where, encoded in zip(missing, verdicts, strict=True):
                     results[where.label] = Checked.model_validate_json(encoded)
                     cache.write(keys[where.label], encoded)
                     bar.advance()
         return [results[where.label] for where in folders]
 
 
-def _encoded(board: BoardFolder, where: SubmissionFolder) -> bytes:
-    return check_one(board, where).model_dump_json().encode()
+def _encoded(board: BoardFolder, where: SubmissionFolder, files: Mapping[str, FileEntry] | None) -> bytes:
+    return check_one(board, where, files).model_dump_json().encode()
 
 
 @contextmanager

@@ -341,9 +341,9 @@ const moemix = (() => {
     const found = column ? selection(suite, (key) => (suite.scores[key] || suite.scores[column.name]).v).filter((i) => sizeAt(suite.rows[i]) !== undefined) : [];
     if (!found.length) return [el("p", {}, "No submission that states its size matches these filters.")];
     const width = 720, height = 380, left = 52, right = 14, top = 12, bottom = 40, scores = suite.scores[column.name].v;
-    const low = Math.min(...found.map((i) => scores[i])), high = Math.max(...found.map((i) => scores[i]));
+    const low = found.reduce((least, i) => Math.min(least, scores[i]), Infinity), high = found.reduce((most, i) => Math.max(most, scores[i]), -Infinity);
     const step = ([0.1, 0.2, 0.5, 1, 2, 5, 10].find((one) => 100 * (high - low) <= 6 * one) || 20) / 100;
-    const bottomScore = Math.floor(low / step - 0.25) * step, topScore = Math.ceil(high / step + 0.25) * step;
+    const bottomScore = Math.max(low < 0 ? -Infinity : 0, Math.floor(low / step - 0.25) * step), topScore = Math.ceil(high / step + 0.25) * step;
     const x = (i) => left + (width - left - right) * sizeAt(suite.rows[i]), y = (score) => top + (height - top - bottom) * (1 - (score - bottomScore) / (topScore - bottomScore));
     const groups = new Map();
     for (const i of found) {
@@ -524,7 +524,8 @@ const moemix = (() => {
     const turn = (by, text) => el("button", { type: "button", disabled: at + by < 0 || at + by >= pages, onclick: () => { location.hash = link(other, at + by); } }, text);
     return [el("p", {}, el("a", { href: `#s/${id}` }, "← the submission")), el("h2", {}, title),
       el("div", { class: "filters" }, el("label", {}, "Beside", el("select", { id: "beside", onchange: (event) => { location.hash = link(event.target.value, at); } },
-        option("", "nothing", other || ""), rows.map((row) => board.rows.id[row]).filter((one) => one !== id).map((one) => option(one, nameOf(one), other))))),
+        option("", "nothing", other || ""), rows.map((row) => board.rows.id[row]).filter((one) => one !== id).map((one) => option(one, nameOf(one), other)))),
+      pages > 2 ? el("label", {}, "Page", el("input", { id: "page", type: "number", min: 1, max: pages, value: at + 1, onchange: (event) => { location.hash = link(other, event.target.value - 1); } })) : null),
       cards, el("div", { class: "pager" }, turn(-1, "Previous"), el("span", { id: "count" }, `page ${at + 1} of ${pages}`), turn(1, "Next"))];
   }
 

@@ -295,3 +295,10 @@ def edit_json(path: Path, change: Callable[[Any], None]) -> None:
     value = json.loads(path.read_text())
     change(value)
     path.write_text(json.dumps(value))
+
+
+def edit_samples(where, task: str, change: Callable[[list[dict[str, Any]]], Any]) -> None:
+    path = where.path / "evals" / "made@1" / f"samples_{task}.jsonl"
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    change(lines)
+    path.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))

@@ -1,9 +1,10 @@
-"""Attacks of strangers on a hosted board, by class: each is refused, fails or is flagged, and harms no honest entry."""
+"""A hosted board: owners, signatures, rules, evil pull requests, and the files that host it."""
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -14,6 +15,13 @@ from typing import Any
 
 import pytest
 import yaml
+from attacks import (  # type: ignore[import-not-found]
+    backdated_copy,
+    forged,
+    supersede_another,
+    withdraw_another,
+    write_withdrawal,
+)
 from board_records import (  # type: ignore[import-not-found]
     SIZES,
     commit,
@@ -21,7 +29,9 @@ from board_records import (  # type: ignore[import-not-found]
     git,
     make_board,
     outcomes,
+    questions,
     reseal,
+    write_evaluation,
     write_submission,
 )
 from click.testing import CliRunner
@@ -30,6 +40,7 @@ from run_records import Bench  # type: ignore[import-not-found]
 import leaderboards
 from harness.errors import MoemixError
 from harness.files import hash_file
+from harness.store import checkpoint_hash
 from leaderboards.board.build import build_site
 from leaderboards.board.cli import board as board_command
 from leaderboards.board.folder import BoardFolder, SubmissionFolder
@@ -54,10 +65,6 @@ def hosted(tmp_path) -> Made:
     return board, honest
 
 
-def forged(board: BoardFolder, model: str = "forged", **stated: Any) -> SubmissionFolder:
-    return write_submission(board, board.asked, model, seed=2, **({"owner": "mallory"} | stated))
-
-
 def standing(board: BoardFolder) -> tuple[list[str], dict[str, str]]:
     """The models that are ranked, and what is refused."""
     standings = rank_submissions(board, verify(board))
@@ -66,77 +73,7 @@ def standing(board: BoardFolder) -> tuple[list[str], dict[str, str]]:
     return ranked, standings.refused
 
 
-# --- history and identity: what one person's files may do to another's entry ----------------------------------------
-
-
-def backdated_copy(board, honest):
-    folder = board.path / "submissions" / "forged" / "copy"
-    shutil.copytree(honest.path, folder)
-    reseal(board, SubmissionFolder("forged", "copy", folder), owner="mallory", created="2020-01-01T00:00:00+00:00")
-
-
-def near_copy(board, honest):
-    folder = board.path / "submissions" / "forged" / "copy"
-    shutil.copytree(honest.path, folder)
-    path = folder / "evals/made@1/samples_pick.jsonl"
-    lines = [json.loads(line) for line in path.read_text().splitlines()]
-    for line in lines[::3]:
-        line["filtered_resps"] = [[str(float(v) - 0.25), flag] for v, flag in line["filtered_resps"]]
-        line["resps"] = [[pair] for pair in line["filtered_resps"]]
-    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    reseal(board, SubmissionFolder("forged", "copy", folder), owner="mallory")
-
-
-def supersede_another(board, honest):
-    forged(board, "honest", supersedes=honest.name)
-
-
-def supersede_nothing(board, honest):
-    forged(board, supersedes="0" * 12)
-
-
-def withdraw_another(board, honest):
-    write_withdrawal(honest, by="mallory")
-
-
-def withdraw_as_nobody(board, honest):
-    write_withdrawal(honest)
-
-
-def withdraw_with_nonsense(board, honest):
-    (honest.path / "withdrawn.json").write_text("{")
-
-
-def write_withdrawal(where, **fields):
-    text = {"submission_id": where.name, "reason": "it is bad", "date": "2026-03-01", **fields}
-    (where.path / "withdrawn.json").write_text(json.dumps(text))
-
-
-def no_owner(board, honest):
-    forged(board, owner=None)
-
-
-def same_name_in_other_letters(board, honest):
-    forged(board, "Honest")
-
-
-def name_that_looks_alike(board, honest):
-    forged(board, "h0nest")
-
-
-@pytest.mark.parametrize(
-    "attack",
-    [backdated_copy, near_copy, supersede_another, supersede_nothing, withdraw_another, withdraw_as_nobody,
-     withdraw_with_nonsense, no_owner, same_name_in_other_letters, name_that_looks_alike],
-)  # fmt: skip
-def test_history_and_identity(hosted, attack):
-    board, honest = hosted
-    attack(board, honest)
-    ranked, refused = standing(board)
-    assert ranked == ["honest"]
-    assert honest.label not in refused
-    commit(board)
-    assert standing(board) == (ranked, refused)
+# --- owners and what the id covers
 
 
 def test_the_owner_and_maintainers_may(hosted):
@@ -211,64 +148,10 @@ def test_the_board_s_own_folders_are_no_links(hosted, tmp_path):
         (board.path / name).unlink()
 
 
-def hidden_folder(board, where):
-    shutil.copytree(where.path, board.path / "submissions" / ".hidden" / where.name)
-
-
-def hidden_file(board, where):
-    (board.path / "submissions" / ".gitmodules").touch()
-
-
-def hidden_in_submission(board, where):
-    (where.path / ".hidden").touch()
-
-
-def case_collision(board, where):
-    (where.path / "judge" / "Bench").mkdir(parents=True)
-    (where.path / "judge" / "bench").mkdir(parents=True)
-    for name in ("Bench", "bench"):
-        (where.path / "judge" / name / "x.json").touch()
-
-
-def reserved_name(board, where):
-    (where.path / "judge" / "aux").mkdir(parents=True)
-    (where.path / "judge" / "aux" / "x.json").touch()
-
-
-def large_file(board, where):
-    (where.path / "judge" / "b").mkdir(parents=True)
-    with open(where.path / "judge" / "b" / "summary.json", "wb") as file:
-        file.truncate(900_000_000)  # sparse
-
-
-def large_submission(board, where):
+def test_the_files_of_a_submission_have_a_limit_together(hosted):
+    board, honest = hosted
     board.update(rules=board.board.rules.model_copy(update={"max_bytes": 1000}))
-
-
-def other_line_ends(board, where):
-    path = where.path / "mixture.jsonl"
-    path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n"))
-
-
-@pytest.mark.parametrize(
-    ("attack", "said"),
-    [
-        (hidden_folder, "not the folder of a submission"),
-        (hidden_file, "not the folder of a submission"),
-        (hidden_in_submission, "is not a file of a submission"),
-        (case_collision, "differ only in the case"),
-        (reserved_name, "is not a file of a submission"),
-        (large_file, "the limit is 4,194,304"),
-        (large_submission, "in total; the limit is 1,000"),
-        (other_line_ends, "has other line ends"),
-    ],
-)
-def test_files(hosted, attack, said):
-    board, _ = hosted
-    where = forged(board)
-    attack(board, where)
-    details = [v.detail for checked in verify(board) for v in checked.verdicts if v.verdict == "fail"]
-    assert any(said in detail for detail in details), details
+    assert "in total; the limit is 1,000" in standing(board)[1][honest.label]
 
 
 def test_git_changes_no_line_ends(hosted, tmp_path):
@@ -291,30 +174,6 @@ def test_numbers_and_texts_have_ranges(hosted, stated):
     board, _ = hosted
     where = forged(board)
     edit_json(where.path / "submission.json", lambda s: s.update(stated))
-    found = {checked.label: checked for checked in verify(board)}
-    assert outcomes(found[where.label])["schema"] == "fail"
-
-
-def mixture(**changes: Any) -> Callable[[Path], None]:
-    def edit(folder: Path) -> None:
-        path = folder / "mixture.jsonl"
-        lines = [json.loads(line) for line in path.read_text().splitlines()]
-        lines[-1].update(changes)
-        path.write_text("".join(json.dumps(line) + "\n" for line in lines))
-
-    return edit
-
-
-@pytest.mark.parametrize(
-    "attack",
-    [mixture(after=[3.0, 1.0, 1.0]), mixture(after=[1.5, -0.5, 0.0]), mixture(after=[0.5, 0.5]), mixture(step=1),
-     mixture(names=["chat", "code", "secret"]), mixture(names=["chat", "code", "ma\u200bth"])],
-)  # fmt: skip
-def test_a_mixture_is_one(hosted, attack):
-    board, _ = hosted
-    where = forged(board)
-    attack(where.path)
-    where = reseal(board, where)
     found = {checked.label: checked for checked in verify(board)}
     assert outcomes(found[where.label])["schema"] == "fail"
 
@@ -644,6 +503,29 @@ def test_a_comment_calls_nobody(hosted):
     assert "@everyone" not in as_comment(review(board, base, "HEAD", "mallory"))
 
 
+def test_a_space_says_how_a_pull_request_is_checked_and_the_command_works(hosted, tmp_path):
+    board, _ = hosted
+    write_hosting(board, "space", None)
+    commit(board)
+    (command,) = re.findall(r"^\$ (git fetch .*)$", (board.path / "README.md").read_text(), re.MULTILINE)
+    git(tmp_path, "clone", "--quiet", str(board.path), "clone")
+    git(tmp_path / "clone", "switch", "--quiet", "--create", "honest")
+    clone = BoardFolder(tmp_path / "clone")
+    clone.asked = board.asked
+    forged(clone)
+    (clone.path / "requirements.txt").write_text("evil\n")
+    commit(clone)
+    git(clone.path, "push", "--quiet", "origin", "HEAD:refs/pr/3")
+    git(clone.path, "switch", "--quiet", "-")
+    done = subprocess.run(
+        ("bash", "-c", command.replace("/N", "/3").replace("main", git(board.path, "branch", "--show-current"))),
+        cwd=clone.path, capture_output=True, text=True, check=False,
+        env={**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
+    )  # fmt: skip
+    assert done.returncode == 1, done.stderr
+    assert "changes requirements.txt" in done.stdout
+
+
 @pytest.mark.parametrize("name", ["github", "gitlab", "space"])
 def test_every_host_s_files_are_valid(hosted, name):
     board, _ = hosted
@@ -655,6 +537,38 @@ def test_every_host_s_files_are_valid(hosted, name):
             assert yaml.safe_load(text)
     assert (board.path / "requirements.txt").read_text().endswith("\nmoemix @ git+https://example.org/moemix\n")
     assert write_hosting(board, name, None) == []
+
+
+def finished_run(folder: Path) -> Path:
+    """A run with a checkpoint, evaluated on the made suite."""
+    run = Bench(folder).run("dynamic", weights=(0.2, 0.3, 0.5))
+    run.checkpoint.mkdir()
+    (run.checkpoint / "config.json").write_text('{"architectures": ["MixtralForCausalLM"]}')
+    digest = checkpoint_hash(run.checkpoint)
+    run.update(checkpoint_hash=digest)
+    write_evaluation(run.folder / "evals" / "made", questions(SIZES), checkpoint_hash=digest)
+    return run.folder
+
+
+def test_a_bare_python_with_the_requirements_verifies_builds_and_submits(hosted, wheel, tmp_path):
+    """As a stranger does it: pip installs the board's requirements.txt, and nothing else, from the package index."""
+    board, _ = hosted
+    (tmp_path / "requirements.txt").write_text(requirements(str(wheel)))
+    subprocess.run((sys.executable, "-m", "venv", str(tmp_path / "bare")), check=True)
+    python = tmp_path / "bare/bin/python"
+    (site,) = (tmp_path / "bare").glob("lib/python*/site-packages")
+    before = sum(path.stat().st_size for path in site.rglob("*") if path.is_file())
+    options = ("--quiet", "--no-compile", "--no-deps", "-r", tmp_path / "requirements.txt")
+    done = subprocess.run((python, "-m", "pip", "install", *options), capture_output=True, text=True, check=False)
+    if done.returncode and "requirement" in done.stderr:
+        pytest.skip("the package index does not have these versions")
+    assert done.returncode == 0, done.stderr
+    assert sum(path.stat().st_size for path in site.rglob("*") if path.is_file()) - before < 300e6
+    assert not (site / "torch").exists()
+    for words in (("board", "verify", board.path), ("board", "build", board.path, "--out", tmp_path / "site"),
+                  ("submit", finished_run(tmp_path), "--board", tmp_path / "new")):  # fmt: skip
+        done = subprocess.run((python.with_name("moemix"), *words), capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
 
 
 def test_the_requirements_are_enough_to_check_build_and_run_programs_and_are_small(hosted, tmp_path):
@@ -682,7 +596,9 @@ def test_the_requirements_are_enough_to_check_build_and_run_programs_and_are_sma
         return subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
 
     assert call("--version").returncode == 0
-    for words in (("board", "verify", board.path), ("board", "build", board.path, "--out", tmp_path / "site")):
+    run = finished_run(tmp_path)
+    for words in (("board", "verify", board.path), ("board", "build", board.path, "--out", tmp_path / "site"),
+                  ("submit", run, "--board", tmp_path / "new", "--licence", "MIT")):  # fmt: skip
         done = call(*words)
         assert done.returncode == 0, done.stderr
     (tmp_path / "programs.jsonl").write_text('{"code": "x = 1", "tests": "assert x == 1"}\n')

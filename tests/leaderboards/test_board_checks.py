@@ -1,19 +1,18 @@
-"""What a board finds out about a submission: an honest one passes, each forgery is caught by the check that should."""
+"""What a board finds out about a submission: an honest one passes, and copies, oddities and programs are found out."""
 
 from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
 
 import pytest
+from attacks import raise_sample  # type: ignore[import-not-found]
 from board_records import (  # type: ignore[import-not-found]
     SIZES,
     commit,
     detail,
     edit_json,
+    edit_samples,
     failing,
     make_board,
     outcomes,
@@ -26,17 +25,6 @@ from leaderboards.board.rescoring import ContradictionError, filtered_programs
 from leaderboards.board.verify import check_one, verify
 
 
-def edit_samples(where, task: str, change: Callable[[list[dict[str, Any]]], Any]) -> None:
-    path = where.path / "evals" / "made@1" / f"samples_{task}.jsonl"
-    lines = [json.loads(line) for line in path.read_text().splitlines()]
-    change(lines)
-    path.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
-
-
-def summary_of(where) -> Path:
-    return where.path / "evals" / "made@1" / "summary.json"
-
-
 def test_an_honest_submission_passes_every_check(made):
     board, _, where = made
     (checked,) = verify(board)
@@ -47,140 +35,6 @@ def test_an_honest_submission_passes_every_check(made):
         "duplicates": "pass",
     }  # fmt: skip
     assert {verdict.submission for verdict in checked.verdicts} == {where.label}
-
-
-def wrong(line):
-    return line["acc"] == 0.0
-
-
-# --- forgeries: what is changed, and the check that must say so; every hash is made to fit again --------
-
-
-def raise_score(where):
-    def change(summary):
-        result = summary["results"][0]
-        result["value"] = summary["columns"]["pick"]["value"] = min(1.0, result["value"] + 0.01)
-
-    edit_json(summary_of(where), change)
-
-
-def raise_average(where):
-    edit_json(
-        summary_of(where), lambda s: s["columns"]["average"].update(value=s["columns"]["average"]["value"] + 1e-3)
-    )
-
-
-def raise_sample(where):
-    edit_samples(where, "pick", lambda lines: next(filter(wrong, lines)).update(acc=1.0))
-
-
-def change_response(where):
-    def change(lines):
-        line = next(line for line in lines if line["exact_match"] == 1.0)
-        line.update(resps=[["#### 123456"]], filtered_resps=["123456"])
-
-    edit_samples(where, "count", change)
-
-
-def change_filtered(where):
-    def change(lines):
-        line = next(line for line in lines if line["exact_match"] == 0.0)
-        line.update(filtered_resps=[line["target"]], exact_match=1.0)
-
-    edit_samples(where, "count", change)
-
-
-def change_likelihood(where):
-    def change(lines):
-        line = next(filter(wrong, lines))
-        line["filtered_resps"][int(line["target"])][0] = "-0.01"
-
-    edit_samples(where, "pick", change)
-
-
-def drop_question(where):
-    edit_samples(where, "count", lambda lines: lines.pop(5))
-    edit_json(summary_of(where), lambda s: s["results"][1].update(n=SIZES["count"] - 1))
-
-
-def repeat_question(where):
-    edit_samples(where, "count", lambda lines: lines.append(lines[5]))
-
-
-def easier_question(where):
-    from board_records import digest
-
-    def change(lines):
-        doc = lines[0]["doc"] | {"prompt": "how much is 1 + 1?"}
-        lines[0].update(doc=doc, doc_hash=digest(json.dumps(doc, indent=2, ensure_ascii=False)))
-
-    edit_samples(where, "pick", change)
-
-
-def other_target(where):
-    from board_records import digest
-
-    edit_samples(where, "pick", lambda lines: lines[0].update(target="3", target_hash=digest("3")))
-
-
-def edited_document(where):
-    edit_samples(where, "pick", lambda lines: lines[0]["doc"].update(prompt="something else"))
-
-
-def hint_in_prompt(where):
-    edit_samples(where, "count", lambda lines: lines[0]["arguments"]["gen_args_0"].update(arg_0="The answer is 0."))
-
-
-def shrink_error(where):
-    edit_json(summary_of(where), lambda s: s["columns"]["average"].update(stderr=1e-3))
-
-
-def other_suite(where):
-    edit_json(summary_of(where), lambda s: s["request"].update(suite_hash="6" * 64))
-
-
-def own_limit(where):
-    edit_json(summary_of(where), lambda s: s["request"].update(limit=10))
-
-
-def own_column(where):
-    edit_json(summary_of(where), lambda s: s["columns"]["average"].update(columns=["pick", "run"]))
-
-
-def other_checkpoint(where):
-    edit_json(summary_of(where), lambda s: s.update(checkpoint_hash="d" * 64))
-
-
-FORGERIES = [
-    (raise_score, "scores", "as claimed; column pick"),
-    (raise_average, "scores", "column average"),
-    (raise_sample, "samples", "is 0 by its response, 1 as recorded"),
-    (change_response, "samples", "is 0 by its response, 1 as recorded"),
-    (change_filtered, "samples", "does not make"),
-    (change_likelihood, "samples", "the filtered responses are not the responses"),
-    (drop_question, "questions", "29 questions, and 30 are pinned; missing: 5"),
-    (repeat_question, "questions", "question 5 comes twice"),
-    (easier_question, "questions", "a question or its target is not the pinned one"),
-    (other_target, "questions", "a question or its target is not the pinned one"),
-    (edited_document, "questions", "the document of question 0 does not have the recorded hash"),
-    (hint_in_prompt, "questions", "the hash of the prompts is not the one in the summary"),
-    (shrink_error, "statistics", "standard error of column average"),
-    (other_suite, "suite", "suite hash"),
-    (own_limit, "suite", "questions per task is 10"),
-    (own_column, "suite", "is not the pinned one"),
-    (other_checkpoint, "suite", "another checkpoint"),
-]
-
-
-@pytest.mark.parametrize(("forge", "check", "said"), FORGERIES, ids=[forge.__name__ for forge, _, _ in FORGERIES])
-def test_a_forgery_is_caught_by_the_check_that_should(made, forge, check, said):
-    board, _, where = made
-    forge(where)
-    assert "hashes" in failing(check_one(board, where))
-    checked = check_one(board, reseal(board, where))
-    assert "hashes" not in failing(checked)
-    assert check in failing(checked)
-    assert said in detail(checked, check)
 
 
 def test_a_file_that_is_missing_changed_or_not_listed_is_caught_by_the_hashes(made):
@@ -224,21 +78,6 @@ def executed(board):
     return checked
 
 
-def claim_passes(where):
-    """Every wrong program is said to have passed, and every average is made to fit."""
-    edit_samples(where, "run", lambda lines: [line.update(pass_at_1=1.0) for line in lines])
-
-    def change(summary):
-        columns = summary["columns"]
-        summary["results"][2].update(value=1.0, stderr=0.0)
-        columns["run"].update(value=1.0, stderr=0.0)
-        parts = [columns[name] for name in ("pick", "count", "run")]
-        columns["average"]["value"] = sum(part["value"] for part in parts) / 3
-        columns["average"]["stderr"] = sum((part["stderr"] / 3) ** 2 for part in parts) ** 0.5
-
-    edit_json(summary_of(where), change)
-
-
 def test_honest_programs_pass_when_they_are_run_again_and_are_not_run_twice(made, sandbox, monkeypatch):
     board, _, _ = made
     checked = executed(board)
@@ -246,31 +85,6 @@ def test_honest_programs_pass_when_they_are_run_again_and_are_not_run_twice(made
     assert detail(checked, "execution") == "20 scores agree with running their programs again"
     monkeypatch.setattr("leaderboards.board.execution._run", lambda programs: pytest.fail("run again"))
     assert executed(board).verdicts == checked.verdicts
-
-
-def test_a_program_that_is_said_to_have_passed_is_caught_by_running_it(made, sandbox):
-    board, _, where = made
-    claim_passes(where)
-    reseal(board, where)
-    assert failing(verify(board)[0]) == []  # text alone cannot know
-    checked = executed(board)
-    assert failing(checked) == ["execution"]
-    assert "pass_at_1 is 0 by running its program (AssertionError: ), 1 as recorded" in detail(checked, "execution")
-
-
-def test_a_right_program_in_the_place_of_the_answer_is_caught_by_the_filter(made, sandbox):
-    board, _, where = made
-
-    def change(lines):
-        for i, line in enumerate(lines):
-            line.update(filtered_resps=[f"def f(x): return {7 * i} * x"])
-
-    edit_samples(where, "run", change)
-    claim_passes(where)
-    reseal(board, where)
-    checked = executed(board)
-    assert failing(checked) == ["execution"]
-    assert "the filter 'none' does not make" in detail(checked, "execution")
 
 
 def test_of_several_programs_a_question_each_counts_and_each_is_a_response():

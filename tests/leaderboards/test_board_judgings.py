@@ -53,31 +53,6 @@ def test_what_the_judgments_say_is_computed_again(made, write):
     assert value == pytest.approx(20 / 3 if write is write_judging else 0.5)
 
 
-def other_judge(line):
-    line["judge"][0] = "my own judge"
-
-
-def other_category(line):
-    line["category"] = "easy"
-
-
-@pytest.mark.parametrize("change", [other_judge, other_category, None])
-def test_a_judging_that_is_not_the_pinned_one_is_not_shown(made, change):
-    board, _, where = made
-    write_pairs(where)
-    board.update(rules=Rules(judgings={"mt_bench": pin_judging(where.path / "judge" / "mt_bench")}))
-    path = where.path / "judge" / "mt_bench" / "judgments-j.jsonl"
-    lines = [json.loads(line) for line in path.read_text().splitlines()]
-    if change is None:
-        lines.pop()  # a question that was lost is left out
-    else:
-        change(lines[0])
-    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    checked = check_one(board, reseal(board, where))
-    assert (failing(checked), checked.judged) == (["judge"], {})
-    assert "not the judging that the board pins" in detail(checked, "judge")
-
-
 @pytest.mark.parametrize(
     ("write", "changes", "said"),
     [

@@ -355,6 +355,37 @@ def test_samples_are_read_beside_another_submission_s(page, built):
     until(lambda: texts(page, "h2") == ["There is no such page"], "the refusal")
 
 
+def test_ten_thousand_questions_are_paged(driver, tmp_path):
+    """The first, the next and the last page of two submissions' answers, each there within 200 ms."""
+    board, asked = make_board(tmp_path / "board", {"count": 10_000})
+    one, other = (write_submission(board, asked, name, seed=seed) for seed, name in enumerate(("one", "other")))
+    build_site({"board": rank_submissions(board, verify(board))}, tmp_path / "site")
+    address = f"{(tmp_path / 'site' / 'index.html').as_uri()}#q/made@1/count/{one.name}/{other.name}"
+    open_page(driver, address)
+    until(lambda: texts(driver, "#count") == ["page 1 of 400"], "the first page")
+    turn = """
+        const [page, done] = arguments, start = performance.now(), main = document.getElementById("main");
+        const seen = new MutationObserver(() => {
+          if (document.getElementById("count")?.textContent !== `page ${page} of 400`) return;
+          seen.disconnect();
+          main.getBoundingClientRect();
+          done(performance.now() - start);
+        });
+        seen.observe(main, { childList: true });"""
+    jump = "const p = document.getElementById('page'); p.value = %d; p.dispatchEvent(new Event('change'))"
+    click_next = "document.querySelector('.pager button:nth-of-type(2)').click()"
+    waits = []
+    for act, page in ((jump % 400, 400), (jump % 200, 200), *[(click_next, 201 + k) for k in range(4)]):
+        waits.append(driver.execute_async_script(f"{turn}\n{act}", page))
+        numbers = [int(text.removeprefix("Question ")) for text in texts(driver, ".sample h3")]
+        assert numbers == list(range(25 * (page - 1), 25 * page))
+        assert len(texts(driver, ".sample:first-of-type .answer")) == 2
+    assert sorted(waits)[len(waits) // 2] < 200, waits
+    open_page(driver, driver.current_url)
+    assert texts(driver, "#count") == ["page 204 of 400"]
+    assert driver.get_log("browser") == []
+
+
 def test_judged_conversations_are_read_with_the_judgment_beside_another_submission_s(page, built):
     from selenium.webdriver.support.select import Select
 
@@ -534,7 +565,7 @@ def test_a_phone_shows_it_without_scrolling_sideways(built, tmp_path):
     with chromium(tmp_path / "phone", width=390, height=700, dark=True) as phone:
         open_page(phone, f"{(built[1] / 'index.html').as_uri()}#b/made@1")
         assert len(models(phone)) == 50
-        wide = "return document.documentElement.scrollWidth > innerWidth"
+        wide = "return document.documentElement.scrollWidth > screen.width"
         assert not phone.execute_script(wide)
         edge = "const r = [...document.querySelectorAll('#table tbody tr:first-child td')].filter(c => c.offsetWidth)"
         assert "±" in phone.execute_script(f"{edge}; return r.at(-1).textContent")
@@ -543,8 +574,13 @@ def test_a_phone_shows_it_without_scrolling_sideways(built, tmp_path):
         click(phone, "#theme")
         assert phone.execute_script("return getComputedStyle(document.body).backgroundColor") != dark
         where = next(s for s in built[0].submissions() if s.model == "hostile")
-        go(phone, f"#s/{where.name}", "dl")
-        assert not phone.execute_script(wide)
+        for view, sign in (
+            (f"#j/mt_bench/{where.name}", ".sample"),
+            ("#z/made@1", ".scatter"),
+            (f"#s/{where.name}", "dl"),
+        ):
+            go(phone, view, sign)
+            assert not phone.execute_script(wide), view
         assert barriers(phone, built, most=5) == []
         assert phone.get_log("browser") == []
 
