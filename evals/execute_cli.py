@@ -24,9 +24,9 @@ def execute(programs: Path, out: Path, workers: int | None) -> None:
     import os
     from concurrent.futures import ThreadPoolExecutor
 
-    from evals.bubblewrap import install_hint
     from evals.code_eval import Program, program_runner, single_tests
     from evals.sandbox import Verdict, available
+    from evals.sandbox_kinds import install_hint
     from harness.errors import MoemixError
     from harness.files import read_jsonl, write_text
     from harness.progress import progress

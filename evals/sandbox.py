@@ -1,9 +1,8 @@
-"""Run generated programs in a sandbox: bubblewrap, no network, nothing of this machine to read or harm.
+"""Run generated programs in a sandbox: no network, nothing of this machine to read or harm.
 
 Each program has a sandbox of its own with a read-only Python, numpy and system libraries, a small private ``/tmp``, an
 empty environment, no other process in sight, and limits on memory, processor time, processes, files, output and wall
-time. The limits on memory and processes count everything that the program starts. Ending the sandbox ends all of it,
-since it shares a process namespace.
+time. The limits on memory and processes count everything that the program starts, and all of it ends with the sandbox.
 
 This protects the machine, not the score: a program can deceive tests that run in its own interpreter. It gets the tests
 only after it has run to its end, and a program that looks for them, or that changes how results are compared, fails as
@@ -17,7 +16,6 @@ import functools
 import os
 import secrets
 import selectors
-import shutil
 import signal
 import subprocess
 import sys
@@ -26,7 +24,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from evals.bubblewrap import Sandbox, call_filter, install_hint, sandboxes, without_sandbox
+from evals.sandbox_kinds import TMP_BYTES, Sandbox, call_filter, install_hint, not_installed, sandboxes, without_sandbox
 from harness.errors import MoemixError, StageError
 
 _unsafe = False
@@ -124,16 +122,14 @@ def _usable() -> tuple[Sandbox, str | None]:
     """Return the first sandbox that works, or none and why."""
     bare = without_sandbox()
     if sys.platform != "linux":
-        return bare, f"bubblewrap needs Linux, this is {sys.platform}"
-    if shutil.which("bwrap") is None:
-        return bare, "bubblewrap (bwrap) is not installed"
+        return bare, f"sandboxes need Linux, this is {sys.platform}"
     reasons = []
     for sandbox in sandboxes():
         trial = _run(sandbox, "import numpy", 20.0, Limits(), ())
         if trial.passed:
             return sandbox, None
-        reasons.append(f"{sandbox.name}: {trial.output.strip() or trial.reason}")
-    return bare, f"bubblewrap cannot make a sandbox ({'; '.join(reasons)})"
+        reasons.append(f"{sandbox.name} does not work here: {trial.output.strip() or trial.reason}")
+    return bare, "; ".join([*reasons, *not_installed()]) or "there is no way to make a sandbox"
 
 
 class _Run:
@@ -145,8 +141,11 @@ class _Run:
         cut: why it was ended; None if it was not.
     """
 
-    def __init__(self, sandbox: Sandbox, code: str, timeout: float, limits: Limits, tests: Tests) -> None:
+    def __init__(
+        self, sandbox: Sandbox, code: str, timeout: float, limits: Limits, tests: Tests, folder: str | None
+    ) -> None:
         self.sandbox, self.code, self.timeout, self.limits, self.tests = sandbox, code, timeout, limits, tests
+        self._folder = folder  # of this machine, in which a supervised program's /tmp lies
         self.token = secrets.token_hex(16)
         self.events: list[tuple[str, str]] = []
         self.output, self._unread, self._reported = bytearray(), b"", 0
@@ -163,7 +162,9 @@ class _Run:
         os.write(calls_write, call_filter())
         os.close(calls_write)
         command, passed = list(self.sandbox.command), [report_write]
-        if self.sandbox.boxed and call_filter():
+        if self.sandbox.supervised:  # it passes nothing on but the standard streams
+            command += [str(int(1.1 * self.limits.memory_bytes)), str(self.limits.processes)]
+        elif self.sandbox.boxed and call_filter():
             command[1:1] = ["--seccomp", str(calls)]
             passed.append(calls)
         try:
@@ -171,11 +172,11 @@ class _Run:
                 [*command, *_PYTHON_OPTIONS, _runner_source()],
                 stdin=subprocess.PIPE,
                 stdout=output_write,
-                stderr=output_write,
+                stderr=report_write if self.sandbox.supervised else output_write,
                 pass_fds=passed,
                 start_new_session=True,
                 env=None if self.sandbox.boxed else dict(self.sandbox.environment or ()),
-                cwd=None if self.sandbox.boxed else tempfile.gettempdir(),
+                cwd=self._folder or (None if self.sandbox.boxed else tempfile.gettempdir()),
             )
         finally:
             for end in (report_write, output_write, calls):
@@ -184,7 +185,7 @@ class _Run:
             self._send(
                 {
                     "token": self.token,
-                    "report": report_write,
+                    "report": 2 if self.sandbox.supervised else report_write,
                     "packages": self.sandbox.packages,
                     "idle": self.sandbox.idle,
                     "uid": 61000 + secrets.randbelow(3000) if self.sandbox.other_user else None,
@@ -201,6 +202,8 @@ class _Run:
             self._listen(report, output)
         finally:
             # bwrap's death is the death of everything in its process namespace; a bare process has only its group.
+            if self.sandbox.supervised:
+                self._end_all()
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
@@ -209,6 +212,16 @@ class _Run:
             assert self._process.stdin is not None
             with contextlib.suppress(BrokenPipeError):
                 self._process.stdin.close()
+
+    def _end_all(self) -> None:
+        """End what a supervisor looks after. While it is stopped, nobody gets its leave to start a process."""
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self._process.pid, signal.SIGSTOP)
+        while left := [pid for pid in _processes(self._process.pid) if pid != self._process.pid]:
+            for pid in left:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            time.sleep(_POLL)
 
     def _send(self, order: object) -> None:
         assert self._process.stdin is not None
@@ -274,18 +287,40 @@ class _Run:
         """Return which limit all processes together exceed; None if they keep within all."""
         most = self.limits.processes + len(self._before)
         processes = _processes(self._process.pid, most)
+        if self.sandbox.supervised:
+            processes.pop(self._process.pid, None)
         if sum(processes.values()) > most:
             return "process limit"
         memory = sum(map(_memory_at_most, processes))
         if self.sandbox.boxed:
-            with contextlib.suppress(OSError):
-                disk = os.statvfs(f"/proc/{max(self._before)}/root/tmp")
-                memory += (disk.f_blocks - disk.f_bfree) * disk.f_frsize
-                if disk.f_files - disk.f_ffree > self.limits.files:
-                    return "file limit"
+            held, files = (
+                _folder_use(self._folder) if self._folder else _disk_use(f"/proc/{max(self._before)}/root/tmp")
+            )
+            if files > self.limits.files or held > TMP_BYTES:
+                return "file limit"
+            memory += held
         if memory > self.limits.memory_bytes and sum(map(_memory, processes)) > self.limits.memory_bytes:
             return "memory limit"
         return None
+
+
+def _disk_use(place: str) -> tuple[int, int]:
+    """Return bytes and files of a file system."""
+    try:
+        disk = os.statvfs(place)
+    except OSError:
+        return 0, 0
+    return (disk.f_blocks - disk.f_bfree) * disk.f_frsize, disk.f_files - disk.f_ffree
+
+
+def _folder_use(folder: str) -> tuple[int, int]:
+    """Return bytes and files of a folder."""
+    sizes = []
+    for place, _, files in os.walk(folder):
+        for name in files:
+            with contextlib.suppress(OSError):
+                sizes.append(os.lstat(os.path.join(place, name)).st_blocks * 512)
+    return sum(sizes), len(sizes)
 
 
 def _processes(root: int, most: int = 1000) -> dict[int, int]:
@@ -330,8 +365,9 @@ def _runner_source() -> str:
 def _run(sandbox: Sandbox, code: str, timeout: float, limits: Limits, tests: Tests) -> Verdict:
     """Run one program; the reason is ``_NOT_STARTED`` if it did not start."""
     started = time.monotonic()
-    run = _Run(sandbox, code, timeout, limits, tests)
-    run.go()
+    with tempfile.TemporaryDirectory(prefix="moemix-") if sandbox.supervised else contextlib.nullcontext() as folder:
+        run = _Run(sandbox, code, timeout, limits, tests, folder)
+        run.go()
     wanted = sum(1 if isinstance(test, str) else len(test) for test in tests)
     ends = [text for what, text in run.events if what == "test"][:wanted]
     ends += ["not reached"] * (wanted - len(ends))

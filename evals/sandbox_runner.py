@@ -34,6 +34,9 @@ def run() -> None:
         resource.setrlimit(getattr(resource, limit), (value, value + (limit == "RLIMIT_CPU")))
     sys.path.append(order["packages"])
     token, report, me = order["token"], order["report"], os.getpid()
+    if report == 2:  # the error stream, where no other can be had
+        report = os.dup(2)
+        os.dup2(1, 2)
     write, leave, getpid, getframe = os.write, os._exit, os.getpid, sys._getframe
     execute, translate, literal = exec, compile, eval
     library = ("<frozen", os.path.dirname(os.__file__) + "/", order["packages"] + "/")
@@ -73,6 +76,8 @@ def run() -> None:
             forks.append(1)
             if len(forks) > 4:
                 make_idle(0, os.SCHED_IDLE, idle)
+        if event == "os.kill" and arguments[0] == -1:
+            line("suspicious", "it ends every process that it can")
         reads = event == "object.__getattr__" and arguments[1] in frames
         if looking or not (reads or event in watched):
             return

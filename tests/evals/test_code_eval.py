@@ -138,7 +138,8 @@ def test_programs_run_ahead_and_every_verdict_is_kept(loaded, tmp_path):
 
 @pytest.fixture
 def no_sandbox(monkeypatch):
-    monkeypatch.setattr("evals.sandbox.shutil.which", lambda name: None)
+    monkeypatch.setattr("evals.sandbox_kinds.shutil.which", lambda name: None)
+    monkeypatch.setattr("evals.sandbox_kinds.sandlock_installed", lambda: False)
     sandbox._usable.cache_clear()
     yield
     sandbox.allow_unsafe_code(False)

@@ -71,16 +71,16 @@ def programs():
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def verdicts():
-    """The name, verdict and reason of every program in the list."""
+def verdicts(names=(), timeout=4.0):
+    """The name, verdict and reason of every program in the list, or of those with these names."""
 
     def one(program):
         limits = Limits(cpu_seconds=2)
-        verdict = run_program(program["code"], 4.0, limits, single_tests(program["tests"]))
+        verdict = run_program(program["code"], timeout, limits, single_tests(program["tests"]))
         return program["name"], verdict.passed, verdict.reason
 
     with ThreadPoolExecutor(3) as pool:
-        return list(pool.map(one, programs()))
+        return list(pool.map(one, (program for program in programs() if not names or program["name"] in names)))
 
 
 EXPECTED = {program["name"]: program["passes"] for program in programs()}
@@ -89,6 +89,13 @@ CONTAINERS = {
     "one user mapped": ["unshare", "-Ur"],
     "no CAP_SYS_ADMIN": ["capsh", "--drop=cap_sys_admin", "--shell=/usr/bin/env", "--"],
 }
+# One in which nobody has any rights, or a namespace to get them in.
+NO_NAMESPACES = "echo 0 > /proc/sys/user/max_user_namespaces && exec setpriv --ambient-caps=-all --inh-caps=-all "
+NO_NAMESPACES += '--bounding-set=-all "$@"'
+NO_NAMESPACES = ["unshare", "-U", "--map-user=1000", "--map-group=1000", "--keep-caps", "sh", "-c", NO_NAMESPACES, "sh"]
+# What a sandbox without namespaces has to do by itself.
+SOME = ("ok", "network", "write python prefix", "proc", "disk fill /tmp", "fork 4 x 400 MB", "setsid daemon survives?",
+    "memfd 900 MB (limit 512)", "setuid root again", "numpy", "multiprocessing.Pool(2)", "ThreadPool(16)")  # fmt: skip
 
 
 def test_hostile_cheating_and_ordinary_programs_get_their_verdicts():
@@ -102,21 +109,35 @@ def test_hostile_cheating_and_ordinary_programs_get_their_verdicts():
     assert all(reasons[name].startswith("suspicious: ") for name in cheats)
 
 
-@pytest.mark.parametrize("container", CONTAINERS)
-def test_the_same_verdicts_are_given_in_a_container(container):
-    command = CONTAINERS[container]
-    if os.getuid() or shutil.which(command[0]) is None:
-        pytest.skip(f"needs root and {command[0]}")
-    code = "import json, test_sandbox as t; print(json.dumps([t.sandbox.sandbox_name(), t.verdicts()]))"
-    inside = [sys.executable, "-c", code]
+def inside(container, code):
+    """What a script of this folder prints as JSON in a container."""
+    if os.getuid() or shutil.which(container[0]) is None:
+        pytest.skip(f"needs root and {container[0]}")
     done = subprocess.run(
-        [*command, *inside], capture_output=True, text=True, check=False, cwd=Path(__file__).parent,
+        [*container, sys.executable, "-c", f"import json, test_sandbox as t; print(json.dumps({code}))"],
+        capture_output=True, text=True, check=False, cwd=Path(__file__).parent,
         env={**os.environ, "PYTHONPATH": f"{Path(__file__).parents[2]}"},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    name, found = json.loads(done.stdout)
+    return json.loads(done.stdout)
+
+
+@pytest.mark.parametrize("container", CONTAINERS)
+def test_the_same_verdicts_are_given_in_a_container(container):
+    name, found = inside(CONTAINERS[container], "[t.sandbox.sandbox_name(), t.verdicts()]")
     assert name == "bubblewrap in a user namespace"
     assert {name: passed for name, passed, _ in found} == EXPECTED
+
+
+def test_the_same_verdicts_are_given_where_no_namespace_can_be_made():
+    pytest.importorskip("sandlock")
+    names = () if "MOEMIX_ALL_TESTS" in os.environ else SOME
+    name, found = inside(NO_NAMESPACES, f"[t.sandbox.sandbox_name(), t.verdicts({names!r}, 10.0)]")
+    assert name == "sandlock"
+    assert {name: passed for name, passed, _ in found} == {name: EXPECTED[name] for name in names or EXPECTED}
+    reasons = {name: reason for name, _, reason in found}
+    assert reasons["disk fill /tmp"] == "file limit"
+    assert reasons["setsid daemon survives?"] == "left processes running"
 
 
 def test_memory_of_all_processes_together_stays_within_the_limit(monkeypatch):
@@ -146,7 +167,7 @@ def test_code_that_runs_without_a_sandbox_gets_an_empty_environment(monkeypatch)
     monkeypatch.setattr(sandbox, "sandboxes", lambda: iter(()))
     sandbox._usable.cache_clear()
     try:
-        assert "cannot make a sandbox" in sandbox.available()
+        assert sandbox.available() == "there is no way to make a sandbox"
         sandbox.allow_unsafe_code()
         verdict = run_program("import os, numpy\nprint(dict(os.environ))", timeout=20.0)
         assert verdict.passed, verdict

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 
 import pytest
 from attacks import raise_sample  # type: ignore[import-not-found]
@@ -21,6 +22,7 @@ from board_records import (  # type: ignore[import-not-found]
 )
 
 from harness.samples import Sample
+from leaderboards.board import execution
 from leaderboards.board.rescoring import ContradictionError, filtered_programs
 from leaderboards.board.verify import check_one, verify
 
@@ -100,6 +102,8 @@ def test_of_several_programs_a_question_each_counts_and_each_is_a_response():
 def test_without_a_sandbox_programs_are_left_as_recorded_and_the_verdict_says_why(made, monkeypatch):
     board, _, _ = made
     monkeypatch.setenv("PATH", "/nowhere")
+    code = "import evals.sandbox_kinds as k; k.sandlock_installed = lambda: False; from harness.cli import main; main()"
+    monkeypatch.setattr(execution, "moemix_command", lambda *words: [sys.executable, "-c", code, *words])
     checked = executed(board)
     assert outcomes(checked)["execution"] == "skip"
     assert "20 scores as recorded: programs cannot run here: bubblewrap" in detail(checked, "execution")

@@ -1,7 +1,8 @@
-"""Make sandboxes with bubblewrap: a process that sees a read-only Python and a small ``/tmp``, and no network.
+"""The kinds of sandbox: a process that sees a read-only Python and a small ``/tmp``, and no network.
 
-The sandbox has a read-only Python, numpy and system libraries, a small private ``/tmp``, an empty environment and no
-other process in sight. System calls that no limit counts, or that attack the kernel, are refused.
+Bubblewrap makes a sandbox of namespaces. Where a machine allows none, sandlock makes one of Landlock rules and a filter
+of system calls. Either has a read-only Python, numpy and system libraries, a private ``/tmp``, an empty environment and
+no other process in sight. System calls that no limit counts, or that attack the kernel, are refused.
 """
 
 from __future__ import annotations
@@ -18,19 +19,29 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _PACKAGES = "/packages"  # where numpy is in the sandbox
-_TMP_BYTES = 64 << 20
+TMP_BYTES = 64 << 20
 _OUTSIDER = 65534  # the user inside a user namespace
 
 
 @dataclass(frozen=True)
 class Sandbox:
-    """How programs are started: by bubblewrap as root, by bubblewrap in a user namespace, or without a sandbox."""
+    """How programs are started.
+
+    Attributes:
+        command: what comes before the interpreter's arguments.
+        packages: where numpy is for the program.
+        other_user: whether programs become a user of their own.
+        idle: whether programs that fork often get only idle processors.
+        supervised: whether ``command`` starts the supervisor of :mod:`evals.sandlock_launcher`.
+        environment: the program's, if nothing protects the machine from it.
+    """
 
     name: str
     command: tuple[str, ...]
-    packages: str
+    packages: str = _PACKAGES
     other_user: bool = False
     idle: bool = False
+    supervised: bool = False
     environment: tuple[tuple[str, str], ...] | None = None
 
     @property
@@ -46,18 +57,24 @@ def without_sandbox() -> Sandbox:
 
 
 def sandboxes() -> Iterator[Sandbox]:
-    """Yield the ways to make a sandbox, the best first.
+    """Yield the ways to make a sandbox for which the software is here, the best first.
 
     The kernel does not count root's processes against a limit, so root's programs become another user. In a container,
     root may have no right to do so, or no other user to become; there a user namespace is made. If that is root's, we
     count the processes ourselves; a program that forks often gets only idle processors, so that it cannot keep us from
-    ending it.
+    ending it. Sandlock asks no rights of the machine, but each file that a program opens takes it longer.
     """
-    if os.getuid() == 0:
-        rights = ("--cap-drop", "ALL", "--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID")
-        yield Sandbox("bubblewrap as root", _bubblewrap(*rights), _PACKAGES, other_user=True)
-    user = ("--unshare-user", "--uid", str(_OUTSIDER), "--gid", str(_OUTSIDER))
-    yield Sandbox("bubblewrap in a user namespace", _bubblewrap(*user), _PACKAGES, idle=os.getuid() == 0)
+    root = os.getuid() == 0
+    if shutil.which("bwrap"):
+        if root:
+            rights = ("--cap-drop", "ALL", "--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID")
+            yield Sandbox("bubblewrap as root", _bubblewrap(*rights), other_user=True)
+        user = ("--unshare-user", "--uid", str(_OUTSIDER), "--gid", str(_OUTSIDER))
+        yield Sandbox("bubblewrap in a user namespace", _bubblewrap(*user), idle=root)
+    if sandlock_installed():
+        if root:
+            yield Sandbox("sandlock as root", _sandlock("keep"), other_user=True, supervised=True)
+        yield Sandbox("sandlock", _sandlock("drop"), idle=True, supervised=True)
 
 
 def _bubblewrap(*rights: str) -> tuple[str, ...]:
@@ -81,10 +98,21 @@ def _bubblewrap(*rights: str) -> tuple[str, ...]:
             command += ["--ro-bind", str(package), f"{_PACKAGES}/{package.name}"]
     command += ["--dev", "/dev", "--remount-ro", "/dev", "--size", str(1 << 20), "--perms", "1777"]
     command += ["--tmpfs", "/dev/shm"]  # semaphores
-    command += ["--size", str(_TMP_BYTES), "--perms", "1777", "--tmpfs", "/tmp", "--remount-ro", "/", "--chdir", "/tmp"]
+    command += ["--size", str(TMP_BYTES), "--perms", "1777", "--tmpfs", "/tmp", "--remount-ro", "/", "--chdir", "/tmp"]
     for name, value in (("HOME", "/tmp"), ("LANG", "C.UTF-8"), ("OPENBLAS_NUM_THREADS", "1")):
         command += ["--setenv", name, value]
     return (*command, str(Path(getattr(sys, "_base_executable", sys.executable)).resolve()))
+
+
+def _sandlock(rights: str) -> tuple[str, ...]:
+    """Return the command line of sandlock's supervisor up to the limits."""
+    launcher = Path(__file__).with_name("sandlock_launcher.py")
+    return (sys.executable, "-I", str(launcher), rights, str(_numpy_folder().parent))
+
+
+def sandlock_installed() -> bool:
+    """Return whether sandlock is here."""
+    return importlib.util.find_spec("sandlock") is not None
 
 
 def _numpy_folder() -> Path:
@@ -119,8 +147,17 @@ def call_filter() -> bytes:
     return b"".join(struct.pack("=HBBI", *step) for step in steps)
 
 
-def install_hint() -> str | None:
-    """Return how to get a sandbox, if it is not there at all."""
-    if shutil.which("bwrap"):
-        return "allow user namespaces in this container (--unsafe-code runs programs without a sandbox, at your risk)"
-    return "install bubblewrap (Debian, Ubuntu: apt-get install bubblewrap; Fedora: dnf install bubblewrap)"
+def not_installed() -> list[str]:
+    """Return which software for sandboxes is not here."""
+    missing = [] if shutil.which("bwrap") else ["bubblewrap (bwrap) is not installed"]
+    return missing if sandlock_installed() else [*missing, "sandlock is not installed"]
+
+
+def install_hint() -> str:
+    """Return how to get a sandbox."""
+    if shutil.which("bwrap") is None:
+        return "install bubblewrap (Debian, Ubuntu: apt-get install bubblewrap; Fedora: dnf install bubblewrap)"
+    unsafe = "--unsafe-code runs programs without a sandbox, at your risk"
+    if not sandlock_installed():
+        return f"pip install 'moemix[sandbox]', or allow user namespaces in this container ({unsafe})"
+    return f"allow user namespaces in this container, or take a kernel with Landlock, 6.12 or later ({unsafe})"
