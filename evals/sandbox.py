@@ -24,6 +24,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from evals import control_group
 from evals.sandbox_kinds import TMP_BYTES, Sandbox, call_filter, install_hint, not_installed, sandboxes, without_sandbox
 from harness.errors import MoemixError, StageError
 
@@ -117,6 +118,11 @@ def sandbox_name() -> str:
     return _usable()[0].name
 
 
+def memory_keeper() -> str:
+    """Return what keeps all of a program's processes together within the limit on memory."""
+    return "a control group" if control_group.parent() else "a supervisor that counts"
+
+
 @functools.cache
 def _usable() -> tuple[Sandbox, str | None]:
     """Return the first sandbox that works, or none and why."""
@@ -145,6 +151,7 @@ class _Run:
         self, sandbox: Sandbox, code: str, timeout: float, limits: Limits, tests: Tests, folder: str | None
     ) -> None:
         self.sandbox, self.code, self.timeout, self.limits, self.tests = sandbox, code, timeout, limits, tests
+        self.group: control_group.ControlGroup | None = None
         self._folder = folder  # of this machine, in which a supervised program's /tmp lies
         self.token = secrets.token_hex(16)
         self.events: list[tuple[str, str]] = []
@@ -274,6 +281,8 @@ class _Run:
         self.events.append((what, text))
         if what == "start":
             self._before = set(_processes(self._process.pid))
+            if self.group:
+                self.group.add(self._before - {self._process.pid})
             self._deadline = time.monotonic() + self.timeout
             self._send(self.code.encode("utf-8", "replace").decode())
         elif what == "code" and text == "passed":
@@ -365,9 +374,14 @@ def _runner_source() -> str:
 def _run(sandbox: Sandbox, code: str, timeout: float, limits: Limits, tests: Tests) -> Verdict:
     """Run one program; the reason is ``_NOT_STARTED`` if it did not start."""
     started = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="moemix-") if sandbox.supervised else contextlib.nullcontext() as folder:
+    with contextlib.ExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="moemix-")) if sandbox.supervised else None
         run = _Run(sandbox, code, timeout, limits, tests, folder)
+        if sandbox.boxed and (within := control_group.parent()):
+            run.group = stack.enter_context(control_group.ControlGroup(limits.memory_bytes, within=within))
         run.go()
+        if run.group and run.cut is None and run.group.exceeded():
+            run.cut = "memory limit"
     wanted = sum(1 if isinstance(test, str) else len(test) for test in tests)
     ends = [text for what, text in run.events if what == "test"][:wanted]
     ends += ["not reached"] * (wanted - len(ends))

@@ -68,10 +68,10 @@ def check_engine(spec: str, dtype: str) -> None:
 
 def sandbox() -> tuple[bool, str]:
     """Return whether generated programs can run here, and in which sandbox, or what it lacks."""
-    from evals.sandbox import available, sandbox_name
+    from evals.sandbox import available, memory_keeper, sandbox_name
 
     missing = available()
-    return missing is None, missing or sandbox_name()
+    return missing is None, missing or f"{sandbox_name()}; {memory_keeper()} keeps memory within the limit"
 
 
 def examine_data_root(root: Path) -> list[Finding]:

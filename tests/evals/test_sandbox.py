@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from evals import sandbox
+from evals import control_group, sandbox
 from evals.code_eval import single_tests
 from evals.sandbox import Limits, run_program
 
@@ -160,6 +160,26 @@ def test_memory_of_all_processes_together_stays_within_the_limit(monkeypatch):
             break
     assert min(most) < 1.1 * (256 << 20)
     assert max(most) > 100 << 20  # of all four; looks are some time apart
+
+
+@pytest.mark.skipif(control_group.parent() is None, reason="no control group can be made here")
+def test_a_control_group_keeps_the_memory_of_all_processes_within_the_limit(monkeypatch):
+    most = []
+    exceeded = control_group.ControlGroup.exceeded
+
+    def watched(group):
+        most.append(int((group._folder / "memory.peak").read_text()))
+        return exceeded(group)
+
+    monkeypatch.setattr(control_group.ControlGroup, "exceeded", watched)
+    monkeypatch.setattr(sandbox._Run, "_overuse", lambda run: None)  # the supervisor that counts
+    before = set(control_group.parent().iterdir())
+    hungry = "import os\nfor i in range(3): os.fork()\nx = []\nwhile True: x.append(bytearray(1 << 20))"
+    verdict = run_program(hungry, timeout=60.0, limits=Limits(memory_bytes=128 << 20))
+    assert verdict.reason == "memory limit"
+    assert (100 << 20) < most[0] <= 1.1 * (128 << 20)
+    assert run_program("x = bytearray(50 << 20)", timeout=60.0).passed
+    assert set(control_group.parent().iterdir()) == before
 
 
 def test_code_that_runs_without_a_sandbox_gets_an_empty_environment(monkeypatch):
