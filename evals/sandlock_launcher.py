@@ -23,7 +23,7 @@ _CAPABILITIES_VERSION = 0x20080522
 
 def main(rights: str, packages: str, memory: str, processes: str, *arguments: str) -> int:
     """Run the interpreter, and return its exit status."""
-    from sandlock import Sandbox, SandlockError  # type: ignore[import-not-found]
+    from sandlock import Sandbox, SandlockError
 
     libc = ctypes.CDLL(None)
     libc.prctl(_SUBREAPER, 1, 0, 0, 0)

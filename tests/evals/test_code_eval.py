@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from lm_eval.api.instance import Instance
+from oracle_models import written
 
 from evals import sandbox
 from evals.code_eval import Program, ProgramRunner, SandboxedCodeEval, pass_at_k, run_programs_ahead, single_tests
@@ -53,6 +56,23 @@ def test_published_solutions_of_mbpp_pass_the_slow_one_and_the_one_with_setup_co
     assert scores(task, docs, [[doc["code"]] * 15 for doc in docs], "pass_at_1") == [1.0] * len(docs)
     wrong = [[doc["code"]] * 5 + ["raise SystemExit"] * 10 for doc in docs[:3]]
     assert scores(task, docs[:3], wrong, "pass_at_1") == [pytest.approx(1 / 3)] * 3
+
+
+@pytest.mark.data
+@pytest.mark.parametrize("name", ["moemix_mbpp_chat", "moemix_humaneval_chat"])
+def test_published_solutions_pass_behind_a_guard_and_in_a_fence(name, real_data):
+    column = next(c for s in ("chat_kr", "extended") for c in load_suite(s).columns if c.tasks == (name,))
+    suite = Suite.model_validate({"name": "code", "columns": [column]})
+    task = load_tasks(suite, "chat_kr", only=(), limit=None, root=real_data).tasks[name]
+    docs = list(task.eval_docs)[:: 1 if "MOEMIX_ALL_TESTS" in os.environ else 20]
+    requests = [Instance("generate_until", doc, ("", {}), 0, metadata=(name, i, 1)) for i, doc in enumerate(docs)]
+    for request in requests:
+        request.resps = [written(request)]
+    (code,) = (ensemble for ensemble in task._filters if ensemble.name == "code")
+    code.apply(requests)
+    programs = [[request.filtered_resps["code"]] for request in requests]
+    assert all("__main__" in program and "```" not in program for (program,) in programs)
+    assert scores(task, docs, programs, "pass_at_1") == [1.0] * len(docs)
 
 
 @pytest.mark.data

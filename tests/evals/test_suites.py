@@ -58,6 +58,7 @@ def test_the_papers_suite_has_the_papers_settings_and_averages():
         "boolq": (("boolq",), 0, "acc"),
     }
     assert {column.aggregation for column in suite.columns} == {"macro"}
+    assert suite.columns[1].generation["until"] == ["\n\n", "\nQ:", "</s>"]
     averages = {average.name: average.of for average in suite.averages}
     assert averages == {"qa": ("arc_e", "arc_c", "boolq"), "kr": ("mmlu", "bbh", "gsm8k", "mbpp", "qa")}
     extended = load_suite("paper_extended")
