@@ -11,9 +11,9 @@ import numpy as np
 
 from harness.recipe import Comparisons
 from harness.statistics.columns import Key
-from harness.statistics.estimates import ALPHA, Estimate, Part, detectable, estimate, p_value
+from harness.statistics.estimates import ALPHA, Estimate, Part, by_cluster, detectable, estimate, p_value
 from harness.statistics.families import Family, adjust, rank_intervals, tied_groups
-from harness.statistics.joint import FEWEST_SEEDS, Block, Contrast, by_cluster, correct
+from harness.statistics.joint import FEWEST_SEEDS, Block, Contrast, correct
 from leaderboards.scores import TaskScores
 from leaderboards.table import Heading, Row, Scored, Table, Tested
 
@@ -212,8 +212,9 @@ def _block(rows: Sequence[Row], columns: Sequence[Heading]) -> Block:
     questions = [np.zeros((len(rows), len(columns), 0))]
     for held_by in means.values():
         common = _on_common_questions([one for one, _ in held_by.values()])
-        groups = int(common[0].clusters.max(initial=-1)) + 1
-        piece = np.zeros((len(rows), len(columns), groups))
+        if not len(common[0].values):
+            continue
+        piece = np.zeros((len(rows), len(columns), int(common[0].clusters.max()) + 1))
         for (place, (_, share)), one in zip(held_by.items(), common, strict=True):
             piece[place] = share * by_cluster(one.values, one.clusters)
         questions.append(piece)

@@ -110,7 +110,7 @@ def estimate(parts: Sequence[Part]) -> Estimate:
     if groups.min() < 2:
         return Estimate(value, math.nan, math.nan, int(groups.sum()), seeds)
 
-    by_task = weights**2 * np.array([_mean_variance(p.scores.mean(axis=0), p.clusters) for p in parts])
+    by_task = weights**2 * np.array([(by_cluster(p.scores.mean(axis=0), p.clusters) ** 2).sum() for p in parts])
     question, spread = float(by_task.sum()), float((by_task**2 / (groups - 1)).sum())
     seed = rest = math.nan
     if seeds > 1:
@@ -153,18 +153,25 @@ def combine(question: float, spread: float, seed: float, rest: float, seed_dof: 
     return math.sqrt(variance), variance**2 / spread if spread else math.inf
 
 
-def _mean_variance(scores: Floats, clusters: Ints) -> float:
-    """Return the variance of the mean of ``scores`` f64[n]; with clusters of one question it is s²/n."""
-    groups, n = clusters.max() + 1, len(scores)
-    sums = np.bincount(clusters, weights=scores - scores.mean(), minlength=groups)
-    return float(groups / (groups - 1) * (sums**2).sum() / n**2)
+def by_cluster(scores: Floats, clusters: Ints) -> Floats:
+    """Return f64[…, G]: how far each cluster of questions moves the mean of ``scores`` f64[…, n].
+
+    The sum of the squares is the variance of the mean, which is s²/n with clusters of one question.
+    """
+    groups, n = int(clusters.max()) + 1, scores.shape[-1]
+    moves = scores - scores.mean(axis=-1, keepdims=True)
+    if groups < n:
+        order = np.argsort(clusters, kind="stable")
+        moves = np.add.reduceat(moves[..., order], np.searchsorted(clusters[order], np.arange(groups)), axis=-1)
+    scaled: Floats = math.sqrt(groups / max(groups - 1, 1)) / n * moves
+    return scaled
 
 
 def _rest_variance(scores: Floats, clusters: Ints) -> float:
     """Return C of one task: the seed × question residuals of ``scores`` f64[S, n], as variance of the whole mean."""
     seeds = scores.shape[0]
     rest = scores - scores.mean(axis=1, keepdims=True) - scores.mean(axis=0, keepdims=True) + scores.mean()
-    return float(sum(_mean_variance(row, clusters) for row in rest) / (seeds * (seeds - 1)))
+    return float((by_cluster(rest, clusters) ** 2).sum() / (seeds * (seeds - 1)))
 
 
 def intervals(

@@ -30,7 +30,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.statistics.estimates import ALPHA, POWER, Estimate, Floats, Ints, combine, quantile
+from harness.statistics.estimates import ALPHA, POWER, Estimate, Floats, combine, quantile
 
 DRAWS = 10_000
 FEWEST_SEEDS = 3  # of both rows of a pair, before anything is called better, worse or equal
@@ -44,20 +44,13 @@ class Block:
     Attributes:
         scores: f64[R, C, S], the score of each training seed; nan where there is none.
         trained: bool[R]; a row that was never trained has the same score under every seed.
-        questions: f64[R, C, K], what each of K clusters of questions contributes to a score; ``|q_i - q_j|²`` is the
-            question variance of a difference.
+        questions: f64[R, C, K], how far each of K clusters moves a score (:func:`.estimates.by_cluster`);
+            ``|q_i - q_j|²`` is the question variance of a difference.
     """
 
     scores: Floats
     trained: NDArray[np.bool_]
     questions: Floats
-
-
-def by_cluster(scores: Floats, clusters: Ints) -> Floats:
-    """Return what each cluster of questions adds to the mean of ``scores`` f64[n], for :attr:`Block.questions`."""
-    groups = int(clusters.max(initial=-1)) + 1
-    sums = np.bincount(clusters, weights=scores - scores.mean(), minlength=groups)
-    return np.asarray(math.sqrt(groups / max(groups - 1, 1)) / len(scores) * sums)
 
 
 def numbers_over_seeds(numbers: Sequence[float]) -> tuple[Block, Estimate]:

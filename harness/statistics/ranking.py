@@ -31,6 +31,7 @@ from harness.statistics.estimates import (
     Floats,
     Ints,
     bounds_of,
+    by_cluster,
     intervals,
     p_values,
     quantile,
@@ -209,7 +210,7 @@ def rank(
     tasks: Mapping[K, TaskMatrix], columns: Mapping[str, Mapping[K, float]], *, higher_is_better: bool = True
 ) -> Ranking[K]:
     """Rank the rows of a table in every column, a weighted mean of tasks; by default rank 1 is the highest score."""
-    vectors = {key: _deviations(task) for key, task in tasks.items()}
+    vectors = {key: by_cluster(task.scores, task.clusters) for key, task in tasks.items()}
     fractions = {key: bounds_of(task.scores) == FRACTION for key, task in tasks.items()}
     exact = {name: _Column(shares, tasks, vectors) for name, shares in columns.items()}
     count = len(next(iter(tasks.values())).scores)
@@ -231,18 +232,6 @@ def rank(
         )
     alone = {key: _Column({key: 1.0}, tasks, vectors).scores(fraction=fractions[key]) for key in tasks}
     return Ranking(alone, ranked, family, exact, adjusted)
-
-
-def _deviations(task: TaskMatrix) -> Floats:
-    """Return D f64[N, G]: scaled deviations from the row's mean, summed by cluster."""
-    centred = task.scores - task.scores.mean(axis=1, keepdims=True)
-    groups = int(task.clusters.max()) + 1
-    if groups < task.scores.shape[1]:
-        order = np.argsort(task.clusters, kind="stable")
-        starts = np.searchsorted(task.clusters[order], np.arange(groups))
-        centred = np.add.reduceat(centred[:, order], starts, axis=1)
-    scaled: Floats = np.sqrt(groups / max(groups - 1, 1)) / task.scores.shape[1] * centred
-    return scaled
 
 
 def _squares(vectors: Floats, rows: Ints, others: Ints) -> Floats:
