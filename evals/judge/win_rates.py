@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GroupKFold
 
 from evals.judge.verdicts import Pair, Unit
@@ -17,9 +13,10 @@ from harness.statistics.estimates import Floats
 
 _REFITS = 100
 _FOLDS = 5
-_STRENGTHS = np.logspace(-4, 4, 10)  # inverse strengths of the penalty that cross-validation chooses from
-_STEPS = 40
-_FINITE = 1e3  # inverse strength that only keeps estimates finite where a model always wins
+_STRENGTHS = np.logspace(-1, 3, 7)  # of the penalty, from which cross-validation chooses
+_PENALISED = np.array([0.0, 1.0, 1.0])  # the terms for length and difficulty, not a model's strength
+_STEPS, _CLOSE = 40, 1e-6
+_FINITE = 1e-3  # a penalty that only keeps estimates finite where a model always wins
 _FEWEST = 3  # models from which a Bradley–Terry model says more than their win rates
 
 
@@ -42,29 +39,28 @@ def length_controlled(pairs: Sequence[Pair], model: str) -> BootstrapInterval | 
     """Return the win rate of a model if both answers had the same length.
 
     The outcome follows ``logit P = θ + φ · tanh(Δ / s) + ψ · γ``: Δ is the difference of the lengths, s its standard
-    deviation, γ the difficulty of the question. It is fitted with an L1 penalty whose strength five-fold
-    cross-validation over questions chooses; a tie counts half. The win rate is the mean of P over the questions with
-    Δ = 0 (Dubois et al. 2024). γ comes from the pairs of the other models with the same baseline; with fewer than two
-    of them, the term is left out.
+    deviation, γ the difficulty of the question. The win rate is the mean of P over the questions with Δ = 0 (Dubois et
+    al. 2024). γ comes from the pairs of the other models with the same baseline; with fewer than two of them, the term
+    is left out. A penalty draws φ to the mean of the other models, since the pull of length is the judge's, and ψ to 1:
+    where all of a model's answers are short, its own pairs cannot tell strength from length. Five-fold
+    cross-validation over questions chooses the strength of the penalty. A tie counts half.
     """
     mine = [pair for pair in pairs if model in pair.models]
     clusters = ClusterBootstrap(pair.question for pair in mine)
     if clusters.count < _FOLDS:
         return None
     won = np.array([(pair.value(model) + 1) / 2 for pair in mine])
-    ease = _difficulties(pairs, model)
+    ease, slope = _difficulties(pairs, model)
     difficulty = [ease.get((pair.question, pair.turn), 0.0) for pair in mine]
     design = np.stack([np.ones(len(mine)), _lengths(mine, model), difficulty], axis=1)
-    equal = design * [1.0, 0.0, 1.0]
-    strength = _cross_validated(design, won, clusters.of)
-    value = _logistic(equal @ _fit(design, won, np.ones(len(mine)), strength)).mean()
-    # A strong penalty pulls every refit to ½, which would hide how uncertain the rate is.
+    equal, centre = design * [1.0, 0.0, 1.0], np.array([0.0, slope, 1.0])
+    penalty = _cross_validated(design, won, clusters.of, centre)
+    value = _logistic(equal @ _fit(design, won, np.ones(len(mine)), penalty, centre)).mean()
     drawn = [
-        np.average(_logistic(equal @ _fit(design, won, weights, max(strength, 1.0))), weights=weights)
+        np.average(_logistic(equal @ _fit(design, won, weights, penalty, centre)), weights=weights)
         for weights in resampling_weights(clusters.count, _REFITS)[:, clusters.of]
     ]
-    found = percentile_interval(float(value), np.array(drawn), len(mine))
-    return found and replace(found, low=min(found.low, found.value), high=max(found.high, found.value))
+    return percentile_interval(float(value), np.array(drawn), len(mine))
 
 
 def _lengths(pairs: Sequence[Pair], model: str) -> Floats:
@@ -76,9 +72,10 @@ def _lengths(pairs: Sequence[Pair], model: str) -> Floats:
     return found
 
 
-def _difficulties(pairs: Sequence[Pair], model: str) -> dict[Unit, float]:
-    """Return how easy each place (question and turn) is for the models other than ``model`` against the baseline.
+def _difficulties(pairs: Sequence[Pair], model: str) -> tuple[dict[Unit, float], float]:
+    """Return how easy each place (question and turn) is for the other models, and the mean of their terms for length.
 
+    The other models are those that were compared with the same baseline.
     The outcomes of all of them follow one logistic model with two terms for each model, its strength and the length,
     and one term for each place, with a normal prior. It is fitted by Newton steps on one kind of term after the other.
     """
@@ -86,7 +83,7 @@ def _difficulties(pairs: Sequence[Pair], model: str) -> dict[Unit, float]:
     others = [pair for pair in pairs if model not in pair.models]
     models = sorted({name for pair in others for name in pair.models} - {baseline})
     if baseline in (None, model) or len(models) < 2:
-        return {}
+        return {}, 0.0
     places = {place: i for i, place in enumerate(dict.fromkeys((pair.question, pair.turn) for pair in others))}
     won, length, count = (np.zeros((len(models), len(places))) for _ in range(3))
     for i, name in enumerate(models):
@@ -103,39 +100,40 @@ def _difficulties(pairs: Sequence[Pair], model: str) -> dict[Unit, float]:
             pull, curve = x * (won - count * p), x * x * count * p * (1 - p)
             step = (pull.sum(axis, keepdims=axis == 1) - term) / (curve.sum(axis, keepdims=axis == 1) + 1.0)
             term += np.clip(step, -1.0, 1.0)
-    return {place: float(ease[i]) for place, i in places.items()}
+    return {place: float(ease[i]) for place, i in places.items()}, float(slope.mean())
 
 
-def _cross_validated(design: Floats, won: Floats, questions: np.ndarray) -> float:
-    """Return the strength with the smallest log loss on questions that the fit has not seen."""
+def _cross_validated(design: Floats, won: Floats, questions: np.ndarray, centre: Floats) -> Floats:
+    """Return the penalty with the smallest log loss on questions that the fit has not seen."""
     folds = list(GroupKFold(_FOLDS).split(design, groups=questions))
     losses = []
     for strength in _STRENGTHS:
         loss = 0.0
         for train, test in folds:
-            p = _logistic(design[test] @ _fit(design[train], won[train], np.ones(len(train)), float(strength)))
-            p = np.clip(p, 1e-15, 1 - 1e-15)
+            fitted = _fit(design[train], won[train], np.ones(len(train)), strength * _PENALISED, centre)
+            p = np.clip(_logistic(design[test] @ fitted), 1e-15, 1 - 1e-15)
             loss -= float((won[test] * np.log(p) + (1 - won[test]) * np.log(1 - p)).mean())
         losses.append(loss)
-    return float(_STRENGTHS[int(np.argmin(losses))])
+    best: Floats = _STRENGTHS[int(np.argmin(losses))] * _PENALISED
+    return best
 
 
-def _fit(design: Floats, won: Floats, weights: Floats, strength: float, *, l1: bool = True) -> Floats:
-    """Return the coefficients of a logistic model of outcomes between 0 and 1; each counts as a win and as a loss."""
-    model = LogisticRegression(
-        C=strength, l1_ratio=1.0 if l1 else 0.0, solver="liblinear" if l1 else "newton-cholesky", fit_intercept=False,
-        random_state=0, max_iter=300,
-    )  # fmt: skip
-    shares = np.concatenate([weights * won, weights * (1 - won)])
-    counted = shares > 0
-    outcomes = np.repeat([1, 0], len(won))[counted]
-    if len(set(outcomes.tolist())) < 2:  # all won or all lost: nothing to fit, so pretend a tie of little weight
-        counted, shares = np.ones(len(shares), dtype=bool), np.maximum(shares, 1e-3)
-        outcomes = np.repeat([1, 0], len(won))
-    with warnings.catch_warnings():  # where one model always wins, more iterations change nothing that matters
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        model.fit(np.concatenate([design, design])[counted], outcomes, sample_weight=shares[counted])
-    found: Floats = model.coef_[0]
+def _fit(design: Floats, won: Floats, weights: Floats, penalty: Floats, centre: Floats) -> Floats:
+    """Return the coefficients of a logistic model of outcomes between 0 and 1, by Newton's method.
+
+    ``penalty`` is that of the squared distance of each coefficient from ``centre``, plus a little that keeps estimates
+    finite where a model always wins.
+    """
+    found = centre.copy()
+    penalty = penalty + _FINITE
+    for _ in range(_STEPS):
+        p = _logistic(design @ found)
+        pull = design.T @ (weights * (won - p)) - penalty * (found - centre)
+        curve = (design.T * (weights * p * (1 - p))) @ design + np.diag(penalty)
+        step = np.clip(np.linalg.solve(curve, pull), -1.0, 1.0)
+        found += step
+        if np.abs(step).max() < _CLOSE:
+            break
     return found
 
 
@@ -170,10 +168,9 @@ def bradley_terry(pairs: Sequence[Pair], *, style: bool) -> dict[str, BootstrapI
     baseline = common_opponent(pairs)
     counts = np.array([strength for pair in pairs for strength in pair.strengths], dtype=np.float64)
     weights = counts * resampling_weights(clusters.count, _REFITS)[:, clusters.of]
-    drawn = np.stack(
-        [_rates(_fit(design, won, w, _FINITE, l1=False)[: len(models)], models, baseline) for w in weights]
-    )
-    values = _rates(_fit(design, won, counts, _FINITE, l1=False)[: len(models)], models, baseline)
+    zero = np.zeros(design.shape[1])
+    drawn = np.stack([_rates(_fit(design, won, w, zero, zero)[: len(models)], models, baseline) for w in weights])
+    values = _rates(_fit(design, won, counts, zero, zero)[: len(models)], models, baseline)
     of_model = {model: sum(model in pair.models for pair in pairs) for model in models}
     return {
         model: percentile_interval(float(values[i]), drawn[:, i], of_model[model])

@@ -70,6 +70,7 @@ MODELS = [
         (1.31, 1.04, -2.40, 1636, 12.57, 14.72), (1.34, 0.98, -2.34, 1895, 14.25, 14.69),
     )
 ]  # fmt: skip
+GAMED = Model(2.98, 0.62, -2.25, 68, 3.74, 12.19)  # gpt4_gamed, whose answers are as short as possible
 
 
 def expected(model: Model, points: int = 60) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from length_coefficients import MODELS, expected, simulated
+from length_coefficients import GAMED, MODELS, expected, simulated
 from scipy.stats import spearmanr
 
 from evals.judge import win_rates
@@ -22,7 +22,7 @@ def test_the_published_coefficients_give_the_published_rates():
 def test_rates_at_equal_length_are_the_published_ones(monkeypatch, chance, order, difference):
     """With chance, no estimate from 805 questions is exact: the true difficulties without a penalty give 0.97, too."""
     monkeypatch.setattr(win_rates, "_REFITS", 2)  # only the estimates matter here
-    pairs = simulated(MODELS, 805, chance=chance)
+    pairs = simulated([*MODELS, GAMED], 805, chance=chance)
     names = [f"m{number}" for number in range(len(MODELS))]
     found = {name: np.array([100 * getattr(win_rates, name)(pairs, model).value for model in names])
              for name in ("win_rate", "length_controlled")}  # fmt: skip
@@ -33,3 +33,6 @@ def test_rates_at_equal_length_are_the_published_ones(monkeypatch, chance, order
     assert np.abs(found["win_rate"] - [model.plain for model in MODELS]).mean() < 2.5
     assert correlation >= order
     assert apart <= difference
+    gamed = 100 * win_rates.length_controlled(pairs, f"m{len(MODELS)}").value
+    print(f"answers of {GAMED.characters} characters: {gamed:.1f}, published {GAMED.controlled}")
+    assert 2.0 < gamed < 15.0  # its own pairs alone, all shorter than the baseline's, would give 37 with chance
