@@ -1,4 +1,4 @@
-"""Judged conversations, to be read: the questions of a judging, the answers to them, and what the judges said.
+"""Judged conversations, to be read: the questions of a judging, the answers to them, and the judgments.
 
 Both ``moemix view`` and the pages of a board show them. The verdicts are those of ``judgments-<judge>.jsonl``, from
 which the scores are computed.
@@ -19,22 +19,22 @@ Reader = Callable[[Path], Iterable[tuple[str, Line]]]
 
 
 @dataclass(frozen=True)
-class Said:
-    """A judgment: who judged, what was decided, and the judge's words."""
+class Judgment:
+    """The judge, the verdict, and what the judge wrote."""
 
     judge: str
     verdict: str
-    words: str
+    text: str
 
 
 @dataclass
 class Question:
-    """A question with the answers to its turns, by model, and what was said of the judged model's answers, by turn."""
+    """A question with the answers to its turns, by model, and the judgments of the judged model's answers, by turn."""
 
     category: str
     turns: Sequence[str]
     answers: Mapping[str, Sequence[str]]
-    said: dict[int, list[Said]] = field(default_factory=dict)
+    judgments: dict[int, list[Judgment]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Conversations:
 
 
 def read_conversations(folder: Path, model: str, read: Reader) -> Conversations:
-    """Read the conversations of a judging's folder and what judges said of a model in them.
+    """Read the conversations of a judging's folder, and the judgments of a model's answers.
 
     Raises:
         MoemixError: with file and line, a conversation that is not one.
@@ -66,22 +66,22 @@ def read_conversations(folder: Path, model: str, read: Reader) -> Conversations:
                 turn = line.get("turn")
                 if not isinstance(turn, int):
                     raise MoemixError("`turn` must be a whole number", where=place)
-                question.said.setdefault(turn, []).extend(_said(line, model))
+                question.judgments.setdefault(turn, []).extend(_judgments(line, model))
     return Conversations(model, questions)
 
 
-def _said(line: Line, model: str) -> Iterator[Said]:
-    """Yield the verdict on an answer, or those of the two games of a pair."""
+def _judgments(line: Line, model: str) -> Iterator[Judgment]:
+    """Yield the judgment of an answer, or those of the two games of a pair."""
     names = line.get("judge")
     judge = str(names[0] if isinstance(names, list) and names else names)
     if "g1_winner" not in line:
-        yield Said(judge, str(line.get("reason") or line.get("score")), str(line.get("judgment", "")))
+        yield Judgment(judge, str(line.get("reason") or line.get("score")), str(line.get("judgment", "")))
         return
     for game in (1, 2):
         winner = str(line.get(f"g{game}_winner"))
         place = "first" if (line.get("model_1") == model) == (game == 1) else "second"
         verdict = str(line.get("reason") or line.get(winner, winner))
-        yield Said(f"{judge}, shown {place}", verdict, str(line.get(f"g{game}_judgment", "")))
+        yield Judgment(f"{judge}, shown {place}", verdict, str(line.get(f"g{game}_judgment", "")))
 
 
 def _texts(value: object, where: str) -> list[str]:

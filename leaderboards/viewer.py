@@ -382,11 +382,14 @@ def _conversations(judged: Mapping[str, Conversations]) -> Iterator[str]:
         texts: list[tuple[str, object]] = []
         for turn, asked in enumerate(question.turns, 1):
             texts.append((f"question, turn {turn}", asked))
-            for label, one in judged.items():
-                if own := one.questions.get(key):
-                    given = ((label if model == one.model else model, turns) for model, turns in own.answers.items())
+            for label, judging in judged.items():
+                if own := judging.questions.get(key):
+                    given = (
+                        (label if model == judging.model else model, turns) for model, turns in own.answers.items()
+                    )
                     texts += [(name, turns[turn - 1]) for name, turns in given if len(turns) >= turn]
-                    texts += [(f"{x.judge} on {label}", f"{x.verdict}\n{x.words}") for x in own.said.get(turn, ())]
+                    found = own.judgments.get(turn, ())
+                    texts += [(f"{one.judge} on {label}", f"{one.verdict}\n{one.text}") for one in found]
         yield _details(f"question {key}: {question.category}", texts)
     if len(questions) > MOST_SHOWN:
         yield f"<p>… and {len(questions) - MOST_SHOWN} more questions; all are in {CONVERSATIONS}.</p>"

@@ -16,7 +16,7 @@ LONGEST = 2000  # characters of a text; the rest is in the submission's files
 MOST = 200_000  # answers of a suite version; a larger board has no pages of samples
 JUDGED_PAGE = 10  # judged questions
 MOST_TURNS = 50_000  # judged turns of all submissions; a larger board has no pages of conversations
-MOST_SAID = 10  # judgments of a turn
+MOST_JUDGMENTS = 10  # judgments of a turn
 Data = dict[str, object]
 
 
@@ -75,7 +75,7 @@ def conversation_data(standings: Standings, row: int) -> Iterator[tuple[str, lis
     for bench, summary in judgings(standings.submission(row), folder):
         if bench in standings.checked[row].judged:
             found = read_conversations(folder / "judge" / bench, summary.model, read_lines)
-            judged = sorted((key for key, one in found.questions.items() if one.said), key=_by_number)
+            judged = sorted((key for key, one in found.questions.items() if one.judgments), key=_by_number)
             pages = (judged[start : start + JUDGED_PAGE] for start in range(0, len(judged), JUDGED_PAGE))
             yield (
                 bench,
@@ -104,9 +104,9 @@ def _conversation(key: str, question: Question, model: str) -> Data:
                     for name in models
                     if len(question.answers[name]) > turn
                 ],
-                "said": [
-                    [_text(one.judge), _text(one.verdict), _text(one.words)]
-                    for one in question.said.get(turn + 1, [])[:MOST_SAID]
+                "judgments": [
+                    [_text(one.judge), _text(one.verdict), _text(one.text)]
+                    for one in question.judgments.get(turn + 1, [])[:MOST_JUDGMENTS]
                 ],
             }
             for turn, asked in enumerate(question.turns)

@@ -22,7 +22,7 @@ FIELDS = (
 _LEGEND = (
     "Scores are in % ± half the 95 % interval over questions. A rank a–b says that a − 1 submissions are significantly"
     " better, and all beyond b significantly worse (paired by question, at 5 % after correction for all pairs in all"
-    " columns). A † marks a score that is in part as recorded: nothing here ran its programs again."
+    " columns). A † marks a score that is partly as submitted: its programs were not run again."
 )
 
 

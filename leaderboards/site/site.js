@@ -67,7 +67,7 @@ const moemix = (() => {
   }
 
   // What the last line of the page explains.
-  const unconfirmed = (recorded) => (recorded ? el("span", { title: "in part as recorded: nothing here ran its programs again" }, "†") : null);
+  const unconfirmed = (recorded) => (recorded ? el("span", { title: "partly as submitted: its programs were not run again" }, "†") : null);
 
   function score(value, half, recorded) {
     if (value === null || value === undefined) return "–";
@@ -294,7 +294,7 @@ const moemix = (() => {
       const order = [...model.strategies.keys()].sort((a, b) => (suite.higher ? c.v[b] - c.v[a] : c.v[a] - c.v[b]));
       return [el("h2", {}, model.model || "Models", " ", el("small", {}, [model.recipe && `recipe ${model.recipe}`, model.owner].filter(Boolean).join(", "))),
         el("div", { class: "scroll", tabindex: 0 }, el("table", { class: "strategies" }, el("thead", {}, el("tr", {},
-          [["Strategy", "text"], [column.title, ""], ["Difference to uniform", ""], ["Drawn", "plot"], ["95 % interval", "wide"], ["Sure?", ""], ["Cost", "wide"], ["Seeds", "wide"], ["Compare", "wide"]]
+          [["Strategy", "text"], [column.title, ""], ["Difference to uniform", ""], ["Chart", "plot"], ["95 % interval", "wide"], ["Sure?", ""], ["Cost", "wide"], ["Seeds", "wide"], ["Compare", "wide"]]
             .map(([title, kind]) => el("th", { scope: "col", class: kind }, title)))),
         el("tbody", {}, order.map((k) => el("tr", { "data-strategy": model.strategies[k] },
           el("td", { class: "text name" }, el("a", { href: `#b/${suite.key}?strategy=${encodeURIComponent(model.strategies[k])}` }, model.strategies[k])),
@@ -388,7 +388,7 @@ const moemix = (() => {
       }));
     const several = suite.results.map(([task]) => task), title = ([task, metric, filter]) => (several.indexOf(task) === several.lastIndexOf(task) ? task : `${task} (${metric}${filter === "none" ? "" : `, ${filter}`})`);
     return [el("div", { class: "scroll", tabindex: 0 }, el("table", { class: "tasks" },
-      el("thead", {}, el("tr", {}, el("th", { scope: "col", class: "text" }, "Task"), el("th", { scope: "col", class: "plot" }, "Drawn"), ids.map((id, n) => el("th", { scope: "col" },
+      el("thead", {}, el("tr", {}, el("th", { scope: "col", class: "text" }, "Task"), el("th", { scope: "col", class: "plot" }, "Chart"), ids.map((id, n) => el("th", { scope: "col" },
         ids.length > 1 ? svg("svg", { viewBox: "0 0 12 8", class: "key", "aria-hidden": "true" }, svg("path", { class: `dot s${n % 8}`, d: "M6 4h0" })) : null, ids.length > 1 ? nameOf(id) : "Score")))),
       el("tbody", {}, suite.results.map((result, k) => el("tr", {}, el("td", { class: "text name" }, title(result)), el("td", { class: "plot" }, drawn(k)),
         parts.map((one) => el("td", {}, percent(one.v[k]), " ", el("small", {}, interval(one.l[k], one.u[k]))))))))) ];
@@ -472,7 +472,7 @@ const moemix = (() => {
         el("thead", {}, el("tr", {}, ["Category", "Score", "Standard error", "Turns"].map((t) => el("th", { scope: "col" }, t)))),
         el("tbody", {}, j.scores.map(([name, value, error, n]) => el("tr", {}, el("td", { class: "text" }, name), el("td", {}, value === null ? "–" : value.toFixed(2)),
           el("td", {}, error === null ? "–" : error.toFixed(2)), el("td", {}, String(n))))))),
-        j.pages ? el("p", {}, el("a", { href: `#j/${j.bench}/${id}` }, "Read the conversations and what the judges said")) : []]),
+        j.pages ? el("p", {}, el("a", { href: `#j/${j.bench}/${id}` }, "Read the conversations and judgments")) : []]),
       mixture && mixture.names.length ? [el("h2", {}, "Mixture over time"), trajectory(mixture, run)] : [],
       el("h2", {}, "Samples"), el("p", {}, Object.keys(record.scores).map((key) => sampleLinks(key, id))),
       el("h2", {}, "Reproduce this"), reproduce(s),
@@ -529,7 +529,7 @@ const moemix = (() => {
       cards, el("div", { class: "pager" }, turn(-1, "Previous"), el("span", { id: "count" }, `page ${at + 1} of ${pages}`), turn(1, "Next"))];
   }
 
-  // Judged conversations: each turn with its answers and what the judges said of them.
+  // Judged conversations: each turn with its answers and the judgments of them.
   async function judgedPage(bench, id, other, page) {
     const rows = board.judged[bench] || [];
     if (![id, other].every((one) => !one || rows.includes(rowOf.get(one)))) return missing();
@@ -537,10 +537,10 @@ const moemix = (() => {
     const at = Math.min(Math.max(0, Number.parseInt(page, 10) || 0), pages - 1), ids = [id, other].filter(Boolean);
     const held = await Promise.all(ids.map((one) => load(`j/${one}-${bench}-${at}`).catch(() => ({ questions: [] }))));
     const side = (one, k, question, turn) => {
-      const found = held[k].questions.find((each) => each.id === question.id), { answers, said } = (found && found.turns[turn]) || { answers: [], said: [] };
+      const found = held[k].questions.find((each) => each.id === question.id), { answers, judgments } = (found && found.turns[turn]) || { answers: [], judgments: [] };
       return el("div", { class: "answer" }, answers.length ? null : el("p", { class: "note" }, nameOf(one), " no answer"),
         answers.map(([model, text]) => [el("p", { class: "note" }, model || nameOf(one)), passage(text)]),
-        said.map(([judge, verdict, words]) => [el("p", { class: "note said" }, `${judge}: `, el("strong", {}, verdict)), passage(words)]));
+        judgments.map(([judge, verdict, words]) => [el("p", { class: "note judgment" }, `${judge}: `, el("strong", {}, verdict)), passage(words)]));
     };
     const cards = held[0].questions.map((question) => el("article", { class: "sample" }, el("h3", {}, `Question ${question.id} `, el("small", {}, question.category)),
       question.turns.map(({ asked }, turn) => [el("p", { class: "note" }, `Turn ${turn + 1}`), passage(asked), el("div", { class: "answers" }, ids.map((one, k) => side(one, k, question, turn)))])));

@@ -399,7 +399,7 @@ def test_judged_conversations_are_read_with_the_judgment_beside_another_submissi
     assert texts(page, ".sample h3")[:2] == ["Question 81 writing", "Question 82 writing"]
     assert texts(page, ".sample:first-of-type > pre") == ["ask 81", "more 81"]
     assert texts(page, ".sample:first-of-type .answer:first-of-type pre")[:2] == [f"say 81 {MARKUP}", f"[[3]] {MARKUP}"]
-    assert texts(page, ".sample:first-of-type .said") == ["j: 3", "j: 4"]
+    assert texts(page, ".sample:first-of-type .judgment") == ["j: 3", "j: 4"]
     Select(page.find_element("id", "beside")).select_by_visible_text("model-40 seed 40")
     until(lambda: len(texts(page, ".sample:first-of-type .answer")) == 4, "the other's answers")
     long = texts(page, ".sample:first-of-type .answer:nth-of-type(2) pre")[0]
