@@ -217,8 +217,8 @@ def in_words(found: Sequence[Finding], tables: Mapping[str, PaperTable], balance
     measured = len(found) - counts[UNKNOWN]
     texts = [
         f"Of {len(found)} claims of the paper, {measured} could be tested, and {measured - counts[UNDECIDED]} are"
-        f" decided: {counts[AGREES]} agree with the paper, {counts[DISAGREES]} disagree, and in {counts[EQUAL]} the two"
-        " are equal within the margin."
+        f" decided: {counts[AGREES]} as in the paper, {counts[DISAGREES]} the other way round, and {counts[EQUAL]} as"
+        " equal within the margin."
     ]
     for key, words in ((AGREES, "Agrees"), (DISAGREES, "Disagrees"), (EQUAL, "Equal"), (UNDECIDED, "Undecided")):
         if some := by_verdict.get(key):

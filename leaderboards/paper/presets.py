@@ -61,8 +61,7 @@ PRESETS = {
             " generated world. A Mixtral-shaped model stands for the paper's LLaMA-MoE, a ModuleFormer for its MoLM."
             " Facts stands for QA, Words for BBH, Math for GSM8K, Code for MBPP; nothing stands for MMLU. Models, data"
             " and questions differ from the paper's, so differences to its figures are printed for completeness only."
-            " The ModuleFormer learns slowly: after the same few steps it answers hardly anything right, so its rows"
-            " say little.",
+            " The ModuleFormer learns more slowly than the Mixtral and answers fewer questions after the same steps.",
         ),
     ),
     "smol": Preset(
