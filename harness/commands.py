@@ -40,6 +40,9 @@ def checked_plan(recipe: str, overrides: tuple[str, ...], store: str | None, roo
 @executor_options
 @click.option("--until-decided", is_flag=True, help="Add seeds until the primary comparisons are decided.")
 @click.option("--budget", metavar="HOURS", type=click.FloatRange(min=0), help="Of jobs, for --until-decided.")
+@click.option(
+    "--unsafe-code", is_flag=True, help="Run generated programs even where there is no sandbox for them: your own risk."
+)
 def bench(
     recipe: str,
     overrides: tuple[str, ...],
@@ -49,6 +52,7 @@ def bench(
     jobs: int | None,
     until_decided: bool,
     budget: float | None,
+    unsafe_code: bool,
 ) -> int:
     """Run RECIPE to its comparison table: make models, train, evaluate, compare.
 
@@ -69,6 +73,9 @@ def bench(
     folder, first = plan.store.root / plan.recipe.name, len(plan.recipe.seeds)
     if until_decided:
         plan = with_most_seeds(plan)
+    if unsafe_code:
+        plan = plan.with_unsafe_code()
+    if until_decided:
         outcome = conduct_until_decided(plan, first, budget)
         text, written = stages.comparison().report_looks(plan, first, folder)
     else:

@@ -13,7 +13,7 @@ from harness.launch import core_count, moemix_command
 from harness.recipe import Recipe, TinyModel
 from harness.records import ModelManifest, RunConfig
 from harness.requests import FILE as REQUEST_FILE
-from harness.requests import JobRequest, ModelJobRequest, TrainJobRequest
+from harness.requests import EvalJobRequest, JobRequest, ModelJobRequest, TrainJobRequest
 from harness.store import Run, Store, create_model, create_run
 
 Kind = Literal["model", "train", "eval", "judge", "gate-load"]
@@ -124,6 +124,16 @@ class Plan:
             raise MoemixError(f"the recipe has no seed {seed}", hint=f"its seeds: {', '.join(map(str, seeds))}")
         wanted = (model or models[0], seeds[0] if seed is None else seed)
         return next(p for p in found if (p.model, p.config.seed) == wanted)
+
+    def with_unsafe_code(self) -> Plan:
+        """Return the plan with evaluations that run generated programs even where there is no sandbox for them."""
+
+        def insist(job: Job) -> Job:
+            if not isinstance(job.request, EvalJobRequest):
+                return job
+            return dataclasses.replace(job, request=job.request.model_copy(update={"unsafe_code": True}))
+
+        return dataclasses.replace(self, jobs=tuple(map(insist, self.jobs)))
 
     def with_dependencies(self, *job_ids: str) -> tuple[Job, ...]:
         """Return jobs and everything they depend on, in order."""

@@ -8,6 +8,7 @@ from harness.errors import MoemixError
 from harness.jobs import Plan
 from harness.plan import build
 from harness.recipe import Recipe
+from harness.requests import EvalJobRequest
 from harness.store import Store
 
 
@@ -110,3 +111,13 @@ def test_a_panel_of_judges_goes_into_every_judging_with_its_keys_and_its_test(tm
     for wrong in ({**judging, "judge": "http://c/v1", "judge_model": "c"}, {**judging, "panel": []}):
         with pytest.raises(ValueError, match=r"not both|needs a judge"):
             plan(tmp_path, ["uniform"], judging=wrong)
+
+
+def test_programs_without_a_sandbox_are_run_by_every_evaluation_and_nothing_else_changes(tmp_path):
+    made = plan(tmp_path, ["uniform", "dynamic"], evaluation={"suites": ["quickstart"]})
+    unsafe = made.with_unsafe_code()
+    evaluations = [job for job in unsafe.jobs if isinstance(job.request, EvalJobRequest)]
+    assert len(evaluations) == 2
+    assert all(job.request.unsafe_code for job in evaluations)
+    assert not any(job.request.unsafe_code for job in made.jobs if isinstance(job.request, EvalJobRequest))
+    assert [job for job in unsafe.jobs if job not in evaluations] == [job for job in made.jobs if job.kind != "eval"]

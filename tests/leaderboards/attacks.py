@@ -388,6 +388,13 @@ def right_programs_after_the_filter(where):
     claim_passes(where)
 
 
+def answers_equal_to_everything(where):
+    """Programs return something that equals whatever their tests expect; recorded as passed, as outside a sandbox."""
+    code = "class Yes:\n    def __eq__(self, other):\n        return True\n\ndef f(x):\n    return Yes()\n"
+    edit_samples(where, "run", lambda lines: [line.update(resps=[[code]], filtered_resps=[code]) for line in lines])
+    claim_passes(where)
+
+
 def same_answer_always(where):
     def change(lines):
         for line in lines:
@@ -555,6 +562,8 @@ ATTACKS = [
            with_files(same_answer_always)),
     Attack("code", "programs that are said to pass", "failed", "execution", "is 0 by running its program",
            with_files(claim_passes)),
+    Attack("code", "answers that equal whatever is expected", "failed", "execution", "is 0 by running its program",
+           with_files(answers_equal_to_everything)),
     Attack("code", "right programs after the filter", "failed", "execution", "does not make",
            with_files(right_programs_after_the_filter)),
     Attack("replay", "answers that the checkpoint does not give", "failed", "replay", "9 of 25 scores moved",
