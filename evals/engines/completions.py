@@ -28,6 +28,9 @@ from harness.errors import StageError
 
 CONCURRENCY = 32
 ATTEMPTS = 7  # half a minute in all
+MOST_STOPS = (
+    4  # stop strings that OpenAI's protocol, and so vLLM, takes; an answer is cut at the others when it is here
+)
 _TIMEOUT = 1800.0  # seconds; an answer may wait behind others
 
 Score = tuple[float, bool]
@@ -196,7 +199,7 @@ class CompletionsLM(TemplateLM):  # type: ignore[misc]  # lm-eval has no types
             answer_tokens = options.pop("max_gen_toks")
             options.pop("do_sample")
             prompt = self.tok_encode(text)[-(self.max_length - answer_tokens) :]
-            payload = {"prompt": prompt, "max_tokens": answer_tokens, "stop": ends, **options}
+            payload = {"prompt": prompt, "max_tokens": answer_tokens, "stop": ends[:MOST_STOPS], **options}
             return str(postprocess_generated_text(self._complete(payload, stop).text, ends, None))
 
         def keep(request: Instance, answer: str) -> None:
@@ -213,11 +216,14 @@ class CompletionsLM(TemplateLM):  # type: ignore[misc]  # lm-eval has no types
             payload = {"prompt": prompt.tokens, "max_tokens": prompt.max_tokens, "top_p": 1.0}
             payload |= {"temperature": request.temperature, "seed": request.seed}
             if request.stop:
-                payload["stop"] = list(request.stop)
+                payload["stop"] = list(request.stop[:MOST_STOPS])
             reply = self._complete(payload, stop)
-            finish = "stop" if reply.finish_reason == "stop" else "length"
+            text = reply.text.removesuffix(eos)
+            for end in request.stop:
+                text = text.split(end)[0]
+            finish = "stop" if reply.finish_reason == "stop" or len(text) < len(reply.text) else "length"
             tokens = reply.usage.completion_tokens or len(self.tok_encode(reply.text))
-            return ChatReply(reply.text.removesuffix(eos), finish, len(prompt.tokens), tokens, prompt.cut)
+            return ChatReply(text, finish, len(prompt.tokens), tokens, prompt.cut)
 
         self._ask_all(
             prompts, [prompt.tokens for prompt in prompts], ask, lambda prompt, reply: keep(prompt.request, reply)

@@ -126,6 +126,24 @@ def test_a_server_that_ignores_the_letters_is_asked_the_long_way(server, checkpo
     assert [value for value, _ in found] == pytest.approx([value for value, _ in expected], abs=1e-4)
 
 
+def test_an_answer_is_cut_at_more_stop_strings_than_a_request_may_have(server, checkpoint, monkeypatch):
+    from lm_eval.api.instance import Instance
+
+    complete, sent = server.complete, []
+    monkeypatch.setattr(server, "complete", lambda request: sent.append(request["stop"]) or complete(request))
+
+    def answer(*until):
+        options = {"until": list(until), "max_gen_toks": 40, "do_sample": False}
+        return served(server, checkpoint).generate_until(
+            [Instance("generate_until", {}, ("the text", options), 0, metadata=("t", 0, 1))]
+        )[0]
+
+    free = answer("§")
+    end = free[5:8]
+    assert answer("§1", "§2", "§3", "§4", "§5", end) == free.split(end)[0]
+    assert max(map(len, sent)) == 4, "vLLM refuses a request with more"
+
+
 def test_what_a_server_says_of_itself_is_recorded(server, checkpoint, mini_suite, tmp_path):
     config = {"model": "org/tiny", "revision": "3fa2", "dtype": "torch.bfloat16", "quantization": None}
     server.says = {
