@@ -27,6 +27,7 @@ THOROUGH = (
     "test_distributions.py",
     "test_judge_length.py",
     "test_judge_served.py",
+    "test_engines_agree.py",
     # single tests of files that are otherwise run: a second server, a second kill, a second proposal
     "test_the_same_recipe_is_evaluated_through_a_vllm_server",
     "test_a_server_killed_midway_is_started_again_once_and_asked_only_for_the_rest",
