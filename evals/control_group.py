@@ -1,7 +1,7 @@
 """A control group for a program, where one can be made: the kernel itself then keeps its memory within the limit.
 
 That takes version 2 of control groups, and a group of ours, or the one above, in which we may make others. Root often
-has one, and so has anybody whose command ``systemd-run --user --scope`` starts.
+has one.
 """
 
 from __future__ import annotations

@@ -28,9 +28,7 @@ from harness.errors import StageError
 
 CONCURRENCY = 32
 ATTEMPTS = 7  # half a minute in all
-MOST_STOPS = (
-    4  # stop strings that OpenAI's protocol, and so vLLM, takes; an answer is cut at the others when it is here
-)
+MOST_STOPS = 4  # stop strings of a request by OpenAI's protocol; answers are cut at all of them when they are here
 _TIMEOUT = 1800.0  # seconds; an answer may wait behind others
 
 Score = tuple[float, bool]
@@ -218,10 +216,9 @@ class CompletionsLM(TemplateLM):  # type: ignore[misc]  # lm-eval has no types
             if request.stop:
                 payload["stop"] = list(request.stop[:MOST_STOPS])
             reply = self._complete(payload, stop)
-            text = reply.text.removesuffix(eos)
-            for end in request.stop:
-                text = text.split(end)[0]
-            finish = "stop" if reply.finish_reason == "stop" or len(text) < len(reply.text) else "length"
+            whole = reply.text.removesuffix(eos)
+            text = postprocess_generated_text(whole, list(request.stop), None)
+            finish = "stop" if reply.finish_reason == "stop" or text != whole else "length"
             tokens = reply.usage.completion_tokens or len(self.tok_encode(reply.text))
             return ChatReply(text, finish, len(prompt.tokens), tokens, prompt.cut)
 

@@ -9,6 +9,7 @@ from typing import cast
 import torch
 import transformers
 from lm_eval.models.huggingface import HFLM
+from lm_eval.models.utils import postprocess_generated_text
 from transformers import (
     GenerationConfig,
     LogitsProcessor,
@@ -148,8 +149,7 @@ class SeededHFLM(HFLM):  # type: ignore[misc]  # lm-eval has no types
             finish = "length" if end is None and stopped is None else "stop"
             length = min(i for i in (end, stopped, len(new)) if i is not None)
             text = tokenizer.decode(new[:length], skip_special_tokens=True)
-            for stop in prompt.request.stop:
-                text = text.split(stop)[0]
+            text = postprocess_generated_text(text, list(prompt.request.stop), None)
             replies.append(ChatReply(text, finish, len(prompt.tokens), length, prompt.cut))
         return replies
 

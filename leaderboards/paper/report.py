@@ -58,9 +58,10 @@ def write_report(experiments: Experiments, out: Path, single: Path | None = None
     if single is not None:
         folder = single.with_suffix("")
         folder.mkdir(parents=True, exist_ok=True)
-        for name in figures if not (out.exists() and folder.samefile(out)) else ():
-            for kind in ("png", "svg"):
-                shutil.copyfile(out / f"{name}.{kind}", folder / f"{name}.{kind}")
+        if not folder.samefile(out):
+            for name in figures:
+                for kind in ("png", "svg"):
+                    shutil.copyfile(out / f"{name}.{kind}", folder / f"{name}.{kind}")
         write_text(folder / "claims.csv", report.claims)
         write_text(single, _markdown(report, os.path.relpath(folder, single.parent)))
         written.append(single)

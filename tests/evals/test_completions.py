@@ -9,6 +9,7 @@ from tiny_server import TinyServer
 
 from evals import pace
 from evals.engines import completions
+from evals.engines.chat import ChatRequest, chat
 from evals.engines.url import UrlEngine
 from harness.errors import MoemixError, StageError
 
@@ -141,6 +142,17 @@ def test_an_answer_is_cut_at_more_stop_strings_than_a_request_may_have(server, c
     free = answer("§")
     end = free[5:8]
     assert answer("§1", "§2", "§3", "§4", "§5", end) == free.split(end)[0]
+    asked, replies = ({"role": "user", "content": "the text"},), []
+    ends = ("§1", "§2", "§3", "§4", end)
+    chat(
+        served(server, checkpoint),
+        [ChatRequest(asked, max_tokens=40, stop=some) for some in (("§",), ends)],
+        lambda request, reply: replies.append((request.stop, reply)),
+        template="{{ messages[0].content }}",
+    )
+    whole, cut = dict(replies)[("§",)], dict(replies)[ends]
+    assert cut.text == whole.text.split(end)[0] != whole.text
+    assert cut.finish_reason == "stop"
     assert max(map(len, sent)) == 4, "vLLM refuses a request with more"
 
 
