@@ -85,19 +85,38 @@ def plan(source: AnyRecipe, *, store: AnyPath | None = None, data_root: AnyPath 
     return build(tree, runs, root)
 
 
-def bench(source: AnyRecipe, *, store: AnyPath | None = None, data_root: AnyPath | None = None) -> Table:
-    """Run a recipe and return its comparison table; arguments and errors as in :func:`plan`.
+def bench(
+    source: AnyRecipe,
+    *,
+    store: AnyPath | None = None,
+    data_root: AnyPath | None = None,
+    until_decided: bool = False,
+    budget: float | None = None,
+    unsafe_code: bool = False,
+) -> Table:
+    """Run a recipe and return its comparison table; the first arguments and errors are as in :func:`plan`.
 
     What is done already is kept. A job that fails is logged and does not stop the others; its row in the table has
     the reason. After an interrupt, the same call goes on.
-    """
-    from harness.conductor import conduct
-    from leaderboards.selection import from_plan
 
+    ``until_decided`` adds seeds where a primary comparison is open, up to the recipe's ``comparisons.most_seeds``;
+    ``budget`` is the hours that the jobs of all runs may then take, one after the other. ``unsafe_code`` runs generated
+    programs even where there is no sandbox for them, at your own risk.
+    """
+    from harness.bench import run_bench
+    from harness.errors import MoemixError
+    from leaderboards.looks import select
+
+    if budget is not None and not until_decided:
+        raise MoemixError("`budget` needs `until_decided=True`", where="moemix.bench")
     _log()
-    planned = plan(source, store=store, data_root=data_root)
-    conduct(planned)
-    return Table(tuple(from_plan(planned).compare()))
+    done = run_bench(
+        plan(source, store=store, data_root=data_root),
+        until_decided=until_decided,
+        budget=budget,
+        unsafe_code=unsafe_code,
+    )
+    return Table(tuple(select(done.plan, done.first).compare()))
 
 
 def train(
@@ -193,32 +212,40 @@ def table(
     suite: str | None = None,
     baseline: str | None = None,
     checkpoints: bool = False,
+    until_decided: bool = False,
     store: AnyPath | None = None,
     data_root: AnyPath | None = None,
 ) -> Table:
     """Compare the runs of recipes or plans, or runs and folders of runs, in one table.
 
     ``suite`` selects one suite; ``baseline`` is the label of the row that differences are taken to (default: the
-    recipe's); ``checkpoints`` compares every run as a checkpoint, and not strategies over their seeds; the rest is as
-    in :func:`plan`.
+    recipe's); ``checkpoints`` compares every run as a checkpoint, and not strategies over their seeds;
+    ``until_decided`` shows what ``bench(recipe, until_decided=True)`` decided; the rest is as in :func:`plan`.
     """
     import dataclasses
 
+    from harness.errors import MoemixError
     from harness.jobs import Plan
     from harness.plan import build
     from harness.store import Run
     from leaderboards.cli import BASELINE
+    from leaderboards.looks import decided
     from leaderboards.selection import Selection, from_folders, from_plan, joined
 
     def selected(target: Recipe | Plan | Run | AnyPath | Mapping[str, object]) -> Selection:
-        if isinstance(target, Plan):
-            return from_plan(target)
         if isinstance(target, Run):
-            return from_folders([target.folder], BASELINE)
-        if isinstance(target, str | PathLike) and Path(target).is_dir():
-            return from_folders([Path(target)], BASELINE)
-        return from_plan(build(recipe(target), _store(store), _data(data_root)))
+            folder = target.folder
+        elif isinstance(target, str | PathLike) and Path(target).is_dir():
+            folder = Path(target)
+        else:
+            planned = target if isinstance(target, Plan) else build(recipe(target), _store(store), _data(data_root))
+            return decided(planned) if until_decided else from_plan(planned)
+        if until_decided:
+            raise MoemixError("`until_decided` is for a recipe, and these are runs", where=str(folder))
+        return from_folders([folder], BASELINE)
 
+    if until_decided and (len(targets) != 1 or baseline is not None):
+        raise MoemixError("`until_decided` takes one recipe, with its own baseline", where="moemix.table")
     selection = dataclasses.replace(joined([selected(target) for target in targets]), checkpoints=checkpoints)
     if baseline is not None:
         selection = dataclasses.replace(selection, baseline=baseline)

@@ -11,7 +11,6 @@ import click
 
 from harness import stages
 from harness.checks import check, disk_shortage
-from harness.errors import MoemixError
 from harness.execution import SlurmExecutor
 from harness.grid import Grid, terminal_table
 from harness.jobs import Plan
@@ -62,29 +61,18 @@ def bench(
     With --until-decided, strategies that are not told apart from the baseline get more seeds, up to the recipe's
     `comparisons.most_seeds`. --budget is what all of the runs may take, in hours of jobs one after the other.
     """
-    from harness.conductor import conduct
-    from harness.until_decided import conduct_until_decided, with_most_seeds
+    from harness.bench import run_bench
 
     if budget is not None and not until_decided:
         raise click.UsageError("--budget is for --until-decided")
     plan = checked_plan(recipe, overrides + executor_settings(executor, jobs), store, data_root)
-    if shortage := disk_shortage(plan):
-        raise MoemixError(shortage, where=f"recipe {plan.recipe.name}")
-    folder, first = plan.store.root / plan.recipe.name, len(plan.recipe.seeds)
-    if until_decided:
-        plan = with_most_seeds(plan)
-    if unsafe_code:
-        plan = plan.with_unsafe_code()
-    if until_decided:
-        outcome = conduct_until_decided(plan, first, budget)
-        text, written = stages.comparison().report_looks(plan, first, folder)
-    else:
-        outcome = conduct(plan)
-        text, written = stages.comparison().report(plan, folder)
+    done = run_bench(plan, until_decided=until_decided, budget=budget, unsafe_code=unsafe_code)
+    folder = done.plan.store.root / done.plan.recipe.name
+    text, written = stages.comparison().report(done.plan, folder, done.first)
     click.echo(text, nl=False)
     for path in written:
         click.echo(f"written: {path}", err=True)
-    return 1 if outcome.failed else 0
+    return 1 if done.outcome.failed else 0
 
 
 @click.command()

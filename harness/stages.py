@@ -154,14 +154,14 @@ class Progress:
 class ComparisonStage(Protocol):
     """What ``leaderboards`` offers."""
 
-    def report(self, plan: Plan, folder: Path) -> tuple[str, list[Path]]:
-        """Compare the runs of a plan; return the table for a terminal, and the files written into the folder."""
+    def report(self, plan: Plan, folder: Path, first: int | None = None) -> tuple[str, list[Path]]:
+        """Compare the runs of a plan; return the table for a terminal, and the files written into the folder.
+
+        ``first`` is the number of seeds at the first look, if seeds are added until the comparisons are decided.
+        """
 
     def progress(self, plan: Plan, first: int) -> Progress:
         """Return which runs a plan needs next until its primary comparisons are decided, from ``first`` seeds on."""
-
-    def report_looks(self, plan: Plan, first: int, folder: Path) -> tuple[str, list[Path]]:
-        """Report as ``report`` does, with verdicts as they were decided look by look."""
 
 
 def training() -> TrainingStage:

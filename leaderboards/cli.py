@@ -63,6 +63,8 @@ def table(
     from leaderboards.exports import render
     from leaderboards.figures import draw_weights, trajectories
 
+    if until_decided and baseline is not None:
+        raise click.UsageError("--until-decided compares with the baseline of the recipe: --set baseline=LABEL")
     if until_decided:
         selection = _decided(targets, overrides, store, data_root)
     else:
@@ -204,13 +206,11 @@ def power(
 
 def _decided(targets: tuple[str, ...], overrides: tuple[str, ...], store: str | None, root: str | None) -> Selection:
     """Return the runs of one recipe with the verdicts that were decided look by look."""
-    from harness.until_decided import with_most_seeds
-    from leaderboards.looks import follow
+    from leaderboards.looks import decided
 
     if len(targets) != 1:
         raise click.UsageError("--until-decided takes one recipe")
-    plan = build_plan(targets[0], overrides, store, root)
-    return follow(with_most_seeds(plan), len(plan.recipe.seeds))[1]
+    return decided(build_plan(targets[0], overrides, store, root))
 
 
 def _recipes_in(target: str) -> list[str]:

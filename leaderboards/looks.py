@@ -18,11 +18,22 @@ from harness.jobs import Plan, PlannedRun
 from harness.stages import Progress
 from harness.statistics.joint import FEWEST_SEEDS
 from harness.statistics.sequential import levels, looks
+from harness.until_decided import with_most_seeds
 from leaderboards.differences import Look
 from leaderboards.selection import Selection, from_plan
 from leaderboards.table import Comparison
 
 Open = dict[tuple[str, str], set[str]]  # model id and label of a row → descriptions of its open comparisons
+
+
+def select(plan: Plan, first: int | None = None) -> Selection:
+    """Return the runs of a plan to compare; ``first`` is None unless seeds are added until all is decided."""
+    return from_plan(plan) if first is None else follow(plan, first)[1]
+
+
+def decided(plan: Plan) -> Selection:
+    """Return the runs of a recipe with what ``bench --until-decided`` decided, without running anything."""
+    return follow(with_most_seeds(plan), len(plan.recipe.seeds))[1]
 
 
 def follow(plan: Plan, first: int) -> tuple[Progress, Selection]:

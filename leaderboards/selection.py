@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from harness.errors import MoemixError, unknown
@@ -106,7 +106,7 @@ def from_folders(folders: Iterable[Path], baseline: str) -> Selection:
 
 
 def joined(selections: Sequence[Selection]) -> Selection:
-    """Join selections, with the first one's baseline and comparisons. A run that is in several is kept once."""
+    """Join selections, with the first one's baseline, comparisons and look. A run that is in several is kept once."""
     runs = {run.folder.resolve(): run for selection in selections for run in selection.runs}
     planned = {folder: config for selection in selections for folder, config in selection.planned.items()}
     evaluations: Folders = {}
@@ -116,8 +116,8 @@ def joined(selections: Sequence[Selection]) -> Selection:
             evaluations.setdefault(suite, {}).update(by_run)
         for bench, by_run in selection.judgings.items():
             judgings.setdefault(bench, {}).update(by_run)
-    return Selection(
-        tuple(runs.values()), evaluations, selections[0].baseline, planned, judgings, selections[0].declared
+    return replace(
+        selections[0], runs=tuple(runs.values()), evaluations=evaluations, planned=planned, judgings=judgings
     )
 
 

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from run_records import PROVENANCE, columns_of, sample_line, train_result, write_samples
 
+import moemix
 from harness import until_decided
 from harness.commands import bench
 from harness.errors import MoemixError
@@ -29,10 +30,8 @@ from tests.harness.statistics.test_simulations import whole_table
 
 SKILL = {"none": 0.1, "uniform": 0.5, "dynamic": 0.9, "datasize": 0.5, "random": 0.56}
 HOUR = {"started": "2026-01-01T00:00:00+00:00", "finished": "2026-01-01T01:00:00+00:00", "status": "done"}
-OPTIONS = (
-    "--set", "strategies=[none, uniform, dynamic, random]", "--set", "judging.benches=[]",
-    "--set", "comparisons.most_seeds=8",
-)  # fmt: skip
+OVERRIDES = ("strategies=[none, uniform, dynamic, random]", "judging.benches=[]", "comparisons.most_seeds=8")
+OPTIONS = tuple(part for override in OVERRIDES for part in ("--set", override))
 
 
 def finish(job) -> None:
@@ -123,6 +122,23 @@ def test_seeds_are_added_only_where_a_comparison_is_open_and_its_verdicts_are_sh
     run(tmp_path)  # everything is there, so nothing runs
     assert capfd.readouterr().out == text
     assert len(drawn) == before
+
+
+def test_python_decides_as_the_command_line_does(tmp_path, drawn, capfd):
+    assert run(tmp_path) == 0
+    text = capfd.readouterr().out
+    before = len(drawn)
+    recipe = moemix.recipe(load_recipe("quickstart", OVERRIDES))
+    assert str(moemix.bench(recipe, store=tmp_path, until_decided=True)) == text
+    assert str(moemix.table(recipe, store=tmp_path, until_decided=True)) == text
+    assert len(drawn) == before
+    assert str(moemix.table(recipe, store=tmp_path)) != text
+    for wrong in ({"baseline": "none"}, {"store": tmp_path / "none"}):
+        target = tmp_path / "quickstart" if "store" in wrong else recipe
+        with pytest.raises(MoemixError, match="until_decided"):
+            moemix.table(target, until_decided=True, **wrong)
+    with pytest.raises(MoemixError, match="until_decided=True"):
+        moemix.bench(recipe, store=tmp_path, budget=2.0)
 
 
 def test_the_budget_ends_it_with_a_sentence_and_the_next_command_goes_on(tmp_path, drawn, caplog):
