@@ -6,17 +6,21 @@ and marks as in ``moemix table`` (:mod:`leaderboards.comparison`), with the scor
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 
+from harness.files import hash_value
+from harness.progress import progress
 from harness.recipe import Comparisons
 from harness.records import RunManifest
 from harness.schema import parse
 from harness.statistics.columns import Key
 from harness.statistics.estimates import FRACTION_DIFFERENCE, UNBOUNDED
 from harness.statistics.joint import FEWEST_SEEDS
+from leaderboards.board.checked import Cache
 from leaderboards.board.pairs import shortened
 from leaderboards.board.standings import Standing, Standings
 from leaderboards.board.untrusted import read_record
@@ -76,27 +80,62 @@ class SubmittedRow(Row):
 
 
 def strategy_data(standings: Standings, standing: Standing) -> Iterator[Data]:
-    """Yield each model, recipe and owner with its strategies: scores, differences and verdicts in every column."""
+    """Yield each model, recipe and owner with its strategies: scores, differences and verdicts in every column.
+
+    Testing a group takes up to a second. So results are cached beside the verdicts, by what they depend on.
+    """
     found: dict[tuple[str, str, str], dict[str, dict[int, int]]] = {}
     for at, number in enumerate(standing.rows):
         submission = standings.submission(number)
         if submission.strategy and submission.seed is not None:
             group = (submission.base_model or "", submission.recipe or "", submission.owner or "")
             found.setdefault(group, {}).setdefault(submission.strategy, {}).setdefault(submission.seed, at)
-    for (model, recipe, owner), strategies in sorted(found.items()):
-        if BASELINE not in strategies or len(strategies) < 2:
-            continue
-        ordered = sorted(strategies.items(), key=lambda one: (one[0] != BASELINE, one[0]))
-        rows = [_row(standings, standing, strategy, at) for strategy, at in ordered]
-        table = _compared(standings, standing, model, rows)
-        yield {
-            "model": model, "recipe": recipe, "owner": owner, "strategies": [row.strategy for row in rows],
-            "seeds": [len(row.seeds) for row in rows],
-            "ids": [[standings.submission(standing.rows[at]).submission_id for at in row.at.values()] for row in rows],
-            "seconds": [row.seconds for row in rows],
-            "columns": {heading.name: _column(standing, heading, rows) for heading in table.columns},
-            "notes": verdict_notes(table),
-        }  # fmt: skip
+    groups = {
+        group: strategies
+        for group, strategies in sorted(found.items())
+        if BASELINE in strategies and len(strategies) > 1
+    }
+    with Cache(standings.board) as cache, progress("compare strategies", len(groups)) as bar:
+        keys = {group: _key(cache, standings, standing, strategies) for group, strategies in groups.items()}
+        known = cache.read(keys.values())
+        for group, strategies in groups.items():
+            data = known.get(keys[group])
+            if data is None:
+                data = json.dumps(_group(standings, standing, group, strategies)).encode()
+                cache.write(keys[group], data)
+            bar.advance()
+            yield json.loads(data)
+
+
+def _key(cache: Cache, standings: Standings, standing: Standing, strategies: Mapping[str, Mapping[int, int]]) -> str:
+    """Return a hash of what a group's comparison depends on."""
+    members = []
+    for strategy, at in sorted(strategies.items()):
+        for seed, position in sorted(at.items()):
+            checked = standings.checked[standing.rows[position]]
+            members.append([
+                strategy, seed, checked.label, cache.digest(checked.label), checked.as_recorded,
+                checked.engines.get(standing.suite.key),
+            ])  # fmt: skip
+    clusters = {task: hash_value(numbers.tolist()) for task, numbers in standing.clusters.items()}
+    return "strategies " + hash_value([cache.checks, standing.suite.key, list(standing.columns), clusters, members])
+
+
+def _group(
+    standings: Standings, standing: Standing, group: tuple[str, str, str], strategies: Mapping[str, dict[int, int]]
+) -> Data:
+    model, recipe, owner = group
+    ordered = sorted(strategies.items(), key=lambda one: (one[0] != BASELINE, one[0]))
+    rows = [_row(standings, standing, strategy, at) for strategy, at in ordered]
+    table = _compared(standings, standing, model, rows)
+    return {
+        "model": model, "recipe": recipe, "owner": owner, "strategies": [row.strategy for row in rows],
+        "seeds": [len(row.seeds) for row in rows],
+        "ids": [[standings.submission(standing.rows[at]).submission_id for at in row.at.values()] for row in rows],
+        "seconds": [row.seconds for row in rows],
+        "columns": {heading.name: _column(standing, heading, rows) for heading in table.columns},
+        "notes": verdict_notes(table),
+    }  # fmt: skip
 
 
 def _row(standings: Standings, standing: Standing, strategy: str, at: dict[int, int]) -> SubmittedRow:

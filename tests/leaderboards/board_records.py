@@ -177,12 +177,14 @@ def write_submission(
     ability: float = 0.5,
     seed: int = 0,
     updates: int = 3,
+    draw: int | None = None,
     **stated: Any,
 ) -> SubmissionFolder:
-    """A submission in a board's folder, without the syncing of real ones."""
+    """A submission in a board's folder, without the syncing of real ones. ``draw`` seeds its answers, else ``seed``."""
     scratch = board.path / "submissions" / model / "new"
     fingerprint = digest(f"{model} {seed}")
-    write_evaluation(scratch / "evals" / "made@1", asked, ability=ability, seed=seed, checkpoint_hash=fingerprint)
+    write_evaluation(scratch / "evals" / "made@1", asked, ability=ability, seed=seed if draw is None else draw,
+                     checkpoint_hash=fingerprint)  # fmt: skip
     names, third = ("chat", "code", "math"), (1 / 3, 1 / 3, 1 / 3)
     rng = np.random.default_rng(seed)
     with open(scratch / "mixture.jsonl", "w") as file:
