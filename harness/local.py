@@ -75,7 +75,7 @@ class _Conductor:
     def _start_ready_jobs(self) -> None:
         """Start waiting jobs in order. Where one finds no free slot, no later job may overtake it."""
         full = False
-        for job in list(self.waiting):
+        for job in self._ordered():
             dependency = self.outcome.failed_dependency(job)
             if dependency is not None:
                 self.outcome.blocked[job.id] = dependency
@@ -90,6 +90,18 @@ class _Conductor:
                 full = needed > len(self.free)
                 if not full:
                     self._start(job, [self.free.pop(0) for _ in range(needed)])
+
+    def _ordered(self) -> list[Job]:
+        """Return the waiting jobs in order; the last few that others wait for come first.
+
+        These are the trainings, which are long. In the plan's order the last one would begin late, and the other slots
+        would have nothing left to do beside it.
+        """
+        awaited = {other for job in self.waiting for other in job.after}
+        leading = sum(job.id in awaited for job in self.waiting)
+        if self.slots == 1 or leading > 2 * self.slots:
+            return list(self.waiting)
+        return sorted(self.waiting, key=lambda job: job.id not in awaited)
 
     def _remove(self, job: Job, reason: str) -> None:
         self.waiting.remove(job)

@@ -60,6 +60,23 @@ def test_a_job_that_takes_all_slots_runs_alone(tmp_path):
     assert all(before[1] <= after[0] for before, after in itertools.pairwise(found))
 
 
+def test_the_last_jobs_that_others_wait_for_start_before_those_that_nothing_waits_for(tmp_path):
+    """In the plan's order the last training would begin when nothing but its own evaluation is left."""
+    script = SPAN.replace("0.4", "0.1") + "finish()"
+    jobs = tuple(
+        job
+        for n in range(7)
+        for job in (
+            trivial(tmp_path, f"train-{n}", script),
+            trivial(tmp_path, f"eval-{n}", script, kind="eval", after=(f"train-{n}",)),
+        )
+    )
+    conduct_locally(jobs, LocalExecutor(jobs=2))
+    begun = {job.id: json.loads((job.folder / "span").read_text())[0] for job in jobs}
+    assert begun["eval-0"] < begun["train-6"]  # early on, in the order of the plan
+    assert all(begun["train-6"] < begun[f"eval-{n}"] for n in range(2, 7))
+
+
 def test_each_slot_has_its_own_device_and_every_job_its_threads(tmp_path):
     jobs = tuple(trivial(tmp_path, name, SEES + "time.sleep(0.5); finish()") for name in "ab")
     conduct_locally(jobs, LocalExecutor(devices=("4", "7"), threads=3))
