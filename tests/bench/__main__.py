@@ -9,7 +9,7 @@ from pathlib import Path
 
 from harness.errors import nearest
 
-HELPERS = {"__main__", "report", "workload"}
+HELPERS = {"__main__", "landscape_world", "report", "workload"}
 
 
 def main() -> int:

@@ -27,8 +27,10 @@ from harness.plan import build
 from harness.recipe import Recipe
 from harness.recipe_file import load_recipe
 from harness.records import EvalSummary
-from harness.store import Store
+from harness.store import Run, Store
 from leaderboards.drawing import colour, save
+from leaderboards.selection import from_plan
+from tests.bench.landscape_world import fit_world, losses_of, report_world, write_world
 from tests.bench.report import RESULTS, Report, options
 from trainers.proposals.laws import MixingLaw, ProxyLosses, RegMix
 
@@ -40,32 +42,38 @@ PARTS, LEAST = 4, 0.04  # a mix is LEAST for each source, and the rest in so man
 FINE = 20  # parts of the grid on which the best mix is sought
 DRAWS = 2000
 SUBSETS, PROXIES = 20, 16  # how often a law is fitted, and to how many of the mixes
+QUICK = 3  # strategies at the tiny size
+# All but `static`, whose rows the mixes are, and `doge_target`, which aims at sets of its own.
 STRATEGIES: tuple[str | dict[str, object], ...] = (
-    "uniform", "datasize", "temperature", "random", "sequential", "gate_load_static", "sentence_embedding",
-    {"name": "dynamic", "options": {"eta": 1.0}}, {"name": "inverse", "options": {"eta": 1.0}}, "steady",
+    "none", "uniform", {"name": "dynamic", "options": {"eta": 1.0}}, "datasize", "temperature", "random", "sequential",
+    "gate_load_static", "sentence_embedding", {"name": "inverse", "options": {"eta": 1.0}}, "steady",
     "steady_probability", "steady_progress", "ref_loss", "loss_softmax", "odm", "ado", "skill_it", "aioli", "doge",
-    "pike",
+    "pike", "balanced", "rnb", "dynamix_sft", "odm_exp3", "doremi", "final_static",
+    {"name": "dynamic_from_sentence_embedding", "options": {"eta": 1.0}},
 )  # fmt: skip
 Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Measured:
+class Reached:
     """What the runs of one row reached, a number for each seed.
 
     Attributes:
         average: points.
         losses: nats per target token, f64[seeds, sets].
+        runs: one for each seed.
     """
 
     average: Floats
     losses: Floats
+    runs: tuple[Run, ...]
 
     def numbers(self, measure: str) -> Floats:
         """Return one number for each seed; more is better."""
         return self.average if measure == "average" else -self.losses.mean(axis=1)
 
 
+VERDICTS = {"average": "Avg, points", "held_out": "mean held-out loss, nats per target token"}
 MEASURES = {"average": "Avg, points", "loss": "mean held-out loss, nats per target token (with the sign changed)"}
 
 
@@ -88,7 +96,7 @@ def make_recipe(seeds: int, *, quick: bool) -> tuple[Recipe, Floats]:
     ]
     tree = plain.model_dump(mode="json", exclude_defaults=True)
     tree |= {"name": "landscape", "seeds": list(range(seeds)), "judging": {"benches": []}}
-    tree["strategies"] = [*static, *(STRATEGIES[:2] if quick else STRATEGIES)]
+    tree["strategies"] = [*static, *(STRATEGIES[:QUICK] if quick else STRATEGIES)]
     if quick:
         tree["training"] |= {"steps": 8, "save_every": 8}
         tree["evaluation"] |= {"limit": 4}
@@ -96,18 +104,18 @@ def make_recipe(seeds: int, *, quick: bool) -> tuple[Recipe, Floats]:
     return Recipe.model_validate(tree), mixes
 
 
-def measure(recipe: Recipe, store: Path) -> dict[str, Measured]:
+def measure(recipe: Recipe, store: Path) -> dict[str, Reached]:
     """Return what each row reached, by its label, with the seeds in order."""
-    found: dict[str, list[tuple[float, Floats]]] = defaultdict(list)
+    found: dict[str, list[tuple[float, Run]]] = defaultdict(list)
     for planned in build(recipe, Store(store), None).runs:
         summary = EvalSummary.read(planned.evaluations["quickstart"] / "summary.json")
         value = summary.columns["average"].value
         assert value is not None
-        sets = planned.run.final_losses().values()
-        losses = np.array([np.mean(np.array(one.nats) / np.array(one.targets)) for one in sets])
-        found[planned.config.strategy.label].append((100 * value, losses))
+        found[planned.config.strategy.label].append((100 * value, planned.run))
     return {
-        label: Measured(np.array([average for average, _ in seeds]), np.array([losses for _, losses in seeds]))
+        label: Reached(
+            np.array([average for average, _ in seeds]), losses_of(runs := [run for _, run in seeds]), (*runs,)
+        )
         for label, seeds in found.items()
     }
 
@@ -167,7 +175,7 @@ def regrets_of_laws(mixes: Floats, losses: Floats, fine: Floats, drawn: Floats) 
 
 
 def records_of(
-    rows: Mapping[str, Measured], mixes: Mapping[str, Sequence[float]], names: Sequence[str]
+    rows: Mapping[str, Reached], mixes: Mapping[str, Sequence[float]], names: Sequence[str]
 ) -> list[dict[str, Value]]:
     """Return a record for each run; ``mixes`` has the weights of the first rows, the static ones."""
     records = []
@@ -199,6 +207,46 @@ def draw(mixes: Floats, averages: Sequence[float], names: Sequence[str], path: P
         panels[0].set_ylabel("Avg")
 
     save(path, (10, 3), paint)
+
+
+def report_verdicts(report: Report, recipe: Recipe, store: Path) -> None:
+    """Say which strategies differ from `uniform`: those of the recipe without its mixes, as their own table."""
+    report.say("## Strategies against `uniform`")
+    report.say(
+        f"Differences ± standard error over {len(recipe.seeds)} seeds. \\* is significant at 5 % in the family of all"
+        " comparisons of the table, = is surely smaller than the margin (`docs/statistics.md`)."
+    )
+    _table_of_verdicts(report, recipe, store, left_out=("mix_",))
+    report.say(
+        "A pair is tested with the mean seed variance of all pairs where that is larger than its own. The seeds of"
+        " `sequential` differ far more than those of any other row, so the same table without it:"
+    )
+    _table_of_verdicts(report, recipe, store, left_out=("mix_", "sequential"))
+
+
+def _table_of_verdicts(report: Report, recipe: Recipe, store: Path, left_out: tuple[str, ...]) -> None:
+    strategies = tuple(row for row in recipe.strategies if not row.label.startswith(left_out))
+    plan = build(recipe.model_copy(update={"strategies": strategies}), Store(store), None)
+    (table,) = from_plan(plan).compare()[0].tables
+    rows, decided = [], defaultdict(list)
+    for row in table.rows:
+        cells = [row.label]
+        for name in VERDICTS:
+            test, (scale, digits) = row.cells[name].to_base, (100, 1) if name == "average" else (1, 3)
+            if test is None:
+                cells.append("—")
+                continue
+            value, error = scale * test.difference.value, scale * test.difference.se
+            cells.append(f"{value:+.{digits}f} ± {error:.{digits}f}{test.sign}")
+            if test.verdict != "undecided":
+                decided[name, test.verdict].append(row.label)
+        rows.append(cells)
+    report.table(rows, ("strategy", *VERDICTS.values()))
+    for (name, verdict), labels in sorted(decided.items()):
+        text = VERDICTS[name].split(",")[0]
+        report.say(f"{text[0].upper()}{text[1:]}, {verdict}: {', '.join(f'`{label}`' for label in labels)}.")
+    if not any(verdict == "better" for _, verdict in decided):
+        report.say("No strategy is better than `uniform`.")
 
 
 def main() -> None:
@@ -250,11 +298,24 @@ def main() -> None:
             regrets[f"{law}, from {min(PROXIES, len(mixes))} mixes with one seed"][name] = interval(behind, digits)
     report.say("## Regret of each strategy")
     report.table([(label, *values.values()) for label, values in regrets.items()], ("strategy", *MEASURES.values()))
+    report_verdicts(report, recipe, given.store)
+    by_name = mixes[:, np.argsort(names)]
+    world, curves, losses = fit_world(
+        recipe,
+        by_name,
+        [row.runs for row in static],
+        rows["none"].runs[0],
+        rows["uniform"].runs[0],
+        rows["dynamic"].runs,
+    )
+    trained = {label: row.losses.mean(axis=1) for label, row in rows.items() if not label.startswith("mix_")}
+    report_world(report, world, curves, by_name, losses, trained, recipe, quick=given.quick)
     report.say(
         f"Every run is in [{NAME}.csv]({NAME}.csv). ![The score of each mix over the share of each source]({NAME}.png)"
     )
     report.save()
     if not given.quick:
+        write_world(world)
         records = records_of(rows, dict(zip(rows, mixes.round(6).tolist(), strict=False)), names)
         write_text(RESULTS / f"{NAME}.csv", csv_text(list(records[0]), records))
         draw(mixes, [row.average.mean() for row in static], names, RESULTS / f"{NAME}.png")

@@ -61,12 +61,16 @@ def simulate(
     from harness.progress import progress
     from trainers.simulation.comparison import compare, table
     from trainers.simulation.figures import draw
-    from trainers.simulation.worlds import WORLDS, load_world
+    from trainers.simulation.worlds import FIXED, WORLDS, load_world
 
     labels = _labels(strategies, every)
     world_changes, options = _sort(changes, labels)
     world_changes |= {key: value for key, value in (("steps", steps), ("routing", routing)) if value is not None}
     names = list(WORLDS) if "all" in worlds else list(dict.fromkeys(worlds))
+    if "all" in worlds and (fixed := sorted(world_changes.keys() & FIXED)):
+        measured = [name for name in names if WORLDS[name].measured]
+        names = [name for name in names if name not in measured]
+        click.echo(f"left out: {', '.join(measured)}, where `{fixed[0]}` is measured and cannot be changed", err=True)
     chosen = [load_world(name, world_changes) for name in names]
     rules = _rules(labels, options)
     simulations = []

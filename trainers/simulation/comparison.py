@@ -82,7 +82,7 @@ def best_fixed(drawn: DrawnWorld) -> BestMix:
     count = len(exposure)
 
     def slopes(weights: Floats) -> Floats:
-        return exposure @ (drawn.slope(weights @ exposure) / drawn.world.skills)
+        return exposure @ (drawn.slope(weights @ exposure) * drawn.aim)
 
     def gap(weights: Floats) -> float:
         return float(weights @ slopes(weights) - slopes(weights).min())
@@ -105,7 +105,7 @@ def _best_among(drawn: DrawnWorld, exposure: Floats) -> Floats:
 
     def value(weights: Floats) -> tuple[float, Floats]:
         learned = np.maximum(weights, 0) @ exposure
-        return drawn.objective(learned), exposure @ drawn.slope(learned) / drawn.world.skills
+        return drawn.objective(learned), exposure @ (drawn.slope(learned) * drawn.aim)
 
     return minimise(value, np.full(len(exposure), 1.0 / len(exposure)), tolerance=1e-14)[0]
 
@@ -232,11 +232,17 @@ def table(simulation: Simulation) -> str:
 def world_text(simulation: Simulation) -> str:
     """Describe the world of a simulation in one line."""
     world = simulation.world
+    if world.measured:
+        known = f"{', '.join(simulation.names)}, fitted to trained models, noise {world.noise:.3g}"
+    else:
+        known = (
+            f"{len(simulation.names)} sources in {len(world.groups)} groups, redundancy {world.redundancy:g}, drift"
+            f" {world.drift:g}, noise {world.noise:g}, routing {world.routing:.3g}"
+        )
+    kept, profile = f"routing_kept {world.routing_kept:.2g}", "" if world.measured else f", profile {world.profile:g}"
     return (
-        f"{world.name}: {len(simulation.names)} sources in {len(world.groups)} groups, redundancy {world.redundancy:g},"
-        f" drift {world.drift:g}, noise {world.noise:g}, routing {world.routing:.3g},"
-        f" routing_kept {world.routing_kept:.2g}, profile {world.profile:g}; {world.steps} steps of {world.batch}"
-        f" examples, updates every {world.interval}; seed {simulation.seed}, {simulation.repeats} repeats"
+        f"{world.name}: {known}, {kept}{profile}; {world.steps} steps of {world.batch} examples, updates every"
+        f" {world.interval}; seed {simulation.seed}, {simulation.repeats} repeats"
     )
 
 

@@ -170,7 +170,7 @@ class Observer:
             "gradient": (teaching * strength) @ self._direction,
             # The one target set is what the objective counts: all skills alike.
             "target_loss": np.array([world.objective(now.learned)]),
-            "target_gradient": (strength @ self._direction)[None] / world.world.skills,
+            "target_gradient": ((strength * world.aim) @ self._direction)[None],
         }
         found = {}
         for field in signals:

@@ -6,14 +6,36 @@ Shapes: K sources, M skills, L layers, E experts.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from harness.errors import unknown
 from harness.schema import Strict, parse
 from trainers.mixing.base import Floats, Ints
+
+MEASURED = Path(__file__).with_name("quickstart.json")
+DRAWN = ("redundancy", "drift", "examples_to_learn", "routing", "profile")  # keys that only say how a world is drawn
+FIXED = {*DRAWN, "groups", "skills", "layers", "experts"}  # keys of a measured world that cannot be changed
+
+
+class Measured(Strict):
+    """What is known of a world instead of drawn, because it was fitted to trained models.
+
+    Shapes are those of :class:`DrawnWorld`; M = K.
+    """
+
+    names: tuple[str, ...]
+    sizes: tuple[int, ...] = Field(description="examples of each source")
+    lengths: tuple[float, ...] = Field(description="tokens of an example")
+    teaching: tuple[tuple[float, ...], ...]
+    routing: tuple[tuple[tuple[float, ...], ...], ...]
+    floor: tuple[float, ...]
+    gain: tuple[float, ...]
+    scale: tuple[float, ...]
+    power: tuple[float, ...]
 
 
 class World(Strict):
@@ -37,6 +59,19 @@ class World(Strict):
     steps: int = Field(2000, ge=1)
     interval: int = Field(100, ge=1, description="steps between updates")
     batch: int = Field(128, ge=1, description="examples in a step")
+    measured: Measured | None = Field(None, description="what is not drawn, but fitted to trained models")
+
+    @model_validator(mode="after")
+    def _nothing_measured_is_drawn(self) -> World:
+        if self.measured is None:
+            return self
+        count, skills, layers = len(self.measured.names), len(self.measured.floor), len(self.measured.routing)
+        shape = {"groups": (1,) * count, "skills": skills, "layers": layers,
+                 "experts": len(self.measured.routing[0][0])}  # fmt: skip
+        for key, value in {**shape, **{key: World.model_fields[key].default for key in DRAWN}}.items():
+            if getattr(self, key) != value:
+                raise ValueError(f"`{key}` is measured in this world, and cannot be changed")
+        return self
 
 
 WORLDS: dict[str, World] = {
@@ -62,6 +97,7 @@ WORLDS: dict[str, World] = {
             skills=40,
             experts=64,
         ),
+        World.model_validate_json(MEASURED.read_text(encoding="utf-8")),
     )
 }
 
@@ -91,6 +127,7 @@ class DrawnWorld:
             end; rows sum to 1.
         routing: f64[L, M, E], where the tokens of a skill are routed at the beginning; rows sum to 1.
         floor, gain, scale, power: f64[M], the parameters of the skills' learning curves (:meth:`skill_loss`).
+        aim: f64[M], what each skill counts in the objective; sums to 1.
     """
 
     world: World
@@ -105,10 +142,13 @@ class DrawnWorld:
     gain: Floats
     scale: Floats
     power: Floats
+    aim: Floats
 
     @classmethod
     def draw(cls, world: World, rng: np.random.Generator) -> DrawnWorld:
-        """Draw all random quantities of a world."""
+        """Draw all random quantities of a world; of one that was measured there are none."""
+        if world.measured is not None:
+            return cls._of(world, world.measured)
         sizes = np.array(world.groups)
         group = np.repeat(np.arange(len(sizes)), sizes)
         count, skills = len(group), world.skills
@@ -131,6 +171,31 @@ class DrawnWorld:
             gain=rng.uniform(1.0, 3.0, skills),
             scale=np.exp(rng.normal(np.log(world.examples_to_learn), 0.5, skills)),
             power=rng.uniform(0.3, 0.8, skills),
+            aim=np.full(skills, 1.0 / skills),
+        )
+
+    @classmethod
+    def _of(cls, world: World, measured: Measured) -> DrawnWorld:
+        """Return a measured world. Its objective is the mean of the sources' losses."""
+        teaching, routing = (
+            shares / shares.sum(axis=-1, keepdims=True)  # the file has them rounded
+            for shares in (np.array(measured.teaching), np.array(measured.routing))
+        )
+        sizes, lengths = np.array(measured.sizes), np.array(measured.lengths)
+        return cls(
+            world=world,
+            names=measured.names,
+            group=np.arange(len(sizes)),
+            sizes=sizes,
+            lengths=lengths,
+            first=teaching,
+            last=teaching,
+            routing=routing,
+            floor=np.array(measured.floor),
+            gain=np.array(measured.gain),
+            scale=np.array(measured.scale),
+            power=np.array(measured.power),
+            aim=teaching.mean(axis=0),
         )
 
     def teaching(self, time: float) -> Floats:
@@ -158,8 +223,8 @@ class DrawnWorld:
         return -self.gain * ratio * (1.0 + learned / self.scale) ** (-self.power - 1.0)
 
     def objective(self, learned: Floats) -> float:
-        """Return the mean of the skills' losses. All count equally, however often they are taught."""
-        return float(self.skill_loss(learned).mean())
+        """Return the mean of the skills' losses, in which each counts what ``aim`` says."""
+        return float(self.aim @ self.skill_loss(learned))
 
 
 def _names(group: Ints) -> tuple[str, ...]:
