@@ -101,7 +101,7 @@ def bench(
 
     ``until_decided`` adds seeds where a primary comparison is open, up to the recipe's ``comparisons.most_seeds``;
     ``budget`` is the hours that the jobs of all runs may then take, one after the other. ``unsafe_code`` runs generated
-    programs even where there is no sandbox for them, at your own risk.
+    programs without a sandbox where none works, at your own risk.
     """
     from harness.bench import run_bench
     from harness.errors import MoemixError

@@ -116,7 +116,7 @@ def _settings(text: str, option: str) -> dict[str, object]:
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of sampled generations.")
 @data_root_option
 @click.option(
-    "--unsafe-code", is_flag=True, help="Run generated programs even where there is no sandbox for them: your own risk."
+    "--unsafe-code", is_flag=True, help="Run generated programs without a sandbox where none works, at your own risk."
 )
 @click.option("--no-cache", is_flag=True, help="Ask everything anew; neither read nor keep cached answers.")
 @click.option(

@@ -34,7 +34,7 @@ def run_bench(
         plan: jobs that were checked (:func:`harness.checks.check`).
         until_decided: add seeds where a primary comparison is open, up to the recipe's ``comparisons.most_seeds``.
         budget: the hours that the jobs of all runs may take, one after the other; needs ``until_decided``.
-        unsafe_code: run generated programs even where there is no sandbox for them.
+        unsafe_code: run generated programs without a sandbox where none works.
 
     Raises:
         MoemixError: the disk is too small for the checkpoints, or seeds cannot be added to this recipe.

@@ -40,7 +40,7 @@ def checked_plan(recipe: str, overrides: tuple[str, ...], store: str | None, roo
 @click.option("--until-decided", is_flag=True, help="Add seeds until the primary comparisons are decided.")
 @click.option("--budget", metavar="HOURS", type=click.FloatRange(min=0), help="Of jobs, for --until-decided.")
 @click.option(
-    "--unsafe-code", is_flag=True, help="Run generated programs even where there is no sandbox for them: your own risk."
+    "--unsafe-code", is_flag=True, help="Run generated programs without a sandbox where none works, at your own risk."
 )
 def bench(
     recipe: str,

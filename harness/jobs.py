@@ -126,7 +126,7 @@ class Plan:
         return next(p for p in found if (p.model, p.config.seed) == wanted)
 
     def with_unsafe_code(self) -> Plan:
-        """Return the plan with evaluations that run generated programs even where there is no sandbox for them."""
+        """Return the plan with evaluations that run generated programs without a sandbox where none works."""
 
         def insist(job: Job) -> Job:
             if not isinstance(job.request, EvalJobRequest):

@@ -127,7 +127,7 @@ class Cache:
         self.content = {name: (state, digest) for name, state, digest in rows}
 
     def __exit__(self, *_: object) -> None:
-        self.file.commit()
+        self.commit()
         self.file.close()
 
     def changed(self, states: Mapping[str, str]) -> list[str]:
@@ -158,6 +158,10 @@ class Cache:
             marks = ",".join("?" * len(wanted))
             found |= dict(self.file.execute(f"SELECT key, value FROM found WHERE key IN ({marks})", wanted).fetchall())
         return found
+
+    def commit(self) -> None:
+        """Keep what was written, even if this process is killed."""
+        self.file.commit()
 
     def write(self, key: str, value: bytes) -> None:
         """Store what was found out."""

@@ -96,20 +96,28 @@ def strategy_data(standings: Standings, standing: Standing) -> Iterator[Data]:
         if BASELINE in strategies and len(strategies) > 1
     }
     with Cache(standings.board) as cache, progress("compare strategies", len(groups)) as bar:
-        keys = {group: _key(cache, standings, standing, strategies) for group, strategies in groups.items()}
+        clusters = {task: hash_value(numbers.tolist()) for task, numbers in standing.clusters.items()}
+        common = [cache.checks, standing.suite.key, list(standing.columns), clusters]
+        keys = {
+            group: "strategies " + hash_value([common, _members(cache, standings, standing, strategies)])
+            for group, strategies in groups.items()
+        }
         known = cache.read(keys.values())
         for group, strategies in groups.items():
             data = known.get(keys[group])
             if data is None:
                 data = json.dumps(_group(standings, standing, group, strategies)).encode()
                 cache.write(keys[group], data)
+                cache.commit()  # so that an interrupted build goes on here, and another process can write meanwhile
             bar.advance()
             yield json.loads(data)
 
 
-def _key(cache: Cache, standings: Standings, standing: Standing, strategies: Mapping[str, Mapping[int, int]]) -> str:
-    """Return a hash of what a group's comparison depends on."""
-    members = []
+def _members(
+    cache: Cache, standings: Standings, standing: Standing, strategies: Mapping[str, Mapping[int, int]]
+) -> list[object]:
+    """Return what the comparison of a group takes from each of its submissions."""
+    members: list[object] = []
     for strategy, at in sorted(strategies.items()):
         for seed, position in sorted(at.items()):
             checked = standings.checked[standing.rows[position]]
@@ -117,8 +125,7 @@ def _key(cache: Cache, standings: Standings, standing: Standing, strategies: Map
                 strategy, seed, checked.label, cache.digest(checked.label), checked.as_recorded,
                 checked.engines.get(standing.suite.key),
             ])  # fmt: skip
-    clusters = {task: hash_value(numbers.tolist()) for task, numbers in standing.clusters.items()}
-    return "strategies " + hash_value([cache.checks, standing.suite.key, list(standing.columns), clusters, members])
+    return members
 
 
 def _group(

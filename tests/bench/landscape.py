@@ -43,6 +43,7 @@ FINE = 20  # parts of the grid on which the best mix is sought
 DRAWS = 2000
 SUBSETS, PROXIES = 20, 16  # how often a law is fitted, and to how many of the mixes
 QUICK = 3  # strategies at the tiny size
+LEAST_SPREAD = 1e-9
 # All but `static`, whose rows the mixes are, and `doge_target`, which aims at sets of its own.
 STRATEGIES: tuple[str | dict[str, object], ...] = (
     "none", "uniform", {"name": "dynamic", "options": {"eta": 1.0}}, "datasize", "temperature", "random", "sequential",
@@ -99,6 +100,7 @@ def make_recipe(seeds: int, *, quick: bool) -> tuple[Recipe, Floats]:
     tree["strategies"] = [*static, *(STRATEGIES[:QUICK] if quick else STRATEGIES)]
     if quick:
         tree["training"] |= {"steps": 8, "save_every": 8}
+        tree["mixing"] |= {"interval": 2}
         tree["evaluation"] |= {"limit": 4}
         tree["models"][0]["pretrain"] = None
     return Recipe.model_validate(tree), mixes
@@ -130,9 +132,10 @@ class Surface:
             mixes: f64[mixes, sources].
             values: f64[mixes, seeds].
         """
-        self.spread = float(np.sqrt(values.var(axis=1, ddof=1).mean()))  # over seeds, pooled
+        # over seeds, pooled; at the tiny size all scores may be the same
+        self.spread = float(np.sqrt(values.var(axis=1, ddof=1).mean())) or LEAST_SPREAD
         means = values.mean(axis=1)
-        self._centre, self._scale = float(means.mean()), float(means.std())
+        self._centre, self._scale = float(means.mean()), float(means.std()) or LEAST_SPREAD
         error = self.spread**2 / values.shape[1] / self._scale**2
         kernel = ConstantKernel(1.0, (0.05, 50.0)) * RBF(np.ones(mixes.shape[1]), (0.2, 30.0))
         self._fit = GaussianProcessRegressor(kernel, alpha=error, n_restarts_optimizer=5, random_state=0)
@@ -267,8 +270,9 @@ def main() -> None:
         NAME,
         "The landscape over mixes",
         f"What the quickstart's model reaches on {len(mixes)} static mixes and under"
-        f" {len(recipe.strategies) - len(mixes)} strategies, {given.seeds} seeds each. A Gaussian process over the"
-        " logarithms of the shares is fitted to the static mixes; its best point is sought among mixes of"
+        f" {len(recipe.strategies) - len(mixes) - 1} strategies, {given.seeds} seeds each, and before training"
+        " (`none`). A Gaussian process over the logarithms of the shares is fitted to the static mixes; its best point"
+        " is sought among mixes of"
         f" {FINE} parts. The regret of a strategy is the best mix's value minus its own. Intervals hold 95 % of what"
         " the seeds leave open.",
         quick=given.quick,

@@ -119,8 +119,8 @@ def report_world(
     misses = np.sqrt(((told - losses).mean(axis=1) ** 2).mean())
     report.say(
         f"It misses the mean held-out loss of a mix by {misses:.3f} nats (root mean square; the mixes' own standard"
-        f" deviation is {losses.mean(axis=1).std():.3f}). By the end gate loads keep {world.routing_kept:.2f} of their"
-        " differences."
+        f" deviation is {losses.mean(axis=1).std():.3f}). Of the differences between gate loads training leaves"
+        f" {world.routing_kept:.2f} (1 also where they grow)."
     )
     rules: dict[str, MixingStrategy] = {}
     for row in recipe.strategies:

@@ -1,9 +1,9 @@
 """Fit a simulated world to trained models: what sources teach each other, and how fast their losses fall.
 
-The model is that of every simulated world (``docs/simulation.md``), with as many skills as sources and nothing drawn:
-under a fixed mix ``w``, ``n = N (w A)`` examples teach the skills, skill ``m`` then has the loss
-``ε_m + β_m (1 + n_m/ν_m)^−α_m``, and source ``k`` the loss ``Σ_m A_km ℓ_m``. The losses of models trained on many mixes
-determine ``A`` and the curves by least squares.
+The model is that of every simulated world (``docs/simulation.md``), with as many skills as sources and nothing drawn.
+Under a fixed mix ``w``, ``n = N (w A)`` examples teach the skills. Skill ``m`` then has the loss ``ℓ_m`` of its
+learning curve, and source ``k`` the loss ``Σ_m A_km ℓ_m``. The losses of models trained on many mixes determine ``A``
+and the curves by least squares.
 
 Shapes: N mixes, K sources, L layers, E experts, U measurements of the gate load.
 """
@@ -16,6 +16,7 @@ import numpy as np
 from scipy.optimize import least_squares
 
 from trainers.mixing.base import Floats
+from trainers.simulation.worlds import learning_curve
 
 STARTS = 8  # of the search, which has local minima
 LEAST = 1e-6  # the smallest share of a skill's tokens that an expert gets
@@ -39,7 +40,7 @@ class Curves:
     def losses(self, mixes: Floats, examples: float) -> Floats:
         """Return each source's loss after a training on each mix, f64[N, K]."""
         learned = examples * mixes @ self.teaching
-        skills = self.floor + self.gain * (1.0 + learned / self.scale) ** -self.power
+        skills = learning_curve(learned, self.floor, self.gain, self.scale, self.power)
         return np.asarray(skills @ self.teaching.T)
 
 
@@ -87,7 +88,8 @@ def fit_routing(teaching: Floats, loads: Floats, times: Floats) -> tuple[Floats,
         times: when they were measured, from 0 (start) to 1 (end), f64[U].
 
     Returns:
-        f64[L, K, E], where the tokens of each skill are routed at the beginning, and ``routing_kept``.
+        f64[L, K, E], where the tokens of each skill are routed at the beginning, and ``routing_kept``, which is 1 where
+        the differences grow, as worlds have no such growth.
     """
     shares = loads / loads.sum(axis=3, keepdims=True)
     apart = shares - shares.mean(axis=1, keepdims=True)

@@ -168,7 +168,7 @@ class Observer:
             "load": (teaching @ world.routing_at(now.time)).transpose(1, 0, 2),
             "meaning": world.first @ self._meaning,
             "gradient": (teaching * strength) @ self._direction,
-            # The one target set is what the objective counts: all skills alike.
+            # The one target set is what the objective counts.
             "target_loss": np.array([world.objective(now.learned)]),
             "target_gradient": ((strength * world.aim) @ self._direction)[None],
         }

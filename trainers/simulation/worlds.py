@@ -74,6 +74,12 @@ class World(Strict):
         return self
 
 
+def learning_curve(learned: Floats, floor: Floats, gain: Floats, scale: Floats, power: Floats) -> Floats:
+    """Return ε + β (1 + n/ν)^−α, a power law in the n examples that taught each skill."""
+    loss: Floats = floor + gain * (1.0 + learned / scale) ** -power
+    return loss
+
+
 WORLDS: dict[str, World] = {
     world.name: world
     for world in (
@@ -214,8 +220,8 @@ class DrawnWorld:
         return self.world.steps * self.world.batch * self.teaching(0.5)
 
     def skill_loss(self, learned: Floats) -> Floats:
-        """Return ε + β (1 + n/ν)^−α, f64[M], a power law in the n examples that taught the skill."""
-        return self.floor + self.gain * (1.0 + learned / self.scale) ** -self.power
+        """Return the loss of each skill after so many examples of it, f64[M]."""
+        return learning_curve(learned, self.floor, self.gain, self.scale, self.power)
 
     def slope(self, learned: Floats) -> Floats:
         """Return the derivative of :meth:`skill_loss`, f64[M]: negative, rising to 0."""
