@@ -6,6 +6,10 @@ that mean, so a row whose seeds vary more than the others' is not called better 
 
     t = difference / sqrt(A + max(max(own, pooled) / seeds - C, 0))            (A and C: harness.statistics.estimates)
 
+One row whose seeds vary wildly would blind the whole table, so it stays out of the mean (:func:`_set_apart`). Its own
+pairs have the degrees of freedom of their own seeds only: their ``t`` counts as the value that has the same p-value
+with those of the mean.
+
 A family of such tests is corrected by step-down max-T (Westfall & Young 1993, Algorithm 2.8): the largest ``|t|`` is
 compared with the maximum over all tests of the family, the next with the maximum over those that remain, and so on.
 The maximum comes from ``DRAWS`` draws of all tests together when no row differs from another, in which
@@ -25,15 +29,19 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import stdtr
 
 from harness.statistics.estimates import ALPHA, POWER, Estimate, Floats, combine, quantile
 
 DRAWS = 10_000
 FEWEST_SEEDS = 3  # of both rows of a pair, before anything is called better, worse or equal
+_FEWEST_ROWS = 4  # before one of them can be told apart from the others
+_COLUMNS = 10_000  # drawn to find out how much rows differ that vary alike
 _CHUNK = 4_000_000  # numbers in memory at once
 
 
@@ -80,7 +88,8 @@ class Corrected:
         p: two-sided p-values of each difference alone.
         adjusted: corrected for the family.
         equal: corrected p-values of the hypothesis that a difference lies outside its margin.
-        critical: the value that ``|t|`` of every test of the family exceeds in 5 % of cases if no row differs.
+        critical: the value that ``|t|`` of some test of the family exceeds in 5 % of cases if no row differs.
+        dof: the degrees of freedom for which ``critical`` holds; those of the estimate are fewer for a row set apart.
     """
 
     estimates: list[Estimate]
@@ -88,13 +97,15 @@ class Corrected:
     adjusted: Floats
     equal: Floats
     critical: float
+    dof: Floats
 
     def detectable(self, at: int) -> float:
         """Return the true difference that test ``at`` finds with 80 % power after correction; nan without an error."""
         found = self.estimates[at]
         if math.isnan(found.se) or found.se == 0:
             return math.nan
-        return float((self.critical + quantile(POWER, found.dof)) * found.se)
+        critical = float(_with_dof(np.array(self.critical), self.dof[at], found.dof))
+        return float((critical + quantile(POWER, found.dof)) * found.se)
 
 
 def correct(
@@ -108,6 +119,7 @@ def correct(
     designs = [_Design(block) for block in blocks]
     estimates = [designs[contrast.block].with_pooled_seeds(contrast) for contrast in contrasts]
     value, se = np.array([e.value for e in estimates]), np.array([e.se for e in estimates])
+    own, dof = np.array([e.dof for e in estimates]), np.array([designs[c.block].dof(c) for c in contrasts])
     p, adjusted, equal = (np.full(len(contrasts), np.nan) for _ in range(3))
     # A difference that is the same on every question and seed has no variance. It is judged by its questions alone.
     for at in np.flatnonzero(se == 0):
@@ -117,9 +129,10 @@ def correct(
         equal[at] = min(1.0, len(contrasts) * 2.0 ** (1 - estimates[at].clusters)) if inside else 1.0
     tested = np.flatnonzero(se > 0)
     if not len(tested):
-        return Corrected(estimates, p, adjusted, equal, math.nan)
-    statistic = np.abs(value[tested]) / se[tested]
+        return Corrected(estimates, p, adjusted, equal, math.nan, dof)
+    statistic = _with_dof(np.abs(value[tested]) / se[tested], own[tested], dof[tested])
     room = (np.array(margins)[tested] - np.abs(value[tested])) / se[tested]
+    room = _with_dof(room, own[tested], dof[tested])
     side = np.where(value[tested] < 0, -1.0, 1.0)
     alone, above, within, highest = np.zeros((3, len(tested))), _StepDown(statistic), _StepDown(room), []
     for drawn in _draw(designs, [contrasts[at] for at in tested], draws):
@@ -130,7 +143,12 @@ def correct(
         highest.append(size.max(axis=1))
     p[tested] = (1 + alone[0]) / (1 + draws)
     adjusted[tested], equal[tested] = above.p_values(draws), within.p_values(draws)
-    return Corrected(estimates, p, adjusted, equal, float(np.quantile(np.concatenate(highest), 1 - ALPHA)))
+    return Corrected(estimates, p, adjusted, equal, float(np.quantile(np.concatenate(highest), 1 - ALPHA)), dof)
+
+
+def _with_dof(t: Floats, dof: Floats | float, new: Floats | float) -> Floats:
+    """Return the values of Student's t with ``new`` degrees of freedom that have the same p-values as ``t``."""
+    return np.where(np.equal(dof, new), t, -quantile(stdtr(np.minimum(dof, 1e6), -t), new))
 
 
 class _StepDown:
@@ -165,12 +183,14 @@ class _Design:
         self.shared = self.there @ self.there.transpose(0, 2, 1)  # [C, R, R] seeds that both rows have
         both, one = np.outer(block.trained, block.trained), np.not_equal.outer(block.trained, block.trained)
         upper = np.triu(np.ones_like(both), 1) & (self.shared > 1)
-        self.kinds = [upper & both, upper & one]  # pairs of two trained rows; of a trained row and another
         _, self.own = self._moments(centred)
-        self.pooled = self._pool(self.own)
-        trained = int(block.trained.sum())
         seeds = np.array([np.median(n[n > 1]) if (n > 1).any() else 2 for n in self.shared])
-        self.freedom = (max(trained - 1, 1) * (seeds - 1))[:, None]  # [C, 1]
+        self.apart = _set_apart(self.own, self.shared, block.trained, seeds)
+        upper = upper & ~(self.apart[:, None] | self.apart[None])
+        self.kinds = [upper & both, upper & one]  # pairs of two trained rows; of a trained row and another
+        self.pooled = self._pool(self.own)
+        pooled = int((block.trained & ~self.apart).sum())
+        self.freedom = (max(pooled - 1, 1) * (seeds - 1))[:, None]  # [C, 1]
         self.columns = _root(_shrunk_correlation(centred[:, block.trained], self.there[:, block.trained]))
         rows, columns, clusters = block.questions.shape
         flat = block.questions.transpose(1, 0, 2).reshape(columns * rows, clusters)
@@ -202,12 +222,21 @@ class _Design:
 
     def with_pooled_seeds(self, contrast: Contrast) -> Estimate:
         """Return the estimate with the larger of its own and the pooled seed variance."""
+        found, (_, c, i, j, _) = contrast.estimate, contrast
+        apart = bool(self.apart[i] or self.apart[j])
+        return self._pooled(contrast, found.seeds - 1.0 if apart else float(self.freedom[c, 0]))
+
+    def dof(self, contrast: Contrast) -> float:
+        """Return the degrees of freedom that the contrast has, or would have if its rows were not set apart."""
+        return self._pooled(contrast, float(self.freedom[contrast.column, 0])).dof
+
+    def _pooled(self, contrast: Contrast, freedom: float) -> Estimate:
         found, kind = contrast.estimate, self.kind(contrast)
         if kind is None or math.isnan(found.se) or found.seeds < 2:
             return found
         _, c, i, j, _ = contrast
         seed = max(float(self.own[c, i, j]), float(self.pooled[c, kind])) / found.seeds
-        se, dof = combine(found.question, found.question_spread, seed, found.rest, float(self.freedom[c, 0]))
+        se, dof = combine(found.question, found.question_spread, seed, found.rest, freedom)
         return replace(found, se=se, dof=dof, seed=seed) if se > 0 else found
 
     def draw(self, contrasts: Sequence[Contrast], count: int, rng: np.random.Generator) -> Floats:
@@ -225,7 +254,9 @@ class _Design:
         noise *= self.there * self.trained[:, None]
         mean, own = self._moments(noise)
         pooled = self._pool(own)
-        unit = np.where(kind == 0, 0.5, 1.0) * self.pooled[column, kind]
+        apart = self.apart[row] | self.apart[other]
+        variance = np.where(apart, self.own[column, row, other], self.pooled[column, kind])
+        unit = np.where(kind == 0, 0.5, 1.0) * variance
         unit = np.where([k is None for k in kinds], 0.0, unit)
         # the true variance is as uncertain as an estimate with so many degrees of freedom, and no less than the rest's
         truth = self.freedom[:, 0] / rng.chisquare(self.freedom[:, 0], size=(count, columns))
@@ -245,6 +276,43 @@ class _Design:
         with np.errstate(divide="ignore", invalid="ignore"):
             t = (shift + mean[:, column, row, other] * np.sqrt(unit)) / np.sqrt(total)
         return np.asarray(np.nan_to_num(t, nan=0.0, posinf=0.0, neginf=0.0), dtype=np.float64)
+
+
+def _set_apart(own: Floats, shared: Floats, trained: NDArray[np.bool_], seeds: Floats) -> NDArray[np.bool_]:
+    """Return bool[R], the rows whose seeds surely vary more than those of the others, in one column at least.
+
+    A row's variance is the median over its pairs with other trained rows, f64[C, R, R] in ``own``. It is compared with
+    the median row's. Among rows that vary alike, one of a hundred tables has a row apart. Three rows cannot tell.
+    """
+    apart, rows = np.zeros(len(trained), dtype=bool), np.flatnonzero(trained)
+    if len(rows) < _FEWEST_ROWS:
+        return apart
+    own, paired = own[:, rows[:, None], rows], (shared[:, rows[:, None], rows] > 1) | np.eye(len(rows), dtype=bool)
+    known = paired.all(axis=(1, 2))
+    limits = [_largest_excess(len(rows), max(round(n), 2), len(own)) for n in seeds.tolist()]
+    apart[rows] = ((_excess(own) > np.array(limits)[:, None]) & known[:, None]).any(axis=0)
+    return apart
+
+
+def _excess(own: Floats) -> Floats:
+    """Return f64[…, R], each row's variance over the median row's, from the variances f64[…, R, R] of all pairs."""
+    rows = own.shape[-1]
+    others = own[..., ~np.eye(rows, dtype=bool)].reshape(*own.shape[:-2], rows, rows - 1)
+    by_row = np.median(others, axis=-1)
+    middle = np.median(by_row, axis=-1, keepdims=True)
+    found: Floats = np.divide(by_row, middle, out=np.ones_like(by_row), where=middle > 0)
+    return found
+
+
+@cache
+def _largest_excess(rows: int, seeds: int, columns: int) -> float:
+    """Return the excess that some row reaches in one of a hundred tables of as many columns, if all vary alike."""
+    rng, highest = np.random.default_rng(0), []
+    for _ in range(_COLUMNS):
+        noise = rng.standard_normal((rows, seeds))
+        gap = noise[:, None] - noise[None]
+        highest.append(_excess(gap.var(axis=-1, ddof=1)).max())
+    return float(np.quantile(highest, 1 - 0.01 / columns))
 
 
 def _draw(designs: Sequence[_Design], contrasts: Sequence[Contrast], draws: int) -> Iterator[Floats]:

@@ -14,7 +14,7 @@ from scipy import stats
 
 from harness.statistics.estimates import Estimate, Part, estimate, p_value
 from harness.statistics.families import adjust, rank_intervals
-from harness.statistics.joint import Block, Contrast, Corrected, correct
+from harness.statistics.joint import Block, Contrast, Corrected, _Design, correct
 
 
 def covers(found: Estimate, truth: float) -> bool:
@@ -139,6 +139,37 @@ def test_one_strategy_whose_seeds_vary_three_times_as_much_does_not_fill_the_tab
     generator = np.random.default_rng(7)
     tables = (whole_table(generator, np.zeros(5), [0.2] * 4 + [0.6], 3, 3)[1] for _ in range(150))
     assert sum(table.adjusted.min() < 0.05 for table in tables) <= 20
+
+
+@pytest.mark.parametrize("seeds", [3, 5, 8])
+def test_one_wild_row_neither_fills_the_table_with_stars_nor_hides_the_differences_of_the_others(seeds):
+    """The seeds of the last row vary ten times as much; the first two rows differ in the second half."""
+    generator = np.random.default_rng(11)
+    wild = [0.2] * 4 + [2.0]
+    tables = (whole_table(generator, np.zeros(5), wild, seeds, 2)[1] for _ in range(100))
+    assert sum(table.adjusted.min() < 0.05 for table in tables) <= (18 if seeds == 3 else 12)
+    tables = (whole_table(generator, [0.0, 0.8, 0.0, 0.0, 0.0], wild, seeds, 2, [(0, 1)])[1] for _ in range(60))
+    assert sum(table.adjusted.min() < 0.05 for table in tables) >= 50
+
+
+def test_with_the_wild_row_in_the_mean_no_difference_would_be_found(monkeypatch):
+    """The simulation above has teeth."""
+    monkeypatch.setattr("harness.statistics.joint._FEWEST_ROWS", 100)
+    generator = np.random.default_rng(11)
+    shifts, wild = [0.0, 0.8, 0.0, 0.0, 0.0], [0.2] * 4 + [2.0]
+    tables = (whole_table(generator, shifts, wild, 5, 2, [(0, 1)])[1] for _ in range(60))
+    assert sum(table.adjusted.min() < 0.05 for table in tables) <= 20
+
+
+@pytest.mark.parametrize(("rows", "seeds", "columns"), [(4, 3, 6), (8, 5, 3)])
+def test_among_rows_that_vary_alike_hardly_one_is_set_apart(rows, seeds, columns):
+    generator = np.random.default_rng(12)
+    apart = 0
+    for _ in range(300):
+        scores = generator.normal(size=(rows, columns, seeds))
+        block = Block(scores, np.full(rows, True), np.zeros((rows, columns, 0)))
+        apart += bool(_Design(block).apart.any())
+    assert apart <= 9  # 3 expected; more than 9 has 1 in 1,000
 
 
 def test_two_rows_at_the_margin_are_called_equal_in_one_of_twenty_cases_at_most_and_equal_ones_often():
