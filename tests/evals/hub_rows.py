@@ -22,25 +22,25 @@ def assertion(out, exp, atol):
 LOOP = "for i, (inp, exp) in enumerate(zip(inputs, results)):\n    assertion({call}(*inp), exp, 0)\n"
 
 
-def write_hub_rows(root: Path) -> None:
-    """Write ``hub/ORG/NAME/[CONFIGURATION/]SPLIT.jsonl`` under a data root."""
+def write_hub_rows(root: Path, count: int = COUNT) -> None:
+    """Write ``hub/ORG/NAME/[CONFIGURATION/]SPLIT.jsonl`` under a data root, ``count`` rows of each."""
     rows: dict[str, list[dict[str, Any]]] = {
-        "Idavidrein/gpqa/gpqa_diamond/train": [_gpqa(i) for i in range(COUNT)],
-        "HuggingFaceH4/MATH-500/default/test": [_math(i) for i in range(COUNT)],
-        "truthfulqa/truthful_qa/multiple_choice/validation": [_truthful(i) for i in range(COUNT)],
-        "EleutherAI/drop/validation": [_drop(i) for i in range(COUNT)],
-        "TIGER-Lab/MMLU-Pro/test": [_mmlu_pro(i, subject) for subject in SUBJECTS for i in range(COUNT)],
+        "Idavidrein/gpqa/gpqa_diamond/train": [_gpqa(i) for i in range(count)],
+        "HuggingFaceH4/MATH-500/default/test": [_math(i) for i in range(count)],
+        "truthfulqa/truthful_qa/multiple_choice/validation": [_truthful(i) for i in range(count)],
+        "EleutherAI/drop/validation": [_drop(i) for i in range(count)],
+        "TIGER-Lab/MMLU-Pro/test": [_mmlu_pro(i, subject) for subject in SUBJECTS for i in range(count)],
         "TIGER-Lab/MMLU-Pro/validation": [_mmlu_pro(i, subject) for subject in SUBJECTS for i in range(5)],
-        "Rowan/hellaswag/validation": [_hellaswag(i) for i in range(COUNT)],
-        "allenai/winogrande/winogrande_xl/validation": [_winogrande(i) for i in range(COUNT)],
-        "evalplus/humanevalplus/test": [_humaneval_plus(i) for i in range(COUNT)],
-        "evalplus/mbppplus/test": [_mbpp_plus(i) for i in range(COUNT)],
-        "allenai/sciq/test": [_sciq(i) for i in range(COUNT)],
-        "baber/piqa/validation": [_piqa(i) for i in range(COUNT)],
+        "Rowan/hellaswag/validation": [_hellaswag(i) for i in range(count)],
+        "allenai/winogrande/winogrande_xl/validation": [_winogrande(i) for i in range(count)],
+        "evalplus/humanevalplus/test": [_humaneval_plus(i) for i in range(count)],
+        "evalplus/mbppplus/test": [_mbpp_plus(i) for i in range(count)],
+        "allenai/sciq/test": [_sciq(i) for i in range(count)],
+        "baber/piqa/validation": [_piqa(i) for i in range(count)],
         "EleutherAI/lambada_openai/default/test": [
-            {"text": f"It was cold {i}, so we stayed home"} for i in range(COUNT)
+            {"text": f"It was cold {i}, so we stayed home"} for i in range(count)
         ],
-        "allenai/openbookqa/main/test": [_openbookqa(i) for i in range(COUNT)],
+        "allenai/openbookqa/main/test": [_openbookqa(i) for i in range(count)],
     }
     for name, members in rows.items():
         file = root / "hub" / f"{name}.jsonl"

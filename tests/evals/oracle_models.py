@@ -71,8 +71,9 @@ def written(request):
         return fenced(helper + doc["prompt"] + doc["canonical_solution"])
     if name == "moemix_quickstart_code":
         called = re.match(r"assert (\w+)\(", doc["tests"][0])[1]
-        table = dict(re.findall(r"\((-?\d+)\) == (-?\d+)", "\n".join(doc["tests"])))
-        return f"def {called}(x):\n    return int({table}[str(x)])"
+        cases = re.findall(r"^assert \w+\((.*)\) == (.*)$", "\n".join(doc["tests"]), re.MULTILINE)
+        table = ", ".join(f"{given!r}: {result}" for given, result in cases)
+        return f"def {called}(x):\n    return {{{table}}}[str(x)]"
     if name.startswith("gpqa"):
         return f"(A) and (B) look right. Therefore, the correct answer is **{doc['answer']}**, not another."
     if name.startswith("mmlu_pro_"):

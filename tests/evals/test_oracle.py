@@ -60,7 +60,7 @@ def roots(real_data, tmp_path_factory):
     rows = map(json.loads, (real_data / "ifeval" / "input_data.jsonl").open())
     easy = [r for r in rows if len(r["instruction_id_list"]) == 1 and r["instruction_id_list"][0] in FOLLOWED]
     (folder / "ifeval" / "input_data.jsonl").write_text("".join(json.dumps(row) + "\n" for row in easy))
-    write_hub_rows(folder)
+    write_hub_rows(folder, max(LIMIT, 12))
     world = tmp_path_factory.mktemp("world") / "quickstart"
     make_world("quickstart", world, 0)
     return {"quickstart": world}, folder
@@ -108,6 +108,7 @@ def test_a_column_gives_a_model_its_due(suite, column, kind, evaluated):
         variance = sum(sum(c * (1 - c) for c in task) / len(task) ** 2 for task in chances) / len(chances) ** 2
         assert abs(found.value - expected) <= 4.5 * math.sqrt(variance) + 1e-9
     else:
-        assert found.value == pytest.approx(expected, abs=1e-9)
+        same = found.n - sum(map(len, chances))  # questions that occur twice are asked once
+        assert found.value == pytest.approx(expected, abs=1e-9 + same / found.n)
     if kind == "perfect":
         assert found.value == pytest.approx(1.0)
