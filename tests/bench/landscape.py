@@ -219,16 +219,7 @@ def report_verdicts(report: Report, recipe: Recipe, store: Path) -> None:
         f"Differences ± standard error over {len(recipe.seeds)} seeds. \\* is significant at 5 % in the family of all"
         " comparisons of the table, = is surely smaller than the margin (`docs/statistics.md`)."
     )
-    _table_of_verdicts(report, recipe, store, left_out=("mix_",))
-    report.say(
-        "A pair is tested with the mean seed variance of all pairs where that is larger than its own. The seeds of"
-        " `sequential` differ far more than those of any other row, so the same table without it:"
-    )
-    _table_of_verdicts(report, recipe, store, left_out=("mix_", "sequential"))
-
-
-def _table_of_verdicts(report: Report, recipe: Recipe, store: Path, left_out: tuple[str, ...]) -> None:
-    strategies = tuple(row for row in recipe.strategies if not row.label.startswith(left_out))
+    strategies = tuple(row for row in recipe.strategies if not row.label.startswith("mix_"))
     plan = build(recipe.model_copy(update={"strategies": strategies}), Store(store), None)
     (table,) = from_plan(plan).compare()[0].tables
     rows, decided = [], defaultdict(list)
