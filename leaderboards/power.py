@@ -12,6 +12,7 @@ import numpy as np
 
 from harness.grid import NOTHING, Grid, Number, Section, json_text
 from harness.statistics.estimates import POWER, Floats, estimate, quantile
+from harness.statistics.joint import rows_apart
 from harness.statistics.power import Variances, accuracy_of_questions, accuracy_of_seeds, variances, winner, worth
 from leaderboards.differences import difference, parts
 from leaderboards.drawing import Panel, Point, draw_panels
@@ -65,6 +66,7 @@ class Power:
     Attributes:
         main: the column whose winner the others should pick: the first primary one.
         train_hours: hours of one more seed of every trained row; ``eval_hours`` those of its evaluations and judgings.
+        left_out: rows whose seeds vary too much to be pooled; the forecasts are for pairs of the others.
         problem: why there is nothing to say, if there is nothing.
     """
 
@@ -76,6 +78,7 @@ class Power:
     train_hours: float = math.nan
     eval_hours: float = math.nan
     columns: list[ColumnPower] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
     problem: str = ""
 
 
@@ -93,19 +96,23 @@ def _power(suite: str, table: Table) -> Power:
     shown = [h for h in table.columns if all(row.scored(h.name).keys() >= set(seeds) for row in rows)]
     shown.sort(key=lambda heading: not heading.primary)
     scores = {heading.name: _by_seed(rows, heading, seeds) for heading in shown}
+    apart = rows_apart(np.stack(list(scores.values()), axis=1)) if scores else np.zeros(len(rows), dtype=bool)
+    steady = [row for row, varies in zip(rows, apart, strict=True) if not varies]
+    left_out = [row.label for row, varies in zip(rows, apart, strict=True) if varies]
     hours = _hours(rows, train=True), _hours(rows, train=False)
     main = shown[0].name if shown else ""
     comparisons = sum(heading.primary for heading in shown) * (len(rows) - 1) or 1
     columns = [
         column
         for heading in shown
-        if (column := _column(rows, heading, seeds, scores, main, hours, comparisons)) is not None
+        if (column := _column(rows, steady, heading, seeds, scores, main, hours, comparisons)) is not None
     ]
-    return Power(suite, table.model, [row.label for row in rows], len(seeds), main, *hours, columns)
+    return Power(suite, table.model, [row.label for row in rows], len(seeds), main, *hours, columns, left_out)
 
 
 def _column(
     rows: Sequence[Row],
+    steady: Sequence[Row],
     heading: Heading,
     seeds: Sequence[int],
     scores: dict[str, Floats],
@@ -115,7 +122,7 @@ def _column(
 ) -> ColumnPower | None:
     tasks = [parts(row.scored(heading.name), heading.shares, seeds) for row in rows]
     score = variances([estimate(one) for one in tasks])
-    pairs = [difference(*two, heading) for two in itertools.combinations(rows, 2)]
+    pairs = [difference(*two, heading) for two in itertools.combinations(steady, 2)]
     pair = variances([found for found in pairs if found is not None])
     if score is None or pair is None:
         return None
@@ -214,6 +221,8 @@ def _notes(power: Power) -> list[str]:
         "Seeds for margin: what detects the recipe's margin with 80 % power after correction. Seeds for signal: what"
         " detects a difference as large as that of the best and the worst row here; this flatters small data.",
     ]
+    if power.left_out:
+        notes.append(f"Seeds for margin and signal leave out {', '.join(power.left_out)}, whose seeds vary too much.")
     for c in power.columns:
         if c.primary and c.seeds_for_margin:
             need = f"{c.number(c.margin)} on {c.title}: {c.seeds_for_margin} seeds, {c.seeds_for_margin * hours:.1f} h"

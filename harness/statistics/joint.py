@@ -151,6 +151,12 @@ def _with_dof(t: Floats, dof: Floats | float, new: Floats | float) -> Floats:
     return np.where(np.equal(dof, new), t, -quantile(stdtr(np.minimum(dof, 1e6), -t), new))
 
 
+def rows_apart(scores: Floats) -> NDArray[np.bool_]:
+    """Return bool[R], the trained rows of f64[R, C, S] whose seeds vary too much to be pooled with the others'."""
+    rows, columns, _ = scores.shape
+    return _Design(Block(scores, np.ones(rows, dtype=bool), np.zeros((rows, columns, 0)))).apart
+
+
 class _StepDown:
     """Counts in how many draws the maximum over a test and all less significant ones reaches its statistic."""
 

@@ -95,3 +95,17 @@ def test_one_seed_has_nothing_to_say_and_says_why(bench, answers):
     for label in ("uniform", "dynamic"):
         bench.run(label, {"words": answers(1, 100, 0.5)})
     assert "two trained rows with two seeds in common; there are 2 rows with 1" in asked(bench)
+
+
+def test_a_wild_row_is_named_and_left_out_of_the_forecast(bench: Bench):
+    for at, label in enumerate(("uniform", "dynamic", "datasize", "random", "sequential")):
+        for seed in range(6):
+            spread = 0.4 if label == "sequential" else 0.0
+            stages = {"train": Stage(**HOUR), "eval:kr": Stage(**HOUR)}
+            words = scores(100 * at + seed, 0.3 + 0.02 * at, spread)
+            bench.run(label, {"words": words, "code": words}, seed=seed, stages=stages)
+    (found,) = json.loads(asked(bench, "--format", "json"))["tables"]
+    assert found["left_out"] == ["sequential"]
+    assert "leave out sequential" in asked(bench)
+    (words,) = (column for column in found["columns"] if column["name"] == "words")
+    assert words["pair"]["seed"] < 0.2 * words["score"]["seed"]
