@@ -44,21 +44,23 @@ def follow(plan: Plan, first: int) -> tuple[Progress, Selection]:
     seeds = plan.recipe.seeds
     counts = looks(max(first, FEWEST_SEEDS), len(seeds))
     whole = from_plan(plan)
-    look = Look(levels(counts)[0], {})
+    look, selection = Look(0.0, {}), whole  # nothing is decided before the first look
     wanted: dict[str, PlannedRun] = {}
     rows: Open | None = None
     looked: list[int] = []
     for count, level in zip(counts, levels(counts), strict=True):
         looked.append(count)
-        look = Look(level, dict(look.decided))
         for planned in plan.runs:
             row = planned.config.model_id, planned.config.strategy.label
             if planned.config.seed in seeds[:count] and (rows is None or row in rows):
                 wanted[planned.config.id] = planned
-        selection = _of(whole, wanted.values(), look)
+        if rows is None:
+            selection = _of(whole, wanted.values(), look)
         folders = {planned.run.folder for planned in wanted.values()}
         if not all(job.done for job in plan.jobs if job.folder in folders or job.run in folders):
-            break
+            break  # what is there of a look that is not complete has no verdict
+        look = Look(level, dict(look.decided))
+        selection = _of(whole, wanted.values(), look)
         quick = dataclasses.replace(selection, look=dataclasses.replace(look, primary_only=True))
         rows = _decide(quick.compare(), look)
         if not rows:

@@ -25,7 +25,9 @@ from harness.requests import EvalJobRequest, ModelJobRequest, TrainJobRequest
 from harness.statistics.estimates import ALPHA
 from harness.statistics.sequential import levels, looks
 from harness.store import Store
+from harness.until_decided import with_most_seeds
 from leaderboards.cli import table
+from leaderboards.looks import decided
 from tests.harness.statistics.test_simulations import whole_table
 
 SKILL = {"none": 0.1, "uniform": 0.5, "dynamic": 0.9, "datasize": 0.5, "random": 0.56}
@@ -90,6 +92,10 @@ def drawn(monkeypatch, world, tmp_path):
     return calls
 
 
+def planned(tmp_path):
+    return build(load_recipe("quickstart", OVERRIDES), Store(tmp_path), None)
+
+
 def run(tmp_path, *more: str) -> int:
     arguments = ["quickstart", "--store", str(tmp_path), *OPTIONS, "--until-decided", *more]
     return bench.main(arguments, standalone_mode=False) or 0
@@ -146,6 +152,14 @@ def test_the_budget_ends_it_with_a_sentence_and_the_next_command_goes_on(tmp_pat
     assert run(tmp_path, "--budget", "11") == 0
     assert "4 more runs would make 14.00 hours of jobs in all, and the budget is 11" in caplog.text
     assert [len(jobs) for jobs in drawn] == [10]
+    for label in ("uniform", "random"):  # a look that was begun changes nothing
+        one = next(job for job in with_most_seeds(planned(tmp_path)).jobs if f"{label} on tiny, seed 3" in job.title)
+        finish(one)
+    selection = decided(planned(tmp_path))
+    (found,) = selection.compare()[0].tables
+    tests = [cell.to_base for row in found.rows for cell in row.cells.values() if cell.to_base]
+    assert {test.level for test in tests if test.family == "primary"} == {levels(looks(3, 8))[0]}
+    assert {max(row.seeds, default=0) for row in found.rows} == {0, 2}
     assert run(tmp_path, "--budget", "20") == 0
     assert len(drawn) > 1
 
