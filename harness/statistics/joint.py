@@ -41,7 +41,6 @@ from harness.statistics.estimates import ALPHA, POWER, Estimate, Floats, combine
 DRAWS = 10_000
 FEWEST_SEEDS = 3  # of both rows of a pair, before anything is called better, worse or equal
 _FEWEST_ROWS = 4  # before one of them can be told apart from the others
-_COLUMNS = 10_000  # drawn to find out how much rows differ that vary alike
 _CHUNK = 4_000_000  # numbers in memory at once
 
 
@@ -295,7 +294,8 @@ def _set_apart(own: Floats, shared: Floats, trained: NDArray[np.bool_], seeds: F
         return apart
     own, paired = own[:, rows[:, None], rows], (shared[:, rows[:, None], rows] > 1) | np.eye(len(rows), dtype=bool)
     known = paired.all(axis=(1, 2))
-    limits = [_largest_excess(len(rows), max(round(n), 2), len(own)) for n in seeds.tolist()]
+    share = 1 - 0.01 / len(own)
+    limits = [np.quantile(_largest_excess(len(rows), max(round(n), 2)), share) for n in seeds.tolist()]
     apart[rows] = ((_excess(own) > np.array(limits)[:, None]) & known[:, None]).any(axis=0)
     return apart
 
@@ -311,14 +311,17 @@ def _excess(own: Floats) -> Floats:
 
 
 @cache
-def _largest_excess(rows: int, seeds: int, columns: int) -> float:
-    """Return the excess that some row reaches in one of a hundred tables of as many columns, if all vary alike."""
-    rng, highest = np.random.default_rng(0), []
-    for _ in range(_COLUMNS):
-        noise = rng.standard_normal((rows, seeds))
-        gap = noise[:, None] - noise[None]
-        highest.append(_excess(gap.var(axis=-1, ddof=1)).max())
-    return float(np.quantile(highest, 1 - 0.01 / columns))
+def _largest_excess(rows: int, seeds: int) -> Floats:
+    """Return f64[DRAWS], the largest excess of the rows of a column, drawn when all vary alike."""
+    rng, found = np.random.default_rng(0), []
+    step = max(1, _CHUNK // (rows * rows))
+    for start in range(0, DRAWS, step):
+        noise = rng.standard_normal((min(step, DRAWS - start), rows, seeds))
+        noise -= noise.mean(axis=-1, keepdims=True)
+        squares = (noise**2).sum(axis=-1)
+        own = squares[:, :, None] + squares[:, None] - 2 * noise @ noise.transpose(0, 2, 1)
+        found.append(_excess(own).max(axis=-1))
+    return np.concatenate(found)
 
 
 def _draw(designs: Sequence[_Design], contrasts: Sequence[Contrast], draws: int) -> Iterator[Floats]:

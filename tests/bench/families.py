@@ -77,7 +77,7 @@ def main() -> None:
     report.table(rows, ("rows", "seeds", "columns", "comparisons", "error", "error, Holm", "power", "power, Holm"))
     report.say(
         f"The same, but the seeds of the last row vary {TIMES} times as much. Such a row stays out of the pooled seed"
-        " variance; the columns after that are with the row in it. Power: of the same strategy, which is not that row."
+        " variance; the last two columns are with the row in it. Power: of the same strategy, which is not that row."
     )
     rows = []
     for size in WILD[:1] if given.quick else WILD:

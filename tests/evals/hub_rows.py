@@ -7,7 +7,6 @@ import random
 from pathlib import Path
 from typing import Any
 
-COUNT = 12
 SUBJECTS = (
     "biology", "business", "chemistry", "computer science", "economics", "engineering", "health", "history", "law",
     "math", "other", "philosophy", "physics", "psychology",
@@ -22,7 +21,7 @@ def assertion(out, exp, atol):
 LOOP = "for i, (inp, exp) in enumerate(zip(inputs, results)):\n    assertion({call}(*inp), exp, 0)\n"
 
 
-def write_hub_rows(root: Path, count: int = COUNT) -> None:
+def write_hub_rows(root: Path, count: int) -> None:
     """Write ``hub/ORG/NAME/[CONFIGURATION/]SPLIT.jsonl`` under a data root, ``count`` rows of each."""
     rows: dict[str, list[dict[str, Any]]] = {
         "Idavidrein/gpqa/gpqa_diamond/train": [_gpqa(i) for i in range(count)],

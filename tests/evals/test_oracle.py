@@ -109,6 +109,7 @@ def test_a_column_gives_a_model_its_due(suite, column, kind, evaluated):
         assert abs(found.value - expected) <= 4.5 * math.sqrt(variance) + 1e-9
     else:
         same = found.n - sum(map(len, chances))  # questions that occur twice are asked once
+        assert same <= 0.02 * found.n
         assert found.value == pytest.approx(expected, abs=1e-9 + same / found.n)
     if kind == "perfect":
         assert found.value == pytest.approx(1.0)

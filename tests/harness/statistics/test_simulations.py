@@ -143,7 +143,7 @@ def test_one_strategy_whose_seeds_vary_three_times_as_much_does_not_fill_the_tab
 
 @pytest.mark.parametrize("seeds", [3, 5, 8])
 def test_one_wild_row_neither_fills_the_table_with_stars_nor_hides_the_differences_of_the_others(seeds):
-    """The seeds of the last row vary ten times as much; the first two rows differ in the second half."""
+    """The seeds of the last row vary ten times as much; in the second half of the tables, the first two rows differ."""
     generator = np.random.default_rng(11)
     wild = [0.2] * 4 + [2.0]
     tables = (whole_table(generator, np.zeros(5), wild, seeds, 2)[1] for _ in range(100))
