@@ -95,7 +95,7 @@ class _Builder:
         for model in self.recipe.models:
             recipe = override(self.recipe, model.overrides)
             for strategy in recipe.strategies:
-                for seed in recipe.seeds:
+                for seed in override(recipe, strategy.overrides).seeds:
                     self._run(recipe, model, strategy, seed)
         return Plan(self.recipe, self.store, self.root, tuple(self.jobs.values()), tuple(self.planned.values()))
 

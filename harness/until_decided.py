@@ -21,13 +21,14 @@ def with_most_seeds(plan: Plan) -> Plan:
     """Plan the same recipe with as many seeds in every row as it may get.
 
     Raises:
-        MoemixError: a model of the recipe has seeds of its own.
+        MoemixError: a model or a row of the recipe has seeds of its own.
     """
     recipe = plan.recipe
-    for model in recipe.models:
-        if "seeds" in model.overrides:
-            where = f"models.{model.name}.overrides.seeds"
-            raise MoemixError("`--until-decided` needs the same seeds for all models", where=where)
+    own = [f"models.{model.name}" for model in recipe.models if "seeds" in model.overrides]
+    own += [f"strategies.{row.label}" for row in recipe.strategies if "seeds" in row.overrides]
+    if own:
+        where = f"{own[0]}.overrides.seeds"
+        raise MoemixError("`--until-decided` needs the same seeds for all models and rows", where=where)
     more = (seed for seed in range(len(recipe.seeds) + recipe.comparisons.most_seeds) if seed not in recipe.seeds)
     missing = max(recipe.comparisons.most_seeds - len(recipe.seeds), 0)
     seeds = (*recipe.seeds, *(next(more) for _ in range(missing)))

@@ -91,7 +91,11 @@ def compare_lines(
             rows[line.key] = Row(line.title, line.strategy, named)
             table = tables.setdefault(line.model, Table(line.model, MODELS[line.model], baseline, []))
             table.rows.append(rows[line.key])
-    declared = experiments.comparisons.model_copy(update={"rows": (), "columns": tuple(quantities)})
+    margins = experiments.comparisons.margins
+    parts = {quantity: _part(experiments.preset, quantity) for quantity in quantities}
+    margins = {name: margins[part[0]] for name, part in parts.items() if part and part[0] in margins}
+    update = {"rows": (), "columns": tuple(quantities), "margins": margins}
+    declared = experiments.comparisons.model_copy(update=update)
     held = list(tables.values())
     if not test:
         for table in held:

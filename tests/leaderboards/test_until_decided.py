@@ -164,9 +164,11 @@ def test_the_budget_ends_it_with_a_sentence_and_the_next_command_goes_on(tmp_pat
     assert len(drawn) > 1
 
 
-def test_models_with_seeds_of_their_own_are_refused(tmp_path, drawn):
-    with pytest.raises(MoemixError, match="--until-decided"):
-        run(tmp_path, "--set", "models.tiny.overrides.seeds=[4, 5, 6]")
+@pytest.mark.parametrize("whose", ["models.tiny", "strategies.uniform"])
+def test_models_and_rows_with_seeds_of_their_own_are_refused(tmp_path, drawn, whose):
+    with pytest.raises(MoemixError, match="--until-decided") as refused:
+        run(tmp_path, "--set", f"{whose}.overrides.seeds=[4, 5, 6]")
+    assert refused.value.where == f"{whose}.overrides.seeds"
     assert not drawn
 
 

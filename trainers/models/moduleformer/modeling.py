@@ -8,8 +8,11 @@ output projection of their own; its feed-forward experts are two matrices. Both 
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional
 from transformers import Cache, PreTrainedModel, initialization
 from transformers.activations import ACT2FN
@@ -169,14 +172,34 @@ def stick_breaking(query_BKHTD: Tensor, key_BHSD: Tensor, value_BHSD: Tensor, al
     positions are needed (Tan et al. 2024, arXiv:2410.17980). Weights sum to at most one. ``allowed_BTS`` says which of
     the S tokens each query may see; it takes nothing from the others.
     """
-    allowed_B11TS = allowed_BTS[:, None, None]
     logits_BKHTS = (query_BKHTD @ key_BHSD[:, None].mT).float() * query_BKHTD.shape[-1] ** -0.5
-    taken_BKHTS = functional.logsigmoid(logits_BKHTS)
-    left_BKHTS = (taken_BKHTS - logits_BKHTS).masked_fill(~allowed_B11TS, 0.0)  # log σ(−l) = log σ(l) − l
-    after_BKHTS = left_BKHTS.flip(-1).cumsum(-1).flip(-1) - left_BKHTS
-    weight_BKHTS = (taken_BKHTS + after_BKHTS).exp().masked_fill(~allowed_B11TS, 0.0)
+    weight_BKHTS: Tensor = _Shares.apply(logits_BKHTS, allowed_BTS[:, None, None])
     attended_BKHTD: Tensor = weight_BKHTS.to(value_BHSD.dtype) @ value_BHSD[:, None]
     return attended_BKHTD
+
+
+class _Shares(torch.autograd.Function):
+    """The share of attention that each token gets, from logits f32[…, T, S] and what queries may see, bool[…, T, S].
+
+    The gradient is written out: it needs two of the many large tensors that autograd would keep, and half the time.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, logits_TS: Tensor, allowed_TS: Tensor) -> Tensor:
+        taken_TS = functional.logsigmoid(logits_TS)
+        left_TS = (taken_TS - logits_TS).masked_fill_(~allowed_TS, 0.0)  # log σ(−l) = log σ(l) − l
+        after_TS = left_TS.flip(-1).cumsum(-1).flip(-1).sub_(left_TS)
+        weight_TS = after_TS.add_(taken_TS).exp_().masked_fill_(~allowed_TS, 0.0)
+        ctx.save_for_backward(logits_TS, allowed_TS, weight_TS)
+        return weight_TS
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_TS: Tensor) -> tuple[Tensor, None]:
+        logits_TS, allowed_TS, weight_TS = ctx.saved_tensors
+        moved_TS = grad_TS * weight_TS  # by the log of each weight; l_ij moves that of j by 1 − σ(l_ij), of k < j by −σ
+        share_TS = moved_TS.cumsum(-1).mul_(logits_TS.sigmoid())
+        return moved_TS.sub_(share_TS).masked_fill_(~allowed_TS, 0.0), None
 
 
 class ModuleFormerModel(ModuleFormerPreTrainedModel, MoeDecoder):
