@@ -61,8 +61,8 @@ PRESETS = {
             " generated world. A Mixtral-shaped model stands for the paper's LLaMA-MoE, a ModuleFormer for its MoLM."
             " Facts stands for QA, Words for BBH, Math for GSM8K, Code for MBPP; nothing stands for MMLU. Models, data"
             " and questions differ from the paper's, so differences to its figures are printed for completeness only."
-            " The ModuleFormer learns more slowly than the Mixtral, so it is trained for twice as many steps. No claim rests"
-            " on figure 3, the middle of figure 6 or `balanced` in table 8; these have four seeds, all other rows eight.",
+            " The ModuleFormer learns more slowly than the Mixtral, so it is trained for twice as many steps. No claim"
+            " rests on figure 3, the middle of figure 6 or `balanced` in table 8. They have four seeds, others eight.",
         ),
     ),
     "smol": Preset(
