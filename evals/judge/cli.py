@@ -74,7 +74,9 @@ def judge() -> None:
 
 @judge.command("run", hidden=True)
 @click.argument("checkpoint", required=False, type=CheckpointArgument())
-@click.option("--bench", metavar="NAME|FILE", help="mt_bench, vicuna_bench, quickstart, or a JSONL file of questions.")
+@click.option(
+    "--bench", metavar="NAME|FILE", help="mt_bench, quickstart or another bench, or a JSONL file of questions."
+)
 @click.option("--answers", type=FILE, multiple=True, help="Judge these FastChat answers instead; may be repeated.")
 @data_root_option
 @click.option("--references", type=FILE, help="FastChat answer file with the reference answers.")

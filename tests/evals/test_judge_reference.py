@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 
 import pytest
 from small_judgings import answer_file, bench_file, judged, write_lines
@@ -69,9 +70,23 @@ def test_the_bundled_bench_has_every_category_and_its_references_are_right(tmp_p
     assert any("not by a judge" in note for note in summary.notes)
 
 
-def test_no_question_of_the_bundled_bench_is_taught_in_the_quickstarts_world():
+def test_the_long_bench_has_four_times_the_turns_and_its_references_are_right(tmp_path):
+    bench = load_bench("quickstart_long", None)
+    counts = Counter(question.category for question in bench.questions)
+    assert counts == dict.fromkeys(("reasoning", "math", "coding", "extraction"), 40)
+    assert len({turn for question in bench.questions for turn in question.turns}) == 320
+    turns = {question.id: list(question.reference) for question in bench.questions}
+    rows = [{"question_id": q, "model_id": "right", "choices": [{"turns": turns[q]}]} for q in turns]
+    write_lines(tmp_path / "mine.jsonl", rows)
+    summary = judged(tmp_path, "", judge_url=(), judge_model=(), bench="quickstart_long")
+    assert summary.average.n + sum(summary.failed.values()) == 320
+    assert summary.average.value == 1
+
+
+@pytest.mark.parametrize("name", ["quickstart", "quickstart_long"])
+def test_no_question_of_a_bundled_bench_is_taught_in_the_quickstarts_world(name):
     taught, held_out = ({FAMILIES[p.family].ask(p, random.Random(0)).prompt for p in side} for side in split(0))
-    asked = {turn for q in load_bench("quickstart", None).questions if q.checks for turn in q.turns}
+    asked = {turn for q in load_bench(name, None).questions if q.checks for turn in q.turns}
     assert asked <= held_out
     assert not asked & taught
 

@@ -127,7 +127,7 @@ def _judge(experiments: Experiments, planned: PlannedRun, digest: str, generator
         average=average, first_turn=turns[0], second_turn=turns[1], by_category={"math": average}, judged=20, failed={},
         requests=0, title="Reference grader (quickstart)", scale=(0.0, 1.0), model="m", seconds=1.0,
         request=JudgeRequest(
-            bench="quickstart", bench_hash="b", answers={"m": digest}, protocol="reference", protocol_hash="p",
+            bench="quickstart_long", bench_hash="b", answers={"m": digest}, protocol="reference", protocol_hash="p",
             judges=(JudgeSpec(name="reference"),),
         ),
         checkpoint="checkpoint", checkpoint_hash=digest, provenance=PROVENANCE,
