@@ -51,12 +51,13 @@ def test_every_row_of_both_models_is_the_same_strategy_with_the_same_changes():
         assert full.keys() == mini.keys()
         for label, row in full.items():
             assert compared(row) == compared(mini[label]), label
-            assert row.overrides.keys() == mini[label].overrides.keys(), label
+            assert row.overrides.keys() == mini[label].overrides.keys() - {"seeds"}, label
             for key in row.overrides.keys() & {"training.steps", "mixing.interval"}:
                 assert mini[label].overrides[key] == int(row.overrides[key] * SCALE), label
 
 
 def test_the_stand_in_for_molm_updates_as_rarely_and_as_evenly_as_molm():
     full, mini = FULL.models[2].overrides, MINI.models[1].overrides
-    assert mini["mixing.interval"] == full["mixing.interval"] * SCALE
+    updates = FULL.training.steps / full["mixing.interval"]
+    assert mini["training.steps"] / mini["mixing.interval"] == updates == 10
     assert rows(MINI, 1)["dynamic"].options["c"] == rows(MINI, 1)["ref_loss"].options["c"] == 0.8
