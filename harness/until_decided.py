@@ -13,6 +13,7 @@ from harness.errors import MoemixError
 from harness.jobs import Plan, PlannedRun
 from harness.plan import build
 from harness.process import Outcome
+from harness.recipe_file import override
 
 logger = logging.getLogger("moemix.harness")
 
@@ -25,7 +26,12 @@ def with_most_seeds(plan: Plan) -> Plan:
     """
     recipe = plan.recipe
     own = [f"models.{model.name}" for model in recipe.models if "seeds" in model.overrides]
-    own += [f"strategies.{row.label}" for row in recipe.strategies if "seeds" in row.overrides]
+    own += [
+        f"strategies.{row.label}"
+        for model in recipe.models
+        for row in override(recipe, model.overrides).strategies
+        if "seeds" in row.overrides
+    ]
     if own:
         where = f"{own[0]}.overrides.seeds"
         raise MoemixError("`--until-decided` needs the same seeds for all models and rows", where=where)

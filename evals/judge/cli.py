@@ -75,7 +75,7 @@ def judge() -> None:
 @judge.command("run", hidden=True)
 @click.argument("checkpoint", required=False, type=CheckpointArgument())
 @click.option(
-    "--bench", metavar="NAME|FILE", help="mt_bench, quickstart or another bench, or a JSONL file of questions."
+    "--bench", metavar="NAME|FILE", help="mt_bench, vicuna_bench, quickstart, quickstart_long, or a JSONL file."
 )
 @click.option("--answers", type=FILE, multiple=True, help="Judge these FastChat answers instead; may be repeated.")
 @data_root_option

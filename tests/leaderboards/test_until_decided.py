@@ -164,10 +164,20 @@ def test_the_budget_ends_it_with_a_sentence_and_the_next_command_goes_on(tmp_pat
     assert len(drawn) > 1
 
 
-@pytest.mark.parametrize("whose", ["models.tiny", "strategies.uniform"])
-def test_models_and_rows_with_seeds_of_their_own_are_refused(tmp_path, drawn, whose):
+@pytest.mark.parametrize(
+    ("setting", "whose"),
+    [
+        ("models.tiny.overrides.seeds=[4, 5, 6]", "models.tiny"),
+        ("strategies.uniform.overrides.seeds=[4, 5, 6]", "strategies.uniform"),
+        (
+            "models.tiny.overrides={strategies: [{name: uniform, overrides: {seeds: [4, 5, 6]}}, random]}",
+            "strategies.uniform",
+        ),
+    ],
+)
+def test_models_and_rows_with_seeds_of_their_own_are_refused(tmp_path, drawn, setting, whose):
     with pytest.raises(MoemixError, match="--until-decided") as refused:
-        run(tmp_path, "--set", f"{whose}.overrides.seeds=[4, 5, 6]")
+        run(tmp_path, "--set", setting)
     assert refused.value.where == f"{whose}.overrides.seeds"
     assert not drawn
 

@@ -181,7 +181,7 @@ def stick_breaking(query_BKHTD: Tensor, key_BHSD: Tensor, value_BHSD: Tensor, al
 class _Shares(torch.autograd.Function):
     """The share of attention that each token gets, from logits f32[…, T, S] and what queries may see, bool[…, T, S].
 
-    The gradient is written out: it needs two of the many large tensors that autograd would keep, and half the time.
+    The gradient is written out: it needs only two of the many large tensors that autograd would keep.
     """
 
     @staticmethod
