@@ -66,6 +66,7 @@ class Power:
     Attributes:
         main: the column whose winner the others should pick: the first primary one.
         train_hours: hours of one more seed of every trained row; ``eval_hours`` those of its evaluations and judgings.
+        few: rows with fewer seeds than these, which nothing here is about.
         left_out: rows whose seeds vary too much to be pooled; the forecasts are for pairs of the others.
         problem: why there is nothing to say, if there is nothing.
     """
@@ -78,6 +79,7 @@ class Power:
     train_hours: float = math.nan
     eval_hours: float = math.nan
     columns: list[ColumnPower] = field(default_factory=list)
+    few: list[str] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
     problem: str = ""
 
@@ -88,8 +90,9 @@ def power_of(comparison: Comparison) -> list[Power]:
 
 
 def _power(suite: str, table: Table) -> Power:
-    rows = [row for row in table.rows if row.varies and row.compared and row.evaluations]
-    seeds = sorted(set.intersection(*(set(row.evaluations) for row in rows))) if rows else []
+    every = [row for row in table.rows if row.varies and row.compared and row.evaluations]
+    rows, seeds = _with_same_seeds(every)
+    few = [row.label for row in every if not set(row.evaluations) >= set(seeds)]
     if len(rows) < 2 or len(seeds) < 2:
         problem = f"needs two trained rows with two seeds in common; there are {len(rows)} rows with {len(seeds)}"
         return Power(suite, table.model, [row.label for row in rows], len(seeds), problem=problem)
@@ -107,7 +110,19 @@ def _power(suite: str, table: Table) -> Power:
         for heading in shown
         if (column := _column(rows, steady, heading, seeds, scores, main, hours, comparisons)) is not None
     ]
-    return Power(suite, table.model, [row.label for row in rows], len(seeds), main, *hours, columns, left_out)
+    return Power(suite, table.model, [row.label for row in rows], len(seeds), main, *hours, columns, few, left_out)
+
+
+def _with_same_seeds(rows: Sequence[Row]) -> tuple[list[Row], list[int]]:
+    """Return rows and the seeds that all of them have, so that together they have the most degrees of freedom."""
+    sets = [set(row.evaluations) for row in rows]
+    found: tuple[list[Row], list[int]] = [], []
+    freedom = -1
+    for seeds in [set.intersection(*sets), *sets] if sets else []:
+        having = [row for row, its in zip(rows, sets, strict=True) if its >= seeds]
+        if (len(having) - 1) * (len(seeds) - 1) > freedom:
+            found, freedom = (having, sorted(seeds)), (len(having) - 1) * (len(seeds) - 1)
+    return found
 
 
 def _column(
@@ -211,8 +226,8 @@ def _notes(power: Power) -> list[str]:
     main = next((c.title for c in power.columns if c.name == power.main), "")
     hours = power.train_hours + power.eval_hours
     notes = [
-        f"{len(power.rows)} trained rows, {power.seeds} seeds in common. One more seed of all rows takes {hours:.2f} h"
-        f" one job at a time, {power.eval_hours:.2f} h of them evaluations.",
+        f"{len(power.rows)} trained rows, {power.seeds} seeds in common. One more seed of these rows takes"
+        f" {hours:.2f} h one job at a time, {power.eval_hours:.2f} h of them evaluations.",
         "sd: standard deviation of one run's score by its seed, by the choice of questions, and by the rest.",
         "Signal/noise: the best row's mean minus the worst's, over the standard deviation over seeds on the same"
         " questions.",
@@ -221,6 +236,8 @@ def _notes(power: Power) -> list[str]:
         "Seeds for margin: what detects the recipe's margin with 80 % power after correction. Seeds for signal: what"
         " detects a difference as large as that of the best and the worst row here; this flatters small data.",
     ]
+    if power.few:
+        notes.append(f"Left out: {', '.join(power.few)}, which have fewer seeds.")
     if power.left_out:
         notes.append(f"Seeds for margin and signal leave out {', '.join(power.left_out)}, whose seeds vary too much.")
     for c in power.columns:

@@ -87,7 +87,7 @@ def test_a_report_names_variances_winners_seeds_and_hours(ran, tmp_path):
 def test_the_text_says_how_many_seeds_and_the_figure_is_drawn(ran, tmp_path):
     text = asked(ran, "--figure", str(tmp_path / "power.png"))
     assert "signal/noise" in text
-    assert "One more seed of all rows takes 6.00 h" in text
+    assert "One more seed of these rows takes 6.00 h" in text
     assert (tmp_path / "power.png").stat().st_size > 5000
 
 
@@ -109,3 +109,12 @@ def test_a_wild_row_is_named_and_left_out_of_the_forecast(bench: Bench):
     assert "leave out sequential" in asked(bench)
     (words,) = (column for column in found["columns"] if column["name"] == "words")
     assert words["pair"]["seed"] < 0.2 * words["score"]["seed"]
+
+
+def test_rows_with_fewer_seeds_are_named_and_cost_the_others_none_of_theirs(ran: Bench):
+    for seed in range(2):
+        stages = {"train": Stage(**HOUR), "eval:kr": Stage(**HOUR)}
+        ran.run("random", {"words": scores(seed, 0.4, 0.0), "code": scores(seed, 0.5, 0.0)}, seed=seed, stages=stages)
+    (found,) = json.loads(asked(ran, "--format", "json"))["tables"]
+    assert (found["seeds"], found["few"], found["train_hours"]) == (4, ["random"], 3.0)
+    assert "Left out: random, which have fewer seeds." in asked(ran)
