@@ -66,7 +66,7 @@ class Power:
     Attributes:
         main: the column whose winner the others should pick: the first primary one.
         train_hours: hours of one more seed of every trained row; ``eval_hours`` those of its evaluations and judgings.
-        few: rows with fewer seeds than these, which nothing here is about.
+        few: rows that lack some of these seeds, which nothing here is about.
         left_out: rows whose seeds vary too much to be pooled; the forecasts are for pairs of the others.
         problem: why there is nothing to say, if there is nothing.
     """
@@ -116,13 +116,9 @@ def _power(suite: str, table: Table) -> Power:
 def _with_same_seeds(rows: Sequence[Row]) -> tuple[list[Row], list[int]]:
     """Return rows and the seeds that all of them have, so that together they have the most degrees of freedom."""
     sets = [set(row.evaluations) for row in rows]
-    found: tuple[list[Row], list[int]] = [], []
-    freedom = -1
-    for seeds in [set.intersection(*sets), *sets] if sets else []:
-        having = [row for row, its in zip(rows, sets, strict=True) if its >= seeds]
-        if (len(having) - 1) * (len(seeds) - 1) > freedom:
-            found, freedom = (having, sorted(seeds)), (len(having) - 1) * (len(seeds) - 1)
-    return found
+    candidates = [set.intersection(*sets), *sets] if sets else [set()]
+    seeds = max(candidates, key=lambda some: (sum(its >= some for its in sets) - 1) * (len(some) - 1))
+    return [row for row, its in zip(rows, sets, strict=True) if its >= seeds], sorted(seeds)
 
 
 def _column(
@@ -237,7 +233,7 @@ def _notes(power: Power) -> list[str]:
         " detects a difference as large as that of the best and the worst row here; this flatters small data.",
     ]
     if power.few:
-        notes.append(f"Left out: {', '.join(power.few)}, which have fewer seeds.")
+        notes.append(f"Left out: {', '.join(power.few)}, which lack some of these seeds.")
     if power.left_out:
         notes.append(f"Seeds for margin and signal leave out {', '.join(power.left_out)}, whose seeds vary too much.")
     for c in power.columns:

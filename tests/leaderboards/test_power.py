@@ -117,4 +117,4 @@ def test_rows_with_fewer_seeds_are_named_and_cost_the_others_none_of_theirs(ran:
         ran.run("random", {"words": scores(seed, 0.4, 0.0), "code": scores(seed, 0.5, 0.0)}, seed=seed, stages=stages)
     (found,) = json.loads(asked(ran, "--format", "json"))["tables"]
     assert (found["seeds"], found["few"], found["train_hours"]) == (4, ["random"], 3.0)
-    assert "Left out: random, which have fewer seeds." in asked(ran)
+    assert "Left out: random, which lack some of these seeds." in asked(ran)
